@@ -57,6 +57,11 @@ class Workload:
         return np.dtype(np.float16 if self.precision == "fp16" else np.float32)
 
     @property
+    def storage(self) -> str:
+        """Precision of the stored weights: TF32 is a way to multiply, its weights are stored as ``fp32``."""
+        return "fp32" if self.precision == "tf32" else self.precision
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         """Dtype of the weights and activations in PyTorch."""
         return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision, torch.float32)
@@ -67,6 +72,18 @@ class Workload:
 
     def __str__(self) -> str:
         return f"{self.model} {self.precision} batch {self.batch_size} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a backend is drawn in the whole book: a colour per framework, a marker and a dash per way of using it.
+
+    The colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers.
+    """
+
+    color: str
+    marker: str = "o"
+    dash: str = "-"
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,17 @@ class Support:
 
     ok: bool
     reason: str = ""
+
+
+def cpu_support(workload: Workload) -> Support:
+    """Say whether the course measures the precision of ``workload`` on a CPU: FP32 alone, for now."""
+    reasons = {
+        "tf32": "TF32 is an arithmetic of NVIDIA GPUs",
+        "fp16": "most CPUs emulate FP16; the course measures it on GPUs",
+        "bf16": "BF16 on CPUs is not measured yet",
+    }
+    reason = reasons.get(workload.precision, "")
+    return Support(ok=not reason, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -144,8 +172,8 @@ class Backend(Protocol):
     """The key in records and on the command line."""
     title: str
     """What a reader sees."""
-    artifact_family: str
-    """Backends of one family share their exported artifacts."""
+    style: Style
+    """How it is drawn."""
 
     def availability(self, device: str) -> Availability:
         """Say whether the framework is usable on ``device``."""
@@ -155,16 +183,20 @@ class Backend(Protocol):
         """Say whether a usable framework can run ``workload``."""
         ...
 
+    def artifact_key(self, workload: Workload) -> str:
+        """Name the artifact of ``workload``: workloads and backends with the same key share it."""
+        ...
+
     def versions(self) -> dict[str, str]:
-        """Versions that the exported artifact depends on."""
+        """Versions (and, for an engine, the GPU) that the exported artifact depends on."""
         ...
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the artifact into the empty ``directory``."""
         ...
 
-    def precision_on_disk(self, artifact: Artifact) -> str:
-        """Read back the precision of the exported weights: ``fp32``, ``fp16`` or ``bf16``."""
+    def stored_precision(self, artifact: Artifact) -> str:
+        """Read the precision of the exported weights back from disk: ``fp32``, ``fp16`` or ``bf16``."""
         ...
 
     def load(self, artifact: Artifact) -> Runner:

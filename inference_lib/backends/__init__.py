@@ -1,0 +1,45 @@
+"""The frameworks of the course. A new one is a file beside this and a line in ``BACKENDS``."""
+
+from inference_lib.backends.artifacts import build
+from inference_lib.backends.base import (
+    Artifact,
+    Availability,
+    Backend,
+    Runner,
+    Support,
+    Workload,
+)
+from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
+from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
+from inference_lib.errors import unknown_name
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        PyTorchEager(),
+        PyTorchCudaGraph(),
+        OnnxRuntime(),
+        OnnxRuntimeIoBinding(),
+        OnnxRuntimeCudaGraph(),
+    )
+}
+
+
+def get_backend(name: str) -> Backend:
+    """Return the backend called ``name``; CourseError names the valid ones."""
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, tuple(BACKENDS))
+    return BACKENDS[name]
+
+
+__all__ = [
+    "Artifact",
+    "Availability",
+    "BACKENDS",
+    "Backend",
+    "Runner",
+    "Support",
+    "Workload",
+    "build",
+    "get_backend",
+]

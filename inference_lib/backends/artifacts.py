@@ -1,0 +1,67 @@
+"""Exported models on disk: built once, reused while nothing they depend on has changed."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from inference_lib import paths
+from inference_lib.backends.base import Artifact, Backend, Workload
+from inference_lib.errors import CourseError
+from inference_lib.models import load_pretrained, weights_sha256
+
+
+def build(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS) -> Artifact:
+    """Return the artifact of ``workload``, exporting it unless a fresh one is there.
+
+    A stale artifact (other weights, another framework version, another GPU for an engine) is rebuilt, never used.
+    ``manifest["build_seconds"]`` is what building it cost, whenever that was.
+
+    Raises:
+        CourseError: the exported weights are not in the precision that the workload names.
+
+    """
+    directory = root / backend.artifact_key(workload)
+    wanted = _dependencies(backend, workload)
+    manifest = _read_manifest(directory)
+    if manifest is None or any(manifest.get(key) != value for key, value in wanted.items()):
+        manifest = _export(backend, workload, directory, wanted)
+    return Artifact(workload, directory, manifest)
+
+
+def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:
+    """Return what the artifact is made from; a change in any of these makes it stale."""
+    return {
+        "key": backend.artifact_key(workload),
+        "weights_sha256": weights_sha256(workload.model),
+        "versions": backend.versions(),
+    }
+
+
+def _read_manifest(directory: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((directory / "manifest.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _export(backend: Backend, workload: Workload, directory: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Export into a folder beside the final one, then swap: a half-written artifact is never found."""
+    scratch = directory.with_name(directory.name + ".part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    model = load_pretrained(workload.model)
+    start = time.perf_counter()
+    backend.export(model, workload, scratch)
+    manifest = wanted | {"build_seconds": time.perf_counter() - start}
+    found = backend.stored_precision(Artifact(workload, scratch))
+    if found != workload.storage:
+        raise CourseError(
+            f"{backend.title} exported {workload.model} with {found} weights where {workload.storage} was asked for; "
+            "the export is not used"
+        )
+    (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2))
+    shutil.rmtree(directory, ignore_errors=True)
+    scratch.rename(directory)
+    return manifest

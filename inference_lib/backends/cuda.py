@@ -1,0 +1,80 @@
+"""What the CUDA backends share: whether a GPU works, the TF32 policy, and buffers with fixed addresses."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from inference_lib.backends.base import Availability, Workload
+from inference_lib.models import NUM_CLASSES
+
+IMAGES_PER_COPY = 16
+"""A large batch is staged in pieces of this many images, so that staging one overlaps with sending the last."""
+
+NO_GPU = Availability(
+    usable=False,
+    reason="no NVIDIA GPU answers",
+    remedy="run on a machine with an NVIDIA GPU and a driver for CUDA 13",
+)
+
+
+def gpu_works() -> bool:
+    """Whether PyTorch finds a CUDA device, without starting CUDA in this process when it does not."""
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Let PyTorch multiply FP32 tensors in IEEE arithmetic, or in TF32 where ``precision`` is ``tf32``.
+
+    PyTorch's default differs by operation (TF32 for convolutions, IEEE for matrix products), so both are set.
+    See https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices.
+    """
+    wanted = "tf32" if precision == "tf32" else "ieee"
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    conv.fp32_precision = matmul.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
+
+
+class StaticBuffers:
+    """Pinned host memory and device memory with fixed addresses for the batches of one workload.
+
+    A CUDA graph replays kernels on the addresses it was captured with, so inputs are copied to where it reads
+    and outputs from where it writes. Pinned host memory lets the copy engine work without a detour.
+    """
+
+    def __init__(self, workload: Workload, stream: torch.cuda.Stream) -> None:
+        dtype = torch.from_numpy(np.empty(0, workload.host_dtype)).dtype
+        self.stream = stream
+        self.input = torch.zeros(workload.input_shape, dtype=dtype, device="cuda")
+        self.output = torch.zeros((workload.batch_size, NUM_CLASSES), dtype=workload.torch_dtype, device="cuda")
+        self._staging = torch.empty(workload.input_shape, dtype=dtype, pin_memory=True)
+        self._result = torch.empty(self.output.shape, dtype=workload.torch_dtype, pin_memory=True)
+        self._sent = torch.cuda.Event()
+        torch.cuda.current_stream().synchronize()
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Queue the copy of ``batch`` to the device; memory that is pinned already is sent as it is."""
+        source = torch.from_numpy(batch)
+        with torch.cuda.stream(self.stream):
+            if source.is_pinned():
+                self.input.copy_(source, non_blocking=True)
+                return
+            self._sent.synchronize()  # the staging memory may still be on its way from the last upload
+            for piece in range(0, len(batch), IMAGES_PER_COPY):
+                part = slice(piece, piece + IMAGES_PER_COPY)
+                self._staging[part].copy_(source[part])
+                self.input[part].copy_(self._staging[part], non_blocking=True)
+            self._sent.record()
+
+    def download(self) -> np.ndarray:
+        """Return the output as float32, copied: the next batch overwrites the device memory."""
+        with torch.cuda.stream(self.stream):
+            self._result.copy_(self.output, non_blocking=True)
+        self.stream.synchronize()
+        return self._result.float().numpy().copy()

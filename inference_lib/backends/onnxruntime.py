@@ -1,0 +1,272 @@
+"""ONNX Runtime: an exported graph run by the CPU or CUDA execution provider.
+
+Three backends, from the call everybody writes to the fastest one: ``run()``, IOBinding (inputs and outputs bound to
+device memory), and IOBinding replayed as a CUDA graph with NHWC convolutions.
+Provider options: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
+"""
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.backends.cuda import NO_GPU, StaticBuffers, gpu_works
+from inference_lib.errors import CourseError
+
+MODEL_FILE = "model.onnx"
+INPUT, OUTPUT = "images", "logits"
+PACKAGE = "onnxruntime-gpu==1.30.0"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntime:
+    """``session.run()``: NumPy arrays in, NumPy arrays out, both copies inside the call."""
+
+    name = "onnxruntime"
+    title = "ONNX Runtime (run)"
+    style = Style("#3A8FD0")
+    cuda_options: dict[str, str] = {}  # noqa: RUF012
+    runs_on_cpu = True
+
+    def availability(self, device: str) -> Availability:
+        """Usable where the package is installed and has the provider of ``device``."""
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime
+        except ImportError as error:
+            return Availability(
+                usable=False, reason=f"{error.name} is not installed", remedy=f"pip install onnx {PACKAGE}"
+            )
+        if device == "cuda" and PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+            return Availability(
+                usable=False,
+                version=onnxruntime.__version__,
+                reason="this build of onnxruntime has no CUDA provider",
+                remedy=f"pip uninstall onnxruntime && pip install {PACKAGE}",
+            )
+        if device == "cuda" and not gpu_works():
+            return NO_GPU
+        return Availability(usable=True, version=onnxruntime.__version__)
+
+    def supports(self, workload: Workload) -> Support:
+        """FP32 on a CPU; FP32, TF32 and FP16 on a GPU."""
+        if workload.device == "cpu" and not self.runs_on_cpu:
+            return Support(ok=False, reason=f"{self.title} needs device memory to bind to")
+        if workload.precision == "bf16":
+            return Support(ok=False, reason="ONNX Runtime has no BF16 convolutions")
+        return cpu_support(workload) if workload.device == "cpu" else Support(ok=True)
+
+    def artifact_key(self, workload: Workload) -> str:
+        """One graph with a dynamic batch serves every backend, device and batch size."""
+        return f"onnx/{workload.model}-{workload.storage}"
+
+    def versions(self) -> dict[str, str]:
+        """Return the exporter's versions."""
+        import onnxscript
+
+        return {"torch": torch.__version__, "onnxscript": onnxscript.__version__}
+
+    def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
+        """Write ``model.onnx``, its batch dimension dynamic, its weights in the workload's precision."""
+        export_onnx(model, workload.torch_dtype, directory / MODEL_FILE)
+
+    def stored_precision(self, artifact: Artifact) -> str:
+        """Read the dtypes of the graph's weight matrices and filters (initializers of rank 2 and more)."""
+        import onnx
+
+        graph = onnx.load(artifact.directory / MODEL_FILE).graph
+        dtypes = {weight.data_type for weight in graph.initializer if len(weight.dims) >= 2}
+        kinds = onnx.TensorProto
+        names = {kinds.FLOAT: "fp32", kinds.FLOAT16: "fp16", kinds.BFLOAT16: "bf16"}
+        return "+".join(sorted(names.get(dtype, str(dtype)) for dtype in dtypes))
+
+    def load(self, artifact: Artifact) -> "CpuRunner | BoundRunner":
+        """Return a session for the workload's device."""
+        if artifact.workload.device == "cpu":
+            return CpuRunner(artifact)
+        return RunRunner(artifact, self.cuda_options)
+
+
+class OnnxRuntimeIoBinding(OnnxRuntime):
+    """``run_with_iobinding()``: the graph reads and writes device memory that we own."""
+
+    name = "onnxruntime-iobinding"
+    title = "ONNX Runtime (IOBinding)"
+    style = Style("#3A8FD0", "D", "-.")
+    runs_on_cpu = False
+
+    def load(self, artifact: Artifact) -> "BoundRunner":
+        """Return a session bound to fixed buffers."""
+        return BoundRunner(artifact, self.cuda_options)
+
+
+class OnnxRuntimeCudaGraph(OnnxRuntimeIoBinding):
+    """IOBinding, the kernels of one run captured in a CUDA graph, convolutions in NHWC."""
+
+    name = "onnxruntime-cudagraph"
+    title = "ONNX Runtime (CUDA graph)"
+    style = Style("#3A8FD0", "s", "--")
+    cuda_options = {"enable_cuda_graph": "1", "prefer_nhwc": "1"}  # noqa: RUF012
+
+
+def export_onnx(model: torch.nn.Module, dtype: torch.dtype, path: Path) -> None:
+    """Export ``model`` to one ONNX file with a dynamic batch, in ``dtype``.
+
+    The model is cast before the export, so the graph itself is in that precision: a later conversion would clip
+    constants. The example holds two images because ``torch.export`` takes a dimension of one as a constant.
+    """
+    images = torch.zeros(2, *IMAGE_SHAPE, dtype=dtype)
+    with _quiet():
+        torch.onnx.export(
+            model.to(dtype),
+            (images,),
+            str(path),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep the exporter's progress log out of the reader's way; errors still raise."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        exporter.setLevel(level)
+
+
+def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = None) -> Any:
+    """Return an ``InferenceSession`` on ``device``.
+
+    Raises:
+        CourseError: ONNX Runtime fell back to another provider, which it does with no more than a warning.
+
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    wanted = PROVIDERS[device]
+    providers = [(wanted, cuda_options or {})] if device == "cuda" else [wanted]
+    session = onnxruntime.InferenceSession(str(path), providers=providers)
+    if session.get_providers()[0] != wanted:
+        raise CourseError(
+            f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}; "
+            f"see why with `python -m inference_lib doctor`, or reinstall it: pip install {PACKAGE}"
+        )
+    return session
+
+
+class CpuRunner:
+    """A session on the CPU: there is nothing to copy."""
+
+    stream = None
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.workload = artifact.workload
+        self._session = open_session(artifact.directory / MODEL_FILE, "cpu")
+        self._input = self._output = np.empty(0)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        return self._session.run([OUTPUT], {INPUT: batch})[0]
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Keep a reference to the batch."""
+        self._input = batch
+
+    def compute(self) -> None:
+        """Run the graph."""
+        self._output = self.infer(self._input)
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the last run."""
+        return self._output
+
+    def synchronize(self) -> None:
+        """Nothing is asynchronous on the CPU."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        del self._session
+
+
+class BoundRunner:
+    """A CUDA session whose input and output are bound to fixed device memory."""
+
+    def __init__(self, artifact: Artifact, cuda_options: dict[str, str]) -> None:
+        import onnxruntime
+
+        self.workload = artifact.workload
+        self.stream = torch.cuda.Stream()
+        self._buffers = StaticBuffers(self.workload, self.stream)
+        options = cuda_options | {
+            "use_tf32": "1" if self.workload.precision == "tf32" else "0",
+            "user_compute_stream": str(self.stream.cuda_stream),
+        }
+        self._session = open_session(artifact.directory / MODEL_FILE, "cuda", options)
+        self._binding = self._session.io_binding()
+        self._bind(self._binding.bind_input, INPUT, self._buffers.input)
+        self._bind(self._binding.bind_output, OUTPUT, self._buffers.output)
+        self._run_options = onnxruntime.RunOptions()
+        # Without this a bound run waits for the GPU at its end, and batches cannot be queued back to back.
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        for _ in range(3):  # choose kernels, then capture where a CUDA graph was asked for
+            self.compute()
+        self.synchronize()
+
+    @staticmethod
+    def _bind(bind: Any, name: str, tensor: torch.Tensor) -> None:
+        dtype = np.float16 if tensor.dtype == torch.float16 else np.float32
+        bind(name, "cuda", tensor.device.index or 0, dtype, list(tensor.shape), tensor.data_ptr())
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        self.upload(batch)
+        self.compute()
+        return self.download()
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Queue the copy of one batch to the bound input."""
+        self._buffers.upload(batch)
+
+    def compute(self) -> None:
+        """Queue one bound run."""
+        self._session.run_with_iobinding(self._binding, self._run_options)
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the last run."""
+        return self._buffers.download()
+
+    def synchronize(self) -> None:
+        """Wait for everything on the session's stream."""
+        self.stream.synchronize()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.synchronize()
+        del self._binding, self._session, self._buffers
+
+
+class RunRunner(BoundRunner):
+    """``session.run()`` end to end; its parts are those of the same session bound to device memory."""
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        return self._session.run([OUTPUT], {INPUT: batch})[0].astype(np.float32, copy=False)

@@ -1,0 +1,192 @@
+"""PyTorch: the eager model as everybody runs it, and the same model captured in a CUDA graph."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.backends.cuda import NO_GPU, StaticBuffers, float32_products, gpu_works
+from inference_lib.models import create_model
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class PyTorchEager:
+    """The model called as a Python function; every operation is launched by the interpreter."""
+
+    name = "pytorch"
+    title = "PyTorch (eager)"
+    style = Style("#D55E00")
+
+    def availability(self, device: str) -> Availability:
+        """PyTorch is always there; a GPU may not be."""
+        if device == "cuda" and not gpu_works():
+            return NO_GPU
+        return Availability(usable=True, version=torch.__version__)
+
+    def supports(self, workload: Workload) -> Support:
+        """FP32 everywhere; TF32 and the 16-bit types on a GPU."""
+        return cpu_support(workload) if workload.device == "cpu" else Support(ok=True)
+
+    def artifact_key(self, workload: Workload) -> str:
+        """One weights file for every device and batch size."""
+        return f"pytorch/{workload.model}-{workload.storage}"
+
+    def versions(self) -> dict[str, str]:
+        """Return nothing: a weights file depends on no version."""
+        return {}
+
+    def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
+        """Write the weights in the precision of the workload; the architecture stays Python code."""
+        weights = model.to(workload.torch_dtype).state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
+
+    def stored_precision(self, artifact: Artifact) -> str:
+        """Read the dtype of the first convolution's weights."""
+        with safetensors.safe_open(artifact.directory / WEIGHTS_FILE, "pt") as weights:
+            dtypes = {weights.get_slice(name).get_dtype() for name in weights.keys() if "weight" in name}  # noqa: SIM118
+        names = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+        return "+".join(sorted(names.get(dtype, dtype) for dtype in dtypes))
+
+    def load(self, artifact: Artifact) -> "EagerRunner":
+        """Return the eager model on the workload's device."""
+        return EagerRunner(artifact)
+
+
+class PyTorchCudaGraph(PyTorchEager):
+    """The same model captured once in a CUDA graph and replayed: one launch instead of one an operation.
+
+    Weights and activations are kept channels-last (NHWC), the layout that tensor cores read; inputs and outputs
+    pass through pinned memory.
+    """
+
+    name = "pytorch-cudagraph"
+    title = "PyTorch (CUDA graph)"
+    style = Style("#D55E00", "s", "--")
+
+    def supports(self, workload: Workload) -> Support:
+        """Only a GPU replays CUDA graphs."""
+        if workload.device != "cuda":
+            return Support(ok=False, reason="CUDA graphs exist on NVIDIA GPUs only")
+        return Support(ok=True)
+
+    def load(self, artifact: Artifact) -> "GraphRunner":  # type: ignore[override]
+        """Capture the model at the workload's batch size and return its replayer."""
+        return GraphRunner(artifact)
+
+
+def load_module(artifact: Artifact) -> torch.nn.Module:
+    """Return the exported model on its device, in its precision, ready for inference."""
+    workload = artifact.workload
+    model = create_model(workload.model).to(workload.torch_dtype)
+    model.load_state_dict(load_file(artifact.directory / WEIGHTS_FILE))
+    return model.eval().requires_grad_(False).to(workload.device)
+
+
+class EagerRunner:
+    """The plain loop: copy to the device, call the model, copy back."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.workload = artifact.workload
+        self.stream = torch.cuda.current_stream() if self.workload.device == "cuda" else None
+        self._products = float32_products(self.workload.precision)
+        self._model = load_module(artifact)
+        self._input = self._output = torch.empty(0)
+
+    @torch.inference_mode()
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch, as most applications compute them."""
+        images = torch.from_numpy(batch).to(self.workload.device, self.workload.torch_dtype)
+        return self._model(images).float().cpu().numpy()
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Copy one batch to the device."""
+        self._input = torch.from_numpy(batch).to(self.workload.device, self.workload.torch_dtype)
+
+    @torch.inference_mode()
+    def compute(self) -> None:
+        """Launch the model on the uploaded batch."""
+        self._output = self._model(self._input)
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the computed batch."""
+        return self._output.float().cpu().numpy()
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.stream is not None:
+            self.stream.synchronize()
+
+    def __enter__(self) -> Self:
+        self._products.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._products.__exit__(None, None, None)
+        self._model = torch.nn.Identity()
+        self._input = self._output = torch.empty(0)
+
+
+class GraphRunner:
+    """A captured model with fixed buffers: an inference is one copy in, one graph launch, one copy out."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.workload = artifact.workload
+        self.stream = torch.cuda.Stream()
+        self._buffers = StaticBuffers(self.workload, self.stream)
+        with float32_products(self.workload.precision):
+            model = load_module(artifact).to(memory_format=torch.channels_last)
+            self._graph = self._capture(model)
+
+    @torch.inference_mode()
+    def _capture(self, model: torch.nn.Module) -> torch.cuda.CUDAGraph:
+        """Run the model until its libraries have chosen their kernels, then record one run."""
+        buffers, dtype = self._buffers, self.workload.torch_dtype
+
+        def forward() -> None:
+            images = buffers.input.to(dtype, memory_format=torch.channels_last)
+            buffers.output.copy_(model(images))
+
+        with torch.cuda.stream(self.stream):
+            for _ in range(3):
+                forward()
+        self.stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            forward()
+        return graph
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        self.upload(batch)
+        self.compute()
+        return self.download()
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Queue the copy of one batch to the captured input."""
+        self._buffers.upload(batch)
+
+    def compute(self) -> None:
+        """Queue one replay of the graph."""
+        with torch.cuda.stream(self.stream):
+            self._graph.replay()
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the last replay."""
+        return self._buffers.download()
+
+    def synchronize(self) -> None:
+        """Wait for everything on the runner's stream."""
+        self.stream.synchronize()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.synchronize()
+        self._graph.reset()
+        del self._graph, self._buffers

@@ -1,0 +1,197 @@
+"""The command line: ``python -m inference_lib data | train | export | benchmark | run | book | report | doctor``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inference_lib.errors import CourseError
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status. An error is one line on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except CourseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+
+
+def _data(options: argparse.Namespace) -> None:
+    from inference_lib.data import ensure_fashion_mnist
+
+    print(ensure_fashion_mnist(options.directory) if options.directory else ensure_fashion_mnist())
+
+
+def _train(options: argparse.Namespace) -> None:
+    from inference_lib.lab import resolve_device
+    from inference_lib.training import train
+
+    for model in options.models:
+        result = train(
+            model,
+            epochs=options.epochs,
+            device=resolve_device(options.device),
+            seed=options.seed,
+            limit=options.limit,
+            directory=options.output,
+        )
+        print(
+            f"{model}: validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %, "
+            f"weights in {options.output}"
+        )
+
+
+def _export(options: argparse.Namespace) -> None:
+    from inference_lib.backends import Workload, build, get_backend
+    from inference_lib.lab import resolve_device
+
+    device = resolve_device(options.device)
+    workload = Workload(options.model, options.batch_size, options.precision, device)
+    backend = get_backend(options.backend)
+    available, support = backend.availability(device), backend.supports(workload)
+    if not available.usable:
+        raise CourseError(f"{backend.title} cannot be used here: {available.reason}; {available.remedy}")
+    if not support.ok:
+        raise CourseError(f"{backend.title} cannot export {workload}: {support.reason}")
+    artifact = build(backend, workload, options.output)
+    print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {artifact.manifest['build_seconds']:.1f} s")
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from inference_lib.backends import BACKENDS
+    from inference_lib.lab import resolve_device
+    from inference_lib.measure.benchmark import benchmark
+    from inference_lib.measure.profiles import get_profile
+    from inference_lib.models import MODELS
+    from inference_lib.report.records import RecordStore
+
+    records = benchmark(
+        options.backend or list(BACKENDS),
+        options.model or list(MODELS),
+        resolve_device(options.device),
+        get_profile(options.profile),
+        RecordStore(options.records),
+        options.precision,
+        options.batch_size,
+        reuse=not options.again,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    print(_formatted(records, options.format))
+    return EXIT_ERROR if any(r.status in ("failed", "out_of_memory") for r in records) else 0
+
+
+def _report(options: argparse.Namespace) -> None:
+    from inference_lib.report.records import RecordStore
+
+    if not options.records.is_dir():
+        raise CourseError(f"no records in {options.records}; make some with `python -m inference_lib benchmark`")
+    print(_formatted(RecordStore(options.records).read(), options.format))
+
+
+def _formatted(records: Sequence[Any], kind: str) -> str:
+    from inference_lib.report.tables import flat_table, markdown_scoreboards, text_scoreboards
+
+    if kind == "csv":
+        return flat_table(records).to_csv(index=False).rstrip("\n")
+    if kind == "json":
+        return flat_table(records).to_json(orient="records", indent=1)
+    return markdown_scoreboards(records) if kind == "markdown" else text_scoreboards(records)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from inference_lib import course
+
+    return course.run_chapters(
+        options.chapters or None, profile=options.profile, device=options.device, force=options.again
+    )
+
+
+def _book(options: argparse.Namespace) -> int:
+    from inference_lib import course
+
+    status = 0
+    if options.edition == "local":
+        status = course.run_chapters(profile=options.profile, device=options.device)
+    course.render(options.edition)
+    return status
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from inference_lib.doctor import report
+
+    print(report())
+
+
+def _parser() -> argparse.ArgumentParser:
+    from inference_lib import paths
+
+    parser = argparse.ArgumentParser(prog="python -m inference_lib", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=run)
+        return sub
+
+    def choices(
+        sub: argparse.ArgumentParser, device: bool = True, profile: bool = False, records: bool = False
+    ) -> None:
+        if device:
+            sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        if profile:
+            sub.add_argument("--profile", default="quick", help="quick or full")
+        if records:
+            sub.add_argument("--records", type=Path, default=paths.BUILD / "records", help="folder of records")
+            sub.add_argument("--format", choices=("table", "markdown", "csv", "json"), default="table")
+
+    data = command("data", _data, "find or download Fashion-MNIST and check it")
+    data.add_argument("--directory", type=Path, help="where to keep it")
+
+    train = command("train", _train, "train models and store their weights")
+    train.add_argument("models", nargs="+", metavar="MODEL")
+    train.add_argument("--epochs", type=int)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--limit", type=int, help="use so many training images only")
+    train.add_argument("--output", type=Path, default=paths.BUILD / "trained", help="folder of the weights")
+    choices(train)
+
+    export = command("export", _export, "export one model with one framework")
+    export.add_argument("backend", metavar="BACKEND")
+    export.add_argument("model", metavar="MODEL")
+    export.add_argument("--precision", default="fp32")
+    export.add_argument("--batch-size", type=int, default=1)
+    export.add_argument("--output", type=Path, default=paths.ARTIFACTS)
+    choices(export)
+
+    bench = command("benchmark", _benchmark, "measure frameworks and write records")
+    for name, kind in (("backend", str), ("model", str), ("precision", str), ("batch-size", int)):
+        bench.add_argument(f"--{name}", type=kind, nargs="+", help="one or more; default: all of the profile's")
+    bench.add_argument("--again", action="store_true", help="measure what was measured before, too")
+    choices(bench, profile=True, records=True)
+
+    run = command("run", _run, "execute chapters that are not up to date")
+    run.add_argument("chapters", nargs="*", metavar="CHAPTER")
+    run.add_argument("--again", action="store_true", help="execute up-to-date chapters, too")
+    choices(run, profile=True)
+
+    book = command("book", _book, "execute the chapters here and render the book")
+    book.add_argument("--edition", choices=("local", "published"), default="local")
+    choices(book, profile=True)
+
+    report = command("report", _report, "print the scoreboard of a folder of records")
+    choices(report, device=False, records=True)
+
+    command("doctor", _doctor, "say which frameworks work here, and what would mend the others")
+    return parser

@@ -1,0 +1,92 @@
+"""What a chapter opens first: the device, the profile, and the two shelves of records."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from inference_lib import paths
+from inference_lib.backends.base import DEVICES
+from inference_lib.backends.cuda import gpu_works
+from inference_lib.errors import CourseError, unknown_name
+from inference_lib.measure import timing
+from inference_lib.measure.benchmark import benchmark
+from inference_lib.measure.cell import distribution
+from inference_lib.measure.machine import Machine, this_machine
+from inference_lib.measure.profiles import Profile, get_profile
+from inference_lib.models import MODELS
+from inference_lib.report.records import Distribution, Record, RecordStore
+
+RECORDS = paths.BUILD / "records"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One machine, one profile, the records made here and the published ones."""
+
+    profile: Profile
+    device: str
+    machine: Machine
+    store: RecordStore
+    published_store: RecordStore
+
+    def benchmark(self, backends: Sequence[str], models: Sequence[str] = tuple(MODELS)) -> list[Record]:
+        """Measure ``backends`` on this lab's device with its profile; see measure.benchmark.benchmark."""
+        return benchmark(backends, models, self.device, self.profile, self.store)
+
+    def time(self, call: Callable[[], object]) -> Distribution:
+        """Time ``call`` with the host's clock, the device's work included: for the experiments inside a chapter."""
+
+        def sample() -> None:
+            call()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+
+        timing.warm_up(sample, budget_s=self.profile.budget_s)
+        rule = timing.StoppingRule(self.profile.budget_s, min_samples=self.profile.min_samples)
+        return distribution(timing.time_call(sample, rule))
+
+    def records(self) -> list[Record]:
+        """Return everything measured here so far."""
+        return self.store.read()
+
+    def published(self, backends: Sequence[str] | None = None) -> list[Record]:
+        """Return the published records, of ``backends`` alone where given."""
+        return [r for r in self.published_store.read() if backends is None or r.backend in backends]
+
+    def gpu_records(self) -> list[Record]:
+        """Return records from a GPU: measured here where here is one, else the published ones."""
+        return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == "cuda"]
+
+    @property
+    def machine_name(self) -> str:
+        """What a caption calls this machine."""
+        return self.machine.name(self.device)
+
+
+def open_lab(profile: str = "quick", device: str = "auto", records_dir: str | Path | None = None) -> Lab:
+    """Return the lab of a chapter.
+
+    Raises:
+        CourseError: an unknown profile or device, or a GPU asked for where there is none.
+
+    """
+    return Lab(
+        profile=get_profile(profile),
+        device=resolve_device(device),
+        machine=this_machine(),
+        store=RecordStore(Path(records_dir or RECORDS)),
+        published_store=RecordStore(paths.PUBLISHED / "records"),
+    )
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda``: ``auto`` takes the GPU if one works."""
+    if device == "auto":
+        return "cuda" if gpu_works() else "cpu"
+    if device not in DEVICES:
+        raise unknown_name("device", device, ("auto", *DEVICES))
+    if device == "cuda" and not gpu_works():
+        raise CourseError("no NVIDIA GPU answers; use --device cpu, or install a driver for CUDA 13")
+    return device

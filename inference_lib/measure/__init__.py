@@ -1,0 +1,1 @@
+"""Measure latency, throughput, accuracy, memory and load; one small module each."""

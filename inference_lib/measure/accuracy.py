@@ -1,0 +1,104 @@
+"""Is it still the same model? Logits on the test set, compared with the FP32 eager model's."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from inference_lib import paths
+from inference_lib.backends.artifacts import build
+from inference_lib.backends.base import Runner, Workload
+from inference_lib.backends.pytorch import PyTorchEager
+from inference_lib.data import load_fashion_mnist, preprocess
+from inference_lib.errors import CourseError
+from inference_lib.models import NUM_CLASSES, weights_sha256
+
+REFERENCE_BATCH = 64
+
+LOGIT_TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
+"""Largest logit difference, relative to the largest logit, that rounding may explain in each precision."""
+
+MIN_AGREEMENT_PERCENT = 99.5
+"""Share of images whose predicted class must be the reference's; rounding moves only near-ties."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Logits beside the reference's, over the same images."""
+
+    accuracy_percent: float
+    agreement_percent: float
+    largest_difference: float
+    images: int
+
+    def problem(self, precision: str) -> str | None:
+        """Say in what the two differ by more than rounding in ``precision`` explains, or None."""
+        tolerance = LOGIT_TOLERANCE[precision]
+        if not self.largest_difference <= tolerance:  # NaN is not within it either
+            return (
+                f"logits differ from the FP32 reference by {self.largest_difference:.2e} of the largest logit "
+                f"({precision} explains {tolerance:.0e})"
+            )
+        if self.images >= 1000 and self.agreement_percent < MIN_AGREEMENT_PERCENT:
+            return f"only {self.agreement_percent:.2f} % of the predictions agree with the FP32 reference"
+        return None
+
+
+def logits_of(runner: Runner, workload: Workload, images: int) -> np.ndarray:
+    """Return the runner's logits (images x 10, float32) for the first ``images`` of the test set."""
+    pictures, _ = load_fashion_mnist("test")
+    parts = []
+    for start in range(0, images, workload.batch_size):
+        chunk = pictures[start : min(start + workload.batch_size, images)]
+        parts.append(runner.infer(_full_batch(preprocess(chunk, workload.host_dtype), workload))[: len(chunk)])
+    return np.concatenate(parts)
+
+
+def _full_batch(batch: np.ndarray, workload: Workload) -> np.ndarray:
+    """Fill a short last batch with zeros: a runner accepts its own batch size only."""
+    missing = workload.batch_size - len(batch)
+    return batch if missing == 0 else np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
+
+
+def compare(logits: np.ndarray, reference: np.ndarray) -> Comparison:
+    """Compare logits (N x 10) with the reference's logits for the same first N test images."""
+    reference = reference[: len(logits)]
+    labels = load_fashion_mnist("test")[1][: len(logits)]
+    predicted = logits.argmax(axis=1)
+    return Comparison(
+        accuracy_percent=float(np.mean(predicted == labels) * 100),
+        agreement_percent=float(np.mean(predicted == reference.argmax(axis=1)) * 100),
+        largest_difference=float(np.abs(logits - reference).max() / np.abs(reference).max()),
+        images=len(logits),
+    )
+
+
+def reference_path(model: str, device: str, images: int, root: Path = paths.BUILD / "reference") -> Path:
+    """Return where the reference logits of ``model`` are kept."""
+    return root / f"{model}-{weights_sha256(model)[:12]}-{device}-{images}.npy"
+
+
+def write_reference(model: str, device: str, images: int) -> None:
+    """Compute the logits of the FP32 (IEEE) eager model and keep them."""
+    workload = Workload(model, min(REFERENCE_BATCH, images), "fp32", device)
+    backend = PyTorchEager()
+    with backend.load(build(backend, workload)) as runner:
+        logits = logits_of(runner, workload, images)
+    path = reference_path(model, device, images)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".part")
+    with open(scratch, "wb") as file:
+        np.save(file, logits)
+    os.replace(scratch, path)
+
+
+def read_reference(model: str, device: str, images: int) -> np.ndarray:
+    """Return the reference logits (images x 10, float32); CourseError if they were not computed yet."""
+    path = reference_path(model, device, images)
+    if not path.exists():
+        raise CourseError(f"no reference logits for {model} on {device}; run the benchmark command, which makes them")
+    logits = np.load(path)
+    if logits.shape != (images, NUM_CLASSES):
+        raise CourseError(f"{path} is damaged; delete it and run again")
+    return logits

@@ -1,0 +1,223 @@
+"""Measure one cell: load, check, time, sample. It runs in a worker process that does nothing else."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from inference_lib.backends import Artifact, Backend, Runner, Workload, build, get_backend
+from inference_lib.data import load_fashion_mnist, preprocess
+from inference_lib.measure import accuracy, device, timing
+from inference_lib.measure.machine import this_machine
+from inference_lib.measure.profiles import Profile
+from inference_lib.report.records import (
+    Accuracy,
+    Build,
+    Distribution,
+    Latency,
+    Load,
+    Record,
+    RecordStore,
+    Status,
+)
+
+CHECKED_IMAGES = 64
+"""Images whose logits are compared with the reference before a cell is timed."""
+
+INPUT_BUFFERS = 4
+"""Different batches that take turns as input."""
+
+HIGH_CV_PERCENT = 10.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one worker process measures: one backend, model, precision and device, batch sizes in rising order."""
+
+    backend: str
+    model: str
+    precision: str
+    device: str
+    batch_sizes: tuple[int, ...]
+    profile: Profile
+    fingerprint: str
+
+    def workload(self, batch_size: int) -> Workload:
+        """Return the workload of one batch size."""
+        return Workload(self.model, batch_size, self.precision, self.device)
+
+
+def empty_record(job: Job, batch_size: int, status: Status, reason: str = "") -> Record:
+    """Return a record that holds no measurement, with the reason."""
+    backend = get_backend(job.backend)
+    return Record(
+        status=status,
+        reason=reason,
+        backend=backend.name,
+        title=backend.title,
+        version=backend.availability(job.device).version,
+        model=job.model,
+        batch_size=batch_size,
+        precision=job.precision,
+        device=job.device,
+        machine=this_machine(),
+        profile=job.profile.name,
+        measured_on=datetime.now(UTC).date(),
+        fingerprint=job.fingerprint,
+    )
+
+
+def measure(job: Job, store: RecordStore, announce: Callable[[int], None]) -> None:
+    """Measure every batch size of ``job`` and write its records.
+
+    ``announce`` is told each batch size before it is measured, so that a parent knows which one a crash belongs to.
+    Accuracy on the whole test set comes last, at the largest batch size that ran, because memory figures must not
+    include anything larger.
+    """
+    backend = get_backend(job.backend)
+    memory_before = device.memory_used_mib() if job.device == "cuda" else 0.0
+    reference = accuracy.read_reference(job.model, job.device, job.profile.test_images)
+    measured: list[Record] = []
+    compared: accuracy.Comparison | None = None
+    for batch_size in job.batch_sizes:
+        announce(batch_size)
+        record = empty_record(job, batch_size, "ok")
+        try:
+            artifact = build(backend, job.workload(batch_size))
+            with _loaded(backend, artifact, record) as runner:
+                _measure_runner(job, runner, artifact.workload, record, reference, memory_before)
+                store.write(record)
+                measured.append(record)
+                if batch_size == job.batch_sizes[-1]:
+                    compared = _evaluate(job, runner, artifact.workload, reference)
+        except Exception as error:
+            store.write(_failure(job, batch_size, error))
+        _free_memory()
+    if measured and compared is None:
+        workload = job.workload(measured[-1].batch_size)
+        with backend.load(build(backend, workload)) as runner:
+            compared = _evaluate(job, runner, workload, reference)
+    for record in measured:
+        store.write(_with_accuracy(record, compared))
+
+
+def _loaded(backend: Backend, artifact: Artifact, record: Record) -> Runner:
+    start = time.perf_counter()
+    runner = backend.load(artifact)
+    record.build = Build(
+        export_s=artifact.manifest["build_seconds"],
+        load_s=time.perf_counter() - start,
+        first_inference_s=0.0,
+        artifact_mib=artifact.size_bytes / 2**20,
+    )
+    return runner
+
+
+def _measure_runner(
+    job: Job, runner: Runner, workload: Workload, record: Record, reference: np.ndarray, memory_before: float
+) -> None:
+    """Fill ``record``: first inference, agreement, memory, latency, throughput, load; in this order."""
+    inputs = test_inputs(workload)
+    start = time.perf_counter()
+    runner.infer(inputs[0])
+    assert record.build is not None
+    record.build.first_inference_s = time.perf_counter() - start
+
+    images = min(max(CHECKED_IMAGES, workload.batch_size), len(reference))
+    checked = accuracy.compare(accuracy.logits_of(runner, workload, images), reference)
+    if problem := checked.problem(workload.precision):
+        raise ValueError(problem)
+
+    rule = timing.StoppingRule(job.profile.budget_s, min_samples=job.profile.min_samples)
+    timing.warm_up(lambda: runner.infer(inputs[0]), budget_s=job.profile.budget_s)
+    end_to_end = timing.time_end_to_end(runner, inputs, rule)
+    parts = timing.time_parts(runner, inputs, rule)
+    record.latency = Latency(
+        end_to_end=distribution(end_to_end),
+        upload=distribution(parts.upload),
+        compute=distribution(parts.compute),
+        download=distribution(parts.download),
+    )
+    record.throughput_images_per_s = timing.time_throughput(runner, inputs[0], job.profile.budget_s).images_per_s
+    if workload.device == "cuda":
+        record.gpu_memory_mib = device.memory_used_mib() - memory_before
+        record.load = Load(**asdict(device.sample_load(_load_step(runner, inputs), job.profile.load_s)))
+    record.flags = _flags(record)
+
+
+def test_inputs(workload: Workload) -> list[np.ndarray]:
+    """Return different batches (N x 3 x 224 x 224) from the start of the test set."""
+    pictures, _ = load_fashion_mnist("test")
+    count = INPUT_BUFFERS * workload.batch_size
+    chosen = pictures[np.arange(count) % len(pictures)]
+    return [preprocess(part, workload.host_dtype) for part in np.split(chosen, INPUT_BUFFERS)]
+
+
+def distribution(samples: timing.Samples) -> Distribution:
+    """Summarize a series of milliseconds."""
+    times = samples.milliseconds
+    p50, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99])
+    return Distribution(
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        mean=times.mean(),
+        cv_percent=times.std() / times.mean() * 100 if times.mean() > 0 else 0.0,
+        samples=len(times),
+        stop_reason=samples.stop_reason,
+        quantiles=timing.quantile_sketch(times),
+    )
+
+
+def _load_step(runner: Runner, inputs: list[np.ndarray]) -> Callable[[], int]:
+    """Return one end-to-end inference, as the FPS column counts it."""
+    batches = iter(range(10**12))
+
+    def step() -> int:
+        batch = inputs[next(batches) % len(inputs)]
+        runner.infer(batch)
+        return len(batch)
+
+    return step
+
+
+def _flags(record: Record) -> list[str]:
+    """Say what makes the record less trustworthy than its neighbours."""
+    flags = []
+    if record.latency and record.latency.end_to_end.cv_percent > HIGH_CV_PERCENT:
+        flags.append(f"latency varies by {record.latency.end_to_end.cv_percent:.0f} %")
+    if record.load and record.load.throttle_reasons:
+        flags.append(f"clocks were held down: {', '.join(record.load.throttle_reasons)}")
+    return flags
+
+
+def _evaluate(job: Job, runner: Runner, workload: Workload, reference: np.ndarray) -> accuracy.Comparison:
+    return accuracy.compare(accuracy.logits_of(runner, workload, job.profile.test_images), reference)
+
+
+def _with_accuracy(record: Record, compared: accuracy.Comparison | None) -> Record:
+    """Return the record with its accuracy; a model that is not the reference's any more is a failure."""
+    if compared is None:
+        return record
+    problem = compared.problem(record.precision)
+    update = {"accuracy": Accuracy(**asdict(compared))}
+    return record.model_copy(update=update | ({"status": "failed", "reason": problem} if problem else {}))
+
+
+def _failure(job: Job, batch_size: int, error: Exception) -> Record:
+    message = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "out of memory" in str(error)
+    return empty_record(job, batch_size, "out_of_memory" if out_of_memory else "failed", message)
+
+
+def _free_memory() -> None:
+    """Give cached memory back, so that the next batch size starts from an empty process."""
+    import gc
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

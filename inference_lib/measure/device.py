@@ -1,0 +1,115 @@
+"""What NVML says of the GPU: memory, busy percent, clocks, power, temperature, throttle reasons.
+
+Sampling has a phase of its own, under a steady load that is not timed: a query holds the driver's lock for a moment.
+https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pynvml
+
+MIB = 2**20
+SAMPLE_EVERY_S = 0.05
+SETTLE_S = 0.3
+"""NVML's busy percent looks back over up to a second: the first samples still see what ran before."""
+
+THROTTLE_REASONS = {
+    pynvml.nvmlClocksThrottleReasonSwPowerCap: "power cap",
+    pynvml.nvmlClocksThrottleReasonHwSlowdown: "hardware slowdown",
+    pynvml.nvmlClocksThrottleReasonSwThermalSlowdown: "temperature",
+    pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: "temperature (hardware)",
+    pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: "power brake",
+}
+
+
+@dataclass(frozen=True)
+class DeviceLoad:
+    """A GPU under a steady load: means over the samples."""
+
+    busy_percent: float
+    sm_clock_mhz: float
+    power_w: float
+    temperature_c: float
+    energy_mj_per_image: float | None
+    throttle_reasons: list[str] = field(default_factory=list)
+    samples: int = 0
+    seconds: float = 0.0
+
+
+@cache
+def _handle() -> Any:
+    pynvml.nvmlInit()
+    return pynvml.nvmlDeviceGetHandleByIndex(0)
+
+
+def nvml_works() -> bool:
+    """Whether NVML finds a GPU; asking does not start CUDA."""
+    try:
+        _handle()
+    except pynvml.NVMLError:
+        return False
+    return True
+
+
+def memory_used_mib() -> float:
+    """Return the memory in use on the GPU by all processes and the driver, MiB."""
+    return pynvml.nvmlDeviceGetMemoryInfo(_handle()).used / MIB
+
+
+def sample_load(step: Callable[[], int], seconds: float) -> DeviceLoad:
+    """Run ``step`` (it returns the images it inferred) for ``seconds`` and sample the GPU meanwhile.
+
+    Busy percent is NVML's ``utilization.gpu``: the share of a window in which any kernel ran. It does not say how
+    full the GPU was.
+    """
+    step()
+    readings: list[tuple[float, float, float, float, int]] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        begin = time.monotonic()
+        while not done.wait(SAMPLE_EVERY_S):
+            if time.monotonic() - begin >= SETTLE_S:
+                readings.append(_read())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    images, joules_before, start = 0, _joules(), time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        images += step()
+    joules = _joules() - joules_before
+    done.set()
+    watcher.join()
+    return _summary(readings or [_read()], joules / images * 1e3 if joules > 0 else None, elapsed)
+
+
+def _read() -> tuple[float, float, float, float, int]:
+    handle = _handle()
+    return (
+        pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
+        pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+    )
+
+
+def _joules() -> float:
+    """Return the energy counter in joules; it moves every 10 to 100 ms. 0 where the GPU has none."""
+    try:
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(_handle()) / 1e3
+    except pynvml.NVMLError:
+        return 0.0
+
+
+def _summary(
+    readings: list[tuple[float, float, float, float, int]], energy_mj: float | None, seconds: float
+) -> DeviceLoad:
+    busy, clock, power, temperature, _ = (sum(column) / len(readings) for column in zip(*readings, strict=True))
+    reasons = {name for *_, mask in readings for bit, name in THROTTLE_REASONS.items() if mask & bit}
+    return DeviceLoad(busy, clock, power, temperature, energy_mj, sorted(reasons), len(readings), seconds)

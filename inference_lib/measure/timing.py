@@ -1,0 +1,274 @@
+"""Latency and throughput of a runner.
+
+Two metrics that are not each other's inverse: *latency* is the time of one call whose result is waited for,
+*throughput* is images per second when batches are queued back to back. End-to-end times are read from the host's
+clock, device parts from CUDA events on the runner's own stream (on a CPU, from the host's clock).
+"""
+
+import gc
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import NormalDist, median
+
+import numpy as np
+import torch
+
+from inference_lib.backends.base import Runner
+
+Clock = Callable[[], float]
+"""Seconds from an arbitrary start, monotonic."""
+
+QUANTILES = 201
+"""Points of the stored distribution: one every half percent."""
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """When a series of samples is long enough.
+
+    It stops after ``min_samples`` once the 95 % confidence interval of the median is narrower than
+    ``relative_width`` of the median, or when ``budget_s`` seconds are spent (after ``floor_samples`` at least).
+    """
+
+    budget_s: float
+    relative_width: float = 0.01
+    min_samples: int = 200
+    floor_samples: int = 5
+    max_samples: int = 20_000
+
+    def reason_to_stop(self, samples: Sequence[float], elapsed_s: float) -> str | None:
+        """Return ``precise``, ``time budget`` or ``sample limit``, or None to go on."""
+        if len(samples) >= self.max_samples:
+            return "sample limit"
+        if len(samples) >= self.floor_samples and elapsed_s >= self.budget_s:
+            return "time budget"
+        if len(samples) >= self.min_samples and len(samples) % 50 == 0:
+            low, high = median_interval(samples)
+            if high - low <= self.relative_width * median(samples):
+                return "precise"
+        return None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Times in milliseconds, in the order they were taken, and why the series ended."""
+
+    milliseconds: np.ndarray
+    stop_reason: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of an inference, each a series of its own."""
+
+    upload: Samples
+    compute: Samples
+    download: Samples
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Images per second of batches queued back to back: images over wall time, inputs already on the device."""
+
+    images_per_s: float
+    batches: int
+    seconds: float
+
+
+def median_interval(samples: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return a confidence interval of the median from order statistics, free of any assumed distribution.
+
+    The ranks are n/2 -+ z sqrt(n)/2, the normal approximation of the binomial count of samples below the median
+    (Conover, Practical Nonparametric Statistics, section 3.2).
+    """
+    ordered = np.sort(np.asarray(samples, dtype=float))
+    n = len(ordered)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(n) / 2
+    low = max(0, math.floor(n / 2 - half))
+    high = min(n - 1, math.ceil(n / 2 + half))
+    return float(ordered[low]), float(ordered[high])
+
+
+def quantile_sketch(samples: np.ndarray) -> list[float]:
+    """Return the samples' quantiles at 0, 0.5, ..., 100 percent: a distribution small enough to publish."""
+    return [float(f"{q:.6g}") for q in np.quantile(samples, np.linspace(0, 1, QUANTILES))]
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep CPython's collector from stopping the world between two readings of the clock, as ``timeit`` does."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def warm_up(
+    call: Callable[[], object],
+    *,
+    budget_s: float = 1.0,
+    window: int = 10,
+    tolerance: float = 0.05,
+    clock: Clock = time.perf_counter,
+) -> int:
+    """Call until the medians of two successive windows differ by less than ``tolerance``; return the calls made.
+
+    A fixed number of calls is too few for a library that tries kernels at first use, and too many for a model that
+    takes a second. At most ``budget_s`` seconds are spent, and two calls at least are made.
+    """
+    start, calls, previous = clock(), 0, math.inf
+    while True:
+        times = []
+        for _ in range(window):
+            before = clock()
+            call()
+            times.append(clock() - before)
+            calls += 1
+            if clock() - start >= budget_s and calls >= 2:
+                return calls
+        current = median(times)
+        if abs(current - previous) <= tolerance * current:
+            return calls
+        previous = current
+
+
+def collect(sample: Callable[[], float], rule: StoppingRule, clock: Clock = time.perf_counter) -> Samples:
+    """Take samples (milliseconds each) until ``rule`` ends the series."""
+    samples: list[float] = []
+    with no_garbage_collection():
+        start = clock()
+        while (reason := rule.reason_to_stop(samples, clock() - start)) is None:
+            samples.append(sample())
+    return Samples(np.asarray(samples), reason)
+
+
+def time_call(call: Callable[[], object], rule: StoppingRule, clock: Clock = time.perf_counter) -> Samples:
+    """Time ``call`` with the host's clock; it must wait for whatever it starts."""
+
+    def sample() -> float:
+        start = clock()
+        call()
+        return (clock() - start) * 1e3
+
+    return collect(sample, rule, clock)
+
+
+def time_end_to_end(
+    runner: Runner, inputs: Sequence[np.ndarray], rule: StoppingRule, clock: Clock = time.perf_counter
+) -> Samples:
+    """Time ``runner.infer``: host array in, host array out, everything between included.
+
+    ``inputs`` are used in turn, so that no cache holds the one that comes next.
+    """
+    rotation = itertools.cycle(inputs)
+    return time_call(lambda: runner.infer(next(rotation)), rule, clock)
+
+
+def time_parts(
+    runner: Runner,
+    inputs: Sequence[np.ndarray],
+    rule: StoppingRule,
+    before_each: Callable[[], object] | None = None,
+) -> Parts:
+    """Time upload, compute and download apart.
+
+    ``before_each`` runs before every inference, outside the timed parts (to flush a cache, for example).
+    """
+    stamp = _cuda_stamps(runner.stream) if runner.stream is not None else _host_stamps()
+    rotation = itertools.cycle(inputs)
+    rows: list[tuple[float, float, float]] = []
+
+    def sample() -> float:
+        if before_each is not None:
+            before_each()
+        batch = next(rotation)
+        marks = [stamp()]
+        for part in (lambda: runner.upload(batch), runner.compute, runner.download):
+            part()
+            marks.append(stamp())
+        runner.synchronize()
+        times = [after - before for before, after in itertools.pairwise(_milliseconds(marks))]
+        rows.append((times[0], times[1], times[2]))
+        return sum(times)
+
+    reason = collect(sample, rule).stop_reason
+    columns = np.asarray(rows).T
+    return Parts(*(Samples(column, reason) for column in columns))
+
+
+def time_compute(
+    runner: Runner,
+    rule: StoppingRule,
+    before_each: Callable[[], object] | None = None,
+) -> Samples:
+    """Time ``runner.compute`` alone on the batch that was uploaded last."""
+    stamp = _cuda_stamps(runner.stream) if runner.stream is not None else _host_stamps()
+
+    def sample() -> float:
+        if before_each is not None:
+            before_each()
+        marks = [stamp()]
+        runner.compute()
+        marks.append(stamp())
+        runner.synchronize()
+        start, end = _milliseconds(marks)
+        return end - start
+
+    return collect(sample, rule)
+
+
+def time_throughput(runner: Runner, batch: np.ndarray, budget_s: float, clock: Clock = time.perf_counter) -> Throughput:
+    """Queue ``compute`` back to back on a batch that is on the device, wait once, divide images by wall time.
+
+    Images over wall time, never the mean of 1/t: the mean of reciprocals is larger than the reciprocal of the mean
+    (Jensen's inequality).
+    """
+    runner.upload(batch)
+    runner.compute()
+    runner.synchronize()
+    batches, chunk = 0, 1
+    with no_garbage_collection():
+        start = clock()
+        while True:
+            for _ in range(chunk):
+                runner.compute()
+            runner.synchronize()
+            batches += chunk
+            elapsed = clock() - start
+            if elapsed >= budget_s:
+                return Throughput(batches * len(batch) / elapsed, batches, elapsed)
+            # Grow the queue towards the whole budget, so that waiting costs nothing.
+            chunk = max(1, min(2 * chunk, round((budget_s - elapsed) / elapsed * batches)))
+
+
+Mark = float | torch.cuda.Event
+
+
+def _host_stamps() -> Callable[[], Mark]:
+    return lambda: time.perf_counter() * 1e3
+
+
+def _cuda_stamps(stream: torch.cuda.Stream) -> Callable[[], Mark]:
+    def stamp() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(stream)
+        return event
+
+    return stamp
+
+
+def _milliseconds(marks: list[Mark]) -> list[float]:
+    """Return the marks as milliseconds since the first; CUDA events must have completed."""
+    first = marks[0]
+    if isinstance(first, torch.cuda.Event):
+        marks[-1].synchronize()  # type: ignore[union-attr]
+        return [first.elapsed_time(mark) for mark in marks]
+    return [mark - first for mark in marks]  # type: ignore[operator]

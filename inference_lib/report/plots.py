@@ -1,0 +1,177 @@
+"""Figures from records, drawn once for light and dark pages.
+
+A figure is an inline SVG: its ink is the page's text colour, its background the page's own, its text is text. Each
+carries a description for readers who do not see it, and a caption that names the machine.
+"""
+
+import html
+import io
+import re
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from IPython.display import HTML
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from inference_lib.backends import BACKENDS
+from inference_lib.backends.base import Style
+from inference_lib.report.records import Record
+from inference_lib.report.tables import PRECISION_NAMES
+
+INK = "#010203"
+"""Stands for the page's text colour until the SVG is written."""
+
+RC = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": "medium",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": "small",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+}
+
+PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
+
+
+def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure (inches) and its axes in the book's style."""
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)
+
+
+def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
+    """Return ``figure`` as inline SVG with its description and caption."""
+    buffer = io.StringIO()
+    # The salt makes ids of one figure differ from another's on the same page, and equal in every run.
+    with mpl.rc_context(RC | {"svg.hashsalt": alt}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
+    drawing = re.sub(r"\s*<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r"(-?\d+\.\d{2})\d+", r"\1", drawing)
+    described = f'<svg role="img" aria-label="{html.escape(alt)}"'
+    drawing = drawing.replace("<svg", described, 1)
+    return HTML(f'<figure class="measured">{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>')
+
+
+def provenance(records: Sequence[Record]) -> str:
+    """Return the machine, the software and the day that ``records`` come from, for a caption."""
+    sources = {
+        (r.machine.name(r.device), r.machine.driver, r.machine.packages.get("torch"), r.measured_on.isoformat())
+        for r in records
+    }
+    described = [
+        f"{name}{f', driver {driver}' if driver else ''}, torch {torch}, {day}"
+        for name, driver, torch, day in sorted(sources, key=str)
+    ]
+    return "Measured on " + "; ".join(described) + "."
+
+
+def style_of(record: Record) -> Style:
+    """Return how the record's backend is drawn."""
+    backend = BACKENDS.get(record.backend)
+    return backend.style if backend else Style("#888888")
+
+
+def label_of(record: Record) -> str:
+    """Return the legend entry of a record."""
+    return f"{record.title} {PRECISION_NAMES[record.precision]}"
+
+
+def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
+    """Draw the share of inferences that took at most so long: one line a record, log scale in time."""
+    for record in records:
+        assert record.latency is not None
+        sketch = record.latency.end_to_end.quantiles
+        style = style_of(record)
+        axes.plot(
+            sketch,
+            np.linspace(0, 100, len(sketch)),
+            color=style.color,
+            linestyle=style.dash,
+            alpha=0.5 if record.precision == "fp32" else 1,
+            label=label_of(record),
+        )
+    axes.set(xscale="log", xlabel="end-to-end latency, ms", ylabel="inferences at most this slow, %")
+    axes.legend(loc="lower right")
+
+
+def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
+    """Draw images per second over latency, one line a backend and precision, one point a batch size."""
+    for line in _lines(records):
+        style = style_of(line[0])
+        axes.plot(
+            [r.latency.end_to_end.p50 for r in line if r.latency],
+            [r.fps for r in line],
+            color=style.color,
+            linestyle=style.dash,
+            marker=style.marker,
+            markersize=5,
+            alpha=0.5 if line[0].precision == "fp32" else 1,
+            label=label_of(line[0]),
+        )
+        for record in line:
+            if record.latency and record.fps:
+                axes.annotate(
+                    str(record.batch_size),
+                    (record.latency.end_to_end.p50, record.fps),
+                    textcoords="offset points",
+                    xytext=(4, -9),
+                    fontsize="x-small",
+                )
+    axes.set(
+        xscale="log", yscale="log", xlabel="end-to-end latency of a batch, ms", ylabel="images per second, end to end"
+    )
+    axes.legend(loc="lower right")
+
+
+def _lines(records: Sequence[Record]) -> list[list[Record]]:
+    keys = dict.fromkeys((r.backend, r.precision) for r in records)
+    return [sorted((r for r in records if (r.backend, r.precision) == key), key=lambda r: r.batch_size) for key in keys]
+
+
+def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
+    """Draw upload, compute and download of each record as one stacked bar, and end-to-end latency as a mark."""
+    positions = range(len(records))
+    left = np.zeros(len(records))
+    for part, color in PART_COLORS.items():
+        widths = np.array([getattr(r.latency, part).p50 for r in records])
+        axes.barh(positions, widths, left=left, color=color, label=part, height=0.6)
+        left += widths
+    ends = [r.latency.end_to_end.p50 for r in records if r.latency]
+    axes.plot(ends, positions, "|", color=INK, markersize=14, markeredgewidth=2, label="end to end")
+    axes.set_yticks(positions, [label_of(r) for r in records])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel="median, ms")
+    axes.legend(loc="lower right")
+
+
+def bars(labels: Sequence[str], values: Sequence[float], color: str, unit: str, axes: Axes) -> None:
+    """Draw one horizontal bar a label, its value beside it."""
+    positions = range(len(labels))
+    drawn = axes.barh(positions, values, color=color, height=0.6)
+    axes.bar_label(drawn, fmt="{:,.4g}", padding=3, fontsize="small", color=INK)
+    axes.set_yticks(positions, labels)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.15)
+    axes.set(xlabel=unit)
+

@@ -1,0 +1,205 @@
+"""The measurement record: one JSON file per backend, workload and machine, and the folder that keeps them.
+
+Every number in the book comes out of a record. A cell that could not be measured has a record too, with the reason.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from inference_lib.errors import CourseError
+from inference_lib.measure.machine import Machine
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "unavailable", "unsupported", "out_of_memory", "failed"]
+
+
+class Distribution(BaseModel):
+    """A series of times, milliseconds."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    mean: float
+    cv_percent: float
+    """Standard deviation over mean."""
+    samples: int
+    stop_reason: str
+    quantiles: list[float]
+    """At 0, 0.5, ..., 100 percent."""
+
+
+class Latency(BaseModel):
+    """The time of one inference, as a whole and in its parts."""
+
+    end_to_end: Distribution
+    upload: Distribution
+    compute: Distribution
+    download: Distribution
+
+
+class Build(BaseModel):
+    """What it costs to get to the first answer."""
+
+    export_s: float
+    load_s: float
+    first_inference_s: float
+    artifact_mib: float
+
+
+class Accuracy(BaseModel):
+    """The exported model on the test set, alone and beside the FP32 eager reference."""
+
+    accuracy_percent: float
+    agreement_percent: float
+    """Images on which the predicted class is the reference's."""
+    largest_difference: float
+    """Largest absolute difference of a logit from the reference, over the largest absolute reference logit."""
+    images: int
+
+
+class Load(BaseModel):
+    """The GPU under back-to-back inferences, sampled through NVML in a phase of its own."""
+
+    busy_percent: float
+    sm_clock_mhz: float
+    power_w: float
+    temperature_c: float
+    energy_mj_per_image: float | None = None
+    throttle_reasons: list[str]
+    samples: int
+    seconds: float
+
+
+class Record(BaseModel):
+    """One cell of the tables."""
+
+    schema_version: int = SCHEMA_VERSION
+    status: Status
+    reason: str = ""
+    backend: str
+    title: str
+    version: str = ""
+    model: str
+    batch_size: int
+    precision: str
+    device: str
+    machine: Machine
+    profile: str
+    measured_on: date
+    fingerprint: str = ""
+    """Hash of everything that a repetition would share: the library's code, the weights, the machine, the profile."""
+    build: Build | None = None
+    latency: Latency | None = None
+    throughput_images_per_s: float | None = None
+    accuracy: Accuracy | None = None
+    gpu_memory_mib: float | None = None
+    """GPU memory that this process added (NVML, CUDA context included)."""
+    load: Load | None = None
+    flags: list[str] = Field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cell was measured."""
+        return self.status == "ok"
+
+    @property
+    def fps(self) -> float | None:
+        """Images per second of one caller who waits for every answer: batch size over median latency."""
+        return self.batch_size / self.latency.end_to_end.p50 * 1e3 if self.latency else None
+
+    @property
+    def file_name(self) -> str:
+        """Name that the same cell has on every machine's shelf."""
+        machine = re.sub(r"[^a-z0-9]+", "-", self.machine.name(self.device).lower()).strip("-")
+        return f"{machine}--{self.backend}--{self.model}-{self.device}-{self.precision}-b{self.batch_size}.json"
+
+
+class RecordStore:
+    """A folder of records. Writing is atomic: a reader sees the old record or the new one, never a part."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+
+    def write(self, record: Record) -> Path:
+        """Write one record, in place of an older one of the same cell.
+
+        Raises:
+            CourseError: the folder cannot be written.
+
+        """
+        path = self.directory / record.file_name
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.directory, suffix=".part", delete=False) as part:
+                part.write(record.model_dump_json(indent=1, exclude_none=True))
+                part.flush()
+                os.fsync(part.fileno())
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, path)
+        except OSError as error:
+            raise CourseError(
+                f"cannot write records to {self.directory}: {error.strerror}; "
+                "make the folder writable or choose another with --records"
+            ) from error
+        return path
+
+    def check_writable(self) -> None:
+        """Raise CourseError now, before anything is measured, if a record could not be written later."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.directory, suffix=".part"):
+                pass
+        except OSError as error:
+            raise CourseError(
+                f"cannot write records to {self.directory}: {error.strerror}; "
+                "make the folder writable or choose another with --records"
+            ) from error
+
+    def read(self) -> list[Record]:
+        """Return all records, in the order of their file names; none for a folder that does not exist.
+
+        Raises:
+            CourseError: a file is not a record of this schema version.
+
+        """
+        return [_read(path) for path in sorted(self.directory.glob("*.json"))]
+
+    def find(self, record: Record) -> Record | None:
+        """Return the stored record of the same cell, or None."""
+        path = self.directory / record.file_name
+        return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> Record:
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CourseError(
+            f"{path} is not a measurement record ({first['msg']}); delete it and measure again"
+        ) from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise CourseError(
+            f"{path} has record schema {record.schema_version}, this library reads {SCHEMA_VERSION}; "
+            "delete it and measure again"
+        )
+    return record
+
+
+def select(records: Iterable[Record], **wanted: object) -> list[Record]:
+    """Return the measured records with the wanted attributes: ``model="resnet18"``, ``batch_size=[1, 8]``."""
+
+    def fits(record: Record, name: str, value: object) -> bool:
+        found = getattr(record, name)
+        return found in value if isinstance(value, list | tuple | set) else found == value
+
+    return [r for r in records if r.ok and all(fits(r, name, value) for name, value in wanted.items())]

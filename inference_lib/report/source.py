@@ -1,0 +1,17 @@
+"""Show a reader the library's real source, never a copy of it that can age."""
+
+import importlib
+import inspect
+import textwrap
+from typing import Any
+
+from IPython.display import Markdown
+
+
+def show_source(thing: Any, name: str = "") -> Markdown:
+    """Return the source of ``thing``, or of ``name`` (dots allowed) in the module called ``thing``."""
+    if isinstance(thing, str):
+        thing = importlib.import_module(thing)
+        for part in name.split("."):
+            thing = getattr(thing, part)
+    return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(thing)).rstrip()}\n```")

@@ -1,0 +1,197 @@
+"""Tables from records: the scoreboard, the flat table that the command line prints, the reference project's."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML
+
+from inference_lib.report.records import Record
+
+MISSING = "-"
+
+DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
+PRECISION_NAMES = {"fp32": "FP32", "tf32": "TF32", "fp16": "FP16", "bf16": "BF16"}
+
+SCOREBOARD_FORMATS = {
+    "accuracy %": "{:.2f}",
+    "agreement %": "{:.2f}",
+    "latency ms": "{:.3f}",
+    "FPS": "{:,.0f}",
+    "throughput images/s": "{:,.0f}",
+    "GPU memory MiB": "{:,.0f}",
+    "GPU busy %": "{:.0f}",
+    "largest difference": "{:.1e}",
+    "ms": "{:.3f}",
+}
+
+
+def flat_table(records: Iterable[Record]) -> pd.DataFrame:
+    """Return one row a record with the columns of ``report --format csv``; times in ms, empty where not measured."""
+    return pd.DataFrame([_flat_row(record) for record in records], columns=list(_flat_columns()))
+
+
+def _flat_row(record: Record) -> dict[str, Any]:
+    return {name: read(record) for name, read in _flat_columns().items()}
+
+
+def _flat_columns() -> dict[str, Any]:
+    """Name every column of the flat table and say where it comes from."""
+
+    def latency(part: str, statistic: str) -> Any:
+        return lambda r: getattr(getattr(r.latency, part), statistic) if r.latency else None
+
+    return {
+        "machine": lambda r: r.machine.name(r.device),
+        "backend": lambda r: r.backend,
+        "model": lambda r: r.model,
+        "device": lambda r: r.device,
+        "precision": lambda r: r.precision,
+        "batch_size": lambda r: r.batch_size,
+        "status": lambda r: r.status,
+        "reason": lambda r: r.reason,
+        "accuracy_percent": lambda r: r.accuracy.accuracy_percent if r.accuracy else None,
+        "agreement_percent": lambda r: r.accuracy.agreement_percent if r.accuracy else None,
+        "latency_p50_ms": latency("end_to_end", "p50"),
+        "latency_p99_ms": latency("end_to_end", "p99"),
+        "upload_ms": latency("upload", "p50"),
+        "compute_ms": latency("compute", "p50"),
+        "download_ms": latency("download", "p50"),
+        "fps": lambda r: r.fps,
+        "throughput_images_per_s": lambda r: r.throughput_images_per_s,
+        "gpu_memory_mib": lambda r: r.gpu_memory_mib,
+        "gpu_busy_percent": lambda r: r.load.busy_percent if r.load else None,
+    }
+
+
+def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd.DataFrame:
+    """Return the reference project's table for one model: framework, device, precision, accuracy, FPS, memory, busy.
+
+    Latency and FPS are end to end at ``batch_size``, throughput is that of batches queued back to back. A cell that
+    was not measured keeps its row and says why in ``note``.
+    """
+    chosen = [r for r in records if r.model == model and r.batch_size == batch_size]
+    rows = [
+        {
+            "framework": record.title,
+            "device": DEVICE_NAMES[record.device],
+            "precision": PRECISION_NAMES[record.precision],
+            "accuracy %": record.accuracy.accuracy_percent if record.accuracy else None,
+            "agreement %": record.accuracy.agreement_percent if record.accuracy else None,
+            "latency ms": record.latency.end_to_end.p50 if record.latency else None,
+            "FPS": record.fps,
+            "throughput images/s": record.throughput_images_per_s,
+            "GPU memory MiB": record.gpu_memory_mib,
+            "GPU busy %": record.load.busy_percent if record.load else None,
+            "note": _note(record),
+        }
+        for record in chosen
+    ]
+    table = pd.DataFrame(rows)
+    return table.drop(columns="note") if len(table) and not table["note"].any() else table
+
+
+def _note(record: Record) -> str:
+    return "; ".join(record.flags) if record.ok else f"{record.status.replace('_', ' ')}: {record.reason}"
+
+
+def agreement(records: Iterable[Record]) -> pd.DataFrame:
+    """Return accuracy and agreement with the FP32 eager model, a row per backend, model and precision."""
+    rows = {
+        (record.title, record.model, record.precision): {
+            "framework": record.title,
+            "model": record.model,
+            "precision": PRECISION_NAMES[record.precision],
+            "accuracy %": record.accuracy.accuracy_percent,
+            "agreement %": record.accuracy.agreement_percent,
+            "largest difference": record.accuracy.largest_difference,
+            "images": record.accuracy.images,
+        }
+        for record in records
+        if record.accuracy
+    }
+    return pd.DataFrame(rows.values())
+
+
+def side_by_side(here: Sequence[Record], published: Sequence[Record], batch_sizes: Sequence[int]) -> pd.DataFrame:
+    """Return median end-to-end latency in ms, a row per cell, a column per machine."""
+    cells: dict[tuple[str, str, str, int], dict[str, float]] = {}
+    for record in (*here, *published):
+        if record.latency and record.batch_size in batch_sizes:
+            cell = (record.title, record.model, PRECISION_NAMES[record.precision], record.batch_size)
+            machine = record.machine.name(record.device)
+            cells.setdefault(cell, {})[f"{machine}, ms"] = record.latency.end_to_end.p50
+    names = ("framework", "model", "precision", "batch")
+    return pd.DataFrame([dict(zip(names, cell, strict=True)) | times for cell, times in cells.items()])
+
+
+def reference_table(model: str) -> pd.DataFrame:
+    """Return what the project this course grew from measured for ``model`` at batch 1 on a Quadro T2000."""
+    with resources.files("inference_lib.report").joinpath("reference_quadro_t2000.csv").open() as file:
+        table = pd.read_csv(file)
+    table = table[table["model"] == model].drop(columns="model")
+    return table.rename(
+        columns={
+            "accuracy_percent": "accuracy %",
+            "fps": "FPS",
+            "gpu_memory_mib": "GPU memory MiB",
+            "gpu_utilization_percent": "GPU busy %",
+        }
+    )
+
+
+def show_table(table: pd.DataFrame, caption: str = "", formats: dict[str, str] | None = None) -> HTML:
+    """Return ``table`` as HTML: numbers formatted and right-aligned, gaps shown as a dash, wide tables scrollable."""
+    formats = SCOREBOARD_FORMATS | (formats or {})
+    known = {name: formats[name] for name in table.columns if name in formats}
+    known |= {name: "{:.3f}" for name in table.columns if name.endswith(", ms")}
+    numbers = [name for name in table.columns if pd.api.types.is_numeric_dtype(table[name])]
+    styled = (
+        table.style.format(known, na_rep=MISSING)
+        .hide(axis="index")
+        .set_caption(caption)
+        .set_uuid("t")
+        .set_td_classes(pd.DataFrame("number", index=table.index, columns=numbers))
+    )
+    html = styled.to_html(table_attributes='class="measured"', exclude_styles=True)
+    return HTML(f'<div class="measured-table">{html}</div>')
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return ``table`` as text, with the scoreboard's number formats and a dash for what is missing."""
+    shown = table.astype(object)
+    for name in table.columns:
+        text = SCOREBOARD_FORMATS.get(name, "{}")
+        shown[name] = [MISSING if pd.isna(value) else text.format(value) for value in table[name]]
+    return shown
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """Return ``table`` as a Markdown table, numbers right-aligned."""
+    numbers = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    return formatted(table).to_markdown(
+        index=False, disable_numparse=True, colalign=["right" if n else "left" for n in numbers]
+    )
+
+
+def markdown_scoreboards(records: Sequence[Record]) -> str:
+    """Return every machine's scoreboards, a Markdown table per model."""
+    return "\n\n".join(f"**{title}**\n\n{markdown_table(table)}" for title, table in _scoreboards(records))
+
+
+def text_scoreboards(records: Sequence[Record]) -> str:
+    """Return every machine's scoreboards for a terminal."""
+    return "\n\n".join(
+        f"{title}\n{formatted(table).to_markdown(index=False, tablefmt='simple', disable_numparse=True)}"
+        for title, table in _scoreboards(records)
+    )
+
+
+def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield a title and a table for each machine, model and batch size that has records."""
+    machines = dict.fromkeys(r.machine.name(r.device) for r in records)
+    for machine in machines:
+        mine = [r for r in records if r.machine.name(r.device) == machine]
+        for model, batch_size in sorted({(r.model, r.batch_size) for r in mine}):
+            yield f"{model}, batch {batch_size}, {machine}", scoreboard(mine, model, batch_size)

@@ -1,0 +1,39 @@
+"""Numbers for sentences: each is computed from records, and says so where there is none."""
+
+from collections.abc import Callable, Sequence
+
+from inference_lib.report.records import Record
+
+NOT_MEASURED = "(not measured)"
+SAME = 0.03
+"""Two medians closer than this are called equal; a finer verdict needs the interval of their ratio."""
+
+
+def number(records: Sequence[Record], read: Callable[[Record], float | None], form: str = "{:.2f}") -> str:
+    """Return ``read`` of the one record, formatted."""
+    value = read(records[0]) if len(records) == 1 else None
+    return NOT_MEASURED if value is None else form.format(value)
+
+
+def times_faster(slow: Sequence[Record], fast: Sequence[Record]) -> str:
+    """Return how the end-to-end median of the one record ``fast`` compares with ``slow``: ``2.1 times faster``."""
+    if len(slow) != 1 or len(fast) != 1 or not (slow[0].latency and fast[0].latency):
+        return NOT_MEASURED
+    ratio = slow[0].latency.end_to_end.p50 / fast[0].latency.end_to_end.p50
+    if abs(ratio - 1) < SAME:
+        return "about as fast"
+    return f"{ratio:.1f} times faster" if ratio > 1 else f"{1 / ratio:.1f} times slower"
+
+
+def machines(records: Sequence[Record]) -> str:
+    """Return the names of the machines that ``records`` come from."""
+    return ", ".join(dict.fromkeys(r.machine.name(r.device) for r in records)) or NOT_MEASURED
+
+
+def verdict(records: Sequence[Record], model: str) -> str:
+    """Say whether every measured export of ``model`` still is the model."""
+    mine = [r for r in records if r.model == model and r.status in ("ok", "failed")]
+    broken = sorted({f"{r.title} {r.precision}: {r.reason}" for r in mine if not r.ok})
+    if broken:
+        return "; ".join(broken)
+    return "every export agrees with the reference" if mine else NOT_MEASURED

@@ -1,0 +1,384 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # PyTorch
+#
+# The framework the models were trained in is the first one to measure: everything after this chapter is compared
+# with it.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# what an eager call costs, and how a CUDA graph removes most of it
+# :::
+# :::{grid-item-card} You need
+# Python and PyTorch; a GPU for half of the experiments
+# :::
+# :::{grid-item-card} To read
+# 20 minutes
+# :::
+# :::{grid-item-card} To run
+# about a minute on two CPU cores, about two on the published GPU
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this framework exists
+#
+# PyTorch runs a model as an ordinary Python program. Each line that touches a tensor looks up an operation, picks a
+# kernel for the tensor's device and type, and launches it. Python then goes on to the next line without waiting: the
+# GPU works through a queue.
+#
+# That is what makes PyTorch pleasant to write and debug. It is also its price: every operation, however small, passes
+# through the interpreter and the dispatcher.
+#
+# ```{mermaid}
+# flowchart LR
+#   P["Python line"] --> D["dispatcher: device, dtype, shapes"] --> L["kernel launch"] --> Q["CUDA stream (queue)"] --> G["GPU"]
+#   P -. "goes on without waiting" .-> P
+# ```
+#
+# If launching takes longer than computing, the GPU starves. Small batches on a big GPU are exactly this case.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import torch
+
+from inference_lib import MODELS, load_pretrained, open_lab
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% [markdown]
+# ## Export
+#
+# There is little to export. A PyTorch model is two things: Python code for the architecture, and a dictionary of
+# tensors for the weights. The code must be importable wherever the model runs, so only the weights are written.
+
+# %%
+show_source(get_backend("pytorch").export)
+
+# %% [markdown]
+# The weights are cast before they are written, and the cast is checked on the file, not believed. A precision is a
+# property of what is stored:
+
+# %% tags=["nbval-check-output"]
+for precision in ("fp32", "fp16"):
+    artifact = build(get_backend("pytorch"), Workload("resnet18", 1, precision, "cpu"))
+    print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {get_backend('pytorch').stored_precision(artifact)}")
+
+# %% [markdown]
+# Loading is the reverse, with two lines that are easy to forget: `eval()` makes dropout and batch normalization behave as
+# they should at inference, and `requires_grad_(False)` says that nobody will ask for gradients.
+
+# %%
+show_source("inference_lib.backends.pytorch", "load_module")
+
+# %% [markdown]
+# ## The loop everybody writes
+#
+# A NumPy array comes in, it is copied to the device, the model is called, and the answer is copied back. This is the
+# course's baseline; the project that this course grew from timed exactly this.
+
+# %%
+show_source("inference_lib.backends.pytorch", "EagerRunner.infer")
+
+# %% [markdown]
+# `.cpu()` is the only line that waits. Everything before it is queued, so a clock stopped before it measures the
+# launching, not the computing.
+#
+# ## The same model as a CUDA graph
+#
+# A CUDA graph records a sequence of kernel launches once and replays it with a single call. The interpreter, the
+# dispatcher and the launches of hundreds of operations become one launch {cite}`pytorch_cuda_graphs`.
+#
+# The recording fixes everything: the kernels, their order, the shapes and the addresses. So the input is copied to
+# where the graph reads it, and the output is copied from where the graph writes it.
+
+# %%
+show_source("inference_lib.backends.pytorch", "GraphRunner._capture")
+
+# %% [markdown]
+# Three runs come first, on the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and must not
+# do so while recording. Images are kept channels-last, the layout that tensor cores read; the conversion is part of
+# the recording, so it is measured.
+#
+# ## Is it still the same model?
+#
+# Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers in
+# a different order, so the logits differ a little; the predicted class must not.
+
+# %%
+backends = ["pytorch", "pytorch-cudagraph"]
+records = lab.benchmark(backends)
+tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+
+# %% tags=["nbval-check-output"]
+for model in MODELS:
+    print(f"{model}: {words.verdict(records, model)}")
+
+# %% [markdown]
+# ## How fast?
+#
+# End-to-end latency is what a caller waits: from the NumPy array to the NumPy array. Here is your machine beside the
+# published one.
+
+# %%
+tables.show_table(
+    tables.side_by_side(records, lab.published(backends), batch_sizes=(1, 8, 256)),
+    "Median end-to-end latency, ms.",
+)
+
+# %% [markdown]
+# A median hides the stragglers. The next figure shows every inference: at each time, the share of inferences that took
+# no longer. A steep line is a steady latency.
+
+# %%
+gpu = lab.gpu_records()
+shown = select(gpu or records, backend=backends, model="resnet18", batch_size=1)
+figure, (axes,) = plots.new_figure()
+plots.latency_ecdf(shown, axes)
+plots.show_figure(
+    figure,
+    alt="Distribution of the end-to-end latency of resnet18 at batch 1, eager and CUDA graph, by precision.",
+    caption=f"ResNet-18 at batch 1. {plots.provenance(shown)}",
+)
+
+# %% tags=["remove-cell"]
+eager = select(gpu, backend="pytorch", model="resnet18", batch_size=1, precision="fp16")
+graph = select(gpu, backend="pytorch-cudagraph", model="resnet18", batch_size=1, precision="fp16")
+glue("04-graph-speedup", words.times_faster(eager, graph))
+glue("04-gpu", words.machines(gpu))
+glue("04-eager-cv", words.number(eager, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
+glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
+
+# %% [markdown]
+# On {glue:text}`04-gpu`, the FP16 CUDA graph answers {glue:text}`04-graph-speedup` than the eager loop at batch 1. It is
+# also steadier: its latency varies by {glue:text}`04-graph-cv` (standard deviation over mean), the eager loop's by
+# {glue:text}`04-eager-cv`, because the interpreter's moods no longer matter.
+#
+# ### Where the milliseconds are
+#
+# The same inference in three parts, timed on the device: the copy in, the model, the copy out. The mark is the end-to-end
+# latency, measured by itself with the host's clock.
+
+# %%
+shown = select(gpu or records, backend=backends, model="resnet18", batch_size=1)
+figure, (axes,) = plots.new_figure(height=0.45 * len(shown) + 1.2)
+plots.stacked_parts(shown, axes)
+plots.show_figure(
+    figure,
+    alt="Upload, compute and download time of resnet18 at batch 1 for each PyTorch row, with the end-to-end latency.",
+    caption=f"ResNet-18 at batch 1. {plots.provenance(shown)}",
+)
+
+# %% [markdown]
+# ### Larger batches
+#
+# A batch costs one launch sequence, however many images it holds. As it grows, computing takes over from launching, and
+# the two curves meet.
+
+# %%
+shown = select(gpu or records, backend=backends, model="resnet18")
+figure, (axes,) = plots.new_figure(height=4.2)
+plots.throughput_over_latency(shown, axes)
+plots.show_figure(
+    figure,
+    alt="Images per second over latency for resnet18 at rising batch sizes, eager and CUDA graph.",
+    caption=f"ResNet-18; numbers beside the points are batch sizes. {plots.provenance(shown)}",
+)
+
+# %% [markdown]
+# ## Why?
+#
+# The profiler counts what one inference of ResNet-18 launches and adds up the time that its operations took on the device
+# that did the work. What remains of the latency is waiting.
+
+# %%
+from inference_lib.measure.operations import operations
+
+model = load_pretrained("resnet18").to(lab.device)
+images = torch.zeros(1, 3, 224, 224, device=lab.device)
+
+with torch.inference_mode():
+    work = operations(lambda: model(images), lab.device)
+    latency = lab.time(lambda: model(images))
+
+tables.show_table(work.head(6), f"Operations of one inference, FP32, {lab.machine_name}.")
+
+# %%
+print(f"{work['calls'].sum():.0f} operations, {work['ms'].sum():.2f} ms in them, {latency.p50:.2f} ms in all")
+
+# %% [markdown]
+# On a GPU at batch 1, the operations take a fraction of the latency: the rest is the time between them. A CUDA graph
+# removes that time and leaves the operations as they are. On a CPU the two numbers nearly agree, and there is
+# nothing for a graph to remove.
+#
+# ## Knobs
+#
+# Each of these is one line. They are measured on ResNet-18 at batch 1 against the plain loop on this machine.
+
+# %%
+from torch.fx.experimental.optimization import fuse
+
+plain = load_pretrained("resnet18").to(lab.device)
+channels_last = load_pretrained("resnet18").to(lab.device, memory_format=torch.channels_last)
+folded = fuse(load_pretrained("resnet18")).to(lab.device)
+
+knobs = {
+    "plain": lambda: plain(images),
+    "with autograd": torch.inference_mode(mode=False)(lambda: plain.requires_grad_(True)(images)),
+    "channels-last": lambda: channels_last(images),
+    "batch norm folded": lambda: folded(images),
+}
+with torch.inference_mode():
+    times = {name: lab.time(call) for name, call in knobs.items()}
+
+# %%
+figure, (axes,) = plots.new_figure(height=2.6)
+plots.bars(list(times), [t.p50 for t in times.values()], "#D55E00", "median, ms (compute only)", axes)
+plots.show_figure(
+    figure,
+    alt="Median time of resnet18 at batch 1 with each option.",
+    caption=f"One option at a time, FP32, batch 1. {lab.machine_name}.",
+)
+
+# %% [markdown]
+# Folding batch normalization into the convolution before it removes an operation per layer and changes no result but
+# rounding. Channels-last pays when tensor cores do the work, that is in FP16 or TF32. Autograd's bookkeeping costs a
+# little at every operation.
+
+# %% [markdown]
+# ## What goes wrong
+#
+# ### Forgetting `eval()`
+#
+# In training mode, batch normalization uses the statistics of the batch at hand. The program runs, the shapes fit, and
+# the answers are wrong.
+
+# %%
+from inference_lib.data import load_fashion_mnist, preprocess
+
+pictures, labels = load_fashion_mnist("test")
+batch = torch.from_numpy(preprocess(pictures[:32])).to(lab.device)
+with torch.inference_mode():
+    right = plain.eval()(batch).argmax(1)
+    wrong = plain.train()(batch).argmax(1)
+plain.eval()
+print(f"{(right != wrong).sum().item()} of {len(batch)} predictions changed")
+
+# %% [markdown]
+# Training mode also overwrites the running statistics with every call, so the damage stays: `plain` must be loaded again
+# before it is used.
+#
+# ### An FP16 model and an FP32 array
+#
+# NumPy arrays are float64 or float32 unless somebody says otherwise. PyTorch refuses to mix them with half-precision
+# weights:
+
+# %%
+try:
+    load_pretrained("vanilla_cnn").half()(torch.zeros(1, 3, 224, 224))
+except RuntimeError as error:
+    print(error)
+
+# %% [markdown]
+# Convert on the host, before the copy: half the bytes cross the bus.
+#
+# ### The output of a CUDA graph is overwritten
+#
+# A replay writes to the same memory every time. A result that is kept without a copy changes under its owner's eyes
+# ([pytorch#170604](https://github.com/pytorch/pytorch/issues/170604)).
+
+# %%
+if lab.device == "cuda":
+    static_input = torch.zeros(4, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        static_output = static_input * 2
+
+    static_input.fill_(1)
+    graph.replay()
+    kept, copied = static_output, static_output.clone()
+    static_input.fill_(5)
+    graph.replay()
+    print(f"kept: {kept[0].item():.0f} (was 2), copied: {copied[0].item():.0f}")
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# ### Timing the launch instead of the work
+#
+# A call returns when its operations are queued. Without `torch.cuda.synchronize()` the clock is read too early.
+
+# %%
+if lab.device == "cuda":
+    import time
+
+    large = torch.zeros(64, 3, 224, 224, device="cuda")
+    with torch.inference_mode():
+        plain(large), torch.cuda.synchronize()
+        start = time.perf_counter()
+        plain(large)
+        launched = time.perf_counter() - start
+        torch.cuda.synchronize()
+        finished = time.perf_counter() - start
+    print(f"returned after {launched * 1e3:.2f} ms, finished after {finished * 1e3:.2f} ms")
+else:
+    print("needs a GPU; on a CPU a call returns when it is done")
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-04-layout
+# Measure channels-last again in FP16 at batch 64, if you have a GPU. Does it pay now? Why?
+# ```
+#
+# ```{solution} ex-04-layout
+# :class: dropdown
+# Cast the model and the images with `.half()`, call `.to(memory_format=torch.channels_last)` on both, and time them with
+# `lab.time`. Tensor cores read NHWC tiles. From NCHW, cuDNN inserts a transposition before and after many convolutions, and
+# in FP16 the convolutions are so short that these show.
+# ```
+#
+# ```{exercise}
+# :label: ex-04-dropout
+# `VanillaCNN` has a dropout layer. Predict what `train()` does to its answers, then check: are two calls with the same
+# input equal?
+# ```
+#
+# ```{solution} ex-04-dropout
+# :class: dropdown
+# They differ: dropout draws a new mask at every call. Batch normalization alone would give equal answers for equal batches.
+# ```
+#
+# ## Key points
+#
+# - An eager call costs a launch per operation; at batch 1 on a fast GPU the launches are the latency.
+# - A CUDA graph replays all launches as one. Shapes and addresses are fixed, and outputs must be copied.
+# - A precision label is a claim about stored weights and arithmetic: check the file, and set the TF32 policy.
+# - Only what is waited for has been timed.
+#
+# ## Further reading
+#
+# CUDA graphs in PyTorch {cite}`pytorch_cuda_graphs`; the rules that this book measures by are in
+# [How to read this book](../book/how_to_read).
