@@ -1,10 +1,14 @@
 """Which operations a call runs, and how long each takes on the device that does the work."""
 
+import os
 from collections.abc import Callable
 
 import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+# Without this the profiler's library writes an error to the page on machines without a GPU.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def operations(call: Callable[[], object], device: str) -> pd.DataFrame:

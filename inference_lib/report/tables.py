@@ -1,11 +1,13 @@
 """Tables from records: the scoreboard, the flat table that the command line prints, the reference project's."""
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
+from pandas.io.formats.style import Styler
 
 from inference_lib.report.records import Record
 
@@ -148,13 +150,14 @@ def show_table(table: pd.DataFrame, caption: str = "", formats: dict[str, str] |
     known |= {name: "{:.3f}" for name in table.columns if name.endswith(", ms")}
     numbers = [name for name in table.columns if pd.api.types.is_numeric_dtype(table[name])]
     styled = (
-        table.style.format(known, na_rep=MISSING)
+        Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
+        .format(known, na_rep=MISSING)
         .hide(axis="index")
         .set_caption(caption)
-        .set_uuid("t")
         .set_td_classes(pd.DataFrame("number", index=table.index, columns=numbers))
+        .set_table_attributes('class="measured"')
     )
-    html = styled.to_html(table_attributes='class="measured"', exclude_styles=True)
+    html = styled.to_html().replace('<style type="text/css">\n</style>\n', "")
     return HTML(f'<div class="measured-table">{html}</div>')
 
 

@@ -1,0 +1,136 @@
+"""Which framework, precision and batch size to use: a pure function over records, with a reason for every refusal."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from inference_lib.errors import CourseError, unknown_name
+from inference_lib.models import MODELS
+from inference_lib.report.records import Record
+
+Goal = Literal["latency", "throughput"]
+GOALS = ("latency", "throughput")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the records say about one request."""
+
+    ranked: tuple[Record, ...]
+    """Every record that meets the request, the best first."""
+    excluded: tuple[tuple[Record, str], ...]
+    """Every record that does not, and why."""
+
+    @property
+    def best(self) -> Record | None:
+        """The record to choose, None if none meets the request."""
+        return self.ranked[0] if self.ranked else None
+
+
+def choose(
+    records: Iterable[Record],
+    model: str,
+    max_latency_ms: float | None = None,
+    min_accuracy_percent: float | None = None,
+    max_memory_mib: float | None = None,
+    goal: Goal = "latency",
+) -> Choice:
+    """Return the record of ``model`` that serves ``goal`` best within the limits, and why each other one does not.
+
+    ``latency`` wants the shortest median, ``throughput`` the most images per second; both are end to end, copies
+    included, so a caller of ``Runner.infer`` gets what was chosen. The latency limit is for 99 of 100 batches (p99).
+    """
+    if model not in MODELS:
+        raise unknown_name("model", model, tuple(MODELS))
+    if goal not in GOALS:
+        raise unknown_name("goal", goal, GOALS)
+    kept, excluded = [], []
+    for record in (r for r in records if r.model == model):
+        reasons = [
+            _not_measured(record),
+            _too_much("p99 latency", _p99(record), max_latency_ms, "ms"),
+            _too_little("accuracy", _accuracy(record), min_accuracy_percent, "%"),
+            _too_much("GPU memory", record.gpu_memory_mib, max_memory_mib, "MiB"),
+        ]
+        first = reasons[0] or "; ".join(filter(None, reasons))
+        if first:
+            excluded.append((record, first))
+        else:
+            kept.append(record)
+    key = latency_ms if goal == "latency" else lambda r: -images_per_s(r)
+    return Choice(tuple(sorted(kept, key=key)), tuple(excluded))
+
+
+def pareto_front(records: Iterable[Record]) -> list[Record]:
+    """Return the measured records that no other beats in both latency and images per second, the quickest first.
+
+    Whatever the latency limit, the best choice is on this front.
+    """
+    front: list[Record] = []
+    for record in sorted((r for r in records if r.ok and r.latency), key=lambda r: (latency_ms(r), -images_per_s(r))):
+        if not front or images_per_s(record) > images_per_s(front[-1]):
+            front.append(record)
+    return front
+
+
+def quickest(records: Sequence[Record]) -> Record:
+    """Return the measured record with the shortest median end-to-end latency."""
+    measured = [r for r in records if r.ok and r.latency]
+    if not measured:
+        raise CourseError("no measured record to choose from; run a framework chapter first")
+    return min(measured, key=latency_ms)
+
+
+def seconds_to_first_answer(record: Record) -> float:
+    """Return what a record's first answer costs: export, load, and the first inference."""
+    assert record.build is not None
+    return record.build.export_s + record.build.load_s + record.build.first_inference_s
+
+
+def break_even(record: Record, baseline: Record) -> float | None:
+    """Return after how many inferences ``record`` has taken less time in all than ``baseline``, None for never.
+
+    All counts: export, load, first inference, then one median latency an inference.
+    """
+    dearer_s = seconds_to_first_answer(record) - seconds_to_first_answer(baseline)
+    saved_s = (latency_ms(baseline) - latency_ms(record)) / 1e3
+    if saved_s <= 0:
+        return None
+    return max(0.0, dearer_s / saved_s)
+
+
+def latency_ms(record: Record) -> float:
+    """Return the median end-to-end latency of a measured record."""
+    assert record.latency is not None
+    return record.latency.end_to_end.p50
+
+
+def images_per_s(record: Record) -> float:
+    """Return images per second end to end of a measured record."""
+    return record.batch_size / latency_ms(record) * 1e3
+
+
+def _p99(record: Record) -> float | None:
+    return record.latency.end_to_end.p99 if record.latency else None
+
+
+def _accuracy(record: Record) -> float | None:
+    return record.accuracy.accuracy_percent if record.accuracy else None
+
+
+def _not_measured(record: Record) -> str:
+    if record.ok and record.latency:
+        return ""
+    return f"{record.status.replace('_', ' ')}: {record.reason}" if not record.ok else "latency was not measured"
+
+
+def _too_much(what: str, value: float | None, limit: float | None, unit: str) -> str:
+    if limit is None or (value is not None and value <= limit):
+        return ""
+    return f"{what} was not measured" if value is None else f"{what} {value:,.4g} {unit}, more than {limit:,g} {unit}"
+
+
+def _too_little(what: str, value: float | None, limit: float | None, unit: str) -> str:
+    if limit is None or (value is not None and value >= limit):
+        return ""
+    return f"{what} was not measured" if value is None else f"{what} {value:,.4g} {unit}, less than {limit:,g} {unit}"

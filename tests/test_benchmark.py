@@ -1,0 +1,115 @@
+"""A grid of cells: what is measured, what is reused, and what a crash costs."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference_lib.errors import CourseError
+from inference_lib.measure import accuracy
+from inference_lib.measure import benchmark as module
+from inference_lib.measure.benchmark import benchmark, run_worker
+from inference_lib.measure.cell import Job, empty_record
+from inference_lib.measure.profiles import PROFILES
+from inference_lib.report.records import RecordStore
+
+TINY = replace(PROFILES["quick"], name="tiny", batch_sizes=(1, 2), budget_s=0.02, min_samples=3, test_images=8)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    return RecordStore(tmp_path / "records")
+
+
+def tiny(store: RecordStore, **changed: object) -> list:
+    return benchmark(
+        **({"backends": ["pytorch"], "models": ["vanilla_cnn"], "device": "cpu", "profile": TINY, "store": store} | changed)
+    )
+
+
+def test_every_cell_is_measured_checked_and_stored(store: RecordStore) -> None:
+    records = tiny(store)
+    assert [(r.status, r.batch_size) for r in records] == [("ok", 1), ("ok", 2)]
+    for record in records:
+        assert record.accuracy.images == TINY.test_images
+        assert record.accuracy.agreement_percent == 100
+        assert record.latency.end_to_end.samples >= 3
+        assert record.throughput_images_per_s > 0
+        assert record.build.artifact_mib > 0
+    assert store.read() == records
+
+
+def test_what_was_measured_is_not_measured_again(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tiny(store)
+    monkeypatch.setattr(module, "run_worker", lambda *_: pytest.fail("a worker was started"))
+    assert tiny(store) == first
+
+
+def test_a_change_of_the_profile_measures_again(store: RecordStore) -> None:
+    first = tiny(store)
+    again = tiny(store, profile=replace(TINY, test_images=6))
+    assert first[0].fingerprint != again[0].fingerprint
+    assert again[0].accuracy.images == 6
+
+
+def test_a_row_that_cannot_be_measured_says_why(store: RecordStore) -> None:
+    records = tiny(store, backends=["pytorch-cudagraph"])
+    assert {r.status for r in records} == {"unsupported"}
+    assert "NVIDIA GPUs" in records[0].reason
+    assert store.read() == records
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"models": ["resnet19"]}, "unknown model 'resnet19'; choose one of: vanilla_cnn, resnet18"),
+        ({"backends": ["keras"]}, "unknown backend 'keras'; choose one of: pytorch, "),
+        ({"precisions": ["fp12"]}, "unknown precision 'fp12'; choose one of: fp32, "),
+        ({"batch_sizes": [0]}, "batch size 0"),
+    ],
+)
+def test_an_unknown_name_is_refused_before_anything_runs(store: RecordStore, changed: dict, message: str) -> None:
+    with pytest.raises(CourseError) as error:
+        tiny(store, **changed)
+    assert str(error.value).startswith(message)
+    assert store.read() == []
+
+
+JOB = Job("pytorch", "vanilla_cnn", "fp32", "cpu", (1, 2, 4), TINY, "f")
+
+
+def _die_at_two(job: Job, store: RecordStore, announce: Callable[[int], None]) -> None:
+    for batch_size in job.batch_sizes:
+        announce(batch_size)
+        if batch_size == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        store.write(empty_record(job, batch_size, "ok"))
+
+
+def test_a_crash_is_reported_with_the_batch_size_it_happened_at(store: RecordStore) -> None:
+    assert run_worker(_die_at_two, JOB, store) == (2, "the worker process died (signal 9)")
+    assert [r.batch_size for r in store.read()] == [1]
+
+
+def test_a_crash_costs_one_cell(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "measure", _die_at_two)
+    records = tiny(store, batch_sizes=[1, 2, 4])
+    assert [(r.batch_size, r.status) for r in records] == [(1, "ok"), (2, "failed"), (4, "ok")]
+    assert "signal 9" in records[1].reason
+
+
+def test_a_wrong_model_is_not_timed(store: RecordStore) -> None:
+    """Logits that are not the reference's make a failed record, never a fast row."""
+    path = accuracy.reference_path("vanilla_cnn", "cpu", 7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.random.default_rng(0).normal(size=(7, 10)).astype("float32"))
+    try:
+        records = tiny(store, profile=replace(TINY, test_images=7))
+    finally:
+        path.unlink()
+    assert {r.status for r in records} == {"failed"}
+    assert all("FP32 reference" in r.reason and r.latency is None for r in records)

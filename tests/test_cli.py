@@ -1,0 +1,131 @@
+"""The command line: outputs for programs, one clear line for mistakes."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference_lib.cli import main
+from inference_lib.report.records import Record, RecordStore
+
+MakeRecord = Callable[..., Record]
+
+COLUMNS = (
+    "machine, backend, model, device, precision, batch_size, status, reason, accuracy_percent, agreement_percent, "
+    "latency_p50_ms, latency_p99_ms, upload_ms, compute_ms, download_ms, fps, throughput_images_per_s, "
+    "gpu_memory_mib, gpu_busy_percent"
+).split(", ")
+
+
+@pytest.fixture
+def records(tmp_path: Path, make_record: MakeRecord) -> Path:
+    store = RecordStore(tmp_path / "records")
+    store.write(make_record(2.0))
+    store.write(
+        make_record(
+            backend="onnxruntime", title="ONNX Runtime (run)", status="unavailable", reason="not installed",
+            latency=None, throughput_images_per_s=None, accuracy=None, gpu_memory_mib=None, load=None,
+        )
+    )  # fmt: skip
+    return store.directory
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_csv_has_the_documented_columns(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "report", "--records", str(records), "--format", "csv"))))
+    assert list(rows[0]) == COLUMNS
+    by_backend = {row["backend"]: row for row in rows}
+    assert float(by_backend["pytorch"]["fps"]) == pytest.approx(500)
+    assert float(by_backend["pytorch"]["latency_p50_ms"]) == 2.0
+    assert by_backend["onnxruntime"]["status"] == "unavailable"
+    assert by_backend["onnxruntime"]["fps"] == ""
+
+
+def test_json_holds_the_same_rows(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads(printed(capsys, "report", "--records", str(records), "--format", "json"))
+    assert {row["backend"] for row in rows} == {"pytorch", "onnxruntime"}
+    assert list(rows[0]) == COLUMNS
+
+
+@pytest.mark.parametrize("kind", ["table", "markdown"])
+def test_the_scoreboard_names_machine_rows_and_reasons(
+    records: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    text = printed(capsys, "report", "--records", str(records), "--format", kind)
+    assert "resnet18, batch 1, NVIDIA Test GPU" in text
+    assert "PyTorch (eager)" in text
+    assert "unavailable: not installed" in text
+
+
+def test_doctor_names_every_backend_and_what_would_mend_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "doctor")
+    assert "pytorch-cudagraph" in text
+    assert "onnxruntime" in text
+    if not torch.cuda.is_available():
+        assert "run on a machine with an NVIDIA GPU" in text
+
+
+def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("benchmark --model resnet19 --device cpu", "unknown model 'resnet19'"),
+        ("benchmark --backend keras --device cpu", "unknown backend 'keras'"),
+        ("benchmark --precision fp12 --device cpu", "unknown precision 'fp12'"),
+        ("benchmark --profile huge --device cpu", "unknown profile 'huge'"),
+        ("export pytorch resnet19 --device cpu", "unknown model 'resnet19'"),
+        ("export pytorch-cudagraph resnet18 --device cpu", "CUDA graphs exist on NVIDIA GPUs only"),
+        ("export pytorch resnet18 --device tpu", "unknown device 'tpu'"),
+        ("report --records nowhere", "no records in nowhere"),
+        ("run 99_nothing", "99_nothing"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: str, message: str) -> None:
+    assert message in failing(capsys, *arguments.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_asked_for_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no NVIDIA GPU answers" in failing(capsys, "benchmark", "--device", "cuda")
+
+
+def test_a_results_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = failing(capsys, "benchmark", "--device", "cpu", "--records", str(tmp_path / "file" / "records"))
+    assert "cannot write records to" in message
+
+
+def test_ctrl_c_keeps_what_was_finished_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "records")
+    command = [sys.executable, "-m", "inference_lib", "benchmark", "--backend", "pytorch", "--model", "vanilla_cnn"]
+    command += ["--device", "cpu", "--batch-size", "1", "2", "256", "--records", str(store.directory), "--format", "csv"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(store.directory.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "goes on from there" in errors.splitlines()[-1]
+    assert store.read()

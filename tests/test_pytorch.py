@@ -1,0 +1,99 @@
+"""The PyTorch backends: what is exported is what is run, in the precision that the label says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends.cuda import float32_products
+from inference_lib.errors import CourseError
+from inference_lib.models import load_pretrained
+
+
+def random_batch(workload: Workload, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=workload.input_shape).astype(workload.host_dtype)
+
+
+def test_the_loaded_artifact_computes_what_the_model_computes(tmp_path: Path) -> None:
+    workload = Workload("vanilla_cnn", 3, "fp32", "cpu")
+    batch = random_batch(workload)
+    with get_backend("pytorch").load(build(get_backend("pytorch"), workload, tmp_path)) as runner:
+        logits = runner.infer(batch)
+        runner.upload(batch)
+        runner.compute()
+        in_parts = runner.download()
+    expected = load_pretrained("vanilla_cnn")(torch.from_numpy(batch)).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(logits, in_parts)
+    assert logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_the_stored_precision_is_the_one_asked_for(tmp_path: Path, precision: str) -> None:
+    backend, workload = get_backend("pytorch"), Workload("vanilla_cnn", 1, precision, "cuda")
+    assert backend.stored_precision(build(backend, workload, tmp_path)) == workload.storage
+
+
+def test_an_export_in_another_precision_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = get_backend("pytorch")
+    monkeypatch.setattr(type(backend), "stored_precision", lambda *_: "fp32")
+    with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
+        build(backend, Workload("vanilla_cnn", 1, "fp16", "cuda"), tmp_path)
+    assert not list(tmp_path.glob("pytorch/vanilla_cnn-fp16"))
+
+
+def test_a_fresh_artifact_is_reused_and_a_stale_one_rebuilt(tmp_path: Path) -> None:
+    backend, workload = get_backend("pytorch"), Workload("vanilla_cnn", 1, "fp32", "cpu")
+    first = build(backend, workload, tmp_path)
+    weights = first.directory / "weights.safetensors"
+    made = weights.stat().st_mtime_ns
+    build(backend, workload, tmp_path)
+    assert weights.stat().st_mtime_ns == made
+    manifest = json.loads((first.directory / "manifest.json").read_text())
+    (first.directory / "manifest.json").write_text(json.dumps(manifest | {"weights_sha256": "other"}))
+    build(backend, workload, tmp_path)
+    assert weights.stat().st_mtime_ns > made
+
+
+def test_the_tf32_policy_is_set_and_restored() -> None:
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    for precision, policy in (("fp32", "ieee"), ("tf32", "tf32"), ("fp16", "ieee")):
+        with float32_products(precision):
+            assert (conv.fp32_precision, matmul.fp32_precision) == (policy, policy)
+    assert (conv.fp32_precision, matmul.fp32_precision) == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["pytorch", "pytorch-cudagraph"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_the_gpu_runners_agree_with_the_cpu(tmp_path: Path, name: str, precision: str, batch_size: int) -> None:
+    workload = Workload("resnet18", batch_size, precision, "cuda")
+    expected_model = load_pretrained("resnet18")
+    tolerance = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}[precision]
+    with get_backend(name).load(build(get_backend(name), workload, tmp_path)) as runner:
+        for seed in (1, 2):  # a second input: a stale output would be the first one's
+            batch = random_batch(workload, seed)
+            expected = expected_model(torch.from_numpy(batch).float()).numpy()
+            logits = runner.infer(batch)
+            assert np.abs(logits - expected).max() <= tolerance * np.abs(expected).max()
+            runner.upload(batch)
+            runner.compute()
+            np.testing.assert_array_equal(runner.download(), logits)
+
+
+@pytest.mark.gpu
+def test_fp32_is_ieee_and_tf32_is_not(tmp_path: Path) -> None:
+    backend = get_backend("pytorch")
+    differences = {}
+    for precision in ("fp32", "tf32"):
+        workload = Workload("resnet18", 4, precision, "cuda")
+        batch = random_batch(workload)
+        expected = load_pretrained("resnet18")(torch.from_numpy(batch)).numpy()
+        with backend.load(build(backend, workload, tmp_path)) as runner:
+            differences[precision] = np.abs(runner.infer(batch) - expected).max() / np.abs(expected).max()
+    assert differences["fp32"] < 1e-5 < differences["tf32"]

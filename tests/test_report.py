@@ -1,0 +1,93 @@
+"""Tables, figures and words say what the records say."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from inference_lib.models import MODELS
+from inference_lib.report import plots, tables, words
+from inference_lib.report.records import Record
+
+MakeRecord = Callable[..., Record]
+
+
+def test_the_scoreboard_keeps_a_row_that_was_not_measured(make_record: MakeRecord) -> None:
+    absent = make_record(status="unsupported", reason="no such kernel", latency=None, accuracy=None)
+    table = tables.scoreboard([make_record(2.0), absent], "resnet18")
+    assert table["FPS"].iloc[0] == 500
+    assert pd.isna(table["FPS"].iloc[1])
+    assert table["note"].iloc[1] == "unsupported: no such kernel"
+
+
+def test_a_flagged_row_is_shown_as_flagged(make_record: MakeRecord) -> None:
+    table = tables.scoreboard([make_record(flags=["clocks were held down: power cap"])], "resnet18")
+    assert "clocks were held down" in table["note"].iloc[0]
+
+
+def test_side_by_side_has_a_column_a_machine(make_record: MakeRecord) -> None:
+    here = make_record(20.0, device="cpu")
+    table = tables.side_by_side([here], [make_record(2.0)], batch_sizes=(1,))
+    assert table["Test CPU (2 cores), ms"].tolist() == [20.0]
+    assert table["NVIDIA Test GPU, ms"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_reference_table_has_six_frameworks_in_two_precisions(model: str) -> None:
+    table = tables.reference_table(model)
+    assert len(table) == 12
+    assert set(table["framework"]) >= {"PyTorch", "TensorRT", "ONNX-TensorRT", "Torch-TensorRT"}
+
+
+def test_shown_tables_format_numbers_and_mark_gaps() -> None:
+    html = tables.show_table(pd.DataFrame({"framework": ["a", "b"], "FPS": [1234.5, None]}), "caption").data
+    assert ">1,234<" in html
+    assert "number" in html
+    assert "<caption>caption</caption>" in html
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "expected"),
+    [(4.0, 2.0, "2.0 times faster"), (2.0, 4.0, "2.0 times slower"), (2.0, 2.02, "about as fast")],
+)
+def test_a_comparison_reads_right_both_ways(
+    make_record: MakeRecord, slow: float, fast: float, expected: str
+) -> None:
+    assert words.times_faster([make_record(slow)], [make_record(fast)]) == expected
+
+
+def test_a_number_that_is_not_there_says_so(make_record: MakeRecord) -> None:
+    assert words.times_faster([], [make_record()]) == words.NOT_MEASURED
+    assert words.number([make_record(latency=None)], lambda r: r.fps) == words.NOT_MEASURED
+
+
+def test_the_verdict_names_the_export_that_changed_the_model(make_record: MakeRecord) -> None:
+    assert words.verdict([make_record()], "resnet18") == "every export agrees with the reference"
+    broken = make_record(status="failed", reason="logits differ")
+    assert "PyTorch (eager) fp32: logits differ" in words.verdict([make_record(), broken], "resnet18")
+
+
+def test_a_figure_follows_the_page_and_describes_itself(make_record: MakeRecord) -> None:
+    figure, (axes,) = plots.new_figure()
+    plots.latency_ecdf([make_record()], axes)
+    html = plots.show_figure(figure, alt='The "distribution" of one row', caption="A caption.").data
+    assert "currentColor" in html
+    assert plots.INK not in html
+    assert 'aria-label="The &quot;distribution&quot; of one row"' in html
+    assert "<figcaption>A caption.</figcaption>" in html
+
+
+@pytest.mark.parametrize("draw", [plots.latency_ecdf, plots.throughput_over_latency, plots.stacked_parts])
+def test_the_same_records_give_the_same_figure(make_record: MakeRecord, draw: Callable) -> None:
+    def drawn() -> str:
+        figure, (axes,) = plots.new_figure()
+        draw([make_record(2.0), make_record(9.0, batch_size=8)], axes)
+        return plots.show_figure(figure, alt="x").data
+
+    assert drawn() == drawn()
+
+
+def test_a_caption_names_machine_software_and_day(make_record: MakeRecord) -> None:
+    caption = plots.provenance([make_record()])
+    for part in ("NVIDIA Test GPU", "driver 1.2.3", "torch 2.11.0", "2026-01-02"):
+        assert part in caption
