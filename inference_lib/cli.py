@@ -97,7 +97,9 @@ def _report(options: argparse.Namespace) -> None:
 
     if not options.records.is_dir():
         raise CourseError(f"no records in {options.records}; make some with `python -m inference_lib benchmark`")
-    print(_formatted(RecordStore(options.records).read(), options.format))
+    records = RecordStore(options.records).read()
+    chosen = [r for r in records if options.batch_size is None or r.batch_size in options.batch_size]
+    print(_formatted(chosen, options.format))
 
 
 def _formatted(records: Sequence[Any], kind: str) -> str:
@@ -191,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     choices(book, profile=True)
 
     report = command("report", _report, "print the scoreboard of a folder of records")
+    report.add_argument("--batch-size", type=int, nargs="+", help="of these batch sizes alone")
     choices(report, device=False, records=True)
 
     command("doctor", _doctor, "say which frameworks work here, and what would mend the others")

@@ -1,7 +1,10 @@
 """Is it still the same model? Logits on the test set, compared with the FP32 eager model's."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +49,29 @@ class Comparison:
 
 
 def logits_of(runner: Runner, workload: Workload, images: int) -> np.ndarray:
-    """Return the runner's logits (images x 10, float32) for the first ``images`` of the test set."""
-    pictures, _ = load_fashion_mnist("test")
+    """Return the runner's logits (images x 10, float32) for the first ``images`` of the test set.
+
+    One batch is preprocessed while the batch before it is inferred.
+    """
+    pictures, _ = test_set()
+    chunks = [pictures[start : start + workload.batch_size] for start in range(0, images, workload.batch_size)]
+    chunks[-1] = chunks[-1][: images - (len(chunks) - 1) * workload.batch_size]
     parts = []
-    for start in range(0, images, workload.batch_size):
-        chunk = pictures[start : min(start + workload.batch_size, images)]
-        parts.append(runner.infer(_full_batch(preprocess(chunk, workload.host_dtype), workload))[: len(chunk)])
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        prepare = partial(preprocess, dtype=workload.host_dtype)
+        coming = pool.submit(prepare, chunks[0])
+        for chunk, following in zip_longest(chunks, chunks[1:]):
+            batch = coming.result()
+            if following is not None:
+                coming = pool.submit(prepare, following)
+            parts.append(runner.infer(_full_batch(batch, workload))[: len(chunk)])
     return np.concatenate(parts)
+
+
+@cache
+def test_set() -> tuple[np.ndarray, np.ndarray]:
+    """Return the test images (uint8, 10,000 x 28 x 28) and labels, read once per process."""
+    return load_fashion_mnist("test")
 
 
 def _full_batch(batch: np.ndarray, workload: Workload) -> np.ndarray:
@@ -64,7 +83,7 @@ def _full_batch(batch: np.ndarray, workload: Workload) -> np.ndarray:
 def compare(logits: np.ndarray, reference: np.ndarray) -> Comparison:
     """Compare logits (N x 10) with the reference's logits for the same first N test images."""
     reference = reference[: len(logits)]
-    labels = load_fashion_mnist("test")[1][: len(logits)]
+    labels = test_set()[1][: len(logits)]
     predicted = logits.argmax(axis=1)
     return Comparison(
         accuracy_percent=float(np.mean(predicted == labels) * 100),

@@ -5,6 +5,7 @@ A worker has run nothing else, so its memory is its own, and a crash in it costs
 
 import hashlib
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -37,7 +38,7 @@ def benchmark(
     """Measure every backend, model, precision and batch size; return one record a cell, in that order.
 
     With ``reuse``, a cell that was measured by this code, on this machine, with this profile is not measured again,
-    so an interrupted run goes on where it stopped. ``progress`` is told a line before each worker starts.
+    so an interrupted run goes on where it stopped. ``progress`` is told a line after each worker.
 
     Raises:
         CourseError: an unknown name, no data set, or a folder that cannot be written; nothing is measured then.
@@ -64,8 +65,10 @@ def benchmark(
             job.workload(batch_size)  # rejects unknown names before anything runs
     records: list[Record] = []
     for number, job in enumerate(jobs, start=1):
-        progress(f"{number}/{len(jobs)} {job.backend} {job.model} {job.precision}")
+        start = time.perf_counter()
         records += _measure_job(job, store, reuse)
+        seconds = time.perf_counter() - start
+        progress(f"{number}/{len(jobs)} {job.backend} {job.model} {job.precision}: {seconds:.1f} s")
     return records
 
 

@@ -1,5 +1,7 @@
 """Measure one cell: load, check, time, sample. It runs in a worker process that does nothing else."""
 
+import gc
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 
 from inference_lib.backends import Artifact, Backend, Runner, Workload, build, get_backend
-from inference_lib.data import load_fashion_mnist, preprocess
+from inference_lib.data import preprocess
 from inference_lib.measure import accuracy, device, timing
 from inference_lib.measure.machine import this_machine
 from inference_lib.measure.profiles import Profile
@@ -27,8 +29,8 @@ from inference_lib.report.records import (
 CHECKED_IMAGES = 64
 """Images whose logits are compared with the reference before a cell is timed."""
 
-INPUT_BUFFERS = 4
-"""Different batches that take turns as input."""
+INPUT_IMAGES, MIN_INPUT_BUFFERS = 8, 2
+"""Different batches take turns as input: enough for this many images, two at least."""
 
 HIGH_CV_PERCENT = 10.0
 
@@ -120,6 +122,7 @@ def _measure_runner(
     job: Job, runner: Runner, workload: Workload, record: Record, reference: np.ndarray, memory_before: float
 ) -> None:
     """Fill ``record``: first inference, agreement, memory, latency, throughput, load; in this order."""
+    began = time.perf_counter()
     inputs = test_inputs(workload)
     start = time.perf_counter()
     runner.infer(inputs[0])
@@ -144,16 +147,18 @@ def _measure_runner(
     record.throughput_images_per_s = timing.time_throughput(runner, inputs[0], job.profile.budget_s).images_per_s
     if workload.device == "cuda":
         record.gpu_memory_mib = device.memory_used_mib() - memory_before
+    if workload.device == "cuda" and workload.batch_size in job.profile.load_batch_sizes:
         record.load = Load(**asdict(device.sample_load(_load_step(runner, inputs), job.profile.load_s)))
     record.flags = _flags(record)
+    record.measuring_s = time.perf_counter() - began
 
 
 def test_inputs(workload: Workload) -> list[np.ndarray]:
     """Return different batches (N x 3 x 224 x 224) from the start of the test set."""
-    pictures, _ = load_fashion_mnist("test")
-    count = INPUT_BUFFERS * workload.batch_size
-    chosen = pictures[np.arange(count) % len(pictures)]
-    return [preprocess(part, workload.host_dtype) for part in np.split(chosen, INPUT_BUFFERS)]
+    pictures, _ = accuracy.test_set()
+    buffers = max(MIN_INPUT_BUFFERS, INPUT_IMAGES // workload.batch_size)
+    chosen = pictures[np.arange(buffers * workload.batch_size) % len(pictures)]
+    return [preprocess(part, workload.host_dtype) for part in np.split(chosen, buffers)]
 
 
 def distribution(samples: timing.Samples) -> Distribution:
@@ -175,10 +180,10 @@ def distribution(samples: timing.Samples) -> Distribution:
 
 def _load_step(runner: Runner, inputs: list[np.ndarray]) -> Callable[[], int]:
     """Return one end-to-end inference, as the FPS column counts it."""
-    batches = iter(range(10**12))
+    rotation = itertools.cycle(inputs)
 
     def step() -> int:
-        batch = inputs[next(batches) % len(inputs)]
+        batch = next(rotation)
         runner.infer(batch)
         return len(batch)
 
@@ -216,8 +221,6 @@ def _failure(job: Job, batch_size: int, error: Exception) -> Record:
 
 def _free_memory() -> None:
     """Give cached memory back, so that the next batch size starts from an empty process."""
-    import gc
-
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

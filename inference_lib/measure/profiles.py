@@ -18,6 +18,8 @@ class Profile:
     """Samples before a series may end for being precise enough."""
     load_s: float
     """Seconds of steady load under NVML's eyes."""
+    load_batch_sizes: tuple[int, ...]
+    """Batch sizes at which the load is sampled."""
     test_images: int
     """Images of the test set on which accuracy and agreement are computed."""
 
@@ -27,8 +29,8 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile("quick", (1, 8), ("fp32", "fp16"), 0.3, 30, 0.6, 256),
-    "full": Profile("full", (1, 8, 64, 256), ("fp32", "tf32", "fp16"), 0.25, 200, 0.8, 10_000),
+    "quick": Profile("quick", (1, 8), ("fp32", "fp16"), 0.3, 30, 0.6, (1, 8), 256),
+    "full": Profile("full", (1, 8, 64, 256), ("fp32", "tf32", "fp16"), 0.15, 100, 1.0, (1, 256), 10_000),
 }
 
 

@@ -104,6 +104,8 @@ class Record(BaseModel):
     gpu_memory_mib: float | None = None
     """GPU memory that this process added (NVML, CUDA context included)."""
     load: Load | None = None
+    measuring_s: float | None = None
+    """What measuring the cell took, from the first inference to the last sample."""
     flags: list[str] = Field(default_factory=list)
 
     @property
