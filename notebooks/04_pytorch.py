@@ -44,12 +44,6 @@
 # That is what makes PyTorch pleasant to write and debug. It is also its price: every operation, however small, passes
 # through the interpreter and the dispatcher.
 #
-# ```{mermaid}
-# flowchart LR
-#   P["Python line"] --> D["dispatcher: device, dtype, shapes"] --> L["kernel launch"] --> Q["CUDA stream (queue)"] --> G["GPU"]
-#   P -. "goes on without waiting" .-> P
-# ```
-#
 # If launching takes longer than computing, the GPU starves. Small batches on a big GPU are exactly this case.
 
 # %% tags=["parameters"]
@@ -66,6 +60,21 @@ from inference_lib.report import glue, plots, select, show_source, tables, words
 
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+launch, kernel = 1.0, 0.4
+eager = {
+    "Python": [(i * launch, launch * 0.9) for i in range(8)],
+    "GPU (eager)": [((i + 0.9) * launch, kernel) for i in range(8)],
+    "GPU (graph)": [(launch + i * kernel, kernel * 0.9) for i in range(8)],
+}
+figure, (axes,) = plots.new_figure(height=1.9)
+plots.timeline(eager, ["#8A8F98", "#D55E00", "#D98C00"], axes)
+plots.show_figure(
+    figure,
+    alt="Sketch: eight launches one after the other, the GPU idle between short kernels; a graph runs them without gaps.",
+    caption="A sketch, not a measurement. Eager: every kernel waits for its launch. Graph: one launch, no gaps.",
+)
 
 # %% [markdown]
 # ## Export

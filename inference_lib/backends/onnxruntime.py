@@ -157,7 +157,7 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     """
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(3)
+    onnxruntime.set_default_logger_severity(4)  # what fails raises; what falls back is checked below
     wanted = PROVIDERS[device]
     providers = [(wanted, cuda_options or {})] if device == "cuda" else [wanted]
     session = onnxruntime.InferenceSession(str(path), providers=providers)

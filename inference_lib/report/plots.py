@@ -6,6 +6,7 @@ carries a description for readers who do not see it, and a caption that names th
 
 import html
 import io
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ import numpy as np
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.base import Style
@@ -23,36 +25,38 @@ from inference_lib.report.tables import PRECISION_NAMES
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 
-RC = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": "medium",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": INK,
-    "grid.alpha": 0.15,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": "small",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
-}
+# The style of the whole book; set for the process, so that whatever a chapter adds to a figure has it too.
+mpl.rcParams.update(
+    {
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "axes.titlesize": "medium",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": INK,
+        "grid.alpha": 0.15,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+        "legend.fontsize": "small",
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "lines.linewidth": 1.8,
+        "svg.fonttype": "none",
+    }
+)
 
 PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
 
 
 def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a figure (inches) and its axes in the book's style."""
-    with mpl.rc_context(RC):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -60,7 +64,7 @@ def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
     """Return ``figure`` as inline SVG with its description and caption."""
     buffer = io.StringIO()
     # The salt makes ids of one figure differ from another's on the same page, and equal in every run.
-    with mpl.rc_context(RC | {"svg.hashsalt": alt}):
+    with mpl.rc_context({"svg.hashsalt": alt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
@@ -164,6 +168,36 @@ def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
     axes.legend(loc="lower right")
 
 
+def flow(stages: Sequence[Sequence[str]], axes: Axes) -> None:
+    """Draw boxes from left to right, a column a stage, an arrow from each box to every box of the next stage."""
+    box = {"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": INK}
+    before: list[Text] = []
+    for column, stage in enumerate(stages):
+        now = [
+            axes.text(column, (len(stage) - 1) / 2 - row, text, ha="center", va="center", fontsize="small", bbox=box)
+            for row, text in enumerate(stage)
+        ]
+        for start, end in itertools.product(before, now):
+            patches = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
+            arrow = {"arrowstyle": "->", "color": INK, "shrinkA": 3, "shrinkB": 3}
+            axes.annotate("", end.get_position(), start.get_position(), arrowprops=arrow | patches)
+        before = now
+    tallest = max(map(len, stages))
+    axes.set(xlim=(-0.5, len(stages) - 0.5), ylim=(-tallest / 2, tallest / 2))
+    axes.set_axis_off()
+
+
+def timeline(rows: dict[str, list[tuple[float, float]]], colors: Sequence[str], axes: Axes) -> None:
+    """Draw a row of spans (start, length) for each label, without a scale: for sketches."""
+    for position, (spans, color) in enumerate(zip(rows.values(), colors, strict=True)):
+        axes.broken_barh(spans, (position - 0.3, 0.6), color=color)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    axes.set(xlabel="time →")
+
+
 def bars(labels: Sequence[str], values: Sequence[float], color: str, unit: str, axes: Axes) -> None:
     """Draw one horizontal bar a label, its value beside it."""
     positions = range(len(labels))
@@ -174,4 +208,3 @@ def bars(labels: Sequence[str], values: Sequence[float], color: str, unit: str, 
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.15)
     axes.set(xlabel=unit)
-
