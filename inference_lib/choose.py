@@ -35,10 +35,11 @@ def choose(
     max_memory_mib: float | None = None,
     goal: Goal = "latency",
 ) -> Choice:
-    """Return the record of ``model`` that serves ``goal`` best within the limits, and why each other one does not.
+    """Return the record of ``model`` that serves ``goal`` best within the limits.
 
-    ``latency`` wants the shortest median, ``throughput`` the most images per second; both are end to end, copies
-    included, so a caller of ``Runner.infer`` gets what was chosen. The latency limit is for 99 of 100 batches (p99).
+    ``latency`` wants the shortest median, ``throughput`` the most images per second. Both are end
+    to end, copies included, so a caller of ``Runner.infer`` gets what was chosen. The latency limit
+    is for 99 of 100 batches (p99). A limit on something that was not measured excludes.
     """
     if model not in MODELS:
         raise unknown_name("model", model, tuple(MODELS))
@@ -52,9 +53,9 @@ def choose(
             _too_little("accuracy", _accuracy(record), min_accuracy_percent, "%"),
             _too_much("GPU memory", record.gpu_memory_mib, max_memory_mib, "MiB"),
         ]
-        first = reasons[0] or "; ".join(filter(None, reasons))
-        if first:
-            excluded.append((record, first))
+        broken = reasons[0] or "; ".join(filter(None, reasons))
+        if broken:
+            excluded.append((record, broken))
         else:
             kept.append(record)
     key = latency_ms if goal == "latency" else lambda r: -images_per_s(r)
@@ -62,12 +63,13 @@ def choose(
 
 
 def pareto_front(records: Iterable[Record]) -> list[Record]:
-    """Return the measured records that no other beats in both latency and images per second, the quickest first.
+    """Return the measured records that no other beats in both latency and images per second.
 
-    Whatever the latency limit, the best choice is on this front.
+    The quickest comes first. Whatever median latency is allowed, the most productive record is on this front.
     """
+    measured = [r for r in records if r.ok and r.latency]
     front: list[Record] = []
-    for record in sorted((r for r in records if r.ok and r.latency), key=lambda r: (latency_ms(r), -images_per_s(r))):
+    for record in sorted(measured, key=lambda r: (latency_ms(r), -images_per_s(r))):
         if not front or images_per_s(record) > images_per_s(front[-1]):
             front.append(record)
     return front
@@ -88,9 +90,9 @@ def seconds_to_first_answer(record: Record) -> float:
 
 
 def break_even(record: Record, baseline: Record) -> float | None:
-    """Return after how many inferences ``record`` has taken less time in all than ``baseline``, None for never.
+    """Return after how many inferences ``record`` is ahead of ``baseline`` for good, None for never.
 
-    All counts: export, load, first inference, then one median latency an inference.
+    Everything counts: export, load, first inference, then one median latency an inference.
     """
     dearer_s = seconds_to_first_answer(record) - seconds_to_first_answer(baseline)
     saved_s = (latency_ms(baseline) - latency_ms(record)) / 1e3
@@ -127,10 +129,10 @@ def _not_measured(record: Record) -> str:
 def _too_much(what: str, value: float | None, limit: float | None, unit: str) -> str:
     if limit is None or (value is not None and value <= limit):
         return ""
-    return f"{what} was not measured" if value is None else f"{what} {value:,.4g} {unit}, more than {limit:,g} {unit}"
+    return f"{what} was not measured" if value is None else f"{what} {value:,.5g} {unit}, more than {limit:,g} {unit}"
 
 
 def _too_little(what: str, value: float | None, limit: float | None, unit: str) -> str:
     if limit is None or (value is not None and value >= limit):
         return ""
-    return f"{what} was not measured" if value is None else f"{what} {value:,.4g} {unit}, less than {limit:,g} {unit}"
+    return f"{what} was not measured" if value is None else f"{what} {value:,.5g} {unit}, less than {limit:,g} {unit}"

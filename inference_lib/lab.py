@@ -31,9 +31,14 @@ class Lab:
     store: RecordStore
     published_store: RecordStore
 
-    def benchmark(self, backends: Sequence[str], models: Sequence[str] = tuple(MODELS)) -> list[Record]:
+    def benchmark(
+        self,
+        backends: Sequence[str],
+        models: Sequence[str] = tuple(MODELS),
+        precisions: Sequence[str] | None = None,
+    ) -> list[Record]:
         """Measure ``backends`` on this lab's device with its profile; see measure.benchmark.benchmark."""
-        return benchmark(backends, models, self.device, self.profile, self.store)
+        return benchmark(backends, models, self.device, self.profile, self.store, precisions)
 
     def time(self, call: Callable[[], object]) -> Distribution:
         """Time ``call`` with the host's clock, the device's work included: for the experiments inside a chapter."""

@@ -83,20 +83,21 @@ plots.show_figure(
 # tensors for the weights. The code must be importable wherever the model runs, so only the weights are written.
 
 # %%
-show_source(get_backend("pytorch").export)
+show_source("inference_lib.backends.pytorch", "PyTorchEager.export")
 
 # %% [markdown]
 # The weights are cast before they are written, and the cast is checked on the file, not believed. A precision is a
 # property of what is stored:
 
 # %% tags=["nbval-check-output"]
+backend = get_backend("pytorch")
 for precision in ("fp32", "fp16"):
-    artifact = build(get_backend("pytorch"), Workload("resnet18", 1, precision, "cpu"))
-    print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {get_backend('pytorch').stored_precision(artifact)}")
+    artifact = build(backend, Workload("resnet18", 1, precision, "cpu"))
+    print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
 
 # %% [markdown]
-# Loading is the reverse, with two lines that are easy to forget: `eval()` makes dropout and batch normalization behave as
-# they should at inference, and `requires_grad_(False)` says that nobody will ask for gradients.
+# Loading is the reverse, with two lines that are easy to forget: `eval()` makes dropout and batch normalization
+# behave as they should at inference, and `requires_grad_(False)` says that nobody will ask for gradients.
 
 # %%
 show_source("inference_lib.backends.pytorch", "load_module")
@@ -126,14 +127,14 @@ show_source("inference_lib.backends.pytorch", "EagerRunner.infer")
 show_source("inference_lib.backends.pytorch", "GraphRunner._capture")
 
 # %% [markdown]
-# Three runs come first, on the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and must not
-# do so while recording. Images are kept channels-last, the layout that tensor cores read; the conversion is part of
-# the recording, so it is measured.
+# Three runs come first, on the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and must
+# not do so while recording. Images are kept channels-last, the layout that tensor cores read; the conversion is part
+# of the recording, so it is measured.
 #
 # ## Is it still the same model?
 #
-# Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers in
-# a different order, so the logits differ a little; the predicted class must not.
+# Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers
+# in a different order, so the logits differ a little; the predicted class must not.
 
 # %%
 backends = ["pytorch", "pytorch-cudagraph"]
@@ -157,8 +158,8 @@ tables.show_table(
 )
 
 # %% [markdown]
-# A median hides the stragglers. The next figure shows every inference: at each time, the share of inferences that took
-# no longer. A steep line is a steady latency.
+# A median hides the stragglers. The next figure shows every inference: at each time, the share of inferences that
+# took no longer. A steep line is a steady latency.
 
 # %%
 gpu = lab.gpu_records()
@@ -180,14 +181,14 @@ glue("04-eager-cv", words.number(eager, lambda r: r.latency.end_to_end.cv_percen
 glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
 
 # %% [markdown]
-# On {glue:text}`04-gpu`, the FP16 CUDA graph answers {glue:text}`04-graph-speedup` than the eager loop at batch 1. It is
-# also steadier: its latency varies by {glue:text}`04-graph-cv` (standard deviation over mean), the eager loop's by
-# {glue:text}`04-eager-cv`, because the interpreter's moods no longer matter.
+# On {glue:text}`04-gpu`, against the eager loop, the FP16 CUDA graph is {glue:text}`04-graph-speedup` at batch 1. Its
+# latency varies by {glue:text}`04-graph-cv` (standard deviation over mean), the eager loop's by
+# {glue:text}`04-eager-cv`: with one launch there is little left for the interpreter to delay.
 #
 # ### Where the milliseconds are
 #
-# The same inference in three parts, timed on the device: the copy in, the model, the copy out. The mark is the end-to-end
-# latency, measured by itself with the host's clock.
+# The same inference in three parts, timed on the device: the copy in, the model, the copy out. The mark is the
+# end-to-end latency, measured by itself with the host's clock.
 
 # %%
 shown = select(gpu or records, backend=backends, model="resnet18", batch_size=1)
@@ -202,8 +203,8 @@ plots.show_figure(
 # %% [markdown]
 # ### Larger batches
 #
-# A batch costs one launch sequence, however many images it holds. As it grows, computing takes over from launching, and
-# the two curves meet.
+# A batch costs one launch sequence, however many images it holds. As it grows, computing takes over from launching,
+# and the two curves meet.
 
 # %%
 shown = select(gpu or records, backend=backends, model="resnet18")
@@ -218,8 +219,8 @@ plots.show_figure(
 # %% [markdown]
 # ## Why?
 #
-# The profiler counts what one inference of ResNet-18 launches and adds up the time that its operations took on the device
-# that did the work. What remains of the latency is waiting.
+# The profiler counts what one inference of ResNet-18 launches and adds up the time that its operations took on the
+# device that did the work. What remains of the latency is waiting.
 
 # %%
 from inference_lib.measure.operations import operations
@@ -280,8 +281,8 @@ plots.show_figure(
 #
 # ### Forgetting `eval()`
 #
-# In training mode, batch normalization uses the statistics of the batch at hand. The program runs, the shapes fit, and
-# the answers are wrong.
+# In training mode, batch normalization uses the statistics of the batch at hand. The program runs, the shapes fit,
+# and the answers are wrong.
 
 # %%
 from inference_lib.data import load_fashion_mnist, preprocess
@@ -295,8 +296,8 @@ plain.eval()
 print(f"{(right != wrong).sum().item()} of {len(batch)} predictions changed")
 
 # %% [markdown]
-# Training mode also overwrites the running statistics with every call, so the damage stays: `plain` must be loaded again
-# before it is used.
+# Training mode also overwrites the running statistics with every call, so the damage stays: `plain` must be loaded
+# again before it is used.
 #
 # ### An FP16 model and an FP32 array
 #
@@ -364,20 +365,21 @@ else:
 #
 # ```{solution} ex-04-layout
 # :class: dropdown
-# Cast the model and the images with `.half()`, call `.to(memory_format=torch.channels_last)` on both, and time them with
-# `lab.time`. Tensor cores read NHWC tiles. From NCHW, cuDNN inserts a transposition before and after many convolutions, and
-# in FP16 the convolutions are so short that these show.
+# Cast the model and the images with `.half()`, call `.to(memory_format=torch.channels_last)` on both, and time them
+# with `lab.time`. Tensor cores read NHWC tiles. From NCHW, cuDNN inserts a transposition before and after many
+# convolutions, and in FP16 the convolutions are so short that these show.
 # ```
 #
 # ```{exercise}
 # :label: ex-04-dropout
-# `VanillaCNN` has a dropout layer. Predict what `train()` does to its answers, then check: are two calls with the same
-# input equal?
+# `VanillaCNN` has a dropout layer. Predict what `train()` does to its answers, then check: are two calls with the
+# same input equal?
 # ```
 #
 # ```{solution} ex-04-dropout
 # :class: dropdown
-# They differ: dropout draws a new mask at every call. Batch normalization alone would give equal answers for equal batches.
+# They differ: dropout draws a new mask at every call. Batch normalization alone would give equal answers for equal
+# batches.
 # ```
 #
 # ## Key points

@@ -26,9 +26,8 @@ def store(tmp_path: Path) -> RecordStore:
 
 
 def tiny(store: RecordStore, **changed: object) -> list:
-    return benchmark(
-        **({"backends": ["pytorch"], "models": ["vanilla_cnn"], "device": "cpu", "profile": TINY, "store": store} | changed)
-    )
+    asked = {"backends": ["pytorch"], "models": ["vanilla_cnn"], "device": "cpu", "profile": TINY, "store": store}
+    return benchmark(**(asked | changed))
 
 
 def test_every_cell_is_measured_checked_and_stored(store: RecordStore) -> None:

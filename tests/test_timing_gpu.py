@@ -14,10 +14,8 @@ pytestmark = pytest.mark.gpu
 RULE = timing.StoppingRule(1.0, relative_width=0.002)
 
 
-def l2_flusher():
-    """Return what triton.testing.do_bench does between two runs: overwrite a buffer larger than the L2 cache."""
-    scratch = torch.empty(256 * 2**20 // 4, dtype=torch.int32, device="cuda")
-    return scratch
+LARGER_THAN_L2 = 256 * 2**20
+"""Bytes that triton.testing.do_bench overwrites between two runs, so that no run finds its data in the L2 cache."""
 
 
 @pytest.mark.parametrize("model", ["vanilla_cnn", "resnet18", "mobilenet_v2"])
@@ -28,7 +26,7 @@ def test_compute_agrees_with_do_bench_on_a_captured_graph(tmp_path: Path, model:
     backend, workload = get_backend("pytorch-cudagraph"), Workload(model, batch_size, "fp16", "cuda")
     with backend.load(build(backend, workload, tmp_path)) as runner:
         runner.upload(np.zeros(workload.input_shape, workload.host_dtype))
-        scratch = l2_flusher()
+        scratch = torch.empty(LARGER_THAN_L2, dtype=torch.uint8, device="cuda")
 
         def flush() -> None:
             with torch.cuda.stream(runner.stream):

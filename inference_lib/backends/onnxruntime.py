@@ -8,6 +8,7 @@ Provider options: https://onnxruntime.ai/docs/execution-providers/CUDA-Execution
 import contextlib
 import io
 import logging
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -118,7 +119,8 @@ def export_onnx(model: torch.nn.Module, dtype: torch.dtype, path: Path) -> None:
     """Export ``model`` to one ONNX file with a dynamic batch, in ``dtype``.
 
     The model is cast before the export, so the graph itself is in that precision: a later conversion would clip
-    constants. The example holds two images because ``torch.export`` takes a dimension of one as a constant.
+    constants. The example holds two images because ``torch.export`` may take a dimension of one as a constant; the
+    exporter of recent versions works around that.
     """
     images = torch.zeros(2, *IMAGE_SHAPE, dtype=dtype)
     with _quiet():
@@ -142,7 +144,12 @@ def _quiet() -> Any:
     level = exporter.level
     exporter.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         exporter.setLevel(level)
@@ -160,7 +167,8 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     onnxruntime.set_default_logger_severity(4)  # what fails raises; what falls back is checked below
     wanted = PROVIDERS[device]
     providers = [(wanted, cuda_options or {})] if device == "cuda" else [wanted]
-    session = onnxruntime.InferenceSession(str(path), providers=providers)
+    with _quiet():  # it prints that it falls back; the check below says so better
+        session = onnxruntime.InferenceSession(str(path), providers=providers)
     if session.get_providers()[0] != wanted:
         raise CourseError(
             f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}; "

@@ -52,7 +52,7 @@ def benchmark(
             model,
             precision,
             device,
-            tuple(sorted(batch_sizes or profile.batch_sizes)),
+            tuple(sorted(batch_sizes or profile.batch_sizes_of(precision))),
             profile,
             fingerprint(model, profile),
         )

@@ -11,6 +11,8 @@ class Profile:
 
     name: str
     batch_sizes: tuple[int, ...]
+    tf32_batch_sizes: tuple[int, ...]
+    """TF32 differs from FP32 in the arithmetic alone, so that its ends say enough."""
     cuda_precisions: tuple[str, ...]
     budget_s: float
     """Seconds at most for each timed series (end to end, parts, throughput)."""
@@ -27,10 +29,37 @@ class Profile:
         """Return the precisions to measure on ``device``."""
         return self.cuda_precisions if device == "cuda" else ("fp32",)
 
+    def batch_sizes_of(self, precision: str) -> tuple[int, ...]:
+        """Return the batch sizes to measure in ``precision``, in rising order."""
+        return self.tf32_batch_sizes if precision == "tf32" else self.batch_sizes
+
 
 PROFILES = {
-    "quick": Profile("quick", (1, 8), ("fp32", "fp16"), 0.3, 30, 0.6, (1, 8), 256),
-    "full": Profile("full", (1, 8, 64, 256), ("fp32", "tf32", "fp16"), 0.15, 100, 1.0, (1, 256), 10_000),
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="quick",
+            batch_sizes=(1, 8),
+            tf32_batch_sizes=(1,),
+            cuda_precisions=("fp32", "fp16"),
+            budget_s=0.2,
+            min_samples=30,
+            load_s=0.6,
+            load_batch_sizes=(1,),
+            test_images=256,
+        ),
+        Profile(
+            name="full",
+            batch_sizes=(1, 8, 64, 256),
+            tf32_batch_sizes=(1, 256),
+            cuda_precisions=("fp32", "tf32", "fp16"),
+            budget_s=0.1,
+            min_samples=100,
+            load_s=0.9,
+            load_batch_sizes=(1,),
+            test_images=10_000,
+        ),
+    )
 }
 
 

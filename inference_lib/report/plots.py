@@ -16,6 +16,7 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.base import Style
@@ -114,7 +115,8 @@ def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
             label=label_of(record),
         )
     axes.set(xscale="log", xlabel="end-to-end latency, ms", ylabel="inferences at most this slow, %")
-    axes.legend(loc="lower right")
+    _plain_ticks(axes, "x")
+    _legend_above(axes)
 
 
 def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
@@ -143,7 +145,8 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
     axes.set(
         xscale="log", yscale="log", xlabel="end-to-end latency of a batch, ms", ylabel="images per second, end to end"
     )
-    axes.legend(loc="lower right")
+    _plain_ticks(axes, "x", "y")
+    _legend_above(axes)
 
 
 def _lines(records: Sequence[Record]) -> list[list[Record]]:
@@ -165,7 +168,23 @@ def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set(xlabel="median, ms")
-    axes.legend(loc="lower right")
+    _legend_above(axes, columns=4)
+
+
+def _legend_above(axes: Axes, columns: int = 2) -> None:
+    """Put the legend over the axes, where it covers no data."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+
+
+def _plain_ticks(axes: Axes, *names: str) -> None:
+    """Label a log scale with plain numbers (0.3, 20, 10,000), and minor ticks too where decades are few."""
+    for name in names:
+        axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+        low, high = sorted(axis.get_view_interval())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        shown = "123456789" if high / low < 3 else "235"
+        few = FuncFormatter(lambda value, _, shown=shown: f"{value:,.6g}" if f"{value:.0e}"[0] in shown else "")
+        axis.set_minor_formatter(few if high / low < 30 else NullFormatter())
 
 
 def flow(stages: Sequence[Sequence[str]], axes: Axes) -> None:

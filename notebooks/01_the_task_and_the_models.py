@@ -1,0 +1,565 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The task and the models
+#
+# One task, three trained networks, and what each of them has to compute: everything after this chapter makes these
+# three networks answer faster.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# what the networks see, compute and answer, and how to tell that they work
+# :::
+# :::{grid-item-card} You need
+# Python and PyTorch; no GPU
+# :::
+# :::{grid-item-card} To read
+# 20 minutes
+# :::
+# :::{grid-item-card} To run
+# under a minute on two CPU cores, less on the published GPU
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this task
+#
+# A course on inference needs trained networks whose answers can be checked, and little else. Fashion-MNIST
+# {cite}`fashion_mnist` is right for that: 70,000 grey pictures of clothes, ten classes, and a modern GPU learns them
+# in minutes. It is harder than digits, so there is accuracy to lose when an export is broken.
+#
+# The pictures are enlarged from 28 x 28 to 224 x 224 pixels, the size that the networks were designed for. They learn
+# nothing from the extra pixels, but they do the real work: the same layers, shapes and memory traffic as on
+# photographs.
+#
+# The project that this course grew from chose this task and these three networks, and measured six frameworks on a
+# laptop GPU, one picture at a time. Keeping its task makes its results comparable with ours, in the
+# [scoreboard](16_scoreboard).
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import json
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from inference_lib import MODELS, load_pretrained, open_lab
+from inference_lib.data import CLASS_NAMES, MEAN, STD, load_fashion_mnist, preprocess
+from inference_lib.measure.accuracy import read_reference, reference_path, write_reference
+from inference_lib.models import PRETRAINED, weights_sha256
+from inference_lib.report import glue, plots, show_source, tables
+
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [
+    "picture\n28 x 28 bytes",
+    "normalize,\nenlarge",
+    "input\n3 x 224 x 224\nfloats",
+    "network",
+    "10 logits",
+    "class:\nthe largest",
+]
+figure, (axes,) = plots.new_figure(height=1.0)
+plots.flow([[stage] for stage in stages], axes)
+plots.show_figure(
+    figure,
+    alt="Flow: a picture of 28 x 28 bytes, normalized and enlarged, is an input of 3 x 224 x 224 floats; "
+    "the network answers with ten logits; the largest names the class.",
+    caption="From a picture to its class. The book measures everything to the right of the input.",
+)
+
+# %% [markdown]
+# ## The data
+#
+# The test set has 10,000 pictures, a thousand of each class. The networks never saw it in training.
+
+# %% tags=["nbval-check-output"]
+pictures, labels = load_fashion_mnist("test")
+print(f"{pictures.shape} {pictures.dtype}, {np.bincount(labels).tolist()} of each class")
+
+
+# %% tags=["hide-input"]
+def draw_pictures(rows: list[np.ndarray], axes) -> list[float]:
+    """Draw pictures (each row N x 28 x 28) as one small image; return the middle of every column."""
+    framed = [np.concatenate([np.pad(p.astype(float), 2, constant_values=np.nan) for p in row], axis=1) for row in rows]
+    axes.imshow(np.concatenate(framed), cmap="gray", interpolation="none")
+    axes.set_axis_off()
+    return [32 * column + 15.5 for column in range(len(rows[0]))]
+
+
+figure, (axes,) = plots.new_figure(height=2.7)
+of_class = [pictures[labels == number] for number in range(len(CLASS_NAMES))]
+middles = draw_pictures([np.stack([some[row] for some in of_class]) for row in range(3)], axes)
+for middle, name in zip(middles, CLASS_NAMES, strict=True):
+    axes.text(middle, -6, name, rotation=35, rotation_mode="anchor", fontsize="small")
+plots.show_figure(
+    figure,
+    alt=f"Three test pictures of each class: {', '.join(CLASS_NAMES)}.",
+    caption="The first three test pictures of each class.",
+)
+
+# %% [markdown]
+# ### What the networks see
+#
+# Four steps: scale to 0..1, subtract the mean and divide by the standard deviation of the training pictures, enlarge,
+# and repeat the grey channel three times, because the networks expect colours.
+
+# %%
+show_source("inference_lib.data", "preprocess")
+
+# %%
+show_source("inference_lib.data", "enlarge")
+
+# %% tags=["nbval-check-output"]
+batch = preprocess(pictures[:64])
+print(f"{batch.shape} {batch.dtype}, mean {batch.mean():.2f}, standard deviation {batch.std():.2f}")
+print(f"one picture: {pictures[0].nbytes} bytes, one input: {batch[0].nbytes} bytes")
+
+# %% [markdown]
+# The order is N x C x H x W: picture, channel, row, column. The input is much larger than the picture, and in most
+# chapters it is the input that crosses the bus to the GPU, because that is what an image of a camera would do.
+#
+# ## The models
+#
+# ### Vanilla CNN: three convolutions
+#
+# The smallest network that does the task well. Each of its blocks convolves, normalizes, rectifies, and halves height
+# and width.
+
+# %%
+show_source("inference_lib.models", "_block")
+
+# %%
+show_source("inference_lib.models", "VanillaCNN.__init__")
+
+# %% [markdown]
+# ### ResNet-18: add the input back
+#
+# A residual block computes a correction to its input and adds it {cite}`resnet`. Its 3 x 3 convolutions mix every
+# channel with every other: much arithmetic for each value that is read or written. Eight such blocks make ResNet-18.
+
+# %%
+show_source("torchvision.models.resnet", "BasicBlock.forward")
+
+# %% [markdown]
+# ### MobileNetV2: expand, filter, project
+#
+# An inverted residual splits a convolution in three {cite}`mobilenet_v2`: a 1 x 1 convolution to six times the
+# channels (`pw`), a 3 x 3 convolution of each channel by itself (`dw`, "depthwise"), and a 1 x 1 convolution back to
+# few channels (`pw-linear`). That saves arithmetic. It also makes three layers of one, and the widest values are
+# written to memory twice.
+
+# %% tags=["hide-output"]
+show_source("torchvision.models.mobilenetv2", "InvertedResidual")
+
+# %% [markdown]
+# ### What each has to do for one picture
+#
+# Four counts, each exact and the same on every machine:
+#
+# - **parameters**: trained numbers, which must be read at every inference;
+# - **layers**: convolutions and linear layers, each at least one operation to launch;
+# - **multiply-adds**: those of the convolutions and linear layers, counted by PyTorch (which counts two operations
+#   each);
+# - **activations**: values that the convolutions and linear layers write, counted by a hook on each of them.
+#   Normalizations and rectifications are not counted: a good framework fuses them into the layer before.
+
+
+# %%
+def count(model: nn.Module, picture: torch.Tensor) -> dict[str, int]:
+    """Count what one inference of ``model`` has to do."""
+    outputs = []
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(lambda _, __, output: outputs.append(output.numel())) for layer in layers]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(picture)
+    for hook in hooks:
+        hook.remove()
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "layers": len(outputs),
+        "multiply-adds": counter.get_total_flops() // 2,
+        "activations": sum(outputs),
+    }
+
+
+# %% tags=["nbval-check-output"]
+models = {name: load_pretrained(name) for name in MODELS}
+counts = pd.DataFrame({name: count(model, torch.from_numpy(batch[:1])) for name, model in models.items()}).T
+print(counts.map("{:,}".format).to_string())
+
+# %%
+units = {"multiply-adds": "#0072B2", "activations": "#009E73", "parameters": "#882255"}
+figure, panels = plots.new_figure(height=2.0, columns=len(units))
+for panel, (kind, color) in zip(panels, units.items(), strict=True):
+    plots.bars(list(MODELS), (counts[kind] / 1e6).tolist(), color, f"{kind}, millions", panel)
+    panel.margins(x=0.45)
+    panel.label_outer()
+plots.show_figure(
+    figure,
+    alt="Multiply-adds, activations and parameters of each model for one picture.",
+    caption="What one picture costs. Counted, so the same on every machine.",
+)
+
+# %% tags=["remove-cell"]
+resnet, mobilenet = counts.loc["resnet18"], counts.loc["mobilenet_v2"]
+glue("01-fewer-multiply-adds", f"{resnet['multiply-adds'] / mobilenet['multiply-adds']:.1f}")
+glue("01-more-activations", f"{mobilenet['activations'] / resnet['activations']:.1f}")
+glue("01-more-layers", f"{mobilenet['layers'] / resnet['layers']:.1f}")
+
+# %% [markdown]
+# MobileNetV2 does {glue:text}`01-fewer-multiply-adds` times fewer multiply-adds than ResNet-18. It also writes
+# {glue:text}`01-more-activations` times more activations, in {glue:text}`01-more-layers` times as many layers.
+#
+# ```{admonition} Predict, then measure
+# :class: tip
+# Which of the two will be faster at batch 1 on a large GPU, and on a CPU? Arithmetic speaks for MobileNetV2, memory
+# traffic and the number of launches speak for ResNet-18. Write your guess down; the [scoreboard](16_scoreboard) has
+# the answer.
+# ```
+#
+# ## The weights
+#
+# The trained weights come with the course, one file a model. The format is safetensors: a header that names every
+# tensor, its type and its place, then the bytes. Unlike a pickle, it cannot run code when it is read.
+#
+# Weights of convolutions and linear layers are stored in FP16, which halves the files. All accuracies in this book
+# are those of the rounded weights. A checksum (SHA-256) says whether a file is the one that was measured.
+
+# %%
+show_source(load_pretrained)
+
+# %% tags=["nbval-check-output"]
+for name in MODELS:
+    size = (PRETRAINED / f"{name}.safetensors").stat().st_size
+    print(f"{name}: {size / 1e6:.1f} MB, SHA-256 {weights_sha256(name)[:16]}...")
+
+# %% [markdown]
+# ## How they were trained
+#
+# Stochastic gradient descent with a rising and falling learning rate, pictures flipped, shifted and partly hidden,
+# and a moving average of the weights. Where not all epochs are at full size, the first ones see pictures of half the
+# height and width, at a quarter of the cost; the curves jump where the size changes.
+#
+# The 60,000 training pictures were split at random, by a seed, into 55,000 for training and 5,000 for validation.
+
+# %%
+histories = {name: json.loads((PRETRAINED / f"{name}.history.json").read_text()) for name in MODELS}
+training = pd.DataFrame(
+    [
+        {
+            "model": name,
+            "epochs": len(history["history"]),
+            "at full size": history["recipe"]["full_size_epochs"],
+            "batch": history["recipe"]["batch_size"],
+            "learning rate": history["recipe"]["learning_rate"],
+            "weight decay": history["recipe"]["weight_decay"],
+            "seconds": history["seconds"],
+            "validation %": history["validation_accuracy"],
+            "test %": history["test_accuracy"],
+        }
+        for name, history in histories.items()
+    ]
+)
+forms = {
+    "learning rate": "{:g}",
+    "weight decay": "{:g}",
+    "seconds": "{:.0f}",
+    "validation %": "{:.2f}",
+    "test %": "{:.2f}",
+}
+trained_on = ", ".join(dict.fromkeys(history["device"] for history in histories.values()))
+tables.show_table(training, f"Trained on {trained_on}.", forms)
+
+# %% tags=["hide-input"]
+figure, (loss, error) = plots.new_figure(columns=2, height=3.2)
+for (name, history), dash in zip(histories.items(), (":", "--", "-"), strict=True):
+    curve = pd.DataFrame(history["history"])
+    loss.plot(curve["epoch"], curve["train_loss"], color=plots.INK, linestyle=dash, label=name)
+    error.plot(curve["epoch"], 100 - curve["validation_accuracy"], color=plots.INK, linestyle=dash)
+loss.set(xlabel="epoch", ylabel="training loss")
+error.set(xlabel="epoch", ylabel="validation error, %", yscale="log")
+error.yaxis.set_major_formatter("{x:g}")
+error.yaxis.set_minor_formatter("{x:g}")
+loss.legend()
+plots.show_figure(
+    figure,
+    alt="Training loss and validation error falling over the epochs, for each model.",
+    caption=f"Learning curves. Trained on {trained_on}.",
+)
+
+# %% [markdown]
+# Validation pictures are for choosing: the number of epochs, the learning rate, how much of a picture to hide. Test
+# pictures are for reporting, once, at the end. Whoever chooses by the test set reports how well they chose, not how
+# well the network works.
+#
+# ## Are they any good?
+#
+# Check before you measure anything. The logits of the FP32 eager model on the test set are computed once and kept:
+# they are the reference that every export in this book is compared with.
+
+# %%
+checked = lab.profile.test_images
+for name in MODELS:
+    if not reference_path(name, lab.device, checked).exists():
+        write_reference(name, lab.device, checked)
+logits = {name: read_reference(name, lab.device, checked) for name in MODELS}
+truth = labels[:checked]
+
+# %% [markdown]
+# A sample has an error of its own: the last column but one is the half-width of the 95 % confidence interval. A few
+# hundred pictures can tell a working network from a broken one, but not a good one from a slightly better one.
+
+
+# %%
+def accuracy_here(name: str) -> dict[str, float]:
+    """Return the accuracy of the reference logits and half of its 95 % confidence interval, in percent."""
+    right = np.mean(logits[name].argmax(axis=1) == truth)
+    return {"accuracy %": right * 100, "+- %": 196 * np.sqrt(right * (1 - right) / checked)}
+
+
+here = pd.DataFrame(
+    [{"model": n} | accuracy_here(n) | {"reported %": h["test_accuracy"]} for n, h in histories.items()]
+)
+tables.show_table(
+    here, f"The first {checked:,} test pictures, {lab.machine_name}.", {"+- %": "{:.2f}", "reported %": "{:.2f}"}
+)
+
+# %% tags=["remove-cell"]
+glue("01-machine", lab.machine_name)
+glue("01-images", f"{checked:,}")
+for name, history in histories.items():
+    glue(f"01-here-{name}", f"{accuracy_here(name)['accuracy %']:.2f} %")
+    glue(f"01-reported-{name}", f"{history['test_accuracy']:.2f} %")
+
+# %% [markdown]
+# On the first {glue:text}`01-images` test pictures, on {glue:text}`01-machine`, the vanilla CNN is right on
+# {glue:text}`01-here-vanilla_cnn` ({glue:text}`01-reported-vanilla_cnn` was reported after training, on all 10,000),
+# ResNet-18 on {glue:text}`01-here-resnet18` ({glue:text}`01-reported-resnet18`), MobileNetV2 on
+# {glue:text}`01-here-mobilenet_v2` ({glue:text}`01-reported-mobilenet_v2`).
+#
+# ### From logits to a class
+#
+# A network answers with ten logits: scores, of any size and sign. Softmax turns them into probabilities that add up
+# to one. It keeps their order, so for the predicted class, the *top 1*, it is not needed: the largest logit decides.
+# Here is the picture on which ResNet-18's two largest logits are closest:
+
+# %%
+scores = torch.from_numpy(logits["resnet18"])
+probabilities = scores.softmax(dim=1)
+largest, second = scores.topk(2).values.T
+close = (largest - second).argmin().item()
+best = scores[close].topk(3).indices.tolist()
+answer = pd.DataFrame(
+    {
+        "class": [CLASS_NAMES[number] for number in best],
+        "logit": scores[close, best].tolist(),
+        "probability": probabilities[close, best].tolist(),
+    }
+)
+caption = f"The three largest logits for test picture {close}, which shows: {CLASS_NAMES[truth[close]]}."
+tables.show_table(answer, caption, {"logit": "{:.2f}", "probability": "{:.3f}"})
+
+# %% [markdown]
+# When two logits are close, rounding can swap them. That is why later chapters report *agreement*, the share of equal
+# predictions, beside the largest difference of a logit.
+#
+# ### Where they fail
+#
+# The wrong answers are not spread evenly:
+
+# %%
+wrong = {name: np.flatnonzero(found.argmax(axis=1) != truth) for name, found in logits.items()}
+pairs = pd.DataFrame(
+    [
+        {"shows": CLASS_NAMES[truth[i]], "taken for": CLASS_NAMES[logits[name][i].argmax()], "model": name}
+        for name in MODELS
+        for i in wrong[name]
+    ]
+)
+confusions = pairs.pivot_table(index=["shows", "taken for"], columns="model", aggfunc="size", fill_value=0)
+confusions = confusions.reindex(columns=list(MODELS), fill_value=0)
+most = confusions.loc[confusions.sum(axis=1).nlargest(6).index].reset_index()
+tables.show_table(most, f"The most confused pairs: wrong answers among {checked:,} pictures, {lab.machine_name}.")
+
+# %% tags=["hide-input"]
+some = wrong["resnet18"][:6]
+figure, (axes,) = plots.new_figure(height=2.0)
+for middle, index in zip(draw_pictures([pictures[some]], axes), some, strict=True):
+    predicted = CLASS_NAMES[logits["resnet18"][index].argmax()]
+    axes.text(
+        middle, 34, f"{CLASS_NAMES[truth[index]]},\ntaken for\n{predicted}", ha="center", va="top", fontsize="small"
+    )
+plots.show_figure(
+    figure,
+    alt="Test pictures that ResNet-18 classifies wrongly, with their true and predicted classes.",
+    caption=f"The first wrong answers of ResNet-18. {lab.machine_name}.",
+)
+
+# %% [markdown]
+# At 28 x 28 pixels a shirt, a coat and a pullover look alike, to people too. No framework will mend that, and none
+# must make it worse.
+#
+# ## What goes wrong
+#
+# ### The wrong normalization
+#
+# A network answers whatever it is fed. If the numbers are not on the scale it was trained with, nothing complains.
+# The common mistakes, made with the vanilla CNN:
+
+# %%
+model = models["vanilla_cnn"].to(lab.device)
+sample, answers = preprocess(pictures[:256]), labels[:256]
+
+
+def accuracy_of(inputs: np.ndarray, batch_size: int = 64) -> float:
+    """Return the percentage of ``inputs`` (the sample or its start) that the model classifies correctly."""
+    with torch.inference_mode():
+        parts = torch.from_numpy(np.ascontiguousarray(inputs)).split(batch_size)
+        found = torch.cat([model(part.to(lab.device)).argmax(dim=1).cpu() for part in parts])
+    return float(np.mean(found.numpy() == answers[: len(inputs)]) * 100)
+
+
+scaled = sample * STD + MEAN
+imagenet_mean, imagenet_std = (
+    np.array(values, dtype=np.float32)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)
+mistakes = {
+    "as trained": sample,
+    "not normalized (0..1)": scaled,
+    "raw bytes (0..255)": scaled * 255,
+    "ImageNet's mean and deviation": (scaled - imagenet_mean) / imagenet_std,
+}
+normalizations = pd.DataFrame({"input": list(mistakes), "accuracy %": [accuracy_of(x) for x in mistakes.values()]})
+tables.show_table(
+    normalizations, f"The vanilla CNN on {len(sample)} pictures, {lab.machine_name}.", {"accuracy %": "{:.1f}"}
+)
+
+# %% [markdown]
+# A small loss is the dangerous one: it looks like a slightly worse network. Keep preprocessing next to the weights,
+# and check accuracy with the very code that will serve.
+#
+# ### NHWC where NCHW is expected
+#
+# Image libraries keep the channels last, PyTorch expects them first. The shapes do not fit, and PyTorch says so:
+
+# %% tags=["nbval-check-output"]
+channels_last = sample.transpose(0, 2, 3, 1)
+try:
+    accuracy_of(channels_last)
+except RuntimeError as error:
+    print(error)
+
+# %% [markdown]
+# The error is mended by moving the axis back. It is only silenced by `reshape`, which keeps the bytes in their order
+# and calls them by other names:
+
+# %%
+moved, reshaped = channels_last.transpose(0, 3, 1, 2), channels_last.reshape(sample.shape)
+print(f"transpose: {accuracy_of(moved):.1f} % correct, reshape: {accuracy_of(reshaped):.1f} % correct")
+
+# %% [markdown]
+# ### Training mode
+#
+# In training mode, batch normalization uses the statistics of the batch at hand. Those of a large mixed batch are
+# nearly those of training, so a test may pass. In service the batch is often one picture, and so are the statistics.
+
+# %%
+model.train()
+for batch_size in (64, 1):
+    print(f"batch size {batch_size}: {accuracy_of(sample[:64], batch_size):.1f} % correct")
+
+# %% [markdown]
+# `load_pretrained` returns a model in evaluation mode. The [chapter on PyTorch](04_pytorch) shows that training mode
+# also changes the model for good.
+#
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-01-train
+# Train the vanilla CNN again from the command line, with few pictures if you have no GPU, and compare your weights
+# with the ones of the course on the test set.
+# ```
+#
+# ```{solution} ex-01-train
+# :class: dropdown
+# With a GPU:
+#
+#     python -m inference_lib train vanilla_cnn
+#
+# Without one, a few minutes' worth:
+#
+#     python -m inference_lib train vanilla_cnn --device cpu --limit 5000 --epochs 3
+#
+# The command prints both accuracies and writes weights, checksum and learning curve to `_build/trained`.
+# `load_pretrained("vanilla_cnn", Path("_build/trained"))` loads them. The weights differ from the course's even with
+# the same seed on a GPU, where sums are made in no fixed order; the accuracies should agree within the error of the
+# sample.
+# ```
+#
+# ```{exercise}
+# :label: ex-01-count
+# Count the multiply-adds of the vanilla CNN's first convolution by hand: 32 filters of 3 x 11 x 11 weights, stride 4,
+# padding 5, on 224 x 224 pixels. Then let PyTorch check you.
+# ```
+#
+# ```{solution} ex-01-count
+# :class: dropdown
+# With padding 5 and stride 4 the output is (224 + 2 * 5 - 11) // 4 + 1 = 56 pixels wide and high. Each of its 32 x 56
+# x 56 values takes 3 x 11 x 11 multiply-adds:
+#
+#     convolution = load_pretrained("vanilla_cnn").features[0]
+#     with FlopCounterMode(display=False) as counter:
+#         convolution(torch.zeros(1, 3, 224, 224))
+#     print(32 * 56 * 56 * 3 * 11 * 11, counter.get_total_flops() // 2)
+# ```
+#
+# ```{exercise}
+# :label: ex-01-traffic
+# Divide the multiply-adds of each model by its parameters plus activations. Which model does the least work for each
+# value that it moves? What does that suggest about a GPU whose arithmetic is much faster than its memory?
+# ```
+#
+# ```{solution} ex-01-traffic
+# :class: dropdown
+#     counts["multiply-adds"] / (counts["parameters"] + counts["activations"])
+#
+# The lowest ratio waits for memory first. At larger batches the parameters are shared by all pictures, so the ratio
+# of multiply-adds to activations alone counts more and more. The roofline makes a law of this {cite}`roofline`.
+# ```
+#
+# ## Key points
+#
+# - The task is small, the work is real: 224 x 224 inputs, the layers and shapes of full-size networks.
+# - Multiply-adds, activations, layers and parameters are four different costs; a network can be low in one and high
+#   in another.
+# - Weights are checked by checksum, networks by accuracy, exports by agreement with the reference logits.
+# - Validation pictures choose, test pictures report.
+# - Wrong preprocessing raises no error: measure accuracy with the code that serves.
+#
+# ## Further reading
+#
+# The data set {cite}`fashion_mnist`, residual networks {cite}`resnet`, MobileNetV2 {cite}`mobilenet_v2`, the roofline
+# model {cite}`roofline`.

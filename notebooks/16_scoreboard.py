@@ -1,0 +1,579 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The scoreboard
+#
+# Every measurement of the course in one place, and a function that turns them into a decision.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# which framework was quickest, what the choice costs in memory and build time, and how to choose for a job of yours
+# :::
+# :::{grid-item-card} You need
+# nothing but records: your own from the chapters before, or the published ones
+# :::
+# :::{grid-item-card} To read
+# 15 minutes
+# :::
+# :::{grid-item-card} To run
+# a few seconds anywhere: nothing is measured here
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why a scoreboard
+#
+# Each framework chapter compares a few rows and explains them. A decision needs all rows at once, measured by the
+# same rules: the same weights, the same pictures, the same clock, copies included.
+#
+# This chapter measures nothing. It reads the records that the chapters before have written, so it takes seconds, and
+# it shows whatever there is: a cell that could not be measured keeps its row and says why.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import numpy as np
+import pandas as pd
+from IPython.display import display
+from matplotlib.lines import Line2D
+
+from inference_lib import MODELS, open_lab
+from inference_lib.backends import BACKENDS
+from inference_lib.backends.base import PRECISIONS
+from inference_lib.choose import break_even, choose, images_per_s, latency_ms, pareto_front, quickest
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+lab = open_lab(profile, device, records_dir)
+frameworks = list(BACKENDS)
+
+
+def book_order(record) -> tuple:
+    """Return where a record stands in every table: by framework, precision and batch size."""
+    place = frameworks.index(record.backend) if record.backend in frameworks else len(frameworks)
+    return place, PRECISIONS.index(record.precision), record.batch_size
+
+
+here = sorted((r for r in lab.records() if r.device == lab.device), key=book_order)
+gpu = sorted(lab.gpu_records(), key=book_order)
+shown = gpu or here
+print(f"this machine: {len(here)} records of {lab.machine_name}")
+print(f"GPU: {len(gpu)} records of {words.machines(gpu)}" if gpu else "GPU: not published yet")
+
+# %% tags=["hide-input"]
+shelves = ["records of\nthis machine", "records of the\npublished GPU"]
+figure, (axes,) = plots.new_figure(height=1.5)
+plots.flow([["framework\nchapters"], shelves, ["tables and\nfigures"], ["choose()"]], axes)
+plots.show_figure(
+    figure,
+    alt="Flow: framework chapters write records, here and on the published GPU; these become tables, figures, choices.",
+    caption="Where this chapter's numbers come from.",
+)
+
+# %% [markdown]
+# Are there none of your machine? Run a framework chapter, or `python -m inference_lib benchmark`, and run this
+# chapter again. Figures show the GPU's records where there are any, else this machine's.
+#
+# ## How to read a row
+#
+# - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it
+#   predicts what the FP32 eager model predicts. A quick run uses the first few hundred pictures.
+# - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
+#   every answer.
+# - **throughput** queues batches back to back, their pictures already on the device. It is not the reciprocal of
+#   latency.
+# - **GPU memory** is what the process added, the CUDA context included.
+# - **GPU busy** is the share of time in which some kernel ran, not how full the GPU was.
+# - **note** says why a row is empty, or what makes it less trustworthy: a latency that varies by more than ten
+#   percent, clocks that were held down.
+#
+# The layout is that of the project this course grew from, which measured six frameworks at batch 1 on a Quadro T2000,
+# a laptop GPU. Its table follows each of ours.
+
+
+# %%
+def show_boards(model: str) -> None:
+    """Show one model's rows at batch 1: this machine, the published GPU, the reference project."""
+    for records in (here, gpu if lab.device == "cpu" else []):
+        if rows := [r for r in records if r.model == model and r.batch_size == 1]:
+            board = tables.scoreboard(rows, model)
+            display(tables.show_table(board, f"{model}, batch 1. {plots.provenance(rows)}"))
+    caption = f"{model}, batch 1: the reference project, Quadro T2000."
+    display(tables.show_table(tables.reference_table(model), caption))
+
+
+# %% [markdown]
+# ### Vanilla CNN
+
+# %%
+show_boards("vanilla_cnn")
+
+# %% [markdown]
+# ### ResNet-18
+
+# %%
+show_boards("resnet18")
+
+# %% [markdown]
+# ### MobileNetV2
+
+# %%
+show_boards("mobilenet_v2")
+
+# %% [markdown]
+# ```{admonition} The rows that this edition does not have
+# :class: note
+# TensorRT, Torch-TensorRT and ONNX Runtime's TensorRT provider are missing from our tables. Their library comes from
+# NVIDIA's own package index, which could not be reached from the machines that made this edition. What the reference
+# project measured for them on its Quadro T2000 is in its tables above.
+# ```
+#
+# The reference project trained weights of its own, so its accuracies are not ours, and a laptop GPU of 2019 is not a
+# data-centre GPU. Frames per second cannot be compared across the two tables. What can be compared is how much a
+# framework gains over the plain loop on the same machine.
+#
+# ## Against the reference loop
+#
+# The reference project's loop is what most people write first: PyTorch, FP32, copy to the device, call the model,
+# copy back. How much faster is each way of running the same model, in its quickest precision, at batch 1?
+
+
+# %% tags=["hide-input"]
+def model_panels(height: float) -> tuple:
+    """Return a figure with a titled panel for each model, and the panels by model."""
+    figure, panels = plots.new_figure(height=height, columns=len(MODELS))
+    for model, panel in zip(MODELS, panels, strict=True):
+        panel.set_title(model)
+    return figure, dict(zip(MODELS, panels, strict=True))
+
+
+def draw_bars(panel, rows: dict, unit: str, named: bool) -> None:
+    """Draw one bar a row; ``rows`` maps a label to a record, a length and the text beside the bar."""
+    records, lengths, texts = zip(*rows.values(), strict=True) if rows else ((), (), ())
+    bars = panel.barh(range(len(rows)), lengths, color=[plots.style_of(r).color for r in records], height=0.6)
+    panel.bar_label(bars, texts, padding=3, fontsize="small")
+    panel.set_yticks(range(len(rows)), list(rows) if named else [""] * len(rows))
+    panel.invert_yaxis()
+    panel.grid(visible=False, axis="y")
+    panel.margins(x=0.45)
+    panel.set_xlabel(unit)
+
+
+def add_legend(figure, records: list) -> None:
+    """Name the marks of the frameworks below the figure."""
+    styles = {record.title: plots.style_of(record) for record in records}
+    marks = [Line2D([], [], color=s.color, marker=s.marker, linestyle="") for s in styles.values()]
+    if styles:
+        figure.legend(marks, styles, loc="outside lower center", ncols=3)
+
+
+# %% tags=["hide-input"]
+at_batch_1 = select(shown, batch_size=1)
+loop = {model: select(at_batch_1, model=model, backend="pytorch", precision="fp32") for model in MODELS}
+titles = list(dict.fromkeys(r.title for r in at_batch_1))
+
+figure, panels = model_panels(height=0.32 * len(titles) + 1.2)
+for model, panel in panels.items():
+    rows = {}
+    for title in titles:
+        if loop[model] and (mine := select(at_batch_1, model=model, title=title)):
+            best = quickest(mine)
+            ratio = latency_ms(loop[model][0]) / latency_ms(best)
+            rows[title] = (best, ratio, f"{ratio:.1f} {tables.PRECISION_NAMES[best.precision]}")
+    draw_bars(panel, rows, "times the loop's speed", named=panel is panels["vanilla_cnn"])
+    panel.axvline(1, color=plots.INK, linewidth=1)
+plots.show_figure(
+    figure,
+    alt="For each model, the speed of every framework's quickest precision over the PyTorch FP32 loop at batch 1.",
+    caption=f"End-to-end speed at batch 1, each framework in its quickest precision. {plots.provenance(at_batch_1)}",
+)
+
+# %% tags=["remove-cell"]
+glue("16-gpu", words.machines(shown))
+for model in MODELS:
+    mine = select(at_batch_1, model=model)
+    best = [quickest(mine)] if mine else []
+    glue(f"16-best-{model}", plots.label_of(best[0]) if best else words.NOT_MEASURED)
+    glue(f"16-speedup-{model}", words.times_faster(loop[model], best))
+    reference = tables.reference_table(model).set_index(["framework", "precision"])["FPS"]
+    glue(f"16-reference-best-{model}", " ".join(reference.idxmax()))
+    glue(f"16-reference-speedup-{model}", f"{reference.max() / reference['PyTorch', 'FP32']:.1f}")
+
+# %% [markdown]
+# On {glue:text}`16-gpu`, against the reference loop on the same machine:
+#
+# - Vanilla CNN: the quickest row is {glue:text}`16-best-vanilla_cnn`, {glue:text}`16-speedup-vanilla_cnn`.
+# - ResNet-18: the quickest row is {glue:text}`16-best-resnet18`, {glue:text}`16-speedup-resnet18`.
+# - MobileNetV2: the quickest row is {glue:text}`16-best-mobilenet_v2`, {glue:text}`16-speedup-mobilenet_v2`.
+#
+# On its Quadro T2000, the reference project's best rows had {glue:text}`16-reference-speedup-vanilla_cnn` times the
+# frames per second of its own PyTorch FP32 row for the vanilla CNN
+# ({glue:text}`16-reference-best-vanilla_cnn`), {glue:text}`16-reference-speedup-resnet18` times for ResNet-18
+# ({glue:text}`16-reference-best-resnet18`) and {glue:text}`16-reference-speedup-mobilenet_v2` times for MobileNetV2
+# ({glue:text}`16-reference-best-mobilenet_v2`).
+
+# %% tags=["remove-cell"]
+quickest_of = {model: [quickest(mine)] if (mine := select(at_batch_1, model=model)) else [] for model in MODELS}
+glue("16-mobilenet-loop", words.times_faster(loop["resnet18"], loop["mobilenet_v2"]))
+glue("16-mobilenet-best", words.times_faster(quickest_of["resnet18"], quickest_of["mobilenet_v2"]))
+
+# %% [markdown]
+# [The first chapter](01_the_task_and_the_models) asked whether ResNet-18 or MobileNetV2 would be faster. Compared
+# with ResNet-18, MobileNetV2 is {glue:text}`16-mobilenet-loop` in the reference loop, and
+# {glue:text}`16-mobilenet-best` when each is in its quickest row. Multiply-adds alone could not tell: the number of
+# operations to launch and the activations to move count as well.
+#
+# ## Accuracy over latency
+#
+# A faster row is worth nothing if its answers are worse. Points on one height are the same model with the same
+# accuracy; going left is free.
+
+# %% tags=["hide-input"]
+checked = [r for r in at_batch_1 if r.accuracy]
+figure, (axes,) = plots.new_figure(height=3.8)
+for record in checked:
+    style, alpha = plots.style_of(record), 0.5 if record.precision == "fp32" else 1
+    point = (latency_ms(record), record.accuracy.accuracy_percent)
+    axes.plot(*point, style.marker, color=style.color, alpha=alpha)
+for model in MODELS:
+    if mine := select(checked, model=model):
+        slowest = max(mine, key=latency_ms)
+        spot = (latency_ms(slowest), slowest.accuracy.accuracy_percent)
+        axes.annotate(model, spot, xytext=(8, -3), textcoords="offset points", fontsize="small")
+axes.set(xscale="log", xlabel="end-to-end latency, ms", ylabel="test accuracy, %")
+axes.margins(x=0.18, y=0.15)
+add_legend(figure, checked)
+plots.show_figure(
+    figure,
+    alt="Test accuracy over end-to-end latency at batch 1: points of one model lie on a line, coloured by framework.",
+    caption=f"Batch 1; FP32 is paler. {plots.provenance(checked)}",
+)
+
+# %% tags=["remove-cell"]
+accuracies = {
+    model: [r.accuracy.accuracy_percent for r in mine] for model in MODELS if (mine := select(checked, model=model))
+}
+means = [np.mean(values) for values in accuracies.values()]
+glue("16-accuracy-of-exports", f"{max(map(np.ptp, accuracies.values())):.2f}" if means else words.NOT_MEASURED)
+glue("16-accuracy-of-models", f"{np.ptp(means):.2f}" if means else words.NOT_MEASURED)
+
+# %% [markdown]
+# The exports of one model differ by {glue:text}`16-accuracy-of-exports` percentage points of accuracy at most,
+# precisions included. The models differ by {glue:text}`16-accuracy-of-models`. Choose the model for accuracy and the
+# framework for speed as long as the first number is small beside the second.
+#
+# ## Throughput over latency
+#
+# Larger batches spread the cost of a call over more images, and make the first picture of a batch wait for the last.
+# A row is worth considering only if no other row is both quicker and more productive: those that remain form the
+# Pareto front.
+
+# %%
+show_source(pareto_front)
+
+
+# %% tags=["hide-input"]
+def coordinates(records: list) -> tuple[list[float], list[float]]:
+    """Return latencies in ms and images per second."""
+    return [latency_ms(r) for r in records], [images_per_s(r) for r in records]
+
+
+figure, panels = model_panels(height=4.0)
+for model, panel in panels.items():
+    mine = select(shown, model=model)
+    front = pareto_front(mine)
+    if front:
+        panel.plot(*coordinates(front), color=plots.INK, linewidth=1, zorder=1)
+    for title in titles:
+        if rows := select(mine, title=title):
+            style = plots.style_of(rows[0])
+            panel.plot(*coordinates(rows), style.marker, color=style.color, markersize=4, alpha=0.35)
+    for record in front:
+        style, point = plots.style_of(record), (latency_ms(record), images_per_s(record))
+        panel.plot(*point, style.marker, color=style.color, markersize=7)
+        panel.annotate(record.batch_size, point, xytext=(-4, 6), textcoords="offset points", ha="right", fontsize=8)
+    panel.sharey(panels["vanilla_cnn"])
+    panel.set(xscale="log", yscale="log", xlabel="latency of a batch, ms")
+    panel.margins(0.15)
+    panel.label_outer()
+panels["vanilla_cnn"].set_ylabel("images per second, end to end")
+add_legend(figure, select(shown))
+plots.show_figure(
+    figure,
+    alt="For each model, images per second over latency for every framework, precision and batch size, "
+    "with the Pareto front drawn as a line.",
+    caption=f"All frameworks, precisions and batch sizes; on the line the front, with batch sizes. "
+    f"{plots.provenance(select(shown))}",
+)
+
+# %%
+front = [record for model in MODELS for record in pareto_front(select(shown, model=model))]
+front_table = pd.DataFrame(
+    [
+        {
+            "model": r.model,
+            "framework": r.title,
+            "precision": tables.PRECISION_NAMES[r.precision],
+            "batch": r.batch_size,
+            "latency ms": latency_ms(r),
+            "FPS": images_per_s(r),
+        }
+        for r in front
+    ]
+)
+tables.show_table(front_table, "The Pareto fronts, the quickest row first.")
+
+# %% [markdown]
+# ## Memory
+#
+# A GPU that serves several models holds them all. How much of a process is the model itself?
+
+# %% tags=["hide-input"]
+holding = [r for r in at_batch_1 if r.gpu_memory_mib is not None]
+labels = list(dict.fromkeys(plots.label_of(r) for r in holding))
+
+figure, panels = model_panels(height=0.24 * len(labels) + 1.2)
+for model, panel in panels.items():
+    mine = select(holding, model=model)
+    rows = {plots.label_of(r): (r, r.gpu_memory_mib, f"{r.gpu_memory_mib:,.0f}") for r in mine}
+    draw_bars(panel, rows, "GPU memory, MiB", named=panel is panels["vanilla_cnn"])
+plots.show_figure(
+    figure,
+    alt="GPU memory of the process at batch 1 for each framework, precision and model.",
+    caption=f"Batch 1. {plots.provenance(holding)}" if holding else "No GPU records yet: a CPU has no such column.",
+)
+
+# %% tags=["remove-cell"]
+glue("16-memory-weights", words.number(loop["resnet18"], lambda r: r.build.artifact_mib, "{:.0f} MiB"))
+glue("16-memory-process", words.number(loop["resnet18"], lambda r: r.gpu_memory_mib, "{:,.0f} MiB"))
+
+# %% [markdown]
+# In the reference loop, ResNet-18's weights are a file of {glue:text}`16-memory-weights`, and the process takes
+# {glue:text}`16-memory-process` of GPU memory. The rest is the CUDA context, the libraries' kernels, their workspaces
+# and the activations; a second model in the same process pays for most of it no second time.
+#
+# ## The price of getting started
+#
+# Exporting, loading and the first inference come before the first answer. A row that starts later and then runs
+# faster pays for itself after so many inferences; a program that stops before should have used the plain loop.
+
+# %%
+show_source(break_even)
+
+
+# %% tags=["hide-input"]
+def pays(count: float | None) -> str:
+    """Say after how many inferences a row has paid for its start."""
+    if count is None:
+        return "never pays"
+    return f"pays after {count:,.0f}" if count else "pays at once"
+
+
+building = [r for r in select(at_batch_1, model="resnet18") if r.build]
+parts = {"export": "#56B4E9", "load": "#D98C00", "first inference": "#CC79A7"}
+
+figure, (axes,) = plots.new_figure(height=0.3 * len(building) + 1.4)
+left = np.zeros(len(building))
+for part, color in parts.items():
+    seconds = np.array([getattr(r.build, f"{part.replace(' ', '_')}_s") for r in building])
+    bars = axes.barh(range(len(building)), seconds, left=left, color=color, label=part, height=0.6)
+    left += seconds
+for position, record in enumerate(building):
+    count = break_even(record, loop["resnet18"][0]) if loop["resnet18"] else None
+    text = "the loop" if record in loop["resnet18"] else pays(count)
+    axes.annotate(text, (left[position], position), xytext=(4, -3), textcoords="offset points", fontsize="small")
+axes.set_yticks(range(len(building)), [plots.label_of(r) for r in building])
+axes.invert_yaxis()
+axes.grid(visible=False, axis="y")
+axes.margins(x=0.2, y=0.02)
+axes.set_xlabel("seconds to the first answer")
+if building:
+    figure.legend(loc="outside lower center", ncols=3)
+plots.show_figure(
+    figure,
+    alt="Seconds of export, load and first inference of resnet18 for each row, and after how many inferences it pays.",
+    caption=f"ResNet-18, batch 1, against the reference loop. {plots.provenance(building)}",
+)
+
+# %% [markdown]
+# The break-even counts of all models, as inferences at batch 1:
+
+# %%
+counts = {}
+for record in (r for r in at_batch_1 if r.build and r not in loop[r.model] and loop[r.model]):
+    count = break_even(record, loop[record.model][0])
+    counts.setdefault(plots.label_of(record), {})[record.model] = "never" if count is None else f"{count:,.0f}"
+paid = pd.DataFrame(counts, index=list(MODELS)).T.rename_axis("framework").reset_index()
+tables.show_table(paid, "Inferences until a row has paid for its start.")
+
+# %% [markdown]
+# "Never" means that the row is not quicker than the loop at batch 1. Export time counts once if the artifact is kept;
+# the table charges it in full.
+#
+# ## How to choose
+#
+# A recommendation ages; a rule does not. Say what you need, and let the measurements answer:
+
+# %%
+show_source(choose)
+
+# %% [markdown]
+# The limit on latency is for the 99th percentile, because a promise that holds half of the time is none. Images per
+# second are those that one caller really gets, copies included.
+#
+# Three requests:
+#
+# 1. A camera: one answer as soon as possible, from any model that is at least 94 % accurate.
+# 2. A service: as many images per second as possible, but 99 of 100 batches within 10 ms.
+# 3. A crowded GPU: the same within 25 ms, in at most 700 MiB.
+
+# %%
+requests = {
+    "camera": {"goal": "latency", "min_accuracy_percent": 94},
+    "service": {"goal": "throughput", "max_latency_ms": 10},
+    "crowded GPU": {"goal": "throughput", "max_latency_ms": 25, "max_memory_mib": 700},
+}
+choices = {(name, model): choose(shown, model, **limits) for name, limits in requests.items() for model in MODELS}
+
+
+def answer(choice) -> dict:
+    """Return one row of the table of answers."""
+    best = choice.best
+    return {
+        "choose": plots.label_of(best) if best else "nothing fits",
+        "batch": f"{best.batch_size}" if best else None,
+        "latency ms": latency_ms(best) if best else None,
+        "FPS": images_per_s(best) if best else None,
+        "GPU memory MiB": best.gpu_memory_mib if best else None,
+        "flags": "; ".join(best.flags) if best else "",
+        "excluded": len(choice.excluded),
+    }
+
+
+answers = pd.DataFrame([{"request": n, "model": m} | answer(c) for (n, m), c in choices.items()])
+tables.show_table(answers, f"{len(requests)} requests. {plots.provenance(select(shown))}")
+
+# %% [markdown]
+# A flagged record may be chosen, and then its flag is shown: measure such a row again before you rely on it. Records
+# that meet the request and are merely slower follow the best one in `ranked`.
+#
+# Every record that breaks a limit has its reason. These are the ones that the service's request excludes for
+# ResNet-18:
+
+# %% tags=["hide-output"]
+reasons = pd.DataFrame(
+    [
+        {
+            "framework": record.title,
+            "precision": tables.PRECISION_NAMES[record.precision],
+            "batch": record.batch_size,
+            "reason": reason,
+        }
+        for record, reason in choices["service", "resnet18"].excluded
+    ]
+)
+tables.show_table(reasons, "Excluded, and why.")
+
+# %% [markdown]
+# The function knows what was measured and nothing else. What it cannot weigh is yours to add: who will maintain the
+# export, whether the input's shape varies, whether Python may be there at all.
+
+# %% [markdown]
+# ## What goes wrong
+#
+# ### Averaging frames per second
+#
+# Time each call, invert each time, average: the result is too large whenever latency varies, because a quick call
+# weighs more than a slow one. Frames per second are images over seconds. The stored distribution of the reference
+# loop shows the difference:
+
+# %%
+for model, records in loop.items():
+    for record in records:
+        times = np.array(record.latency.end_to_end.quantiles) / 1e3
+        print(f"{model}: mean of 1/t {np.mean(1 / times):.1f}, images over seconds {1 / np.mean(times):.1f}")
+
+# %% [markdown]
+# ### Taking "busy" for "full"
+#
+# A GPU is busy while one kernel runs, even if that kernel uses one multiprocessor of many. The same model and
+# framework at rising batch sizes:
+
+# %%
+graph = select(gpu, backend="pytorch-cudagraph", model="resnet18", precision="fp16")
+busy = [
+    {"batch": r.batch_size, "GPU busy %": r.load.busy_percent, "FPS": r.fps}
+    for r in sorted(graph, key=lambda r: r.batch_size)
+    if r.load
+]
+caption = f"ResNet-18, PyTorch CUDA graph, FP16. {plots.provenance(graph)}"
+tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU records")
+
+# %% [markdown]
+# Busy says whether the GPU waits for the host. How well its arithmetic units are used is a question for images per
+# second and a roofline.
+#
+# ### Comparing across machines
+#
+# A row of one table and a row of another differ in GPU, driver, clocks, versions and weights. Only the framework was
+# meant to differ. Compare within a machine, then compare the ratios.
+#
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-16-price
+# A GPU costs you some sum per hour. Which ResNet-18 row classifies a million images for the least money, and for how
+# much? Use `choose` and `images_per_s`.
+# ```
+#
+# ```{solution} ex-16-price
+# :class: dropdown
+# On one GPU the cheapest row is the most productive one, whatever the price:
+#
+#     best = choose(shown, "resnet18", goal="throughput").best
+#     price_per_hour = 3.0
+#     print(plots.label_of(best), best.batch_size, 1e6 / images_per_s(best) / 3600 * price_per_hour)
+#
+# Between two machines the price decides: compare price per hour over images per second.
+# ```
+#
+# ```{exercise}
+# :label: ex-16-front
+# Can `choose` with `goal="throughput"` ever answer with a record that is not on the Pareto front? Try limits on
+# latency, then limits on memory, and explain.
+# ```
+#
+# ```{solution} ex-16-front
+# :class: dropdown
+# The front is drawn from medians. A limit on p99 may exclude a row of the front whose latency varies, and so may a
+# limit on memory; the answer is then the best of the rest, which the excluded row beats. Without limits the answer is
+# on the front.
+# ```
+#
+# ## Key points
+#
+# - Compare rows of one machine; compare machines by ratios.
+# - Same weights, same predictions: check agreement first, then speed decides.
+# - Only rows on the Pareto front are worth considering, and a limit picks one of them.
+# - A faster start or a faster run: the number of inferences decides.
+# - Choose by a rule over measurements, and keep the reasons.
+#
+# ## Further reading
+#
+# The rules that this book measures by are in [How to read this book](../book/how_to_read). MLPerf Inference states
+# the same two goals as its single-stream and offline scenarios {cite}`mlperf_inference`.

@@ -1,0 +1,27 @@
+"""Every chapter, executed once a test session with the quick profile on the CPU."""
+
+import contextlib
+import io
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from inference_lib import course
+from inference_lib.course import Course
+
+NAMES = [chapter.name for chapter in course.chapters()]
+
+
+def executed_course(factory: pytest.TempPathFactory) -> tuple[Course, str]:
+    """Return the course whose chapters are executed in a temporary folder, and the lines that were printed."""
+    return _execute(factory.getbasetemp() / "course")
+
+
+@cache
+def _execute(build: Path) -> tuple[Course, str]:
+    made = Course(build=build)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        course.run_chapters(profile="quick", device="cpu", course=made)
+    return made, printed.getvalue()

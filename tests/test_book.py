@@ -1,0 +1,122 @@
+"""The book: both editions render without a warning, and what is kept in git tells nothing about a machine."""
+
+import itertools
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from executed_course import executed_course
+
+from inference_lib import book, paths
+from inference_lib.course import Course
+
+
+@pytest.fixture(scope="session", params=["local", "published"])
+def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, BeautifulSoup]:
+    """Return the body of every page of an edition, rendered with warnings as errors."""
+    if request.param == "local":
+        made, _ = executed_course(tmp_path_factory)
+    elif any(paths.PUBLISHED.glob("*.ipynb")):
+        made = Course(build=tmp_path_factory.mktemp("published"))
+    else:
+        pytest.skip("nothing is published yet")
+    html = book.render(request.param, strict=True, course=made).parent
+    return {
+        str(path.relative_to(html)): BeautifulSoup(path.read_text(), "html.parser").article
+        for folder in ("book", "notebooks")
+        for path in sorted((html / folder).glob("*.html"))
+    }
+
+
+@pytest.mark.slow
+def test_every_page_is_there(pages: dict[str, BeautifulSoup]) -> None:
+    contents = (paths.ROOT / "_toc.yml").read_text()
+    assert set(pages) == {f"{name}.html" for name in re.findall(r"(?:root|file): (\S+)", contents)}
+
+
+@pytest.mark.slow
+def test_every_figure_says_what_it_shows(pages: dict[str, BeautifulSoup]) -> None:
+    for name, page in pages.items():
+        for drawing in page.select("figure svg"):
+            assert drawing.get("aria-label"), name
+            assert drawing.get("role") == "img", name
+        for image in page.find_all("img"):
+            assert image.get("alt"), (name, image)
+            assert not re.search(r"\.(png|svg|jpe?g)$", image["alt"]), (name, image["alt"])
+
+
+@pytest.mark.slow
+def test_every_measured_figure_and_table_has_a_caption(pages: dict[str, BeautifulSoup]) -> None:
+    for name, page in pages.items():
+        for shown in page.select("figure.measured, table.measured"):
+            caption = shown.find(["figcaption", "caption"])
+            assert caption, name
+            assert caption.get_text(strip=True), name
+
+
+@pytest.mark.slow
+def test_no_page_shows_what_should_have_been_replaced(pages: dict[str, BeautifulSoup]) -> None:
+    for name, page in pages.items():
+        text = page.get_text()
+        for trace in ("{glue", "{cite", "KeyError", "Traceback (most recent call last)"):
+            assert trace not in text, (name, trace)
+
+
+def requirement(line: str) -> tuple[str, str]:
+    """Return the normalized name and the pinned version (or nothing) of a requirement."""
+    name = re.match(r"[\w.-]+", line)
+    assert name, line
+    pin = re.search(r"==([\w.]+)", line)
+    return re.sub(r"[-_.]+", "-", name[0]).lower(), pin[1] if pin else ""
+
+
+def constraints() -> dict[str, str]:
+    lines = (paths.ROOT / "constraints.txt").read_text().splitlines()
+    return dict(requirement(line) for line in lines if line and not line.startswith("#"))
+
+
+def test_constraints_pin_whatever_the_project_asks_for() -> None:
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    for line in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
+        name, version = requirement(line)
+        assert name in constraints()
+        assert version in ("", constraints()[name]), name
+
+
+def test_the_conda_environment_has_the_same_versions() -> None:
+    environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
+    (lines,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    pinned = dict(requirement(line) for line in lines if not line.startswith("-"))
+    assert {"torch", "tensorrt-cu13", "torch-tensorrt", "onnxruntime-gpu"} <= set(pinned)
+    assert pinned == {name: constraints()[name] for name in pinned}
+
+
+def kept_files() -> list[Path]:
+    """Return the files that git keeps, or will once they are added."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    result = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        pytest.skip("not a git checkout")
+    files = [paths.ROOT / name for name in result.stdout.split("\0") if name]
+    return [path for path in files if path.is_file() and path.suffix not in (".png", ".safetensors", ".gz")]
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        pytest.param(r"[a-z.]*(debian|pypi|npm)[a-z]*\.(org|com|io)", id="package registries"),
+        pytest.param(r"(?<![\w.:/~-])/(root|work|home/\w+|Users/\w+)/", id="home folders"),
+        pytest.param(r"(?<![\w.:/~-])/tmp/\w", id="temporary folders"),
+    ],
+)
+def test_no_kept_file_names_a_machine_s_own_places(forbidden: str) -> None:
+    found = [
+        f"{path.relative_to(paths.ROOT)}: {match.group()}"
+        for path in kept_files()
+        for match in re.finditer(forbidden, path.read_text(errors="replace"))
+    ]
+    assert found == []

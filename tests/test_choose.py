@@ -1,0 +1,146 @@
+"""The choice is the best record within the limits, and every other one is refused with a reason that is true."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from inference_lib.choose import (
+    break_even,
+    choose,
+    images_per_s,
+    latency_ms,
+    pareto_front,
+    quickest,
+    seconds_to_first_answer,
+)
+from inference_lib.errors import CourseError
+from inference_lib.report.records import Accuracy, Build, Record
+
+MakeRecord = Callable[..., Record]
+
+
+def accuracy(percent: float) -> Accuracy:
+    return Accuracy(accuracy_percent=percent, agreement_percent=100, largest_difference=0, images=10_000)
+
+
+def reasons(choice) -> list[str]:
+    return [reason for _, reason in choice.excluded]
+
+
+def test_the_quickest_record_of_the_model_is_chosen(make_record: MakeRecord) -> None:
+    slow, fast, other = make_record(2.0), make_record(1.0), make_record(0.1, model="vanilla_cnn")
+    choice = choose([slow, fast, other], "resnet18")
+    assert choice.best == fast
+    assert choice.ranked == (fast, slow)
+    assert choice.excluded == ()
+
+
+def test_throughput_is_end_to_end_images_per_second(make_record: MakeRecord) -> None:
+    single = make_record(1.0, throughput_images_per_s=1e9)
+    batch = make_record(4.0, batch_size=8)
+    assert choose([single, batch], "resnet18").best == single
+    assert choose([single, batch], "resnet18", goal="throughput").best == batch
+
+
+def test_the_latency_limit_is_for_the_99th_percentile(make_record: MakeRecord) -> None:
+    record = make_record(2.0)  # p99 is 3 ms
+    assert choose([record], "resnet18", max_latency_ms=3.0).best == record
+    choice = choose([record], "resnet18", max_latency_ms=2.5)
+    assert choice.best is None
+    assert reasons(choice) == ["p99 latency 3 ms, more than 2.5 ms"]
+
+
+def test_every_broken_limit_is_named(make_record: MakeRecord) -> None:
+    record = make_record(2.0, accuracy=accuracy(90.0), gpu_memory_mib=2048.0)
+    choice = choose([record], "resnet18", 1.0, 94.5, 1024)
+    assert reasons(choice) == [
+        "p99 latency 3 ms, more than 1 ms; accuracy 90 %, less than 94.5 %; GPU memory 2,048 MiB, more than 1,024 MiB"
+    ]
+
+
+def test_a_limit_on_what_was_not_measured_excludes(make_record: MakeRecord) -> None:
+    record = make_record(gpu_memory_mib=None, accuracy=None, device="cpu")
+    assert choose([record], "resnet18").best == record
+    assert reasons(choose([record], "resnet18", max_memory_mib=500)) == ["GPU memory was not measured"]
+    assert reasons(choose([record], "resnet18", min_accuracy_percent=50)) == ["accuracy was not measured"]
+
+
+def test_an_unmeasured_record_keeps_its_own_reason(make_record: MakeRecord) -> None:
+    absent = make_record(status="unavailable", reason="not installed", latency=None, accuracy=None)
+    full = make_record(status="out_of_memory", reason="CUDA out of memory", latency=None)
+    choice = choose([absent, full], "resnet18", min_accuracy_percent=99)
+    assert reasons(choice) == ["unavailable: not installed", "out of memory: CUDA out of memory"]
+
+
+def test_a_failed_record_is_never_chosen_however_quick(make_record: MakeRecord) -> None:
+    wrong, right = make_record(0.1, status="failed", reason="logits differ"), make_record(5.0)
+    assert choose([wrong, right], "resnet18").best == right
+    assert pareto_front([wrong, right]) == [right]
+    assert quickest([wrong, right]) == right
+
+
+def test_flags_do_not_exclude_and_stay_visible(make_record: MakeRecord) -> None:
+    flagged = make_record(flags=["latency varies by 20 %"])
+    assert choose([flagged], "resnet18").best.flags == ["latency varies by 20 %"]
+
+
+def test_nothing_to_choose_from(make_record: MakeRecord) -> None:
+    assert choose([], "resnet18").best is None
+    with pytest.raises(CourseError, match="run a framework chapter first"):
+        quickest([])
+
+
+def test_unknown_names_are_refused_with_the_valid_ones() -> None:
+    with pytest.raises(CourseError, match=r"unknown model 'resnet81'; choose one of: .*resnet18"):
+        choose([], "resnet81")
+    with pytest.raises(CourseError, match="unknown goal 'speed'; choose one of: latency, throughput"):
+        choose([], "resnet18", goal="speed")
+
+
+def test_the_front_drops_what_another_beats(make_record: MakeRecord) -> None:
+    quick, dense = make_record(1.0), make_record(4.0, batch_size=8)
+    beaten, tied = make_record(5.0, batch_size=8), make_record(1.0, precision="fp16")
+    assert pareto_front([dense, beaten, quick, tied]) == [quick, dense]
+
+
+CELLS = st.lists(st.tuples(st.integers(1, 1000), st.sampled_from([1, 8, 64, 256])), min_size=1, max_size=12)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # make_record keeps no state
+@given(cells=CELLS, limit=st.integers(1, 2000))
+def test_choices_are_the_best_within_the_limit_and_lie_on_the_front(make_record, cells, limit) -> None:
+    records = [make_record(float(ms), batch_size=b) for ms, b in cells]
+    front = [(latency_ms(r), images_per_s(r)) for r in pareto_front(records)]
+    assert front == sorted(set(front))
+    assert [speed for _, speed in front] == sorted(speed for _, speed in front)
+    for goal in ("latency", "throughput"):
+        choice = choose(records, "resnet18", max_latency_ms=limit, goal=goal)
+        assert len(choice.ranked) + len(choice.excluded) == len(records)
+        within = [r for r in records if r.latency.end_to_end.p99 <= limit]
+        assert sorted(map(id, choice.ranked)) == sorted(map(id, within))
+        if choice.best and goal == "throughput":
+            assert images_per_s(choice.best) == max(map(images_per_s, within))
+            assert (latency_ms(choice.best), images_per_s(choice.best)) in front
+        if choice.best and goal == "latency":
+            assert latency_ms(choice.best) == min(map(latency_ms, within))
+
+
+def build(seconds: float) -> Build:
+    return Build(export_s=seconds, load_s=0, first_inference_s=0, artifact_mib=1)
+
+
+def test_break_even_is_where_the_two_totals_meet(make_record: MakeRecord) -> None:
+    eager, compiled = make_record(5.0, build=build(1)), make_record(1.0, build=build(21))
+    inferences = break_even(compiled, eager)
+    assert inferences == pytest.approx(5000)
+    total = [seconds_to_first_answer(r) + inferences * latency_ms(r) / 1e3 for r in (eager, compiled)]
+    assert total[0] == pytest.approx(total[1])
+
+
+def test_a_slower_record_never_breaks_even_and_a_cheaper_one_at_once(make_record: MakeRecord) -> None:
+    eager = make_record(5.0, build=build(1))
+    assert break_even(make_record(6.0, build=build(0)), eager) is None
+    assert break_even(eager, eager) is None
+    assert break_even(make_record(1.0, build=build(0.5)), eager) == 0

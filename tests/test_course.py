@@ -1,0 +1,280 @@
+"""Executing chapters: tiny ones, in a folder of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from inference_lib import book, course, notebook
+from inference_lib.course import Course
+from inference_lib.errors import CourseError
+
+HEADER = """\
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A title
+#
+# Some words.
+
+# %% tags=["parameters"]
+profile = "quick"
+device = "auto"
+records_dir = None
+
+"""
+
+
+def write_chapter(course_: Course, name: str, code: str, header: str = HEADER) -> Path:
+    source = course_.root / "notebooks" / f"{name}.py"
+    source.write_text(header + "# %%\n" + textwrap.dedent(code))
+    return source
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Course:
+    """A course of two chapters that run in an instant."""
+    made = Course(tmp_path, tmp_path / "_build")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nparts:\n- caption: One\n  chapters:\n"
+        "  - file: notebooks/01_first\n  - file: notebooks/02_second\n  - file: notebooks/03_planned\n"
+    )
+    write_chapter(made, "01_first", "print(1 + 1)\n")
+    write_chapter(made, "02_second", "print(2 + 2)\n")
+    return made
+
+
+def run(tiny: Course, *names: str, **options: object) -> int:
+    return course.run_chapters(list(names) or None, device="cpu", course=tiny, **options)
+
+
+def test_chapters_come_from_the_table_of_contents(tiny: Course) -> None:
+    assert [(c.name, c.title) for c in course.chapters(tiny)] == [("01_first", "A title"), ("02_second", "A title")]
+
+
+def test_a_chapter_is_found_by_name_or_number(tiny: Course) -> None:
+    assert [c.name for c in course.find_chapters(["02", "notebooks/01_first.py"], tiny)] == ["02_second", "01_first"]
+    with pytest.raises(CourseError, match="unknown chapter '09'; choose one of: 01_first, 02_second"):
+        course.find_chapters(["09"], tiny)
+
+
+@pytest.mark.parametrize(("options", "match"), [({"profile": "fast"}, "profile 'fast'"), ({"device": "tpu"}, "'tpu'")])
+def test_an_unknown_profile_or_device_is_refused_before_anything_runs(tiny: Course, options: dict, match: str) -> None:
+    with pytest.raises(CourseError, match=match):
+        course.run_chapters(course=tiny, **{"device": "cpu"} | options)
+    assert not tiny.executed.exists()
+
+
+def test_the_hash_is_that_of_the_code_alone(tiny: Course) -> None:
+    source = course.chapters(tiny)[0].source
+    before = notebook.code_hash(notebook.source_notebook(source))
+    source.write_text(source.read_text().replace("Some words", "Other words"))
+    same = notebook.source_notebook(source)
+    same.cells.insert(2, nbformat.v4.new_code_cell("profile = 'full'", metadata={"tags": [notebook.INJECTED]}))
+    same.cells[1].outputs = [nbformat.v4.new_output("stream", text="x")]
+    assert notebook.code_hash(same) == before
+    source.write_text(source.read_text().replace("1 + 1", "1 + 2"))
+    assert notebook.code_hash(notebook.source_notebook(source)) != before
+
+
+def test_code_moved_to_another_cell_changes_the_hash() -> None:
+    def made_of(*cells: str) -> str:
+        return notebook.code_hash(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]))
+
+    assert made_of("a\nb", "c") != made_of("a", "b\nc")
+
+
+def test_a_chapter_runs_once_until_something_changes(tiny: Course, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tiny) == 0
+    first = nbformat.read(tiny.executed / "01_first.ipynb", as_version=4)
+    stamp = first.metadata[notebook.STAMP]
+    assert (stamp.profile, stamp.device) == ("quick", "cpu")
+    assert stamp.seconds > 0
+    assert notebook.code_cells(first)[-1].outputs[0].text == "2\n"
+    capsys.readouterr()
+
+    assert run(tiny) == 0
+    assert capsys.readouterr().out.splitlines() == ["[1/2] 01_first: up to date", "[2/2] 02_second: up to date"]
+
+    write_chapter(tiny, "02_second", "print(3)\n")
+    assert run(tiny) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("up to date")
+    assert lines[1].endswith(" s")
+
+    chapter = course.chapters(tiny)[0]
+    assert course.is_up_to_date(chapter, dict(stamp) | {"seconds": stamp.seconds}, tiny)
+    for changed in ({"profile": "full"}, {"device": "cuda"}, {"library_sha256": "another"}):
+        assert not course.is_up_to_date(chapter, dict(stamp) | changed, tiny)
+
+
+def test_a_summary_is_run_again_after_the_others(tiny: Course) -> None:
+    summary = HEADER.replace("#   kernelspec:", "#   inference_lib:\n#     summary: true\n#   kernelspec:")
+    write_chapter(tiny, "02_second", "print(2)\n", summary)
+    run(tiny)
+    chapter = course.chapters(tiny)[1]
+    stamp = dict(nbformat.read(tiny.executed / "02_second.ipynb", as_version=4).metadata[notebook.STAMP])
+    stamp.pop("summary")
+    assert course.is_up_to_date(chapter, stamp, tiny)
+    later = time.time() + 10
+    os.utime(tiny.executed / "01_first.ipynb", (later, later))
+    assert not course.is_up_to_date(chapter, stamp, tiny)
+
+
+def test_a_failing_chapter_names_its_cell_and_leaves_the_others_alone(
+    tiny: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_chapter(tiny, "01_first", "print('so far')\n\n# %%\n# look\nraise ValueError('first line\\nand the last')\n")
+    assert run(tiny) == 1
+    failed, fine = capsys.readouterr().out.splitlines()
+    assert "failed at code cell 3 (`# look`): ValueError: and the last; see" in failed
+    assert "01_first.failed.ipynb" in failed
+    assert fine.endswith(" s")
+    assert [p.name for p in sorted(tiny.executed.iterdir())] == ["01_first.failed.ipynb", "02_second.ipynb"]
+    kept = notebook.code_cells(nbformat.read(tiny.executed / "01_first.failed.ipynb", as_version=4))
+    assert kept[1].outputs[0].text == "so far\n"
+
+    write_chapter(tiny, "01_first", "print('mended')\n")
+    assert run(tiny, "01") == 0
+    assert [p.name for p in sorted(tiny.executed.iterdir())] == ["01_first.ipynb", "02_second.ipynb"]
+
+
+def test_a_chapter_that_kills_its_kernel_is_a_failure_like_any_other(
+    tiny: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_chapter(tiny, "01_first", "import os\nos.kill(os.getpid(), 9)\n")
+    assert run(tiny, "01") == 1
+    assert "failed at code cell 2 (`import os`): the kernel died" in capsys.readouterr().out
+
+
+def test_chapters_run_in_the_course_s_folder_with_this_interpreter(tiny: Course) -> None:
+    write_chapter(tiny, "01_first", "import os, sys\nprint([os.getcwd(), sys.executable])\n")
+    part = tiny.root / "part.ipynb"
+    source = notebook.source_notebook(course.chapters(tiny)[0].source)
+    executed = course._execute(source, part, "quick", "cpu", tiny)
+    assert notebook.code_cells(executed)[-1].outputs[0].text == f"{[str(tiny.root), sys.executable]}\n"
+
+
+def test_ctrl_c_keeps_what_was_finished(tiny: Course) -> None:
+    write_chapter(tiny, "02_second", "import time\nprint('started')\ntime.sleep(300)\n")
+    script = (
+        "from pathlib import Path; from inference_lib import course; "
+        "course.run_chapters(device='cpu', course=course.Course(Path('.'), Path('_build')))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(course.__file__).parent.parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tiny.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    part = tiny.executed / ".02_second.part.ipynb"
+    deadline = time.monotonic() + 90
+    while not (part.exists() and '"running"' in part.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert out.decode().splitlines()[-1] == "[2/2] 02_second: interrupted"
+    assert process.returncode != 0
+    assert [p.name for p in tiny.executed.iterdir()] == ["01_first.ipynb"]
+
+
+def test_outputs_do_not_tell_where_they_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = "/somebody/at/home"
+    monkeypatch.setattr(Path, "home", lambda: Path(home))
+    root = tmp_path / "course"
+    cleaned = notebook.without_paths
+    assert cleaned(f"see {root}/data/x.gz", root) == "see data/x.gz"
+    assert cleaned(f"in {root}", root) == "in ."
+    assert cleaned(f"{root}-two", root).startswith("tmp/")
+    assert cleaned(f"{home}/.cache/x", root) == "home/.cache/x"
+    assert cleaned(f"File {np_file()}", root) == "File site-packages/numpy/__init__.py"
+    assert cleaned(f"{tmp_path.parts[0]}tmp/ipykernel_12/345.py:1: UserWarning", root) == "cell.py:1: UserWarning"
+
+
+def np_file() -> str:
+    import numpy as np
+
+    return np.__file__
+
+
+def test_cleaning_leaves_only_what_belongs_to_the_chapter(tmp_path: Path) -> None:
+    cell = nbformat.v4.new_code_cell("1", metadata={"tags": [], "papermill": {"duration": 1}, "execution": {}})
+    pieces = [("stdout", "a"), ("stdout", "b"), ("stderr", f"{tmp_path}/x")]
+    cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    cell.outputs.append(
+        nbformat.v4.new_output("display_data", {"image/png": f"{tmp_path}/", "text/html": f"{tmp_path}/"})
+    )
+    injected = nbformat.v4.new_code_cell("records_dir = None", metadata={"tags": [notebook.INJECTED]})
+    made = nbformat.v4.new_notebook(
+        cells=[injected, cell], metadata={"papermill": {"input_path": "x"}, notebook.STAMP: {"profile": "quick"}}
+    )
+    cleaned = notebook.clean(made, tmp_path)
+    assert set(cleaned.metadata) == {"language_info", notebook.STAMP}
+    assert cleaned.cells[0].metadata.tags == [notebook.INJECTED, "remove-cell"]
+    assert cleaned.cells[1].metadata == {}
+    assert [output.get("text") for output in cleaned.cells[1].outputs] == ["ab", "x", None]
+    assert cleaned.cells[1].outputs[2].data == {"image/png": f"{tmp_path}/", "text/html": ""}
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tiny: Course) -> None:
+    tiny.build.write_text("a file where a folder should be")
+    with pytest.raises(CourseError, match=r"cannot write to .*executed.*make the folder writable"):
+        run(tiny)
+
+
+def test_publishing_and_staleness(tiny: Course) -> None:
+    with pytest.raises(CourseError, match="no executed chapters"):
+        book.publish(course=tiny)
+    run(tiny, "01")
+    tiny.records.mkdir()
+    (tiny.records / "one.json").write_text("{}")
+    assert book.publish(course=tiny) == ["01_first"]
+    assert (tiny.published / "records" / "one.json").read_text() == "{}"
+    assert book.stale_published(tiny) == []
+
+    source = course.chapters(tiny)[0].source
+    source.write_text(source.read_text().replace("Some words", "Better words"))
+    assert book.stale_published(tiny) == []
+    source.write_text(source.read_text().replace("1 + 1", "1 + 3"))
+    assert book.stale_published(tiny) == ["01_first"]
+    with pytest.raises(CourseError, match="the code of chapter 01_first has changed"):
+        book.publish(course=tiny)
+
+
+def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(tiny: Course) -> None:
+    (tiny.root / "_config.yml").write_text("title: Tiny\n")
+    (tiny.root / "book").mkdir()
+    with pytest.raises(CourseError, match=r"chapter 01_first has no outputs in .*run `python -m"):
+        book.stage("local", tiny)
+    run(tiny)
+    source = course.chapters(tiny)[0].source
+    source.write_text(source.read_text().replace("Some words", "Better words"))
+    folder = book.stage("local", tiny)
+    page = nbformat.read(folder / "notebooks" / "01_first.ipynb", as_version=4)
+    assert "Better words" in page.cells[0].source
+    assert [cell.metadata.get("tags") for cell in page.cells] == [None, ["parameters"], None]
+    assert page.cells[2].outputs[0].text == "2\n"
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    (folder / "left_over.md").write_text("gone from the course")
+    book.stage("local", tiny)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == {
+        path: mtime for path, mtime in before.items() if path.is_file()
+    }
+    with pytest.raises(CourseError, match="unknown edition 'first'"):
+        book.stage("first", tiny)
