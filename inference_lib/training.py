@@ -1,18 +1,16 @@
 """How the models were trained: a recipe for each, and one loop for all.
 
 The whole data set lives on the device as 8-bit images of 28 x 28 pixels. Each batch is augmented at that size and
-enlarged on the device, so that no data loader is needed. Most epochs see small images, which cost a quarter of the
-time; the last ones see the full size (progressive resizing, https://arxiv.org/abs/2104.00298).
+enlarged on the device, so that no data loader is needed.
 """
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +39,9 @@ class Recipe:
     """
 
     epochs: int
-    full_size_epochs: int
-    """So many last epochs see 224 x 224 pixels, the others ``small_size``."""
     weight_decay: float
     erase: int
     """Largest side in pixels (of 28) of the erased square."""
-    small_size: int = 112
     batch_size: int = 256
     learning_rate: float = 0.1
     """The peak of the one-cycle schedule."""
@@ -59,16 +54,11 @@ class Recipe:
     average_decay: float = 0.998
     """Of the moving average, per step."""
 
-    def size(self, epoch: int) -> int:
-        """Return height and width in pixels of the training images in ``epoch``, counted from 1."""
-        return IMAGE_SIZE if epoch > self.epochs - self.full_size_epochs else self.small_size
-
 
 RECIPES = {
-    # The head of the vanilla CNN fits one size only, so all of its epochs see it.
-    "vanilla_cnn": Recipe(epochs=48, full_size_epochs=48, weight_decay=5e-4, erase=8),
-    "resnet18": Recipe(epochs=32, full_size_epochs=8, weight_decay=5e-4, erase=12),
-    "mobilenet_v2": Recipe(epochs=36, full_size_epochs=7, weight_decay=2e-4, erase=10),
+    "vanilla_cnn": Recipe(epochs=48, weight_decay=5e-4, erase=8),
+    "resnet18": Recipe(epochs=24, weight_decay=5e-4, erase=12),
+    "mobilenet_v2": Recipe(epochs=25, weight_decay=2e-4, erase=10),
 }
 
 
@@ -80,7 +70,7 @@ class TrainingResult:
     model: nn.Module
     recipe: Recipe
     history: list[dict[str, float]]
-    """One entry an epoch: epoch, size, lr, train_loss, validation_accuracy (of the averaged weights), seconds."""
+    """One entry an epoch: epoch, lr, train_loss, validation_accuracy (of the averaged weights), seconds."""
     validation_accuracy: float
     test_accuracy: float
     seconds: float
@@ -154,7 +144,7 @@ def split(data: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImag
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: LabelledImages, size: int = IMAGE_SIZE) -> float:
+def accuracy(model: nn.Module, data: LabelledImages) -> float:
     """Return the percentage of ``data`` that ``model`` (FP32) classifies correctly, in IEEE FP32 arithmetic."""
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.labels.device)
@@ -162,7 +152,7 @@ def accuracy(model: nn.Module, data: LabelledImages, size: int = IMAGE_SIZE) -> 
         for images, labels in zip(
             data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True
         ):
-            logits = model(enlarge(images, size).expand(-1, 3, -1, -1))
+            logits = model(enlarge(images, IMAGE_SIZE).expand(-1, 3, -1, -1))
             correct += (logits.argmax(1) == labels).sum()
     return 100 * correct.item() / len(data)
 
@@ -196,7 +186,7 @@ def save_history(result: TrainingResult, directory: Path) -> Path:
 
 
 def _recipe(name: str, epochs: int | None) -> Recipe:
-    """Return the recipe of ``name``, or one of ``epochs`` epochs with the same part of them at full size."""
+    """Return the recipe of ``name``, shortened or stretched to ``epochs`` where given."""
     if name not in MODELS:
         raise unknown_name("model", name, tuple(MODELS))
     recipe = RECIPES[name]
@@ -204,8 +194,7 @@ def _recipe(name: str, epochs: int | None) -> Recipe:
         return recipe
     if epochs < 1:
         raise CourseError(f"{epochs} epochs train nothing; choose 1 or more")
-    full = math.ceil(epochs * recipe.full_size_epochs / recipe.epochs)
-    return Recipe(**{**asdict(recipe), "epochs": epochs, "full_size_epochs": full})
+    return replace(recipe, epochs=epochs)
 
 
 def _load(part: str, directory: Path, device: str) -> LabelledImages:
@@ -226,6 +215,7 @@ def _fit(
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # Tensor cores want channels last.
     averaged = deepcopy(model).requires_grad_(False)
+    average, latest = _floats(averaged), _floats(model)
     batch_size = min(recipe.batch_size, len(training))
     steps = len(training) // batch_size
     optimizer = _optimizer(model, recipe)
@@ -239,22 +229,23 @@ def _fit(
     history: list[dict[str, float]] = []
     with tqdm(total=steps * recipe.epochs, desc=name, unit="step", disable=not progress, mininterval=1) as bar:
         for epoch in range(1, recipe.epochs + 1):
-            started, size, rate = time.perf_counter(), recipe.size(epoch), schedule.get_last_lr()[0]
+            started, rate = time.perf_counter(), schedule.get_last_lr()[0]
             total = torch.zeros((), device=device)
             order = torch.randperm(len(training), device=device)
+            model.train()
             for step in range(steps):
                 batch = training.take(order[step * batch_size : (step + 1) * batch_size])
-                total += _step(model, optimizer, batch, recipe, size)
+                total += _step(model, optimizer, batch, recipe)
                 schedule.step()
-                decay = min(recipe.average_decay, (done := (epoch - 1) * steps + step + 1) / (done + 10))
-                _average(averaged, model, decay)
+                done = (epoch - 1) * steps + step + 1
+                # A short average first: the first weights are random. Both lists hold the same tensors all along.
+                torch._foreach_lerp_(average, latest, 1 - min(recipe.average_decay, done / (done + 10)))
                 bar.update()
             entry = {
                 "epoch": epoch,
-                "size": size,
                 "lr": rate,
                 "train_loss": total.item() / steps,
-                "validation_accuracy": accuracy(averaged, validation, size),
+                "validation_accuracy": accuracy(averaged, validation),
                 "seconds": time.perf_counter() - started,
             }
             history.append(entry)
@@ -270,14 +261,11 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
 
 
-def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: LabelledImages, recipe: Recipe, size: int
-) -> torch.Tensor:
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: LabelledImages, recipe: Recipe) -> torch.Tensor:
     """Take one step of the optimizer, and return the loss without waiting for it."""
-    model.train()
     device = batch.labels.device.type
     images = augment(batch.images, recipe.shift, recipe.erase)
-    inputs = enlarge(images, size, torch.bfloat16 if device == "cuda" else torch.float32).expand(-1, 3, -1, -1)
+    inputs = enlarge(images, IMAGE_SIZE, torch.bfloat16 if device == "cuda" else torch.float32).expand(-1, 3, -1, -1)
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         logits = model(inputs.contiguous(memory_format=torch.channels_last))
     loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.label_smoothing)
@@ -287,12 +275,10 @@ def _step(
     return loss.detach()
 
 
-@torch.no_grad()
-def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move parameters and normalization statistics of ``averaged`` towards those of ``model``."""
-    for ours, theirs in ((averaged.parameters(), model.parameters()), (averaged.buffers(), model.buffers())):
-        pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
+def _floats(model: nn.Module) -> list[torch.Tensor]:
+    """Return the tensors of ``model`` that an average takes in: parameters and normalization statistics."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
 
 
 @contextmanager

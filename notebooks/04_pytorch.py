@@ -72,8 +72,8 @@ figure, (axes,) = plots.new_figure(height=1.9)
 plots.timeline(eager, ["#8A8F98", "#D55E00", "#D98C00"], axes)
 plots.show_figure(
     figure,
-    alt="Sketch: eight launches one after the other, the GPU idle between short kernels; a graph runs them without gaps.",
-    caption="A sketch, not a measurement. Eager: every kernel waits for its launch. Graph: one launch, no gaps.",
+    alt="Sketch: eight launches in a row, the GPU idle between short kernels; a graph runs them without gaps.",
+    caption="A sketch, not a measurement. Eager: each kernel waits for its launch. Graph: one launch, no gaps.",
 )
 
 # %% [markdown]

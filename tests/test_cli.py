@@ -19,11 +19,27 @@ from inference_lib.report.records import Record, RecordStore
 
 MakeRecord = Callable[..., Record]
 
-COLUMNS = (  # as documented
-    "machine, backend, model, device, precision, batch_size, status, reason, accuracy_percent, agreement_percent, "
-    "latency_p50_ms, latency_p99_ms, upload_ms, compute_ms, download_ms, fps, throughput_images_per_s, "
-    "gpu_memory_mib, gpu_busy_percent"
-).split(", ")  # noqa: SIM905
+COLUMNS = [
+    "machine",
+    "backend",
+    "model",
+    "device",
+    "precision",
+    "batch_size",
+    "status",
+    "reason",
+    "accuracy_percent",
+    "agreement_percent",
+    "latency_p50_ms",
+    "latency_p99_ms",
+    "upload_ms",
+    "compute_ms",
+    "download_ms",
+    "fps",
+    "throughput_images_per_s",
+    "gpu_memory_mib",
+    "gpu_busy_percent",
+]
 
 
 @pytest.fixture
@@ -119,7 +135,7 @@ def test_a_results_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[s
 def test_ctrl_c_keeps_what_was_finished_and_the_next_run_goes_on(tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "records")
     command = [sys.executable, "-m", "inference_lib", "benchmark", "--records", str(store.directory), "--device", "cpu"]
-    command += "--backend pytorch --model vanilla_cnn --batch-size 1 2 256".split()
+    command += ["--backend", "pytorch", "--model", "vanilla_cnn", "--batch-size", "1", "2", "256"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(store.directory.glob("*.json")) and time.monotonic() < deadline:

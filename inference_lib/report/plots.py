@@ -70,7 +70,9 @@ def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
     drawing = re.sub(r"\s*<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r"(-?\d+\.\d{2})\d+", r"\1", drawing)
+    # Two decimals are enough for a coordinate; the numbers that a reader sees stay whole.
+    drawing = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), drawing)
+    drawing = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
     described = f'<svg role="img" aria-label="{html.escape(alt)}"'
     drawing = drawing.replace("<svg", described, 1)
     return HTML(f'<figure class="measured">{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>')
@@ -86,7 +88,7 @@ def provenance(records: Sequence[Record]) -> str:
         f"{name}{f', driver {driver}' if driver else ''}, torch {torch}, {day}"
         for name, driver, torch, day in sorted(sources, key=str)
     ]
-    return "Measured on " + "; ".join(described) + "."
+    return f"Measured on {'; '.join(described)}." if described else "Nothing measured yet."
 
 
 def style_of(record: Record) -> Style:
