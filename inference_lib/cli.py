@@ -1,4 +1,4 @@
-"""The command line: ``python -m inference_lib data | train | export | benchmark | run | book | report | doctor``."""
+"""The command line of the course: ``python -m inference_lib COMMAND``; ``--help`` lists the commands."""
 
 import argparse
 import os
@@ -121,13 +121,21 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _book(options: argparse.Namespace) -> int:
-    from inference_lib import course
+    from inference_lib import book, course
 
     status = 0
     if options.edition == "local":
         status = course.run_chapters(profile=options.profile, device=options.device)
-    course.render(options.edition)
+    if status == 0:
+        book.render(options.edition)
     return status
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from inference_lib import book
+
+    names = book.publish(options.executed, options.records)
+    print(f"published {', '.join(names)}")
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -139,7 +147,9 @@ def _doctor(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     from inference_lib import paths
 
-    parser = argparse.ArgumentParser(prog="python -m inference_lib", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m inference_lib", description="Measure inference, run the chapters, make the book."
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
@@ -191,6 +201,10 @@ def _parser() -> argparse.ArgumentParser:
     book = command("book", _book, "execute the chapters here and render the book")
     book.add_argument("--edition", choices=("local", "published"), default="local")
     choices(book, profile=True)
+
+    publish = command("publish", _publish, "make the published edition from chapters and records of a GPU machine")
+    publish.add_argument("--executed", type=Path, default=paths.BUILD / "executed", help="folder of executed chapters")
+    publish.add_argument("--records", type=Path, default=paths.BUILD / "records", help="folder of their records")
 
     report = command("report", _report, "print the scoreboard of a folder of records")
     report.add_argument("--batch-size", type=int, nargs="+", help="of these batch sizes alone")

@@ -13,13 +13,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from inference_lib import paths
 from inference_lib.errors import CourseError, unknown_name
-from inference_lib.notebook import STAMP, Notebook, clean, code_cells, code_hash, sha256_of, source_notebook
+from inference_lib.hashes import library_hash
+from inference_lib.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 
 try:
     import nbformat
@@ -108,13 +108,6 @@ def find_chapters(names: Sequence[str] | None, course: Course = COURSE) -> list[
         if name not in by_name:
             raise unknown_name("chapter", name, [chapter.name for chapter in known])
     return [by_name[name] for name in wanted]
-
-
-@cache
-def library_hash() -> str:
-    """Return the SHA-256 of the library's sources."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    return sha256_of(source.read_bytes() for source in sources)
 
 
 def is_up_to_date(chapter: Chapter, stamp: dict[str, str], course: Course = COURSE) -> bool:

@@ -1,15 +1,14 @@
 """Chapters as notebooks: read from their source, identified by their code, and cleaned of where they ran."""
 
-import hashlib
 import re
 import sysconfig
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from inference_lib import paths
 from inference_lib.errors import CourseError
+from inference_lib.hashes import sha256_of
 
 try:
     import jupytext
@@ -46,14 +45,6 @@ def code_cells(notebook: Notebook) -> list[Notebook]:
 def code_hash(notebook: Notebook) -> str:
     """Return the SHA-256 of a notebook's code; markdown, outputs and injected parameters do not count."""
     return sha256_of(cell.source.encode() for cell in code_cells(notebook))
-
-
-def sha256_of(parts: Iterable[bytes]) -> str:
-    """Return one SHA-256 for ``parts``; where one ends and the next begins counts, too."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
 
 
 # What an executed chapter must not tell: where it ran

@@ -213,7 +213,8 @@ def _fit(
     device = training.labels.device
     model = create_model(name).to(device)
     if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # Tensor cores want channels last.
+        # Tensor cores want channels last.
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = deepcopy(model).requires_grad_(False)
     average, latest = _floats(averaged), _floats(model)
     batch_size = min(recipe.batch_size, len(training))
@@ -243,8 +244,8 @@ def _fit(
                 bar.update()
             entry = {
                 "epoch": epoch,
-                "lr": rate,
-                "train_loss": total.item() / steps,
+                "lr": float(rate),
+                "train_loss": float(total) / steps,
                 "validation_accuracy": accuracy(averaged, validation),
                 "seconds": time.perf_counter() - started,
             }
@@ -284,7 +285,7 @@ def _floats(model: nn.Module) -> list[torch.Tensor]:
 @contextmanager
 def _ieee_arithmetic() -> Iterator[None]:
     """Turn TF32 off: PyTorch uses it for the convolutions of FP32 models unless told otherwise."""
-    convolution = torch.backends.cudnn.conv
+    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = convolution.fp32_precision
     convolution.fp32_precision = "ieee"
     try:

@@ -272,7 +272,6 @@ training = pd.DataFrame(
         {
             "model": name,
             "epochs": len(history["history"]),
-            "at full size": history["recipe"]["full_size_epochs"],
             "batch": history["recipe"]["batch_size"],
             "learning rate": history["recipe"]["learning_rate"],
             "weight decay": history["recipe"]["weight_decay"],

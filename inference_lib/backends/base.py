@@ -137,8 +137,10 @@ class Runner(Protocol):
     first two may return before the device is done.
     """
 
-    stream: torch.cuda.Stream | None
-    """The CUDA stream on which the parts are queued; None on a CPU."""
+    @property
+    def stream(self) -> torch.cuda.Stream | None:
+        """The CUDA stream on which the parts are queued; None on a CPU."""
+        ...
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the logits of one batch."""

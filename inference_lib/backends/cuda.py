@@ -12,6 +12,9 @@ from inference_lib.models import NUM_CLASSES
 IMAGES_PER_COPY = 16
 """A large batch is staged in pieces of this many images, so that staging one overlaps with sending the last."""
 
+SMALL_COPY_BYTES = 4 * 2**20
+"""Below this, waking PyTorch's thread pool takes longer, and varies more, than copying on one thread."""
+
 NO_GPU = Availability(
     usable=False,
     reason="no NVIDIA GPU answers",
@@ -32,7 +35,7 @@ def float32_products(precision: str) -> Iterator[None]:
     See https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices.
     """
     wanted = "tf32" if precision == "tf32" else "ieee"
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
     before = conv.fp32_precision, matmul.fp32_precision
     conv.fp32_precision = matmul.fp32_precision = wanted
     try:
@@ -68,9 +71,15 @@ class StaticBuffers:
             self._sent.synchronize()  # the staging memory may still be on its way from the last upload
             for piece in range(0, len(batch), IMAGES_PER_COPY):
                 part = slice(piece, piece + IMAGES_PER_COPY)
-                self._staging[part].copy_(source[part])
+                self._stage(part, source[part])
                 self.input[part].copy_(self._staging[part], non_blocking=True)
             self._sent.record()
+
+    def _stage(self, part: slice, source: torch.Tensor) -> None:
+        if source.nbytes <= SMALL_COPY_BYTES:
+            np.copyto(self._staging[part].numpy(), source.numpy())
+        else:
+            self._staging[part].copy_(source)
 
     def download(self) -> np.ndarray:
         """Return the output as float32, copied: the next batch overwrites the device memory."""

@@ -139,7 +139,7 @@ class GraphRunner:
         self.stream = torch.cuda.Stream()
         self._buffers = StaticBuffers(self.workload, self.stream)
         with float32_products(self.workload.precision):
-            model = load_module(artifact).to(memory_format=torch.channels_last)
+            model = load_module(artifact).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._graph = self._capture(model)
 
     @torch.inference_mode()

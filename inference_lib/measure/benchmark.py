@@ -3,17 +3,16 @@
 A worker has run nothing else, so its memory is its own, and a crash in it costs one cell.
 """
 
-import hashlib
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from inference_lib.backends import get_backend
 from inference_lib.data import ensure_fashion_mnist
 from inference_lib.errors import CourseError
+from inference_lib.hashes import library_hash, sha256_of
 from inference_lib.measure.accuracy import reference_path, write_reference
 from inference_lib.measure.cell import Job, empty_record, measure
 from inference_lib.measure.machine import this_machine
@@ -75,17 +74,8 @@ def benchmark(
 def fingerprint(model: str, profile: Profile) -> str:
     """Hash what two repetitions of a measurement share."""
     machine = this_machine().model_dump_json(exclude={"commit"})
-    parts = [library_sha256(), weights_sha256(model), machine, repr(profile)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def library_sha256() -> str:
-    """Hash the library's own code."""
-    digest = hashlib.sha256()
-    root = Path(__file__).resolve().parent.parent
-    for source in sorted(root.rglob("*.py")):
-        digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
-    return digest.hexdigest()
+    parts = [library_hash(), weights_sha256(model), machine, repr(profile)]
+    return sha256_of(part.encode() for part in parts)[:16]
 
 
 def _measure_job(job: Job, store: RecordStore, reuse: bool) -> list[Record]:
@@ -162,9 +152,10 @@ def run_worker(
         if worker.is_alive():
             worker.kill()
             worker.join()
-    if worker.exitcode == 0:
+    code = worker.exitcode or 0
+    if code == 0:
         return None
-    how = f"signal {-worker.exitcode}" if (worker.exitcode or 0) < 0 else f"exit code {worker.exitcode}"
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return current, f"the worker process died ({how})"
 
 

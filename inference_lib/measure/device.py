@@ -15,8 +15,12 @@ import pynvml
 
 MIB = 2**20
 SAMPLE_EVERY_S = 0.05
-SETTLE_S = 0.3
-"""NVML's busy percent looks back over up to a second: the first samples still see what ran before."""
+SETTLE_S = 1.0
+"""NVML's busy percent looks back over up to a second: samples before that still see what ran before."""
+
+CLOCK_CHECK_S, CLOCK_LIMIT_S = 0.05, 0.6
+FULL_CLOCK = 0.9
+"""Share of the highest SM clock that counts as awake."""
 
 THROTTLE_REASONS = {
     pynvml.nvmlClocksThrottleReasonSwPowerCap: "power cap",
@@ -59,6 +63,23 @@ def nvml_works() -> bool:
 def memory_used_mib() -> float:
     """Return the memory in use on the GPU by all processes and the driver, MiB."""
     return pynvml.nvmlDeviceGetMemoryInfo(_handle()).used / MIB
+
+
+def wake_clocks(step: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Run ``step`` back to back until the SM clock has ramped up from idle; return the clock in MHz.
+
+    An idle GPU runs at a fraction of its clock and takes a moment under load to rise: what is timed before that is
+    the power management. A GPU that never gets there (a power cap, say) is given up after ``CLOCK_LIMIT_S``.
+    """
+    highest = pynvml.nvmlDeviceGetMaxClockInfo(_handle(), pynvml.NVML_CLOCK_SM)
+    start = clock()
+    while True:
+        until = clock() + CLOCK_CHECK_S
+        while clock() < until:
+            step()
+        current = pynvml.nvmlDeviceGetClockInfo(_handle(), pynvml.NVML_CLOCK_SM)
+        if current >= FULL_CLOCK * highest or clock() - start >= CLOCK_LIMIT_S:
+            return current
 
 
 def sample_load(step: Callable[[], int], seconds: float) -> DeviceLoad:

@@ -102,7 +102,6 @@ def quantile_sketch(samples: np.ndarray) -> list[float]:
 def no_garbage_collection() -> Iterator[None]:
     """Keep CPython's collector from stopping the world between two readings of the clock, as ``timeit`` does."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
@@ -270,5 +269,5 @@ def _milliseconds(marks: list[Mark]) -> list[float]:
     first = marks[0]
     if isinstance(first, torch.cuda.Event):
         marks[-1].synchronize()  # type: ignore[union-attr]
-        return [first.elapsed_time(mark) for mark in marks]
+        return [first.elapsed_time(mark) for mark in marks]  # type: ignore[arg-type]
     return [mark - first for mark in marks]  # type: ignore[operator]

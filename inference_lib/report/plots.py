@@ -127,7 +127,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
         style = style_of(line[0])
         axes.plot(
             [r.latency.end_to_end.p50 for r in line if r.latency],
-            [r.fps for r in line],
+            [r.fps for r in line if r.fps],
             color=style.color,
             linestyle=style.dash,
             marker=style.marker,

@@ -1,0 +1,58 @@
+# Short names for the course's commands; `make` alone lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install book published test lint lab notebooks clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+install: $(INSTALLED)  ## install everything into .venv, once
+
+# The packages that need TensorRT's library are tried only where there is a driver, and nothing depends on them.
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (several GB the first time) ..."
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 13); sys.exit(0 if ok else "needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv does not work; on Debian, install the package python3-venv"; exit 1; }
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[onnx,book,test]'
+	@if ! nvidia-smi >/dev/null 2>&1; then \
+	  echo "no NVIDIA driver here: TensorRT is left out"; \
+	elif ! $(PIP) install --quiet --constraint constraints.txt --editable '.[gpu]' >$(VENV)/tensorrt.log 2>&1; then \
+	  echo "TensorRT cannot be fetched from NVIDIA's index (see $(VENV)/tensorrt.log): its rows will read 'unavailable'"; \
+	fi
+	@touch $@
+
+book: $(INSTALLED)  ## run every chapter on this machine and render the local edition
+	@echo "running the chapters here, then rendering; Ctrl-C is safe, the same command goes on ..."
+	@$(BIN)/python -m inference_lib book $(ARGS)
+
+published: $(INSTALLED)  ## render the published edition, executing nothing
+	@$(BIN)/python -m inference_lib book --edition published
+
+test: $(INSTALLED)  ## run the tests
+	@echo "running the tests; every chapter is executed once, on the CPU ..."
+	@$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+lint: $(INSTALLED)  ## check style and types
+	@echo "ruff and mypy ..."
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lab: notebooks  ## open the chapters in JupyterLab
+	@echo "installing JupyterLab, then opening _build/notebooks ..."
+	@$(PIP) install --quiet --constraint constraints.txt jupyterlab
+	@$(BIN)/jupyter lab _build/notebooks
+
+notebooks: $(INSTALLED)  ## write the chapters as .ipynb to _build/notebooks
+	@echo "writing _build/notebooks (changes made there stay there) ..."
+	@mkdir -p _build/notebooks
+	@$(BIN)/jupytext --quiet --to ../_build/notebooks//ipynb notebooks/*.py
+
+clean:  ## remove what was executed and rendered; records, exported models and .venv stay
+	@echo "removing executed chapters and rendered books ..."
+	@rm -rf _build/executed _build/stage _build/render _build/html _build/published _build/notebooks

@@ -1,0 +1,214 @@
+import gzip
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from inference_lib import data
+from inference_lib.data import CLASS_NAMES, ensure_fashion_mnist, load_fashion_mnist, preprocess
+from inference_lib.errors import CourseError
+from inference_lib.models import MODELS, load_pretrained
+
+COUNTS = {"train": 6, "t10k": 5}
+
+
+def idx(name: str) -> bytes:
+    """A small file in the format of the data set: a header, then pixels or labels."""
+    generator = np.random.default_rng(len(name))
+    count = COUNTS[name.split("-")[0]]
+    if "images" in name:
+        return bytes(16) + generator.integers(0, 256, (count, 28, 28), np.uint8).tobytes()
+    return bytes(8) + generator.integers(0, 10, count, np.uint8).tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a small data set, and a machine without any other and without a network."""
+    monkeypatch.setattr(data, "SHA256", {name: hashlib.sha256(idx(name)).hexdigest() for name in data.SHA256})
+    monkeypatch.setattr(data, "SYSTEM", tmp_path / "nothing here")
+    for way in ("_download_with_torchvision", "_download_with_apt"):
+        monkeypatch.setattr(data, way, offline)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    fill(folder)
+    return folder
+
+
+def fill(folder: Path, compressed: bool = True) -> None:
+    for name in data.SHA256:
+        content = gzip.compress(idx(name)) if compressed else idx(name)
+        (folder / (f"{name}.gz" if compressed else name)).write_bytes(content)
+
+
+def offline(temporary: Path) -> Path:
+    raise OSError("no network\nin this test")
+
+
+def test_images_and_labels_come_out_as_written(folder):
+    images, labels = load_fashion_mnist("test", folder)
+    assert (images.shape, images.dtype) == ((5, 28, 28), np.uint8)
+    assert (labels.shape, labels.dtype) == ((5,), np.int64)
+    assert images.tobytes() == idx("t10k-images-idx3-ubyte")[16:]
+    assert labels.astype(np.uint8).tobytes() == idx("t10k-labels-idx1-ubyte")[8:]
+    assert len(load_fashion_mnist("train", folder)[0]) == 6
+
+
+def test_uncompressed_files_and_torchvisions_layout_are_found(folder, tmp_path):
+    raw = tmp_path / "other" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    fill(raw, compressed=False)
+    assert ensure_fashion_mnist(tmp_path / "other") == raw
+    for ours, theirs in zip(load_fashion_mnist("test", folder), load_fashion_mnist("test", raw), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_the_systems_package_is_used_where_it_is(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SYSTEM", folder)
+    assert ensure_fashion_mnist(tmp_path / "empty") == folder
+    assert not (tmp_path / "empty").exists()
+
+
+def test_an_unknown_split_is_refused(folder):
+    with pytest.raises(CourseError, match="unknown split 'validation'; choose one of: train, test"):
+        load_fashion_mnist("validation", folder)
+
+
+@pytest.mark.parametrize("kept", [0, 10, -12, -1])
+def test_a_file_cut_short_is_named_with_the_remedy(folder, kept):
+    path = folder / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CourseError, match="cut short or corrupt") as error:
+        load_fashion_mnist("test", folder)
+    assert str(path) in str(error.value)
+    assert "delete it, then run: python -m inference_lib data" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_changed_pixel_is_noticed(folder):
+    content = bytearray(idx("t10k-images-idx3-ubyte"))
+    content[-1] ^= 1
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(CourseError, match="wrong SHA-256"):
+        load_fashion_mnist("test", folder)
+
+
+def test_without_a_network_one_line_names_all_three_ways(folder, tmp_path):
+    with pytest.raises(CourseError) as error:
+        ensure_fashion_mnist(tmp_path / "empty")
+    text = str(error.value)
+    assert "\n" not in text
+    for part in ("connect to the internet", "dataset-fashion-mnist", "train-images-idx3-ubyte.gz", "in this test"):
+        assert part in text
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_the_second_way_is_tried_when_the_first_fails(folder, tmp_path, monkeypatch):
+    def download(temporary: Path) -> Path:
+        fill(temporary)
+        return temporary
+
+    monkeypatch.setattr(data, "_download_with_apt", download)
+    target = tmp_path / "empty"
+    assert ensure_fashion_mnist(target) == target
+    assert sorted(path.name for path in target.iterdir()) == sorted(f"{name}.gz" for name in data.SHA256)
+
+
+def test_a_corrupt_download_leaves_nothing_behind(folder, tmp_path, monkeypatch):
+    def download(temporary: Path) -> Path:
+        fill(temporary)
+        (temporary / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>Sign in to this network</html>")
+        return temporary
+
+    monkeypatch.setattr(data, "_download_with_torchvision", download)
+    with pytest.raises(CourseError, match="cut short or corrupt"):
+        ensure_fashion_mnist(tmp_path / "empty")
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_the_package_is_fetched_without_root_and_without_the_systems_lists(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, *, cwd, **_):
+        commands.append(command)
+        if "download" in command:
+            (cwd / "dataset-fashion-mnist_1_all.deb").touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(data.subprocess, "run", run)
+    assert data._download_with_apt(tmp_path) == tmp_path / "unpacked/usr/share/datasets/fashion-mnist"
+    update, download, unpack = commands
+    for command in (update, download):
+        assert f"Dir::State::Lists={tmp_path}/lists" in command
+        assert f"Dir::Cache={tmp_path}/cache" in command
+    assert unpack[:2] == ("dpkg", "-x")
+
+
+def test_what_a_failing_command_says_is_the_reason(tmp_path):
+    def download(temporary: Path) -> Path:
+        data._run("sh", "-c", "echo first >&2; echo E: no such package >&2; exit 100", cwd=temporary)
+        return temporary
+
+    assert data._attempt(download, tmp_path) == "E: no such package"
+    assert "no-such-command" in data._attempt(lambda folder: data._run("no-such-command", cwd=folder), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_preprocessing_equals_the_plain_formula(dtype):
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
+    scaled = torch.from_numpy(images).float()[:, None].expand(-1, 3, -1, -1) / 255
+    expected = (F.interpolate(scaled, scale_factor=8, mode="bilinear", align_corners=False) - 0.2860) / 0.3530
+    batch = preprocess(images, dtype)
+    assert (batch.shape, batch.dtype) == ((3, 3, 224, 224), dtype)
+    assert batch.flags.c_contiguous
+    np.testing.assert_allclose(batch, expected.numpy(), atol=1e-5 if dtype == np.float32 else 2e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(grey=st.integers(0, 255), count=st.integers(1, 3))
+def test_an_even_image_stays_even(grey, count):
+    batch = preprocess(np.full((count, 28, 28), grey, np.uint8))
+    np.testing.assert_allclose(batch, np.full((count, 3, 224, 224), (grey / 255 - 0.2860) / 0.3530), atol=1e-5)
+
+
+def test_preprocessing_leaves_its_input_alone_and_accepts_a_view():
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28), np.uint8)
+    before = images.copy()
+    every_other = preprocess(images[::2])
+    assert np.array_equal(images, before)
+    assert np.array_equal(every_other, preprocess(images)[::2])
+
+
+def test_batches_cover_the_limit_in_order(folder):
+    images, labels = load_fashion_mnist("test", folder)
+    batches = list(data.test_batches(2, limit=3, directory=folder))
+    assert [len(batch) for batch, _ in batches] == [2, 1]
+    assert np.array_equal(np.concatenate([part for _, part in batches]), labels[:3])
+    assert np.array_equal(np.concatenate([batch for batch, _ in batches]), preprocess(images[:3]))
+    assert sum(len(part) for _, part in data.test_batches(2, np.float16, directory=folder)) == 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_trained_models_know_the_real_test_set(name):
+    try:
+        images, labels = load_fashion_mnist("test")
+    except CourseError as error:
+        pytest.skip(str(error))
+    assert (len(images), len(CLASS_NAMES)) == (10_000, labels.max() + 1)
+    model, count = load_pretrained(name), 256
+    with torch.no_grad():
+        logits = torch.cat([model(torch.from_numpy(batch)) for batch, _ in data.test_batches(64, limit=count)])
+    assert (logits.argmax(1).numpy() == labels[:count]).mean() > 0.9
+
+
+@pytest.mark.skipif("INFERENCE_TEST_NETWORK" not in os.environ, reason="INFERENCE_TEST_NETWORK is not set")
+def test_the_real_data_set_can_be_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SYSTEM", tmp_path / "nothing here")
+    assert ensure_fashion_mnist(tmp_path) == tmp_path
+    assert len(load_fashion_mnist("train", tmp_path)[0]) == 60_000
