@@ -41,8 +41,11 @@ IMAGE_SIZE = 224
 MEAN, STD = 0.2860, 0.3530
 """Of the training images, scaled to 0..1."""
 
-SYSTEM = Path("/usr/share/datasets/fashion-mnist")
-"""Where the package dataset-fashion-mnist of Debian and Ubuntu puts the data."""
+PACKAGE_FOLDER = "usr/share/datasets/fashion-mnist"
+"""Where the data is in the package dataset-fashion-mnist of Debian and Ubuntu."""
+
+SYSTEM = Path("/", PACKAGE_FOLDER)
+"""Where that package puts the data when it is installed."""
 
 NETWORK_TIMEOUT = 20.0
 """Seconds without an answer after which a download is given up."""
@@ -200,7 +203,7 @@ def _download_with_apt(temporary: Path) -> Path:
     _run(*apt, "download", "dataset-fashion-mnist", cwd=temporary)
     package = next(temporary.glob("dataset-fashion-mnist*.deb"))
     _run("dpkg", "-x", str(package), "unpacked", cwd=temporary)
-    return temporary / "unpacked" / SYSTEM.relative_to("/")
+    return temporary / "unpacked" / PACKAGE_FOLDER
 
 
 def _run(*command: str, cwd: Path) -> None:

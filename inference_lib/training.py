@@ -230,7 +230,7 @@ def _fit(
     history: list[dict[str, float]] = []
     with tqdm(total=steps * recipe.epochs, desc=name, unit="step", disable=not progress, mininterval=1) as bar:
         for epoch in range(1, recipe.epochs + 1):
-            started, rate = time.perf_counter(), schedule.get_last_lr()[0]
+            started, rate = time.perf_counter(), float(schedule.get_last_lr()[0])
             total = torch.zeros((), device=device)
             order = torch.randperm(len(training), device=device)
             model.train()

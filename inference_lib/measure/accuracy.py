@@ -1,10 +1,10 @@
 """Is it still the same model? Logits on the test set, compared with the FP32 eager model's."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import zip_longest
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,36 +48,39 @@ class Comparison:
         return None
 
 
-def logits_of(runner: Runner, workload: Workload, images: int) -> np.ndarray:
+def logits_of(runner: Runner, workload: Workload, images: int, *, ahead: bool = False) -> np.ndarray:
     """Return the runner's logits (images x 10, float32) for the first ``images`` of the test set.
 
-    One batch is preprocessed while the batch before it is inferred.
+    ``ahead`` prepares the next batch while one is inferred. It takes a second thread, and with it PyTorch a second
+    pool of threads that compete for the cores for good: only for work after which nothing is timed in this process.
     """
+    batches = _batches(workload, images)
+    parts = [runner.infer(batch) for batch in (_one_ahead(batches) if ahead else batches)]
+    return np.concatenate(parts)[:images]
+
+
+def _batches(workload: Workload, images: int) -> Iterator[np.ndarray]:
+    """Yield preprocessed batches; a short last one is filled with zeros, since a runner takes its own size only."""
     pictures, _ = test_set()
-    chunks = [pictures[start : start + workload.batch_size] for start in range(0, images, workload.batch_size)]
-    chunks[-1] = chunks[-1][: images - (len(chunks) - 1) * workload.batch_size]
-    parts = []
+    for start in range(0, images, workload.batch_size):
+        batch = preprocess(pictures[start : min(start + workload.batch_size, images)], workload.host_dtype)
+        if missing := workload.batch_size - len(batch):
+            batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
+        yield batch
+
+
+def _one_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     with ThreadPoolExecutor(max_workers=1) as pool:
-        prepare = partial(preprocess, dtype=workload.host_dtype)
-        coming = pool.submit(prepare, chunks[0])
-        for chunk, following in zip_longest(chunks, chunks[1:]):
-            batch = coming.result()
-            if following is not None:
-                coming = pool.submit(prepare, following)
-            parts.append(runner.infer(_full_batch(batch, workload))[: len(chunk)])
-    return np.concatenate(parts)
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 @cache
 def test_set() -> tuple[np.ndarray, np.ndarray]:
     """Return the test images (uint8, 10,000 x 28 x 28) and labels, read once per process."""
     return load_fashion_mnist("test")
-
-
-def _full_batch(batch: np.ndarray, workload: Workload) -> np.ndarray:
-    """Fill a short last batch with zeros: a runner accepts its own batch size only."""
-    missing = workload.batch_size - len(batch)
-    return batch if missing == 0 else np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
 
 
 def compare(logits: np.ndarray, reference: np.ndarray) -> Comparison:

@@ -203,7 +203,8 @@ def _flags(record: Record) -> list[str]:
 
 
 def _evaluate(job: Job, runner: Runner, workload: Workload, reference: np.ndarray) -> accuracy.Comparison:
-    return accuracy.compare(accuracy.logits_of(runner, workload, job.profile.test_images), reference)
+    logits = accuracy.logits_of(runner, workload, job.profile.test_images, ahead=workload.device == "cuda")
+    return accuracy.compare(logits, reference)
 
 
 def _with_accuracy(record: Record, compared: accuracy.Comparison | None) -> Record:
