@@ -17,6 +17,8 @@ import nbformat
 from inference_lib.course import COURSE, Chapter, Course, chapters, find_chapters, shown
 from inference_lib.errors import CourseError, unknown_name
 from inference_lib.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
+from inference_lib.report import readme
+from inference_lib.report.records import RecordStore
 
 EDITIONS = ("local", "published")
 
@@ -48,7 +50,9 @@ def read_executed(chapter: Chapter, folder: Path, remedy: str = RUN_AGAIN) -> No
 
 
 def publish(executed: Path | None = None, records: Path | None = None, course: Course = COURSE) -> list[str]:
-    """Copy executed chapters and records into the published edition; return the names of the chapters.
+    """Copy executed chapters and records into the published edition, and their results into the README.
+
+    Return the names of the chapters.
 
     Raises:
         CourseError: there is nothing to publish, or a chapter's code has changed since it was executed.
@@ -64,6 +68,8 @@ def publish(executed: Path | None = None, records: Path | None = None, course: C
         nbformat.write(clean(notebook, course.root), course.published / f"{name}.ipynb")
     for record in records.glob("*.json"):
         _write_if_changed(course.published / "records" / record.name, record.read_bytes())
+    if (course.root / "README.md").exists():
+        readme.update(course.root / "README.md", RecordStore(course.published / "records").read())
     return names
 
 
@@ -101,6 +107,7 @@ def stage(edition: str, course: Course = COURSE) -> Path:
             wanted[path.relative_to(course.root)] = path.read_bytes()
     for chapter in chapters(course):
         page = merge(source_notebook(chapter.source), read_executed(chapter, executed, remedy))
+        _fill_in(page, run_times(chapter.name, executed, course.published))
         wanted[Path("notebooks") / f"{chapter.name}.ipynb"] = nbformat.writes(page).encode()
     for name, content in wanted.items():
         _write_if_changed(folder / name, content)
@@ -115,6 +122,23 @@ def merge(source: Notebook, executed: Notebook) -> Notebook:
     for cell, done in zip(code_cells(source), code_cells(executed), strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     return clean(source)
+
+
+RUN_TIMES = "{{ run_times }}"
+"""Stands in a chapter's markdown for what executing it took, here and on the machine of the published edition."""
+
+
+def run_times(name: str, *folders: Path) -> str:
+    """Return how long the chapter called ``name`` ran on each machine that executed it."""
+    found = (folder / f"{name}.ipynb" for folder in dict.fromkeys(folders))
+    stamps = [nbformat.read(path, as_version=4).metadata.get(STAMP, {}) for path in found if path.exists()]
+    return "; ".join(f"{s['seconds']:.0f} s on {s['machine']} ({s['profile']} profile)" for s in stamps)
+
+
+def _fill_in(page: Notebook, times: str) -> None:
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace(RUN_TIMES, times)
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:

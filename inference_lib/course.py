@@ -19,6 +19,7 @@ from typing import Any
 from inference_lib import paths
 from inference_lib.errors import CourseError, unknown_name
 from inference_lib.hashes import library_hash
+from inference_lib.measure.machine import this_machine
 from inference_lib.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 
 try:
@@ -210,7 +211,8 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
         _keep(part, failed, course)
         return False
     seconds = round(time.monotonic() - start, 1)
-    executed.metadata[STAMP] = {**executed.metadata.get(STAMP, {}), **stamp, "seconds": seconds}
+    where = {"seconds": seconds, "machine": this_machine().name(device)}
+    executed.metadata[STAMP] = {**executed.metadata.get(STAMP, {}), **stamp, **where}
     nbformat.write(clean(executed, course.root), part)
     os.replace(part, finished)
     failed.unlink(missing_ok=True)

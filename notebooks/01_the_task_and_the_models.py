@@ -30,7 +30,7 @@
 # 20 minutes
 # :::
 # :::{grid-item-card} To run
-# under a minute on two CPU cores, less on the published GPU
+# {{ run_times }}
 # :::
 # ::::
 

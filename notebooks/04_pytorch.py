@@ -30,7 +30,7 @@
 # 20 minutes
 # :::
 # :::{grid-item-card} To run
-# about a minute on two CPU cores, about two on the published GPU
+# {{ run_times }}
 # :::
 # ::::
 

@@ -30,7 +30,7 @@
 # 25 minutes
 # :::
 # :::{grid-item-card} To run
-# about a minute on two CPU cores, a few minutes on the published GPU
+# {{ run_times }}
 # :::
 # ::::
 

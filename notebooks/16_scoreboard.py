@@ -31,7 +31,7 @@
 # 15 minutes
 # :::
 # :::{grid-item-card} To run
-# a few seconds anywhere: nothing is measured here
+# {{ run_times }}
 # :::
 # ::::
 

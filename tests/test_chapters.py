@@ -12,6 +12,8 @@ from executed_course import NAMES, executed_course
 
 from inference_lib import book, course, notebook, paths
 from inference_lib.course import Course
+from inference_lib.report import readme
+from inference_lib.report.records import RecordStore
 
 PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
 
@@ -60,6 +62,12 @@ def test_values_glued_into_text_have_names_of_their_own(executed: tuple[Course, 
 def test_published_outputs_belong_to_today_s_code() -> None:
     assert [path.stem for path in PUBLISHED] == sorted(NAMES)
     assert book.stale_published() == []
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
+def test_the_readme_shows_the_published_results() -> None:
+    records = RecordStore(paths.PUBLISHED / "records").read()
+    assert readme.results(records) in (paths.ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow

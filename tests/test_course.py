@@ -14,6 +14,7 @@ import pytest
 from inference_lib import book, course, notebook
 from inference_lib.course import Course
 from inference_lib.errors import CourseError
+from inference_lib.measure.machine import this_machine
 
 HEADER = """\
 # ---
@@ -278,3 +279,15 @@ def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(tiny: Course)
     }
     with pytest.raises(CourseError, match="unknown edition 'first'"):
         book.stage("first", tiny)
+
+
+def test_a_card_says_how_long_the_chapter_ran_and_where(tiny: Course) -> None:
+    header = HEADER.replace("Some words.", "It took {{ run_times }}.")
+    write_chapter(tiny, "01_first", "print(1)\n", header)
+    run(tiny)
+    book.publish(tiny.executed, tiny.records, tiny)
+    (tiny.root / "_config.yml").write_text("title: x\n")
+    page = nbformat.read(book.stage("local", tiny) / "notebooks" / "01_first.ipynb", as_version=4)
+    (sentence,) = [line for line in page.cells[0].source.splitlines() if "It took" in line]
+    assert sentence.count(this_machine().name("cpu")) == 2  # here, and in the published edition
+    assert "quick profile" in sentence

@@ -1,12 +1,13 @@
 """Tables, figures and words say what the records say."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from inference_lib.models import MODELS
-from inference_lib.report import plots, tables, words
+from inference_lib.report import plots, readme, tables, words
 from inference_lib.report.records import Record
 
 MakeRecord = Callable[..., Record]
@@ -89,3 +90,17 @@ def test_a_caption_names_machine_software_and_day(make_record: MakeRecord) -> No
     caption = plots.provenance([make_record()])
     for part in ("NVIDIA Test GPU", "driver 1.2.3", "torch 2.11.0", "2026-01-02"):
         assert part in caption
+
+
+def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path: Path, make_record: MakeRecord) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    graph = make_record(0.5, backend="pytorch-cudagraph", title="PyTorch (CUDA graph)", precision="fp16")
+    readme.update(page, [make_record(2.0), graph, make_record(9.0, device="cpu")])
+    text = page.read_text()
+    assert text.startswith("before\n<!-- results -->\n")
+    assert text.endswith("<!-- /results -->\nafter\n")
+    assert "old" not in text
+    (best,) = [line.split("|") for line in text.splitlines() if "PyTorch (CUDA graph) FP16" in line]
+    assert [cell.strip() for cell in best[1:6]] == ["resnet18", "2.000", "PyTorch (CUDA graph) FP16", "0.500", "4.0"]
+    assert "9.000" not in text

@@ -1,0 +1,41 @@
+"""The results in the README: written by ``publish`` from the published records, never by hand."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from inference_lib.choose import latency_ms, quickest
+from inference_lib.report.plots import label_of, provenance
+from inference_lib.report.records import Record, select
+from inference_lib.report.tables import markdown_scoreboards, markdown_table
+
+BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def results(records: Sequence[Record]) -> str:
+    """Return the README's results for GPU ``records``: best row against the plain loop, then the scoreboards."""
+    single = [r for r in records if r.device == "cuda" and r.batch_size == 1]
+    parts = [provenance(select(single)), markdown_table(speedups(single)), markdown_scoreboards(single)]
+    return "\n\n".join(parts)
+
+
+def speedups(records: Sequence[Record]) -> pd.DataFrame:
+    """Return each model's quickest record beside the plain loop (PyTorch eager, FP32): latency in ms, and the ratio."""
+    rows = []
+    for model in dict.fromkeys(r.model for r in records):
+        loop = select(records, model=model, backend="pytorch", precision="fp32")
+        if loop:
+            best = quickest(select(records, model=model))
+            ratio = latency_ms(loop[0]) / latency_ms(best)
+            rows.append(
+                (model, f"{latency_ms(loop[0]):.3f}", label_of(best), f"{latency_ms(best):.3f}", f"{ratio:.1f}")
+            )
+    return pd.DataFrame(rows, columns=["model", "plain loop, ms", "quickest row", "its ms", "times faster"])
+
+
+def update(readme: Path, records: Sequence[Record]) -> None:
+    """Replace the block of results in ``readme``, where it has one."""
+    text = readme.read_text()
+    readme.write_text(BLOCK.sub(lambda block: f"{block[1]}{results(records)}\n{block[2]}", text))
