@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -113,22 +113,6 @@ def enlarge(images: torch.Tensor, size: int, dtype: torch.dtype = torch.float32)
     # Normalizing first gives the same values (bilinear weights sum to one) and touches fewer pixels.
     normalized = (images.float() / 255 - MEAN) / STD
     return F.interpolate(normalized[:, None].to(dtype), (size, size), mode="bilinear", align_corners=False)
-
-
-def test_batches(
-    batch_size: int,
-    dtype: np.typing.DTypeLike = np.float32,  # noqa: PT028 (not a test)
-    limit: int | None = None,  # noqa: PT028
-    directory: Path = DATA,  # noqa: PT028
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the test set (its first ``limit`` images) as preprocessed batches and labels; the last may be smaller."""
-    images, labels = load_fashion_mnist("test", directory)
-    for start in range(0, len(images[:limit]), batch_size):
-        chunk = slice(start, min(start + batch_size, len(images[:limit])))
-        yield preprocess(images[chunk], dtype), labels[chunk]
-
-
-test_batches.__test__ = False  # type: ignore[attr-defined]  # The name makes pytest take it for a test.
 
 
 def _locate(folder: Path, name: str) -> Path | None:

@@ -4,7 +4,6 @@ The whole data set lives on the device as 8-bit images of 28 x 28 pixels. Each b
 enlarged on the device, so that no data loader is needed.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Iterator
@@ -292,31 +291,3 @@ def _ieee_arithmetic() -> Iterator[None]:
         yield
     finally:
         convolution.fp32_precision = before
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Train one model from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m inference_lib.training", description=train.__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--output", type=Path, required=True, help="folder of weights and learning curve")
-    options = parser.parse_args(arguments)
-    result = train(
-        options.model,
-        epochs=options.epochs,
-        device=options.device,
-        seed=options.seed,
-        limit=options.limit,
-        directory=options.output,
-    )
-    print(
-        f"{result.name}: validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %, "
-        f"{len(result.history)} epochs, {result.seconds:.0f} s on {result.device}"
-    )
-
-
-if __name__ == "__main__":
-    main()

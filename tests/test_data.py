@@ -185,15 +185,6 @@ def test_preprocessing_leaves_its_input_alone_and_accepts_a_view():
     assert np.array_equal(every_other, preprocess(images)[::2])
 
 
-def test_batches_cover_the_limit_in_order(folder):
-    images, labels = load_fashion_mnist("test", folder)
-    batches = list(data.test_batches(2, limit=3, directory=folder))
-    assert [len(batch) for batch, _ in batches] == [2, 1]
-    assert np.array_equal(np.concatenate([part for _, part in batches]), labels[:3])
-    assert np.array_equal(np.concatenate([batch for batch, _ in batches]), preprocess(images[:3]))
-    assert sum(len(part) for _, part in data.test_batches(2, np.float16, directory=folder)) == 5
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_trained_models_know_the_real_test_set(name):
     try:
@@ -203,7 +194,7 @@ def test_the_trained_models_know_the_real_test_set(name):
     assert (len(images), len(CLASS_NAMES)) == (10_000, labels.max() + 1)
     model, count = load_pretrained(name), 256
     with torch.no_grad():
-        logits = torch.cat([model(torch.from_numpy(batch)) for batch, _ in data.test_batches(64, limit=count)])
+        logits = torch.cat([model(torch.from_numpy(preprocess(part))) for part in np.split(images[:count], 4)])
     assert (logits.argmax(1).numpy() == labels[:count]).mean() > 0.9
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference_lib import training
+from inference_lib import cli, training
 from inference_lib.errors import CourseError
 from inference_lib.models import MODELS, load_pretrained
 from inference_lib.training import RECIPES, LabelledImages, augment, split, train
@@ -147,6 +147,6 @@ def test_biases_and_normalization_do_not_decay():
 
 def test_the_command_line_says_what_was_measured(tmp_path, capsys):
     options = ["--device", "cpu", "--epochs", "1", "--limit", "16", "--output", str(tmp_path)]
-    training.main(["vanilla_cnn", *options])
+    assert cli.main(["train", "vanilla_cnn", *options]) == 0
     assert "vanilla_cnn: validation" in capsys.readouterr().out
     assert (tmp_path / "vanilla_cnn.safetensors").is_file()

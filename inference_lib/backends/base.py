@@ -5,7 +5,7 @@ into a :class:`Runner` (``load``). The two are separate so that building, storin
 so that an artifact is built once and used by many measurements.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -65,10 +65,6 @@ class Workload:
     def torch_dtype(self) -> torch.dtype:
         """Dtype of the weights and activations in PyTorch."""
         return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision, torch.float32)
-
-    def with_batch(self, batch_size: int) -> "Workload":
-        """Return the same workload at another batch size."""
-        return replace(self, batch_size=batch_size)
 
     def __str__(self) -> str:
         return f"{self.model} {self.precision} batch {self.batch_size} on {self.device}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import numpy as np
 import torch
@@ -87,3 +88,44 @@ class StaticBuffers:
             self._result.copy_(self.output, non_blocking=True)
         self.stream.synchronize()
         return self._result.float().numpy().copy()
+
+
+class BufferedRunner:
+    """A runner on fixed buffers and a stream of its own: an inference is a copy in, ``compute``, a copy out.
+
+    A subclass queues its model on ``stream`` in ``compute``, from ``buffers.input`` to ``buffers.output``.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.stream = torch.cuda.Stream()
+        self.buffers = StaticBuffers(workload, self.stream)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        self.upload(batch)
+        self.compute()
+        return self.download()
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Queue the copy of one batch to the device."""
+        self.buffers.upload(batch)
+
+    def compute(self) -> None:
+        """Queue the model on the uploaded batch."""
+        raise NotImplementedError
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the computed batch."""
+        return self.buffers.download()
+
+    def synchronize(self) -> None:
+        """Wait for everything on the stream."""
+        self.stream.synchronize()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.synchronize()
+        vars(self).clear()  # whatever holds device memory goes

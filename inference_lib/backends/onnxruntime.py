@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload, cpu_support
-from inference_lib.backends.cuda import NO_GPU, StaticBuffers, gpu_works
+from inference_lib.backends.cuda import NO_GPU, BufferedRunner, gpu_works
 from inference_lib.errors import CourseError
 
 MODEL_FILE = "model.onnx"
@@ -213,23 +213,21 @@ class CpuRunner:
         del self._session
 
 
-class BoundRunner:
+class BoundRunner(BufferedRunner):
     """A CUDA session whose input and output are bound to fixed device memory."""
 
     def __init__(self, artifact: Artifact, cuda_options: dict[str, str]) -> None:
         import onnxruntime
 
-        self.workload = artifact.workload
-        self.stream = torch.cuda.Stream()
-        self._buffers = StaticBuffers(self.workload, self.stream)
+        super().__init__(artifact.workload)
         options = cuda_options | {
             "use_tf32": "1" if self.workload.precision == "tf32" else "0",
             "user_compute_stream": str(self.stream.cuda_stream),
         }
         self._session = open_session(artifact.directory / MODEL_FILE, "cuda", options)
         self._binding = self._session.io_binding()
-        self._bind(self._binding.bind_input, INPUT, self._buffers.input)
-        self._bind(self._binding.bind_output, OUTPUT, self._buffers.output)
+        self._bind(self._binding.bind_input, INPUT, self.buffers.input)
+        self._bind(self._binding.bind_output, OUTPUT, self.buffers.output)
         self._run_options = onnxruntime.RunOptions()
         # Without this a bound run waits for the GPU at its end, and batches cannot be queued back to back.
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -242,34 +240,9 @@ class BoundRunner:
         dtype = np.float16 if tensor.dtype == torch.float16 else np.float32
         bind(name, "cuda", tensor.device.index or 0, dtype, list(tensor.shape), tensor.data_ptr())
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
-        self.upload(batch)
-        self.compute()
-        return self.download()
-
-    def upload(self, batch: np.ndarray) -> None:
-        """Queue the copy of one batch to the bound input."""
-        self._buffers.upload(batch)
-
     def compute(self) -> None:
         """Queue one bound run."""
         self._session.run_with_iobinding(self._binding, self._run_options)
-
-    def download(self) -> np.ndarray:
-        """Return the logits of the last run."""
-        return self._buffers.download()
-
-    def synchronize(self) -> None:
-        """Wait for everything on the session's stream."""
-        self.stream.synchronize()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.synchronize()
-        del self._binding, self._session, self._buffers
 
 
 class RunRunner(BoundRunner):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, cpu_support
-from inference_lib.backends.cuda import NO_GPU, StaticBuffers, float32_products, gpu_works
+from inference_lib.backends.cuda import NO_GPU, BufferedRunner, float32_products, gpu_works
 from inference_lib.models import create_model
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -131,13 +131,11 @@ class EagerRunner:
         self._input = self._output = torch.empty(0)
 
 
-class GraphRunner:
-    """A captured model with fixed buffers: an inference is one copy in, one graph launch, one copy out."""
+class GraphRunner(BufferedRunner):
+    """A captured model: an inference is one copy in, one graph launch, one copy out."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self.workload = artifact.workload
-        self.stream = torch.cuda.Stream()
-        self._buffers = StaticBuffers(self.workload, self.stream)
+        super().__init__(artifact.workload)
         with float32_products(self.workload.precision):
             model = load_module(artifact).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._graph = self._capture(model)
@@ -145,7 +143,7 @@ class GraphRunner:
     @torch.inference_mode()
     def _capture(self, model: torch.nn.Module) -> torch.cuda.CUDAGraph:
         """Run the model until its libraries have chosen their kernels, then record one run."""
-        buffers, dtype = self._buffers, self.workload.torch_dtype
+        buffers, dtype = self.buffers, self.workload.torch_dtype
 
         def forward() -> None:
             images = buffers.input.to(dtype, memory_format=torch.channels_last)
@@ -160,33 +158,7 @@ class GraphRunner:
             forward()
         return graph
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
-        self.upload(batch)
-        self.compute()
-        return self.download()
-
-    def upload(self, batch: np.ndarray) -> None:
-        """Queue the copy of one batch to the captured input."""
-        self._buffers.upload(batch)
-
     def compute(self) -> None:
         """Queue one replay of the graph."""
         with torch.cuda.stream(self.stream):
             self._graph.replay()
-
-    def download(self) -> np.ndarray:
-        """Return the logits of the last replay."""
-        return self._buffers.download()
-
-    def synchronize(self) -> None:
-        """Wait for everything on the runner's stream."""
-        self.stream.synchronize()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.synchronize()
-        self._graph.reset()
-        del self._graph, self._buffers

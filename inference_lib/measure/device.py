@@ -51,15 +51,6 @@ def _handle() -> Any:
     return pynvml.nvmlDeviceGetHandleByIndex(0)
 
 
-def nvml_works() -> bool:
-    """Whether NVML finds a GPU; asking does not start CUDA."""
-    try:
-        _handle()
-    except pynvml.NVMLError:
-        return False
-    return True
-
-
 def memory_used_mib() -> float:
     """Return the memory in use on the GPU by all processes and the driver, MiB."""
     return pynvml.nvmlDeviceGetMemoryInfo(_handle()).used / MIB
