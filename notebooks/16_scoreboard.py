@@ -42,7 +42,7 @@
 # same rules: the same weights, the same pictures, the same clock, copies included.
 #
 # This chapter measures nothing. It reads the records that the chapters before have written, so it takes seconds, and
-# it shows whatever there is: a cell that could not be measured keeps its row and says why.
+# it shows whatever there is: a cell that could not be measured says why.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -101,8 +101,8 @@ plots.show_figure(
 #   latency.
 # - **GPU memory** is what the process added, the CUDA context included.
 # - **GPU busy** is the share of time in which some kernel ran, not how full the GPU was.
-# - **note** says why a row is empty, or what makes it less trustworthy: a latency that varies by more than ten
-#   percent, clocks that were held down.
+# - Below a table stand the rows that could not be measured and why, and what makes a row less trustworthy: a latency
+#   that varies by more than ten percent, clocks that were held down.
 #
 # The layout is that of the project this course grew from, which measured six frameworks at batch 1 on a Quadro T2000,
 # a laptop GPU. Its table follows each of ours.
@@ -113,8 +113,7 @@ def show_boards(model: str) -> None:
     """Show one model's rows at batch 1: this machine, the published GPU, the reference project."""
     for records in (here, gpu if lab.device == "cpu" else []):
         if rows := [r for r in records if r.model == model and r.batch_size == 1]:
-            board = tables.scoreboard(rows, model)
-            display(tables.show_table(board, f"{model}, batch 1. {plots.provenance(rows)}"))
+            display(tables.show_scoreboard(rows, model, f"{model}, batch 1. {plots.provenance(rows)}"))
     caption = f"{model}, batch 1: the reference project, Quadro T2000."
     display(tables.show_table(tables.reference_table(model), caption))
 

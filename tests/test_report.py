@@ -26,6 +26,23 @@ def test_a_flagged_row_is_shown_as_flagged(make_record: MakeRecord) -> None:
     assert "clocks were held down" in table["note"].iloc[0]
 
 
+def test_what_could_not_be_measured_is_listed_below_the_table(make_record: MakeRecord) -> None:
+    absent = make_record(
+        title="PyTorch (CUDA graph)", status="unsupported", reason="no <GPU>", latency=None, accuracy=None
+    )
+    shown = tables.show_scoreboard([make_record(2.0, flags=["latency varies"]), absent], "resnet18", "caption").data
+    table, notes = shown.split("</table>")
+    assert "PyTorch (eager)" in table
+    assert "PyTorch (CUDA graph)" not in table
+    assert "PyTorch (CUDA graph) FP32: unsupported: no &lt;GPU&gt;" in notes
+    assert "PyTorch (eager) FP32: latency varies" in notes
+
+
+def test_a_column_without_measurements_is_left_out(make_record: MakeRecord) -> None:
+    on_cpu = make_record(2.0, device="cpu", gpu_memory_mib=None, load=None)
+    assert not {"GPU memory MiB", "GPU busy %"} & set(tables.scoreboard([on_cpu], "resnet18"))
+
+
 def test_side_by_side_has_a_column_a_machine(make_record: MakeRecord) -> None:
     here = make_record(20.0, device="cpu")
     table = tables.side_by_side([here], [make_record(2.0)], batch_sizes=(1,))

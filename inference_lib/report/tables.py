@@ -1,5 +1,6 @@
 """Tables from records: the scoreboard, the flat table that the command line prints, the reference project's."""
 
+import html
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
@@ -71,7 +72,7 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
     """Return the reference project's table for one model: framework, device, precision, accuracy, FPS, memory, busy.
 
     Latency and FPS are end to end at ``batch_size``, throughput is that of batches queued back to back. A cell that
-    was not measured keeps its row and says why in ``note``.
+    was not measured keeps its row and says why in ``note``; a column that nothing was measured for is left out.
     """
     chosen = [r for r in records if r.model == model and r.batch_size == batch_size]
     rows = [
@@ -90,7 +91,7 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
         }
         for record in chosen
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
     return table.drop(columns="note") if len(table) and not table["note"].any() else table
 
 
@@ -143,8 +144,10 @@ def reference_table(model: str) -> pd.DataFrame:
     )
 
 
-def show_table(table: pd.DataFrame, caption: str = "", formats: dict[str, str] | None = None) -> HTML:
-    """Return ``table`` as HTML: numbers formatted and right-aligned, gaps shown as a dash, wide tables scrollable."""
+def show_table(
+    table: pd.DataFrame, caption: str = "", formats: dict[str, str] | None = None, notes: Iterable[str] = ()
+) -> HTML:
+    """Return ``table`` as HTML: numbers formatted and right-aligned, gaps shown as a dash, ``notes`` below it."""
     formats = SCOREBOARD_FORMATS | (formats or {})
     known = {name: formats[name] for name in table.columns if name in formats}
     known |= {name: "{:.3f}" for name in table.columns if name.endswith(", ms")}
@@ -157,8 +160,20 @@ def show_table(table: pd.DataFrame, caption: str = "", formats: dict[str, str] |
         .set_td_classes(pd.DataFrame("number", index=table.index, columns=numbers))
         .set_table_attributes('class="measured"')
     )
-    html = styled.to_html().replace('<style type="text/css">\n</style>\n', "")
-    return HTML(f'<div class="measured-table">{html}</div>')
+    page = styled.to_html().replace('<style type="text/css">\n</style>\n', "")
+    below = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    listed = f'<ul class="measured-notes">{below}</ul>' if below else ""
+    return HTML(f'<div class="measured-table">{page}</div>{listed}')
+
+
+def show_scoreboard(records: Sequence[Record], model: str, caption: str) -> HTML:
+    """Return the scoreboard of ``model`` at batch 1 as HTML, what is to say of single rows listed below it."""
+    notes: dict[str, list[str]] = {}
+    for record in records:
+        if record.model == model and record.batch_size == 1 and (note := _note(record)):
+            notes.setdefault(note, []).append(f"{record.title} {PRECISION_NAMES[record.precision]}")
+    table = scoreboard([r for r in records if r.ok], model).drop(columns="note", errors="ignore")
+    return show_table(table, caption, notes=[f"{', '.join(rows)}: {note}" for note, rows in notes.items()])
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
