@@ -96,8 +96,9 @@ for precision in ("fp32", "fp16"):
     print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
 
 # %% [markdown]
-# Loading is the reverse, with two lines that are easy to forget: `eval()` makes dropout and batch normalization
-# behave as they should at inference, and `requires_grad_(False)` says that nobody will ask for gradients.
+# Loading is the reverse. The architecture is created on PyTorch's *meta* device, where tensors have shapes and no
+# memory, because the file brings the numbers. Two calls are easy to forget: `eval()` makes dropout and batch
+# normalization behave as they should at inference, and `requires_grad_(False)` says that nobody will ask for gradients.
 
 # %%
 show_source("inference_lib.backends.pytorch", "load_module")

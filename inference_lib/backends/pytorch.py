@@ -82,9 +82,10 @@ class PyTorchCudaGraph(PyTorchEager):
 def load_module(artifact: Artifact) -> torch.nn.Module:
     """Return the exported model on its device, in its precision, ready for inference."""
     workload = artifact.workload
-    model = create_model(workload.model).to(workload.torch_dtype)
-    model.load_state_dict(load_file(artifact.directory / WEIGHTS_FILE))
-    return model.eval().requires_grad_(False).to(workload.device)
+    with torch.device("meta"):  # no memory and no random weights: the file brings the tensors
+        model = create_model(workload.model)
+    model.load_state_dict(load_file(artifact.directory / WEIGHTS_FILE, device=workload.device), assign=True)
+    return model.eval().requires_grad_(False)
 
 
 class EagerRunner:
