@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+from inference_lib.measure.compare import compare
 from inference_lib.report.records import Record
 
 NOT_MEASURED = "(not measured)"
-SAME = 0.03
-"""Two medians closer than this are called equal; a finer verdict needs the interval of their ratio."""
 
 
 def number(records: Sequence[Record], read: Callable[[Record], float | None], form: str = "{:.2f}") -> str:
@@ -16,13 +15,20 @@ def number(records: Sequence[Record], read: Callable[[Record], float | None], fo
 
 
 def times_faster(slow: Sequence[Record], fast: Sequence[Record]) -> str:
-    """Return how the end-to-end median of the one record ``fast`` compares with ``slow``: ``2.1 times faster``."""
+    """Return how the end-to-end median of the one record ``fast`` compares with that of ``slow``.
+
+    ``2.1 times faster``, ``1.3 times slower``, ``about as fast``, or ``not clearly faster or slower`` where the
+    uncertainty of the two leaves it open.
+    """
     if len(slow) != 1 or len(fast) != 1 or not (slow[0].latency and fast[0].latency):
         return NOT_MEASURED
-    ratio = slow[0].latency.end_to_end.p50 / fast[0].latency.end_to_end.p50
-    if abs(ratio - 1) < SAME:
-        return "about as fast"
-    return f"{ratio:.1f} times faster" if ratio > 1 else f"{1 / ratio:.1f} times slower"
+    found = compare(slow[0].latency.end_to_end, fast[0].latency.end_to_end)
+    return {
+        "faster": f"{found.ratio:.1f} times faster",
+        "slower": f"{1 / found.ratio:.1f} times slower",
+        "same": "about as fast",
+        "cannot tell": "not clearly faster or slower",
+    }[found.verdict]
 
 
 def machines(records: Sequence[Record]) -> str:
