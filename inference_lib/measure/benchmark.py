@@ -4,6 +4,7 @@ A worker has run nothing else, so its memory is its own, and a crash in it costs
 """
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -165,6 +166,7 @@ def _work(
     store: RecordStore,
     sender: Connection,
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the worker
     target(job, store, sender.send)
     sender.close()
 
