@@ -17,7 +17,9 @@ from inference_lib.measure.cell import Job, empty_record
 from inference_lib.measure.profiles import PROFILES
 from inference_lib.report.records import RecordStore
 
-TINY = replace(PROFILES["quick"], name="tiny", batch_sizes=(1, 2), budget_s=0.02, min_samples=3, test_images=8)
+TINY = replace(
+    PROFILES["quick"], name="tiny", batch_sizes={"fp32": (1, 2)}, budget_s=0.02, min_samples=3, test_images=8
+)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def benchmark(
             model,
             precision,
             device,
-            tuple(sorted(batch_sizes or profile.batch_sizes_of(precision))),
+            tuple(sorted(batch_sizes or profile.batch_sizes.get(precision, (1,)))),
             profile,
             fingerprint(model, profile),
         )

@@ -149,7 +149,7 @@ def _measure_runner(
     record.throughput_images_per_s = timing.time_throughput(runner, inputs[0], job.profile.budget_s).images_per_s
     if workload.device == "cuda":
         record.gpu_memory_mib = device.memory_used_mib() - memory_before
-    if workload.device == "cuda" and workload.batch_size in job.profile.load_batch_sizes:
+    if workload.device == "cuda" and (workload.precision, workload.batch_size) in job.profile.load_cells:
         record.load = Load(**asdict(device.sample_load(_load_step(runner, inputs), job.profile.load_s)))
     record.flags = _flags(record)
     record.measuring_s = time.perf_counter() - began
