@@ -8,7 +8,7 @@ import torch
 
 from inference_lib import paths
 from inference_lib.backends.base import DEVICES
-from inference_lib.backends.cuda import gpu_works
+from inference_lib.backends.cuda import gpu_works, set_float32_products
 from inference_lib.errors import CourseError, unknown_name
 from inference_lib.measure import timing
 from inference_lib.measure.benchmark import benchmark
@@ -71,12 +71,13 @@ class Lab:
 
 
 def open_lab(profile: str = "quick", device: str = "auto", records_dir: str | Path | None = None) -> Lab:
-    """Return the lab of a chapter.
+    """Return the lab of a chapter, and set PyTorch's FP32 to IEEE arithmetic, which is what FP32 means in this book.
 
     Raises:
         CourseError: an unknown profile or device, or a GPU asked for where there is none.
 
     """
+    set_float32_products("fp32")
     return Lab(
         profile=get_profile(profile),
         device=resolve_device(device),

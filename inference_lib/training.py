@@ -6,8 +6,6 @@ enlarged on the device, so that no data loader is needed.
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from inference_lib.backends.cuda import float32_products
 from inference_lib.data import IMAGE_SIZE, enlarge, load_fashion_mnist
 from inference_lib.errors import CourseError, unknown_name
 from inference_lib.models import MODELS, as_stored, create_model, save_pretrained
@@ -147,7 +146,7 @@ def accuracy(model: nn.Module, data: LabelledImages) -> float:
     """Return the percentage of ``data`` that ``model`` (FP32) classifies correctly, in IEEE FP32 arithmetic."""
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.labels.device)
-    with _ieee_arithmetic():
+    with float32_products("fp32"):
         for images, labels in zip(
             data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True
         ):
@@ -279,15 +278,3 @@ def _floats(model: nn.Module) -> list[torch.Tensor]:
     """Return the tensors of ``model`` that an average takes in: parameters and normalization statistics."""
     tensors = [*model.parameters(), *model.buffers()]
     return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-
-
-@contextmanager
-def _ieee_arithmetic() -> Iterator[None]:
-    """Turn TF32 off: PyTorch uses it for the convolutions of FP32 models unless told otherwise."""
-    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolution.fp32_precision
-    convolution.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolution.fp32_precision = before

@@ -154,8 +154,8 @@ for model in MODELS:
 
 # %%
 tables.show_table(
-    tables.side_by_side(records, lab.published(backends), batch_sizes=(1, 8, 256)),
-    "Median end-to-end latency, ms.",
+    tables.side_by_side(records, lab.published(backends), batch_sizes=(1,)),
+    "Median end-to-end latency at batch 1, ms.",
 )
 
 # %% [markdown]
@@ -164,7 +164,7 @@ tables.show_table(
 
 # %%
 gpu = lab.gpu_records()
-shown = select(gpu or records, backend=backends, model="resnet18", batch_size=1)
+shown = select(gpu or records, backend=backends, model="resnet18", precision=["fp32", "fp16"], batch_size=1)
 figure, (axes,) = plots.new_figure()
 plots.latency_ecdf(shown, axes)
 plots.show_figure(
@@ -208,7 +208,7 @@ plots.show_figure(
 # and the two curves meet.
 
 # %%
-shown = select(gpu or records, backend=backends, model="resnet18")
+shown = select(gpu or records, backend=backends, model="resnet18", precision=["fp32", "fp16"])
 figure, (axes,) = plots.new_figure(height=4.2)
 plots.throughput_over_latency(shown, axes)
 plots.show_figure(
@@ -250,6 +250,8 @@ print(f"{work['calls'].sum():.0f} operations, {work['ms'].sum():.2f} ms in them,
 # %%
 from torch.fx.experimental.optimization import fuse
 
+from inference_lib.backends.cuda import float32_products
+
 plain = load_pretrained("resnet18").to(lab.device)
 channels_last = load_pretrained("resnet18").to(lab.device, memory_format=torch.channels_last)
 folded = fuse(load_pretrained("resnet18")).to(lab.device)
@@ -262,6 +264,9 @@ knobs = {
 }
 with torch.inference_mode():
     times = {name: lab.time(call) for name, call in knobs.items()}
+    if lab.device == "cuda":
+        with float32_products("tf32"):
+            times["TF32"] = lab.time(knobs["plain"])
 
 # %%
 figure, (axes,) = plots.new_figure(height=2.6)
@@ -275,7 +280,13 @@ plots.show_figure(
 # %% [markdown]
 # Folding batch normalization into the convolution before it removes an operation per layer and changes no result but
 # rounding. Channels-last pays when tensor cores do the work, that is in FP16 or TF32. Autograd's bookkeeping costs a
-# little at every operation.
+# little at every operation. TF32 changes the arithmetic, so it can only help where arithmetic is what takes the time.
+#
+# PyTorch's own default is TF32 for convolutions and IEEE for matrix products. The book sets both to IEEE unless a label
+# says TF32:
+
+# %%
+show_source("inference_lib.backends.cuda", "set_float32_products")
 
 # %% [markdown]
 # ## What goes wrong

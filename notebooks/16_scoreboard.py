@@ -248,7 +248,7 @@ glue("16-mobilenet-best", words.times_faster(quickest_of["resnet18"], quickest_o
 checked = [r for r in at_batch_1 if r.accuracy]
 figure, (axes,) = plots.new_figure(height=3.8)
 for record in checked:
-    style, alpha = plots.style_of(record), 0.5 if record.precision == "fp32" else 1
+    style, alpha = plots.style_of(record), plots.PRECISION_ALPHA.get(record.precision, 1)
     point = (latency_ms(record), record.accuracy.accuracy_percent)
     axes.plot(*point, style.marker, color=style.color, alpha=alpha)
 for model in MODELS:
@@ -262,7 +262,7 @@ add_legend(figure, checked)
 plots.show_figure(
     figure,
     alt="Test accuracy over end-to-end latency at batch 1: points of one model lie on a line, coloured by framework.",
-    caption=f"Batch 1; FP32 is paler. {plots.provenance(checked)}",
+    caption=f"Batch 1; the more bits, the paler. {plots.provenance(checked)}",
 )
 
 # %% tags=["remove-cell"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,21 +28,31 @@ def gpu_works() -> bool:
     return torch.cuda.is_available()
 
 
-@contextmanager
-def float32_products(precision: str) -> Iterator[None]:
+def set_float32_products(precision: str) -> None:
     """Let PyTorch multiply FP32 tensors in IEEE arithmetic, or in TF32 where ``precision`` is ``tf32``.
 
     PyTorch's default differs by operation (TF32 for convolutions, IEEE for matrix products), so both are set.
     See https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices.
     """
-    wanted = "tf32" if precision == "tf32" else "ieee"
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
-    before = conv.fp32_precision, matmul.fp32_precision
-    conv.fp32_precision = matmul.fp32_precision = wanted
+    policy = "tf32" if precision == "tf32" else "ieee"
+    for products in _float32_settings():
+        products.fp32_precision = policy
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Set the arithmetic of FP32 products (see set_float32_products) for a while."""
+    before = [products.fp32_precision for products in _float32_settings()]
+    set_float32_products(precision)
     try:
         yield
     finally:
-        conv.fp32_precision, matmul.fp32_precision = before
+        for products, policy in zip(_float32_settings(), before, strict=True):
+            products.fp32_precision = policy
+
+
+def _float32_settings() -> tuple[Any, Any]:
+    return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
 
 
 class StaticBuffers:

@@ -51,6 +51,9 @@ mpl.rcParams.update(
     }
 )
 
+PRECISION_ALPHA = {"fp32": 0.45, "tf32": 0.7}
+"""The fewer bits, the stronger the line."""
+
 PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
 
 
@@ -113,7 +116,7 @@ def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
             np.linspace(0, 100, len(sketch)),
             color=style.color,
             linestyle=style.dash,
-            alpha=0.5 if record.precision == "fp32" else 1,
+            alpha=PRECISION_ALPHA.get(record.precision, 1),
             label=label_of(record),
         )
     axes.set(xscale="log", xlabel="end-to-end latency, ms", ylabel="inferences at most this slow, %")
@@ -132,7 +135,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
             linestyle=style.dash,
             marker=style.marker,
             markersize=5,
-            alpha=0.5 if line[0].precision == "fp32" else 1,
+            alpha=PRECISION_ALPHA.get(line[0].precision, 1),
             label=label_of(line[0]),
         )
         for record in line:
