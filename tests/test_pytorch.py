@@ -58,13 +58,17 @@ def test_a_fresh_artifact_is_reused_and_a_stale_one_rebuilt(tmp_path: Path) -> N
     assert weights.stat().st_mtime_ns > made
 
 
+def tf32_flags() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
 def test_the_tf32_policy_is_set_and_restored() -> None:
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision
-    for precision, policy in (("fp32", "ieee"), ("tf32", "tf32"), ("fp16", "ieee")):
+    before = tf32_flags()
+    for precision, allowed in (("fp32", False), ("tf32", True), ("fp16", False)):
         with float32_products(precision):
-            assert (conv.fp32_precision, matmul.fp32_precision) == (policy, policy)
-    assert (conv.fp32_precision, matmul.fp32_precision) == before
+            assert tf32_flags() == (allowed, allowed)
+            torch.export.export(load_pretrained("vanilla_cnn"), (torch.zeros(2, 3, 224, 224),))  # it reads them, too
+    assert tf32_flags() == before
 
 
 @pytest.mark.gpu

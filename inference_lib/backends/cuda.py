@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -31,28 +31,23 @@ def gpu_works() -> bool:
 def set_float32_products(precision: str) -> None:
     """Let PyTorch multiply FP32 tensors in IEEE arithmetic, or in TF32 where ``precision`` is ``tf32``.
 
-    PyTorch's default differs by operation (TF32 for convolutions, IEEE for matrix products), so both are set.
+    PyTorch's default differs by operation (TF32 for convolutions, IEEE for matrix products), so both are set. The
+    newer ``fp32_precision`` settings say the same, but ``torch.export`` still reads these and refuses a mix.
     See https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices.
     """
-    policy = "tf32" if precision == "tf32" else "ieee"
-    for products in _float32_settings():
-        products.fp32_precision = policy
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
     """Set the arithmetic of FP32 products (see set_float32_products) for a while."""
-    before = [products.fp32_precision for products in _float32_settings()]
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     set_float32_products(precision)
     try:
         yield
     finally:
-        for products, policy in zip(_float32_settings(), before, strict=True):
-            products.fp32_precision = policy
-
-
-def _float32_settings() -> tuple[Any, Any]:
-    return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 class StaticBuffers:
