@@ -14,8 +14,9 @@ from pathlib import Path
 
 import nbformat
 
-from inference_lib.course import COURSE, Chapter, Course, chapters, find_chapters, shown
+from inference_lib.course import COURSE, Chapter, Course, chapters, find_chapters
 from inference_lib.errors import CourseError, unknown_name
+from inference_lib.files import shown
 from inference_lib.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 from inference_lib.report import readme
 from inference_lib.report.records import RecordStore

@@ -109,7 +109,8 @@ def latency_ms(record: Record) -> float:
 
 def images_per_s(record: Record) -> float:
     """Return images per second end to end of a measured record."""
-    return record.batch_size / latency_ms(record) * 1e3
+    assert record.fps is not None
+    return record.fps
 
 
 def _p99(record: Record) -> float | None:
@@ -121,9 +122,7 @@ def _accuracy(record: Record) -> float | None:
 
 
 def _not_measured(record: Record) -> str:
-    if record.ok and record.latency:
-        return ""
-    return f"{record.status.replace('_', ' ')}: {record.reason}" if not record.ok else "latency was not measured"
+    return record.why_not or ("" if record.latency else "latency was not measured")
 
 
 def _too_much(what: str, value: float | None, limit: float | None, unit: str) -> str:

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from inference_lib import paths
 from inference_lib.errors import CourseError, unknown_name
+from inference_lib.files import make_writable, shown
 from inference_lib.hashes import library_hash
 from inference_lib.measure.machine import this_machine
 from inference_lib.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
@@ -168,20 +168,12 @@ def run_chapters(
     get_profile(profile)
     device = resolve_device(device)
     chosen = find_chapters(names, course)
-    _make_folder(course.executed)
+    make_writable(course.executed)
     failures = 0
     for number, chapter in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {chapter.name}: ", end="", flush=True)
         failures += not _run(chapter, profile, device, force, course)
     return 1 if failures else 0
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise CourseError(f"cannot write to {shown(folder)}: {error.strerror}; make the folder writable") from error
 
 
 def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Course) -> bool:
@@ -261,8 +253,3 @@ def _failure(part: Path, error: Exception) -> str:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
-
-
-def shown(path: Path) -> Path:
-    """Return ``path`` as a reader at this prompt would write it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -49,8 +49,7 @@ class Lab:
                 torch.cuda.synchronize()
 
         timing.warm_up(sample, budget_s=self.profile.budget_s)
-        rule = timing.StoppingRule(self.profile.budget_s, min_samples=self.profile.min_samples)
-        return distribution(timing.time_call(sample, rule))
+        return distribution(timing.time_call(sample, self.profile.rule))
 
     def records(self) -> list[Record]:
         """Return everything measured here so far."""

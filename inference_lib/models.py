@@ -5,8 +5,6 @@ Every model takes N x 3 x 224 x 224 floats (see :func:`inference_lib.data.prepro
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from inference_lib.errors import CourseError, unknown_name
+from inference_lib.files import write_atomically
 
 NUM_CLASSES = 10
 
@@ -110,9 +109,9 @@ def save_pretrained(name: str, model: nn.Module, directory: Path = PRETRAINED) -
     directory.mkdir(parents=True, exist_ok=True)
     content = serialize_tensors(stored_tensors(model))
     path = _weights_path(name, directory)
-    _write(path, content)
+    write_atomically(path, content)
     checksums = {**_read_checksums(directory), path.name: hashlib.sha256(content).hexdigest()}
-    _write(directory / CHECKSUMS, (json.dumps(checksums, indent=2, sort_keys=True) + "\n").encode())
+    write_atomically(directory / CHECKSUMS, (json.dumps(checksums, indent=2, sort_keys=True) + "\n").encode())
     return path
 
 
@@ -164,15 +163,3 @@ def _remedy(name: str, directory: Path) -> str:
         f"restore it with: git checkout -- {path} {directory / CHECKSUMS}; "
         f"or train again with: python -m inference_lib train {name} --output {directory}"
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write ``content`` under another name first, so that ``path`` is never half-written."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read.
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import pytest
 from inference_lib.backends import Workload
 from inference_lib.data import preprocess
 from inference_lib.measure import accuracy
+from inference_lib.report.records import Accuracy
 
 WORKLOAD = Workload("vanilla_cnn", 4, "fp32", "cpu")
 
@@ -50,5 +51,6 @@ def test_comparing_counts_labels_agreement_and_the_largest_difference() -> None:
     ],
 )
 def test_what_rounding_explains(agreement: float, difference: float, images: int, precision: str, fine: bool) -> None:
-    problem = accuracy.Comparison(95, agreement, difference, images).problem(precision)
+    found = Accuracy(accuracy_percent=95, agreement_percent=agreement, largest_difference=difference, images=images)
+    problem = accuracy.problem(found, precision)
     assert (problem is None) == fine

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from inference_lib import models
+from inference_lib import files, models
 from inference_lib.errors import CourseError
 from inference_lib.models import MODELS, PRETRAINED, create_model, load_pretrained, save_pretrained, weights_sha256
 
@@ -123,7 +123,7 @@ def test_an_interrupted_save_leaves_the_old_weights(stored, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models.os, "replace", interrupted)
+    monkeypatch.setattr(files.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_pretrained("vanilla_cnn", create_model("vanilla_cnn"), stored)
     assert torch.equal(load_pretrained("vanilla_cnn", stored).head[2].weight, before)

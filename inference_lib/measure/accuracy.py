@@ -1,9 +1,8 @@
 """Is it still the same model? Logits on the test set, compared with the FP32 eager model's."""
 
-import os
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from inference_lib.backends.base import Runner, Workload
 from inference_lib.backends.pytorch import PyTorchEager
 from inference_lib.data import load_fashion_mnist, preprocess
 from inference_lib.errors import CourseError
+from inference_lib.files import write_atomically
 from inference_lib.models import NUM_CLASSES, weights_sha256
+from inference_lib.report.records import Accuracy
 
 REFERENCE_BATCH = 64
 
@@ -26,26 +27,17 @@ MIN_AGREEMENT_PERCENT = 99.5
 """Share of images whose predicted class must be the reference's; rounding moves only near-ties."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Logits beside the reference's, over the same images."""
-
-    accuracy_percent: float
-    agreement_percent: float
-    largest_difference: float
-    images: int
-
-    def problem(self, precision: str) -> str | None:
-        """Say in what the two differ by more than rounding in ``precision`` explains, or None."""
-        tolerance = LOGIT_TOLERANCE[precision]
-        if not self.largest_difference <= tolerance:  # NaN is not within it either
-            return (
-                f"logits differ from the FP32 reference by {self.largest_difference:.2e} of the largest logit "
-                f"({precision} explains {tolerance:.0e})"
-            )
-        if self.images >= 1000 and self.agreement_percent < MIN_AGREEMENT_PERCENT:
-            return f"only {self.agreement_percent:.2f} % of the predictions agree with the FP32 reference"
-        return None
+def problem(found: Accuracy, precision: str) -> str | None:
+    """Say in what a model differs from the reference by more than rounding in ``precision`` explains, or None."""
+    tolerance = LOGIT_TOLERANCE[precision]
+    if not found.largest_difference <= tolerance:  # NaN is not within it either
+        return (
+            f"logits differ from the FP32 reference by {found.largest_difference:.2e} of the largest logit "
+            f"({precision} explains {tolerance:.0e})"
+        )
+    if found.images >= 1000 and found.agreement_percent < MIN_AGREEMENT_PERCENT:
+        return f"only {found.agreement_percent:.2f} % of the predictions agree with the FP32 reference"
+    return None
 
 
 def logits_of(runner: Runner, workload: Workload, images: int, *, ahead: bool = False) -> np.ndarray:
@@ -83,12 +75,12 @@ def test_set() -> tuple[np.ndarray, np.ndarray]:
     return load_fashion_mnist("test")
 
 
-def compare(logits: np.ndarray, reference: np.ndarray) -> Comparison:
+def compare(logits: np.ndarray, reference: np.ndarray) -> Accuracy:
     """Compare logits (N x 10) with the reference's logits for the same first N test images."""
     reference = reference[: len(logits)]
     labels = test_set()[1][: len(logits)]
     predicted = logits.argmax(axis=1)
-    return Comparison(
+    return Accuracy(
         accuracy_percent=float(np.mean(predicted == labels) * 100),
         agreement_percent=float(np.mean(predicted == reference.argmax(axis=1)) * 100),
         largest_difference=float(np.abs(logits - reference).max() / np.abs(reference).max()),
@@ -109,10 +101,9 @@ def write_reference(model: str, device: str, images: int) -> None:
         logits = logits_of(runner, workload, images)
     path = reference_path(model, device, images)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".part")
-    with open(scratch, "wb") as file:
-        np.save(file, logits)
-    os.replace(scratch, path)
+    content = io.BytesIO()
+    np.save(content, logits)
+    write_atomically(path, content.getvalue())
 
 
 def read_reference(model: str, device: str, images: int) -> np.ndarray:

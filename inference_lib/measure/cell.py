@@ -4,7 +4,7 @@ import gc
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,7 +20,6 @@ from inference_lib.report.records import (
     Build,
     Distribution,
     Latency,
-    Load,
     Record,
     RecordStore,
     Status,
@@ -83,7 +82,7 @@ def measure(job: Job, store: RecordStore, announce: Callable[[int], None]) -> No
     memory_before = device.memory_used_mib() if job.device == "cuda" else 0.0
     reference = accuracy.read_reference(job.model, job.device, job.profile.test_images)
     measured: list[Record] = []
-    compared: accuracy.Comparison | None = None
+    compared: Accuracy | None = None
     for batch_size in job.batch_sizes:
         announce(batch_size)
         record = empty_record(job, batch_size, "ok")
@@ -131,15 +130,14 @@ def _measure_runner(
 
     images = min(max(CHECKED_IMAGES, workload.batch_size), len(reference))
     checked = accuracy.compare(accuracy.logits_of(runner, workload, images), reference)
-    if problem := checked.problem(workload.precision):
+    if problem := accuracy.problem(checked, workload.precision):
         raise ValueError(problem)
 
-    rule = timing.StoppingRule(job.profile.budget_s, min_samples=job.profile.min_samples)
     if workload.device == "cuda":
         device.wake_clocks(lambda: runner.infer(inputs[0]))
     timing.warm_up(lambda: runner.infer(inputs[0]), budget_s=job.profile.budget_s)
-    end_to_end = timing.time_end_to_end(runner, inputs, rule)
-    parts = timing.time_parts(runner, inputs, rule)
+    end_to_end = timing.time_end_to_end(runner, inputs, job.profile.rule)
+    parts = timing.time_parts(runner, inputs, job.profile.rule)
     record.latency = Latency(
         end_to_end=distribution(end_to_end),
         upload=distribution(parts.upload),
@@ -150,7 +148,7 @@ def _measure_runner(
     if workload.device == "cuda":
         record.gpu_memory_mib = device.memory_used_mib() - memory_before
     if workload.device == "cuda" and (workload.precision, workload.batch_size) in job.profile.load_cells:
-        record.load = Load(**asdict(device.sample_load(_load_step(runner, inputs), job.profile.load_s)))
+        record.load = device.sample_load(_load_step(runner, inputs), job.profile.load_s)
     record.flags = _flags(record)
     record.measuring_s = time.perf_counter() - began
 
@@ -202,17 +200,17 @@ def _flags(record: Record) -> list[str]:
     return flags
 
 
-def _evaluate(job: Job, runner: Runner, workload: Workload, reference: np.ndarray) -> accuracy.Comparison:
+def _evaluate(job: Job, runner: Runner, workload: Workload, reference: np.ndarray) -> Accuracy:
     logits = accuracy.logits_of(runner, workload, job.profile.test_images, ahead=workload.device == "cuda")
     return accuracy.compare(logits, reference)
 
 
-def _with_accuracy(record: Record, compared: accuracy.Comparison | None) -> Record:
+def _with_accuracy(record: Record, compared: Accuracy | None) -> Record:
     """Return the record with its accuracy; a model that is not the reference's any more is a failure."""
     if compared is None:
         return record
-    problem = compared.problem(record.precision)
-    update = {"accuracy": Accuracy(**asdict(compared))}
+    problem = accuracy.problem(compared, record.precision)
+    update = {"accuracy": compared}
     return record.model_copy(update=update | ({"status": "failed", "reason": problem} if problem else {}))
 
 

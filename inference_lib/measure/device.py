@@ -7,11 +7,12 @@ https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import pynvml
+
+from inference_lib.report.records import Load
 
 MIB = 2**20
 SAMPLE_EVERY_S = 0.05
@@ -29,20 +30,6 @@ THROTTLE_REASONS = {
     pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: "temperature (hardware)",
     pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: "power brake",
 }
-
-
-@dataclass(frozen=True)
-class DeviceLoad:
-    """A GPU under a steady load: means over the samples."""
-
-    busy_percent: float
-    sm_clock_mhz: float
-    power_w: float
-    temperature_c: float
-    energy_mj_per_image: float | None
-    throttle_reasons: list[str] = field(default_factory=list)
-    samples: int = 0
-    seconds: float = 0.0
 
 
 @cache
@@ -73,7 +60,7 @@ def wake_clocks(step: Callable[[], object], clock: Callable[[], float] = time.pe
             return current
 
 
-def sample_load(step: Callable[[], int], seconds: float) -> DeviceLoad:
+def sample_load(step: Callable[[], int], seconds: float) -> Load:
     """Run ``step`` (it returns the images it inferred) for ``seconds`` and sample the GPU meanwhile.
 
     Busy percent is NVML's ``utilization.gpu``: the share of a window in which any kernel ran. It does not say how
@@ -119,9 +106,16 @@ def _joules() -> float:
         return 0.0
 
 
-def _summary(
-    readings: list[tuple[float, float, float, float, int]], energy_mj: float | None, seconds: float
-) -> DeviceLoad:
+def _summary(readings: list[tuple[float, float, float, float, int]], energy_mj: float | None, seconds: float) -> Load:
     busy, clock, power, temperature, _ = (sum(column) / len(readings) for column in zip(*readings, strict=True))
     reasons = {name for *_, mask in readings for bit, name in THROTTLE_REASONS.items() if mask & bit}
-    return DeviceLoad(busy, clock, power, temperature, energy_mj, sorted(reasons), len(readings), seconds)
+    return Load(
+        busy_percent=busy,
+        sm_clock_mhz=clock,
+        power_w=power,
+        temperature_c=temperature,
+        energy_mj_per_image=energy_mj,
+        throttle_reasons=sorted(reasons),
+        samples=len(readings),
+        seconds=seconds,
+    )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inference_lib.errors import unknown_name
+from inference_lib.measure.timing import StoppingRule
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Profile:
     """Precisions and batch sizes at which the load is sampled."""
     test_images: int
     """Images of the test set on which accuracy and agreement are computed."""
+
+    @property
+    def rule(self) -> StoppingRule:
+        """When a timed series is long enough."""
+        return StoppingRule(self.budget_s, min_samples=self.min_samples)
 
     def precisions(self, device: str) -> tuple[str, ...]:
         """Return the precisions to measure on ``device``."""

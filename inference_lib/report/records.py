@@ -3,9 +3,7 @@
 Every number in the book comes out of a record. A cell that could not be measured has a record too, with the reason.
 """
 
-import os
 import re
-import tempfile
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
@@ -14,9 +12,12 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from inference_lib.errors import CourseError
+from inference_lib.files import cannot_write, make_writable, write_atomically
 from inference_lib.measure.machine import Machine
 
 SCHEMA_VERSION = 1
+
+UNWRITABLE = ("write records", "make the folder writable or choose another with --records")
 
 Status = Literal["ok", "unavailable", "unsupported", "out_of_memory", "failed"]
 
@@ -114,6 +115,11 @@ class Record(BaseModel):
         return self.status == "ok"
 
     @property
+    def why_not(self) -> str:
+        """Why the cell was not measured: its status and the reason; empty if it was."""
+        return "" if self.ok else f"{self.status.replace('_', ' ')}: {self.reason}"
+
+    @property
     def fps(self) -> float | None:
         """Images per second of one caller who waits for every answer: batch size over median latency."""
         return self.batch_size / self.latency.end_to_end.p50 * 1e3 if self.latency else None
@@ -141,30 +147,14 @@ class RecordStore:
         path = self.directory / record.file_name
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.directory, suffix=".part", delete=False) as part:
-                part.write(record.model_dump_json(indent=1, exclude_none=True))
-                part.flush()
-                os.fsync(part.fileno())
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, path)
+            write_atomically(path, record.model_dump_json(indent=1, exclude_none=True).encode())
         except OSError as error:
-            raise CourseError(
-                f"cannot write records to {self.directory}: {error.strerror}; "
-                "make the folder writable or choose another with --records"
-            ) from error
+            raise cannot_write(self.directory, error, *UNWRITABLE) from error
         return path
 
     def check_writable(self) -> None:
         """Raise CourseError now, before anything is measured, if a record could not be written later."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.directory, suffix=".part"):
-                pass
-        except OSError as error:
-            raise CourseError(
-                f"cannot write records to {self.directory}: {error.strerror}; "
-                "make the folder writable or choose another with --records"
-            ) from error
+        make_writable(self.directory, *UNWRITABLE)
 
     def read(self) -> list[Record]:
         """Return all records, in the order of their file names; none for a folder that does not exist.

@@ -96,7 +96,7 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
 
 
 def _note(record: Record) -> str:
-    return "; ".join(record.flags) if record.ok else f"{record.status.replace('_', ' ')}: {record.reason}"
+    return record.why_not or "; ".join(record.flags)
 
 
 def agreement(records: Iterable[Record]) -> pd.DataFrame:
