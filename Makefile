@@ -46,7 +46,7 @@ lint: $(INSTALLED)  ## check style and types
 lab: notebooks  ## open the chapters in JupyterLab
 	@echo "installing JupyterLab, then opening _build/notebooks ..."
 	@$(PIP) install --quiet --constraint constraints.txt jupyterlab
-	@$(BIN)/jupyter lab _build/notebooks
+	@$(BIN)/jupyter lab _build/notebooks $(ARGS)
 
 notebooks: $(INSTALLED)  ## write the chapters as .ipynb to _build/notebooks
 	@echo "writing _build/notebooks (changes made there stay there) ..."
