@@ -125,21 +125,38 @@ show_source("inference_lib.backends.pytorch", "EagerRunner.infer")
 # where the graph reads it, and the output is copied from where the graph writes it.
 
 # %%
-show_source("inference_lib.backends.pytorch", "GraphRunner._capture")
+show_source("inference_lib.backends.cuda", "GraphedRunner.__init__")
+show_source("inference_lib.backends.cuda", "GraphedRunner._capture")
 
 # %% [markdown]
 # Three runs come first, on the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and must
-# not do so while recording. Images are kept channels-last, the layout that tensor cores read; the conversion is part
-# of the recording, so it is measured.
+# not do so while recording. Then the model is recorded, and for a small batch a second graph that holds the two copies
+# as well. An inference is then one copy into pinned memory, one launch and one wait.
+#
+# ### Fewer kernels to replay
+#
+# A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: the
+# bias, the shortcut of a residual block and the ReLU can be added while a convolution's result is still in registers.
+# `torch.fx` turns the model into a list of operations, and a few lines replace the patterns:
+
+# %%
+show_source("inference_lib.backends.fusion", "_fused_with")
+
+# %% [markdown]
+# The batch norms have been folded into the filters before, as the section on knobs explains. Images are kept
+# channels-last, the layout that tensor cores read; the conversion is part of the recording, so it is measured.
 #
 # ## Is it still the same model?
 #
 # Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers
-# in a different order, so the logits differ a little; the predicted class must not.
+# in a different order, so the logits differ a little; the predicted class must not. TF32 rows are measured where
+# arithmetic is what takes the time, that is for the graph.
 
 # %%
 backends = ["pytorch", "pytorch-cudagraph"]
 records = lab.benchmark(backends)
+if lab.device == "cuda":
+    records += lab.benchmark(["pytorch-cudagraph"], precisions=["tf32"])
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
 # %% tags=["nbval-check-output"]

@@ -173,18 +173,23 @@ show_source("inference_lib.backends.onnxruntime", "BoundRunner._bind")
 
 # %% [markdown]
 # Bound addresses do not change from run to run, which is what a CUDA graph needs. So the third way is an IOBinding
-# and a provider option, `enable_cuda_graph`: the session records its kernels in its first runs and replays them
-# afterwards.
-#
+# that is recorded. A provider option, `enable_cuda_graph`, does that inside the session. The course records from
+# outside, on a stream that it lends to the session, with the same lines as for PyTorch: the copies of a small batch
+# are part of the graph then, and the two frameworks differ in their kernels alone.
+
+# %%
+show_source("inference_lib.backends.onnxruntime", "OnnxRuntimeCudaGraph.load")
+
+# %% [markdown]
 # ## Is it still the same model?
 #
-# On a CPU there is no second memory to bind and no graph to record, so only the plain call is measured there. TF32
-# changes the same kernels in all three ways, so its rows are measured for one of them.
+# On a CPU there is no second memory to bind and no graph to record, so only the plain call is measured there. The
+# first two ways differ in their copies alone, so the smallest and the largest batch say enough about them. What TF32
+# changes is a knob further down.
 
 # %%
 backends = ["onnxruntime", "onnxruntime-iobinding", "onnxruntime-cudagraph"]
-without_tf32 = [precision for precision in lab.profile.precisions(lab.device) if precision != "tf32"]
-records = lab.benchmark(["onnxruntime", "onnxruntime-iobinding"], precisions=without_tf32)
+records = lab.benchmark(["onnxruntime", "onnxruntime-iobinding"], batch_sizes=lab.profile.ends(lab.device))
 records += lab.benchmark(["onnxruntime-cudagraph"])
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
@@ -413,6 +418,7 @@ if lab.device == "cuda":
     knobs |= {
         "heuristic search": (session_options(), {"cudnn_conv_algo_search": "HEURISTIC"}),
         "NHWC": (session_options(), {"prefer_nhwc": "1"}),
+        "fused bias": (session_options(), {"fuse_conv_bias": "1"}),
         "TF32": (session_options(), {"use_tf32": "1"}),
         "CUDA graph": (session_options(), {"enable_cuda_graph": "1"}),
         "CUDA graph, NHWC": (session_options(), {"enable_cuda_graph": "1", "prefer_nhwc": "1"}),
@@ -468,6 +474,9 @@ tables.show_table(costs, "What each option costs.", {"first answer, s": "{:.2f}"
 #
 # *NHWC.* Tensor cores read channels-last. With `prefer_nhwc` the graph is converted as a whole, instead of each
 # convolution transposing its own input.
+#
+# *Fused bias.* With `fuse_conv_bias`, cuDNN builds a kernel that adds the bias in the convolution itself. It takes
+# longer to open, and the kernel it builds may be faster or slower than two separate ones: measure your own network.
 #
 # *TF32.* ONNX Runtime turns it on unless told otherwise. The largest difference shows what that means: its products
 # keep ten bits of mantissa. The course turns it off for rows labelled FP32.

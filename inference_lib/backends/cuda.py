@@ -1,6 +1,6 @@
-"""What the CUDA backends share: whether a GPU works, the TF32 policy, and buffers with fixed addresses."""
+"""What the CUDA backends share: whether a GPU works, the TF32 policy, buffers with fixed addresses, CUDA graphs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
@@ -65,6 +65,8 @@ class StaticBuffers:
         self._staging = torch.empty(workload.input_shape, dtype=dtype, pin_memory=True)
         self._result = torch.empty(self.output.shape, dtype=workload.torch_dtype, pin_memory=True)
         self._sent = torch.cuda.Event()
+        starts = range(0, workload.batch_size, IMAGES_PER_COPY)
+        self._pieces = [slice(start, start + IMAGES_PER_COPY) for start in starts]
         torch.cuda.current_stream().synchronize()
 
     def upload(self, batch: np.ndarray) -> None:
@@ -74,25 +76,42 @@ class StaticBuffers:
             if source.is_pinned():
                 self.input.copy_(source, non_blocking=True)
                 return
-            self._sent.synchronize()  # the staging memory may still be on its way from the last upload
-            for piece in range(0, len(batch), IMAGES_PER_COPY):
-                part = slice(piece, piece + IMAGES_PER_COPY)
-                self._stage(part, source[part])
-                self.input[part].copy_(self._staging[part], non_blocking=True)
+            self._sent.synchronize()
+            for piece in self._pieces:
+                _copy(self._staging[piece], source[piece])
+                self.input[piece].copy_(self._staging[piece], non_blocking=True)
             self._sent.record()
 
-    def _stage(self, part: slice, source: torch.Tensor) -> None:
-        if source.nbytes <= SMALL_COPY_BYTES:
-            np.copyto(self._staging[part].numpy(), source.numpy())
-        else:
-            self._staging[part].copy_(source)
+    def stage(self, batch: np.ndarray) -> None:
+        """Copy ``batch`` into the pinned memory that ``queue_upload`` sends."""
+        self._sent.synchronize()  # it may still be on its way from the last upload
+        _copy(self._staging, torch.from_numpy(batch))
+
+    def queue_upload(self) -> None:
+        """Queue the copy of the staged batch to the device, on the current stream."""
+        self.input.copy_(self._staging, non_blocking=True)
+
+    def queue_download(self) -> None:
+        """Queue the copy of the output to pinned memory, on the current stream."""
+        self._result.copy_(self.output, non_blocking=True)
+
+    def fetch(self) -> np.ndarray:
+        """Wait for what was queued; return the output as float32, copied: the next batch overwrites the memory."""
+        self.stream.synchronize()
+        return self._result.to(torch.float32, copy=True).numpy()
 
     def download(self) -> np.ndarray:
-        """Return the output as float32, copied: the next batch overwrites the device memory."""
+        """Return the output of what was queued."""
         with torch.cuda.stream(self.stream):
-            self._result.copy_(self.output, non_blocking=True)
-        self.stream.synchronize()
-        return self._result.float().numpy().copy()
+            self.queue_download()
+        return self.fetch()
+
+
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    if source.nbytes <= SMALL_COPY_BYTES:
+        np.copyto(target.numpy(), source.numpy())
+    else:
+        target.copy_(source)
 
 
 class BufferedRunner:
@@ -134,3 +153,49 @@ class BufferedRunner:
     def __exit__(self, *exc: object) -> None:
         self.synchronize()
         vars(self).clear()  # whatever holds device memory goes
+
+
+class GraphedRunner(BufferedRunner):
+    """Another runner's kernels, captured in a CUDA graph: one launch instead of one an operation.
+
+    The copies of a small batch are captured too, in a second graph: an inference is then a copy into pinned memory,
+    one launch, and a wait. A large batch is sent in pieces instead, each while the next is staged.
+    """
+
+    def __init__(self, runner: BufferedRunner) -> None:
+        self.workload, self.stream, self.buffers = runner.workload, runner.stream, runner.buffers
+        self._captured = runner  # its weights and workspaces are what the graph's kernels use
+        for _ in range(3):  # libraries choose their kernels at first use, and must not do so while they are captured
+            runner.compute()
+        self.synchronize()
+        self._graph = self._capture(runner.compute)
+        self._whole = self._capture(self._queue_all) if self.workload.batch_size <= IMAGES_PER_COPY else None
+
+    def _queue_all(self) -> None:
+        self.buffers.queue_upload()
+        self._captured.compute()
+        self.buffers.queue_download()
+
+    def _capture(self, queue: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Record what ``queue`` puts on the stream, without running it."""
+        graph = torch.cuda.CUDAGraph()
+        # "relaxed": a library may ask the driver something while it queues its kernels
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="relaxed"):
+            queue()
+        return graph
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        if self._whole is None:
+            return super().infer(batch)
+        self.buffers.stage(batch)
+        self._replay(self._whole)
+        return self.buffers.fetch()
+
+    def compute(self) -> None:
+        """Queue one replay of the model's kernels."""
+        self._replay(self._graph)
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        with torch.cuda.stream(self.stream):
+            graph.replay()

@@ -1,4 +1,4 @@
-"""PyTorch: the eager model as everybody runs it, and the same model captured in a CUDA graph."""
+"""PyTorch: the eager model as everybody runs it, and the same model, fused, captured in a CUDA graph."""
 
 from pathlib import Path
 from typing import Self
@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, cpu_support
-from inference_lib.backends.cuda import NO_GPU, BufferedRunner, float32_products, gpu_works
+from inference_lib.backends.cuda import NO_GPU, BufferedRunner, GraphedRunner, float32_products, gpu_works
+from inference_lib.backends.fusion import fuse_convolutions
 from inference_lib.models import create_model
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -58,7 +59,7 @@ class PyTorchEager:
 
 
 class PyTorchCudaGraph(PyTorchEager):
-    """The same model captured once in a CUDA graph and replayed: one launch instead of one an operation.
+    """The same model with fused convolutions, captured once in a CUDA graph and replayed.
 
     Weights and activations are kept channels-last (NHWC), the layout that tensor cores read; inputs and outputs
     pass through pinned memory.
@@ -74,9 +75,10 @@ class PyTorchCudaGraph(PyTorchEager):
             return Support(ok=False, reason="CUDA graphs exist on NVIDIA GPUs only")
         return Support(ok=True)
 
-    def load(self, artifact: Artifact) -> "GraphRunner":  # type: ignore[override]
+    def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""
-        return GraphRunner(artifact)
+        with float32_products(artifact.workload.precision):
+            return GraphedRunner(FusedRunner(artifact))
 
 
 def load_module(artifact: Artifact) -> torch.nn.Module:
@@ -132,34 +134,17 @@ class EagerRunner:
         self._input = self._output = torch.empty(0)
 
 
-class GraphRunner(BufferedRunner):
-    """A captured model: an inference is one copy in, one graph launch, one copy out."""
+class FusedRunner(BufferedRunner):
+    """The fused model in channels-last layout, called as a Python function on fixed buffers."""
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact.workload)
-        with float32_products(self.workload.precision):
-            model = load_module(artifact).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self._graph = self._capture(model)
+        fused = fuse_convolutions(load_module(artifact))
+        self._model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def _capture(self, model: torch.nn.Module) -> torch.cuda.CUDAGraph:
-        """Run the model until its libraries have chosen their kernels, then record one run."""
-        buffers, dtype = self.buffers, self.workload.torch_dtype
-
-        def forward() -> None:
-            images = buffers.input.to(dtype, memory_format=torch.channels_last)
-            buffers.output.copy_(model(images))
-
-        with torch.cuda.stream(self.stream):
-            for _ in range(3):
-                forward()
-        self.stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            forward()
-        return graph
-
     def compute(self) -> None:
-        """Queue one replay of the graph."""
+        """Launch the model on the uploaded batch."""
         with torch.cuda.stream(self.stream):
-            self._graph.replay()
+            images = self.buffers.input.to(self.workload.torch_dtype, memory_format=torch.channels_last)
+            self.buffers.output.copy_(self._model(images))

@@ -31,8 +31,13 @@ class Profile:
         return StoppingRule(self.budget_s, min_samples=self.min_samples)
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """Return the precisions to measure on ``device``."""
-        return tuple(self.batch_sizes) if device == "cuda" else ("fp32",)
+        """Return the precisions to measure on ``device`` unless others are asked for."""
+        return ("fp32", "fp16") if device == "cuda" else ("fp32",)
+
+    def ends(self, device: str) -> tuple[int, ...]:
+        """Return the smallest and the largest batch size on ``device``: enough where no curve is wanted."""
+        sizes = [size for precision in self.precisions(device) for size in self.batch_sizes[precision]]
+        return (min(sizes), max(sizes))
 
 
 LOAD_S = 1.2
@@ -41,7 +46,7 @@ LOAD_S = 1.2
 PROFILES = {
     "quick": Profile(
         name="quick",
-        batch_sizes={"fp32": (1, 8), "fp16": (1, 8)},
+        batch_sizes={"fp32": (1, 8), "tf32": (1, 8), "fp16": (1, 8)},
         budget_s=0.2,
         min_samples=30,
         load_s=LOAD_S,
