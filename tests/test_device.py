@@ -6,6 +6,7 @@ import pynvml
 import pytest
 
 from inference_lib.measure import device
+from inference_lib.report.records import Clocks
 
 
 class FakeGpu:
@@ -33,6 +34,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch):
             "nvmlDeviceGetTemperature": lambda *_: 40,
             "nvmlDeviceGetCurrentClocksThrottleReasons": lambda *_: gpu.throttle,
             "nvmlDeviceGetTotalEnergyConsumption": gpu.energy,
+            "nvmlDeviceGetMemoryInfo": lambda *_: SimpleNamespace(used=700 * device.MIB),
         }
         for name, answer in answers.items():
             monkeypatch.setattr(pynvml, name, answer)
@@ -68,4 +70,17 @@ def test_a_load_is_summed_up(pretend, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (load.busy_percent, load.sm_clock_mhz, load.power_w, load.temperature_c) == (50, 1980, 300, 40)
     assert load.energy_mj_per_image == pytest.approx(60_000 / (images - 1))  # the first step only warms up
     assert load.throttle_reasons == ["power cap"]
+    assert load.peak_memory_mib == 700
     assert load.samples >= 2
+
+
+def test_the_clocks_of_a_moment_name_what_holds_them_down(pretend) -> None:
+    both = pynvml.nvmlClocksThrottleReasonSwPowerCap | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+    pretend(FakeGpu([1410], throttle=both))
+    assert device.clocks() == Clocks(sm_mhz=1410, throttle_reasons=["power cap", "temperature (hardware)"])
+
+
+def test_an_idle_gpu_or_one_set_to_a_clock_is_not_throttled(pretend) -> None:
+    harmless = pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonApplicationsClocksSetting
+    pretend(FakeGpu([1980], throttle=harmless))
+    assert device.clocks().throttle_reasons == []

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from inference_lib.backends import Artifact, Backend, Runner, Workload, build, get_backend
+from inference_lib.backends.cuda import BufferedRunner
 from inference_lib.data import preprocess
 from inference_lib.measure import accuracy, device, timing
 from inference_lib.measure.machine import this_machine
+from inference_lib.measure.pipeline import time_overlapped
 from inference_lib.measure.profiles import Profile
 from inference_lib.report.records import (
     Accuracy,
@@ -120,13 +122,13 @@ def _loaded(backend: Backend, artifact: Artifact, record: Record) -> Runner:
 def _measure_runner(
     job: Job, runner: Runner, workload: Workload, record: Record, reference: np.ndarray, memory_before: float
 ) -> None:
-    """Fill ``record``: first inference, agreement, memory, latency, throughput, load; in this order."""
-    began = time.perf_counter()
+    """Fill ``record``: first inference, agreement, times, clocks, memory, load, overlap; in this order."""
     inputs = test_inputs(workload)
     start = time.perf_counter()
     runner.infer(inputs[0])
+    began = time.perf_counter()
     assert record.build is not None
-    record.build.first_inference_s = time.perf_counter() - start
+    record.build.first_inference_s = began - start
 
     images = min(max(CHECKED_IMAGES, workload.batch_size), len(reference))
     checked = accuracy.compare(accuracy.logits_of(runner, workload, images), reference)
@@ -135,22 +137,32 @@ def _measure_runner(
 
     if workload.device == "cuda":
         device.wake_clocks(lambda: runner.infer(inputs[0]))
-    timing.warm_up(lambda: runner.infer(inputs[0]), budget_s=job.profile.budget_s)
-    end_to_end = timing.time_end_to_end(runner, inputs, job.profile.rule)
-    parts = timing.time_parts(runner, inputs, job.profile.rule)
+    _time(job.profile, runner, inputs, record)
+    if workload.device == "cuda":
+        record.clocks = device.clocks()
+        peak = device.memory_used_mib()
+        if (workload.precision, workload.batch_size) in job.profile.load_cells:
+            record.load = device.sample_load(_load_step(runner, inputs), job.profile.load_s)
+            peak = max(peak, record.load.peak_memory_mib)
+        record.gpu_memory_baseline_mib, record.gpu_memory_mib = memory_before, peak - memory_before
+    if isinstance(runner, BufferedRunner) and workload.batch_size == job.batch_sizes[-1]:  # it takes memory of its own
+        record.overlapped_images_per_s = time_overlapped(runner, inputs, job.profile.budget_s).images_per_s
+    record.flags = flags(record)
+    record.measuring_s = time.perf_counter() - began
+
+
+def _time(profile: Profile, runner: Runner, inputs: list[np.ndarray], record: Record) -> None:
+    """Warm up, then fill in latency and throughput, ``profile.budget_s`` seconds at most for each."""
+    timing.warm_up(lambda: runner.infer(inputs[0]), budget_s=profile.budget_s)
+    end_to_end = timing.time_end_to_end(runner, inputs, profile.rule)
+    parts = timing.time_parts(runner, inputs, profile.rule)
     record.latency = Latency(
         end_to_end=distribution(end_to_end),
         upload=distribution(parts.upload),
         compute=distribution(parts.compute),
         download=distribution(parts.download),
     )
-    record.throughput_images_per_s = timing.time_throughput(runner, inputs[0], job.profile.budget_s).images_per_s
-    if workload.device == "cuda":
-        record.gpu_memory_mib = device.memory_used_mib() - memory_before
-    if workload.device == "cuda" and (workload.precision, workload.batch_size) in job.profile.load_cells:
-        record.load = device.sample_load(_load_step(runner, inputs), job.profile.load_s)
-    record.flags = _flags(record)
-    record.measuring_s = time.perf_counter() - began
+    record.throughput_images_per_s = timing.time_throughput(runner, inputs[0], profile.budget_s).images_per_s
 
 
 def test_inputs(workload: Workload) -> list[np.ndarray]:
@@ -165,7 +177,10 @@ def distribution(samples: timing.Samples) -> Distribution:
     """Summarize a series of milliseconds."""
     times = samples.milliseconds
     p50, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99])
+    low, high = timing.median_interval(times)
     return Distribution(
+        median_low=low,
+        median_high=high,
         p50=p50,
         p90=p90,
         p95=p95,
@@ -190,14 +205,15 @@ def _load_step(runner: Runner, inputs: list[np.ndarray]) -> Callable[[], int]:
     return step
 
 
-def _flags(record: Record) -> list[str]:
+def flags(record: Record) -> list[str]:
     """Say what makes the record less trustworthy than its neighbours."""
-    flags = []
+    found = []
     if record.latency and record.latency.end_to_end.cv_percent > HIGH_CV_PERCENT:
-        flags.append(f"latency varies by {record.latency.end_to_end.cv_percent:.0f} %")
-    if record.load and record.load.throttle_reasons:
-        flags.append(f"clocks were held down: {', '.join(record.load.throttle_reasons)}")
-    return flags
+        found.append(f"latency varies by {record.latency.end_to_end.cv_percent:.0f} %")
+    held_down = {reason for phase in (record.clocks, record.load) if phase for reason in phase.throttle_reasons}
+    if held_down:
+        found.append(f"clocks were held down: {', '.join(sorted(held_down))}")
+    return found
 
 
 def _evaluate(job: Job, runner: Runner, workload: Workload, reference: np.ndarray) -> Accuracy:

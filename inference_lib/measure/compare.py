@@ -11,8 +11,8 @@ from inference_lib.report.records import Distribution
 
 Verdict = Literal["faster", "slower", "same", "cannot tell"]
 
-SAME_WITHIN = 0.03
-"""Medians of the same work differ by a few percent from process to process; less than this is no difference."""
+SAME_WITHIN = 0.015
+"""Medians of the same captured graph differ by about a percent from process to process: less is no difference."""
 
 
 @dataclass(frozen=True)

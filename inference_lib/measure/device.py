@@ -6,13 +6,13 @@ https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pynvml
 
-from inference_lib.report.records import Load
+from inference_lib.report.records import Clocks, Load
 
 MIB = 2**20
 SAMPLE_EVERY_S = 0.05
@@ -60,6 +60,15 @@ def wake_clocks(step: Callable[[], object], clock: Callable[[], float] = time.pe
             return current
 
 
+def clocks() -> Clocks:
+    """Return the SM clock of this moment, and what holds it down if anything does."""
+    mask = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(_handle())
+    return Clocks(
+        sm_mhz=pynvml.nvmlDeviceGetClockInfo(_handle(), pynvml.NVML_CLOCK_SM),
+        throttle_reasons=_throttle_reasons([mask]),
+    )
+
+
 def sample_load(step: Callable[[], int], seconds: float) -> Load:
     """Run ``step`` (it returns the images it inferred) for ``seconds`` and sample the GPU meanwhile.
 
@@ -67,7 +76,7 @@ def sample_load(step: Callable[[], int], seconds: float) -> Load:
     full the GPU was.
     """
     step()
-    readings: list[tuple[float, float, float, float, int]] = []
+    readings: list[Reading] = []
     done = threading.Event()
 
     def watch() -> None:
@@ -87,13 +96,25 @@ def sample_load(step: Callable[[], int], seconds: float) -> Load:
     return _summary(readings or [_read()], joules / images * 1e3 if joules > 0 else None, elapsed)
 
 
-def _read() -> tuple[float, float, float, float, int]:
+class Reading(NamedTuple):
+    """NVML's answers of one moment."""
+
+    busy_percent: float
+    sm_clock_mhz: float
+    power_w: float
+    temperature_c: float
+    memory_mib: float
+    throttle_mask: int
+
+
+def _read() -> Reading:
     handle = _handle()
-    return (
+    return Reading(
         pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
         pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
         pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
         pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        memory_used_mib(),
         pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
     )
 
@@ -106,16 +127,20 @@ def _joules() -> float:
         return 0.0
 
 
-def _summary(readings: list[tuple[float, float, float, float, int]], energy_mj: float | None, seconds: float) -> Load:
-    busy, clock, power, temperature, _ = (sum(column) / len(readings) for column in zip(*readings, strict=True))
-    reasons = {name for *_, mask in readings for bit, name in THROTTLE_REASONS.items() if mask & bit}
+def _summary(readings: Sequence[Reading], energy_mj: float | None, seconds: float) -> Load:
+    busy, clock, power, temperature, *_ = (sum(column) / len(readings) for column in zip(*readings, strict=True))
     return Load(
         busy_percent=busy,
         sm_clock_mhz=clock,
         power_w=power,
         temperature_c=temperature,
+        peak_memory_mib=max(reading.memory_mib for reading in readings),
         energy_mj_per_image=energy_mj,
-        throttle_reasons=sorted(reasons),
+        throttle_reasons=_throttle_reasons([reading.throttle_mask for reading in readings]),
         samples=len(readings),
         seconds=seconds,
     )
+
+
+def _throttle_reasons(masks: Iterable[int]) -> list[str]:
+    return sorted({name for mask in masks for bit, name in THROTTLE_REASONS.items() if mask & bit})

@@ -15,7 +15,7 @@ from inference_lib.errors import CourseError
 from inference_lib.files import cannot_write, make_writable, write_atomically
 from inference_lib.measure.machine import Machine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 UNWRITABLE = ("write records", "make the folder writable or choose another with --records")
 
@@ -32,6 +32,9 @@ class Distribution(BaseModel):
     mean: float
     cv_percent: float
     """Standard deviation over mean."""
+    median_low: float
+    median_high: float
+    """Ends of the 95 % confidence interval of the median."""
     samples: int
     stop_reason: str
     quantiles: list[float]
@@ -67,6 +70,13 @@ class Accuracy(BaseModel):
     images: int
 
 
+class Clocks(BaseModel):
+    """The GPU right after the timed series: its SM clock, and what held it down."""
+
+    sm_mhz: float
+    throttle_reasons: list[str]
+
+
 class Load(BaseModel):
     """The GPU under back-to-back inferences, sampled through NVML in a phase of its own."""
 
@@ -74,6 +84,8 @@ class Load(BaseModel):
     sm_clock_mhz: float
     power_w: float
     temperature_c: float
+    peak_memory_mib: float
+    """Largest memory in use on the GPU, by all processes."""
     energy_mj_per_image: float | None = None
     throttle_reasons: list[str]
     samples: int
@@ -101,12 +113,18 @@ class Record(BaseModel):
     build: Build | None = None
     latency: Latency | None = None
     throughput_images_per_s: float | None = None
+    """Batches computed back to back, their images on the device already."""
+    overlapped_images_per_s: float | None = None
+    """Batches from pinned host memory to pinned host memory, copies and computation overlapped."""
     accuracy: Accuracy | None = None
     gpu_memory_mib: float | None = None
-    """GPU memory that this process added (NVML, CUDA context included)."""
+    """Peak GPU memory that this process added to the baseline (NVML, CUDA context included)."""
+    gpu_memory_baseline_mib: float | None = None
+    """GPU memory in use by the driver and other processes before this process touched the GPU (NVML)."""
+    clocks: Clocks | None = None
     load: Load | None = None
     measuring_s: float | None = None
-    """What measuring the cell took, from the first inference to the last sample."""
+    """What measuring the cell took once it had answered for the first time."""
     flags: list[str] = Field(default_factory=list)
 
     @property
