@@ -2,9 +2,10 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,3 +115,38 @@ def test_a_wrong_model_is_not_timed(store: RecordStore) -> None:
         path.unlink()
     assert {r.status for r in records} == {"failed"}
     assert all("FP32 reference" in r.reason and r.latency is None for r in records)
+
+
+def test_missing_artifacts_are_exported_side_by_side_before_anything_is_measured(
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    exported = []
+
+    class Pool:
+        """A pool of processes that works in this one."""
+
+        def __init__(self, processes: int, initializer: object) -> None:
+            assert processes == 2
+
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
+        def starmap(self, call: Callable, arguments: Iterable[tuple]) -> None:
+            exported.extend(arguments)
+
+    def measured(job: Job, *_: object) -> list:
+        assert len(exported) == 2
+        return [job.model]
+
+    monkeypatch.setattr(module, "_context", lambda: SimpleNamespace(Pool=Pool))
+    monkeypatch.setattr(module, "is_built", lambda *_: False)
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(module, "_measure_job", measured)
+    assert tiny(store, models=["vanilla_cnn", "resnet18"]) == ["vanilla_cnn", "resnet18"]
+    assert [(backend, workload.model) for backend, workload in exported] == [
+        ("pytorch", "vanilla_cnn"),
+        ("pytorch", "resnet18"),
+    ]

@@ -24,10 +24,14 @@ def build(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS) ->
     """
     directory = root / backend.artifact_key(workload)
     wanted = _dependencies(backend, workload)
-    manifest = _read_manifest(directory)
-    if manifest is None or any(manifest.get(key) != value for key, value in wanted.items()):
-        manifest = _export(backend, workload, directory, wanted)
+    manifest = _fresh_manifest(directory, wanted) or _export(backend, workload, directory, wanted)
     return Artifact(workload, directory, manifest)
+
+
+def is_built(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS) -> bool:
+    """Whether ``build`` would find a fresh artifact."""
+    wanted = _dependencies(backend, workload)
+    return _fresh_manifest(root / backend.artifact_key(workload), wanted) is not None
 
 
 def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:
@@ -39,11 +43,13 @@ def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:
     }
 
 
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
+def _fresh_manifest(directory: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest in ``directory`` if there is one and it says what is wanted."""
     try:
-        return json.loads((directory / "manifest.json").read_text())
+        manifest = json.loads((directory / "manifest.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+    return manifest if all(manifest.get(key) == value for key, value in wanted.items()) else None
 
 
 def _export(backend: Backend, workload: Workload, directory: Path, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def write_reference(model: str, device: str, images: int) -> None:
     workload = Workload(model, min(REFERENCE_BATCH, images), "fp32", device)
     backend = PyTorchEager()
     with backend.load(build(backend, workload)) as runner:
-        logits = logits_of(runner, workload, images)
+        logits = logits_of(runner, workload, images, ahead=device == "cuda")
     path = reference_path(model, device, images)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()

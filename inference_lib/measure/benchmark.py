@@ -3,14 +3,17 @@
 A worker has run nothing else, so its memory is its own, and a crash in it costs one cell.
 """
 
+import contextlib
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
-from inference_lib.backends import get_backend
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends.artifacts import is_built
 from inference_lib.data import ensure_fashion_mnist
 from inference_lib.errors import CourseError
 from inference_lib.hashes import library_hash, sha256_of
@@ -63,6 +66,7 @@ def benchmark(
     for job in jobs:
         for batch_size in job.batch_sizes:
             job.workload(batch_size)  # rejects unknown names before anything runs
+    _export_ahead(jobs)
     records: list[Record] = []
     for number, job in enumerate(jobs, start=1):
         start = time.perf_counter()
@@ -77,6 +81,31 @@ def fingerprint(model: str, profile: Profile) -> str:
     machine = this_machine().model_dump_json(exclude={"commit"})
     parts = [library_hash(), weights_sha256(model), machine, repr(profile)]
     return sha256_of(part.encode() for part in parts)[:16]
+
+
+CORES_PER_EXPORT = 4
+
+
+def _export_ahead(jobs: Sequence[Job]) -> None:
+    """Export what is missing, several models at a time where there are cores to spare: an export keeps one busy.
+
+    Nothing is measured meanwhile. An export that fails is tried again by its worker, whose record says why.
+    """
+    possible = [job for job in jobs if _why_not(job) is None]
+    missing = {
+        get_backend(job.backend).artifact_key(workload): (job.backend, workload)
+        for job in possible
+        if not is_built(get_backend(job.backend), workload := job.workload(job.batch_sizes[0]))
+    }
+    processes = min(len(missing), (os.cpu_count() or 1) // CORES_PER_EXPORT)
+    if processes > 1:
+        with _context().Pool(processes, initializer=_leave_interrupts_to_the_parent) as pool:
+            pool.starmap(_try_export, missing.values())
+
+
+def _try_export(backend: str, workload: Workload) -> None:
+    with contextlib.suppress(Exception):
+        build(get_backend(backend), workload)
 
 
 def _measure_job(job: Job, store: RecordStore, reuse: bool) -> list[Record]:
@@ -166,9 +195,14 @@ def _work(
     store: RecordStore,
     sender: Connection,
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the worker
+    _leave_interrupts_to_the_parent()
     target(job, store, sender.send)
     sender.close()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """Ignore Ctrl-C: it reaches the parent too, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _context() -> multiprocessing.context.ForkServerContext:
