@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inference_lib.errors import CourseError, unknown_name
+from inference_lib.measure.compare import compare
 from inference_lib.models import MODELS
 from inference_lib.report.records import Record
 
@@ -81,6 +82,17 @@ def quickest(records: Sequence[Record]) -> Record:
     if not measured:
         raise CourseError("no measured record to choose from; run a framework chapter first")
     return min(measured, key=latency_ms)
+
+
+def level_with(best: Record, records: Iterable[Record]) -> list[Record]:
+    """Return the measured records that are not clearly slower than ``best``, without itself: ties within the noise."""
+    assert best.latency is not None
+    quickest_times, level = best.latency.end_to_end, []
+    for record in records:
+        if record.ok and record.latency and record is not best:
+            verdict = compare(quickest_times, record.latency.end_to_end).verdict
+            level += [record] if verdict != "slower" else []
+    return level
 
 
 def seconds_to_first_answer(record: Record) -> float:

@@ -58,7 +58,7 @@ from matplotlib.lines import Line2D
 from inference_lib import MODELS, open_lab
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.base import PRECISIONS
-from inference_lib.choose import break_even, choose, images_per_s, latency_ms, pareto_front, quickest
+from inference_lib.choose import break_even, choose, images_per_s, latency_ms, level_with, pareto_front, quickest
 from inference_lib.report import glue, plots, select, show_source, tables, words
 
 lab = open_lab(profile, device, records_dir)
@@ -211,6 +211,8 @@ for model in MODELS:
     best = [quickest(mine)] if mine else []
     glue(f"16-best-{model}", plots.label_of(best[0]) if best else words.NOT_MEASURED)
     glue(f"16-speedup-{model}", words.times_faster(loop[model], best))
+    level = [plots.label_of(r) for r in level_with(best[0], mine)] if best else []
+    glue(f"16-level-{model}", ", ".join(level) or "nothing else")
     reference = tables.reference_table(model).set_index(["framework", "precision"])["FPS"]
     glue(f"16-reference-best-{model}", " ".join(reference.idxmax()))
     glue(f"16-reference-speedup-{model}", f"{reference.max() / reference['PyTorch', 'FP32']:.1f}")
@@ -219,8 +221,11 @@ for model in MODELS:
 # On {glue:text}`16-gpu`, against the reference loop on the same machine:
 #
 # - Vanilla CNN: the quickest row is {glue:text}`16-best-vanilla_cnn`, {glue:text}`16-speedup-vanilla_cnn`.
+#   Level with it, within the noise: {glue:text}`16-level-vanilla_cnn`.
 # - ResNet-18: the quickest row is {glue:text}`16-best-resnet18`, {glue:text}`16-speedup-resnet18`.
+#   Level with it, within the noise: {glue:text}`16-level-resnet18`.
 # - MobileNetV2: the quickest row is {glue:text}`16-best-mobilenet_v2`, {glue:text}`16-speedup-mobilenet_v2`.
+#   Level with it, within the noise: {glue:text}`16-level-mobilenet_v2`.
 #
 # On its Quadro T2000, the reference project's best rows had {glue:text}`16-reference-speedup-vanilla_cnn` times the
 # frames per second of its own PyTorch FP32 row for the vanilla CNN

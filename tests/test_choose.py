@@ -11,6 +11,7 @@ from inference_lib.choose import (
     choose,
     images_per_s,
     latency_ms,
+    level_with,
     pareto_front,
     quickest,
     seconds_to_first_answer,
@@ -35,6 +36,11 @@ def test_the_quickest_record_of_the_model_is_chosen(make_record: MakeRecord) -> 
     assert choice.best == fast
     assert choice.ranked == (fast, slow)
     assert choice.excluded == ()
+
+
+def test_a_row_within_the_noise_is_level_with_the_quickest(make_record: MakeRecord) -> None:
+    best, near, far = make_record(1.0), make_record(1.01), make_record(1.1)
+    assert level_with(best, [far, near, best, make_record(1.0, status="failed")]) == [near]
 
 
 def test_throughput_is_end_to_end_images_per_second(make_record: MakeRecord) -> None:
