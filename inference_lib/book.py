@@ -26,6 +26,8 @@ EDITIONS = ("local", "published")
 RUN_AGAIN = "run `python -m inference_lib run {name}`"
 PUBLISH_AGAIN = "run it on a GPU with the full profile and publish it (see the page Reproducing the numbers)"
 
+TOC = Path("_toc.yml")
+
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 """The command ``jupyter-book`` of this very interpreter, which may not be on the path."""
 
@@ -102,11 +104,14 @@ def stage(edition: str, course: Course = COURSE) -> Path:
     local = edition == "local"
     executed, remedy = (course.executed, RUN_AGAIN) if local else (course.published, PUBLISH_AGAIN)
     folder = course.build / "stage" / edition
-    wanted = {Path(name): (course.root / name).read_bytes() for name in ("_config.yml", "_toc.yml")}
+    wanted = {name: (course.root / name).read_bytes() for name in (Path("_config.yml"), TOC)}
     for path in sorted((course.root / "book").rglob("*")):
         if path.is_file() and not path.is_relative_to(course.published):
             wanted[path.relative_to(course.root)] = path.read_bytes()
     for chapter in chapters(course):
+        if not local and not (course.published / f"{chapter.name}.ipynb").exists():
+            wanted[TOC] = _without(chapter, wanted[TOC])
+            continue
         page = merge(source_notebook(chapter.source), read_executed(chapter, executed, remedy))
         _fill_in(page, run_times(chapter.name, executed, course.published))
         wanted[Path("notebooks") / f"{chapter.name}.ipynb"] = nbformat.writes(page).encode()
@@ -116,6 +121,13 @@ def stage(edition: str, course: Course = COURSE) -> Path:
         if path.is_file() and path.relative_to(folder) not in wanted:
             path.unlink()
     return folder
+
+
+def _without(chapter: Chapter, contents: bytes) -> bytes:
+    """Leave a chapter that was not published yet out of the table of contents, and say so."""
+    print(f"the published edition has no {chapter.name} yet: {PUBLISH_AGAIN}")
+    lines = contents.decode().splitlines(keepends=True)
+    return "".join(line for line in lines if line.strip() != f"- file: notebooks/{chapter.name}").encode()
 
 
 def merge(source: Notebook, executed: Notebook) -> Notebook:

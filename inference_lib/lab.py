@@ -37,9 +37,10 @@ class Lab:
         models: Sequence[str] = tuple(MODELS),
         precisions: Sequence[str] | None = None,
         batch_sizes: Sequence[int] | None = None,
+        device: str | None = None,
     ) -> list[Record]:
-        """Measure ``backends`` on this lab's device with its profile; see measure.benchmark.benchmark."""
-        return benchmark(backends, models, self.device, self.profile, self.store, precisions, batch_sizes)
+        """Measure ``backends`` with the lab's profile, on its device or another; see measure.benchmark.benchmark."""
+        return benchmark(backends, models, device or self.device, self.profile, self.store, precisions, batch_sizes)
 
     def time(self, call: Callable[[], object]) -> Distribution:
         """Time ``call`` with the host's clock, the device's work included: for the experiments inside a chapter."""

@@ -320,7 +320,7 @@ plots.show_figure(
 # they are the reference that every export in this book is compared with.
 
 # %%
-checked = lab.profile.test_images
+checked = lab.profile.images(lab.device)
 for name in MODELS:
     if not reference_path(name, lab.device, checked).exists():
         write_reference(name, lab.device, checked)

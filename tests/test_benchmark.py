@@ -19,7 +19,7 @@ from inference_lib.measure.profiles import PROFILES
 from inference_lib.report.records import RecordStore
 
 TINY = replace(
-    PROFILES["quick"], name="tiny", batch_sizes={"fp32": (1, 2)}, budget_s=0.02, min_samples=3, test_images=8
+    PROFILES["quick"], name="tiny", batch_sizes={"fp32": (1, 2)}, budget_s=0.02, min_samples=3, cpu_test_images=8
 )
 
 
@@ -37,7 +37,7 @@ def test_every_cell_is_measured_checked_and_stored(store: RecordStore) -> None:
     records = tiny(store)
     assert [(r.status, r.batch_size) for r in records] == [("ok", 1), ("ok", 2)]
     for record in records:
-        assert record.accuracy.images == TINY.test_images
+        assert record.accuracy.images == TINY.cpu_test_images
         assert record.accuracy.agreement_percent == 100
         assert record.latency.end_to_end.samples >= 3
         assert record.throughput_images_per_s > 0
@@ -53,7 +53,7 @@ def test_what_was_measured_is_not_measured_again(store: RecordStore, monkeypatch
 
 def test_a_change_of_the_profile_measures_again(store: RecordStore) -> None:
     first = tiny(store)
-    again = tiny(store, profile=replace(TINY, test_images=6))
+    again = tiny(store, profile=replace(TINY, cpu_test_images=6))
     assert first[0].fingerprint != again[0].fingerprint
     assert again[0].accuracy.images == 6
 
@@ -110,7 +110,7 @@ def test_a_wrong_model_is_not_timed(store: RecordStore) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, np.random.default_rng(0).normal(size=(7, 10)).astype("float32"))
     try:
-        records = tiny(store, profile=replace(TINY, test_images=7))
+        records = tiny(store, profile=replace(TINY, cpu_test_images=7))
     finally:
         path.unlink()
     assert {r.status for r in records} == {"failed"}

@@ -60,7 +60,7 @@ def test_values_glued_into_text_have_names_of_their_own(executed: tuple[Course, 
 
 @pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
 def test_published_outputs_belong_to_today_s_code() -> None:
-    assert [path.stem for path in PUBLISHED] == sorted(NAMES)
+    assert {path.stem for path in PUBLISHED} <= set(NAMES)
     assert book.stale_published() == []
 
 

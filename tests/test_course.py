@@ -291,3 +291,17 @@ def test_a_card_says_how_long_the_chapter_ran_and_where(tiny: Course) -> None:
     (sentence,) = [line for line in page.cells[0].source.splitlines() if "It took" in line]
     assert sentence.count(this_machine().name("cpu")) == 2  # here, and in the published edition
     assert "quick profile" in sentence
+
+
+def test_the_published_edition_leaves_out_what_was_not_published(tiny: Course, capsys: pytest.CaptureFixture) -> None:
+    (tiny.root / "_config.yml").write_text("title: Tiny\n")
+    (tiny.root / "book").mkdir()
+    run(tiny)
+    book.publish(course=tiny)
+    left_out = course.chapters(tiny)[0].name
+    (tiny.published / f"{left_out}.ipynb").unlink()
+    folder = book.stage("published", tiny)
+    listed = [f"notebooks/{chapter.name}" in (folder / "_toc.yml").read_text() for chapter in course.chapters(tiny)]
+    assert listed == [False] + [True] * (len(listed) - 1)
+    assert len(listed) > 1
+    assert f"the published edition has no {left_out} yet" in capsys.readouterr().out

@@ -152,7 +152,7 @@ def _measured(job: Job, batch_size: int, store: RecordStore) -> bool:
 
 def _ensure_reference(job: Job) -> None:
     """Compute the reference logits in a process of their own, so that no measured process ran them."""
-    images = job.profile.test_images
+    images = job.profile.images(job.device)
     if reference_path(job.model, job.device, images).exists():
         return
     worker = _context().Process(target=write_reference, args=(job.model, job.device, images))

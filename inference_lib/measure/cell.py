@@ -82,7 +82,7 @@ def measure(job: Job, store: RecordStore, announce: Callable[[int], None]) -> No
     """
     backend = get_backend(job.backend)
     memory_before = device.memory_used_mib() if job.device == "cuda" else 0.0
-    reference = accuracy.read_reference(job.model, job.device, job.profile.test_images)
+    reference = accuracy.read_reference(job.model, job.device, job.profile.images(job.device))
     measured: list[Record] = []
     compared: Accuracy | None = None
     for batch_size in job.batch_sizes:
@@ -217,7 +217,8 @@ def flags(record: Record) -> list[str]:
 
 
 def _evaluate(job: Job, runner: Runner, workload: Workload, reference: np.ndarray) -> Accuracy:
-    logits = accuracy.logits_of(runner, workload, job.profile.test_images, ahead=workload.device == "cuda")
+    images = job.profile.images(job.device)
+    logits = accuracy.logits_of(runner, workload, images, ahead=job.device == "cuda")
     return accuracy.compare(logits, reference)
 
 

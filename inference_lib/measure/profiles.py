@@ -23,7 +23,8 @@ class Profile:
     load_cells: tuple[tuple[str, int], ...]
     """Precisions and batch sizes at which the load is sampled."""
     test_images: int
-    """Images of the test set on which accuracy and agreement are computed."""
+    """Images of the test set on which accuracy and agreement are computed on a GPU, see ``images``."""
+    cpu_test_images: int
 
     @property
     def rule(self) -> StoppingRule:
@@ -33,6 +34,10 @@ class Profile:
     def precisions(self, device: str) -> tuple[str, ...]:
         """Return the precisions to measure on ``device`` unless others are asked for."""
         return ("fp32", "fp16") if device == "cuda" else ("fp32",)
+
+    def images(self, device: str) -> int:
+        """Return on how many test images a row of ``device`` is checked; a CPU takes minutes for all of them."""
+        return self.test_images if device == "cuda" else self.cpu_test_images
 
     def ends(self, device: str) -> tuple[int, ...]:
         """Return the smallest and the largest batch size on ``device``: enough where no curve is wanted."""
@@ -52,6 +57,7 @@ PROFILES = {
         load_s=LOAD_S,
         load_cells=(("fp32", 1), ("fp16", 1)),
         test_images=256,
+        cpu_test_images=256,
     ),
     "full": Profile(
         name="full",
@@ -62,6 +68,7 @@ PROFILES = {
         load_s=LOAD_S,
         load_cells=(("fp32", 1), ("fp16", 1)),
         test_images=10_000,
+        cpu_test_images=1_000,
     ),
 }
 
