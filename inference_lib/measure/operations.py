@@ -1,10 +1,14 @@
-"""Which operations a call runs, and how long each takes on the device that does the work."""
+"""Which operations a call runs, when, and how long each takes on the device that does the work."""
 
 import os
+import time
 from collections.abc import Callable
+from statistics import median
 
 import pandas as pd
 import torch
+from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 # Without this the profiler's library writes an error to the page on machines without a GPU.
@@ -17,12 +21,7 @@ def operations(call: Callable[[], object], device: str) -> pd.DataFrame:
     The time is each operation's own on ``device`` (the GPU's kernels for ``cuda``), without the operations it calls;
     those that only call others are left out.
     """
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-    call()
-    with profile(activities=activities, acc_events=True) as profiler:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
+    profiler = profiled(call, device)
     own_time = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
     rows = [
         {"operation": event.key, "calls": event.count, "ms": getattr(event, own_time) / 1e3}
@@ -30,3 +29,114 @@ def operations(call: Callable[[], object], device: str) -> pd.DataFrame:
         if event.key.startswith("aten::") and getattr(event, own_time) > 0
     ]
     return pd.DataFrame(rows).sort_values("ms", ascending=False, ignore_index=True)
+
+
+def profiled(call: Callable[[], object], device: str) -> profile:
+    """Return PyTorch's profiler after one ``call``, which has run before so that nothing happens for the first time."""
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    with profile(activities=activities, acc_events=True) as profiler:
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+    return profiler
+
+
+def timeline(call: Callable[[], object], device: str) -> pd.DataFrame:
+    """Return when one ``call`` did what: ``row``, ``name``, ``start_ms``, ``length_ms``, in order of time.
+
+    The row ``host`` holds the operations that Python calls, with all that they call and launch; ``device``, on a GPU,
+    the kernels and copies that ran there. Times count from the first operation, and the profiler's own cost is part
+    of the host's.
+    """
+    profiled(call, device)  # the first profile of a process starts the profiler's own library
+    rows = []
+    for event in profiled(call, device).events():
+        on_device = event.device_type == DeviceType.CUDA and not event.is_user_annotation
+        if on_device or (event.name.startswith("aten::") and event.cpu_parent is None):
+            start, end = event.time_range.start, event.time_range.end
+            row = "device" if on_device else "host"
+            rows.append({"row": row, "name": event.name, "start_ms": start / 1e3, "length_ms": (end - start) / 1e3})
+    table = pd.DataFrame(rows).sort_values("start_ms", ignore_index=True)
+    table["start_ms"] -= table["start_ms"].min()
+    return table
+
+
+def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 5) -> pd.DataFrame:
+    """Time every layer of ``model`` where it stands in the network, the slowest first.
+
+    Returns ``layer``, ``kind``, ``ms`` (median), ``FLOP`` (convolutions and linear layers, two for each multiply-add)
+    and ``bytes`` (input, output and weights). Between a layer's two readings of the clock lie a GPU's kernels, or
+    their launches where the GPU has to wait for those.
+    """
+    found = {name: layer for name, layer in model.named_modules() if not list(layer.children())}
+    starts: dict[str, Mark] = {}
+    times: dict[str, list[tuple[Mark, Mark]]] = {name: [] for name in found}
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def before(name: str) -> Callable[..., None]:
+        return lambda *_: starts.update({name: _mark(images.device.type)})
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            times[name].append((starts[name], _mark(images.device.type)))
+            weights = list(layer.parameters())
+            products = isinstance(layer, nn.Conv2d | nn.Linear)
+            operations = 2 * output.numel() * weights[0][0].numel() if products else 0
+            sizes[name] = operations, sum(tensor.nbytes for tensor in (*inputs, output, *weights))
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(before(name)) for name, layer in found.items()]
+    hooks += [layer.register_forward_hook(after(name)) for name, layer in found.items()]
+    with torch.inference_mode():
+        model(images)  # not counted: libraries choose their kernels
+        for marks in times.values():
+            marks.clear()
+        for _ in range(repetitions):
+            model(images)
+    for hook in hooks:
+        hook.remove()
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+    rows = [
+        {
+            "layer": name,
+            "kind": _kind(layer),
+            "ms": median(_between(*marks) for marks in times[name]),
+            "FLOP": sizes[name][0],
+            "bytes": sizes[name][1],
+        }
+        for name, layer in found.items()
+        if times[name]
+    ]
+    return pd.DataFrame(rows).sort_values("ms", ascending=False, ignore_index=True)
+
+
+Mark = float | torch.cuda.Event
+
+
+def _mark(device: str) -> Mark:
+    """Read the clock of ``device``: milliseconds, or an event on the current stream."""
+    if device != "cuda":
+        return time.perf_counter() * 1e3
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(start: Mark, end: Mark) -> float:
+    if isinstance(start, torch.cuda.Event):
+        return start.elapsed_time(end)  # type: ignore[arg-type]
+    return end - start  # type: ignore[operator]
+
+
+def _kind(layer: nn.Module) -> str:
+    """Name a layer as the literature does."""
+    if not isinstance(layer, nn.Conv2d):
+        return {"BatchNorm2d": "batch norm", "Linear": "linear"}.get(type(layer).__name__, type(layer).__name__)
+    if layer.groups > 1:
+        return "depthwise"
+    return "convolution {} x {}".format(*layer.kernel_size)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.base import Style
+from inference_lib.measure.roofline import Ceilings
 from inference_lib.report.records import Record
 from inference_lib.report.tables import PRECISION_NAMES
 
@@ -96,7 +98,11 @@ def provenance(records: Sequence[Record]) -> str:
 
 def style_of(record: Record) -> Style:
     """Return how the record's backend is drawn."""
-    backend = BACKENDS.get(record.backend)
+    return _style(record.backend)
+
+
+def _style(name: str) -> Style:
+    backend = BACKENDS.get(name)
     return backend.style if backend else Style("#888888")
 
 
@@ -220,6 +226,49 @@ def timeline(rows: dict[str, list[tuple[float, float]]], colors: Sequence[str], 
     axes.set_xticks([])
     axes.grid(visible=False)
     axes.set(xlabel="time →")
+
+
+def measured_timeline(events: pd.DataFrame, axes: Axes) -> None:
+    """Draw measured spans (measure.operations.timeline), a line for each ``row``; neighbours differ in shade."""
+    rows = list(dict.fromkeys(events["row"]))
+    for position, row in enumerate(rows):
+        mine = events[events["row"] == row]
+        color = PART_COLORS["compute"] if row == "device" or len(rows) == 1 else "#8A8F98"
+        for first, alpha in ((0, 1.0), (1, 0.55)):
+            spans = list(zip(mine["start_ms"][first::2], mine["length_ms"][first::2], strict=True))
+            axes.broken_barh(spans, (position - 0.3, 0.6), color=color, alpha=alpha, linewidth=0)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel="ms")
+
+
+def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
+    """Draw measured throughputs under the roofs of their precisions: FLOP/s over FLOP/byte, both axes logarithmic.
+
+    ``points`` is a table from measure.roofline.roofline_table. Each row is a mark at its unfused intensity.
+    """
+    ridge = max(ceilings.flops[p] for p in points["precision"]) / ceilings.bandwidth
+    low, high = min(points["FLOP/byte"].min() / 2, ridge), max(points["FLOP/byte"].max(), ridge) * 3
+    intensity = np.geomspace(low, high, 200)
+    for precision in dict.fromkeys(points["precision"]):
+        roof = np.minimum(ceilings.flops[precision], intensity * ceilings.bandwidth)
+        axes.plot(intensity, roof, color=INK, alpha=PRECISION_ALPHA.get(precision, 1))
+        label = f"{PRECISION_NAMES[precision]}, {ceilings.flops[precision] / 1e12:,.3g} TFLOP/s"
+        axes.annotate(label, (high, roof[-1]), (0, 4), textcoords="offset points", ha="right", fontsize="small")
+    for point in points.to_dict("records"):
+        style, place = _style(point["backend"]), (point["FLOP/byte"], point["FLOP/s"])
+        axes.plot(
+            *place,
+            color=style.color,
+            marker=style.marker,
+            alpha=PRECISION_ALPHA.get(point["precision"], 1),
+            linestyle="none",
+        )
+        label = f"{point['model']}, {point['batch']}"
+        axes.annotate(label, place, (6, -3), textcoords="offset points", fontsize="x-small")
+    axes.set(xscale="log", yscale="log", xlabel="FLOP per byte, nothing fused", ylabel="FLOP per second")
+    _plain_ticks(axes, "x")
 
 
 def bars(labels: Sequence[str], values: Sequence[float], color: str, unit: str, axes: Axes) -> None:

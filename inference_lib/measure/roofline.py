@@ -1,0 +1,268 @@
+"""The roofline: what a network has to do, what a machine can do, and the bound that follows.
+
+A network takes at least the time of its arithmetic at the machine's highest rate, and at least the time of its memory
+traffic at the machine's highest rate; the longer of the two is the bound (Williams, Waterman and Patterson, "Roofline:
+an Insightful Visual Performance Model for Multicore Architectures", CACM 52(4), 2009).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from pydantic import BaseModel, Field, ValidationError
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from inference_lib import paths
+from inference_lib.backends.base import IMAGE_SHAPE
+from inference_lib.backends.cuda import float32_products
+from inference_lib.backends.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU
+from inference_lib.errors import unknown_name
+from inference_lib.files import write_atomically
+from inference_lib.hashes import sha256_of
+from inference_lib.measure.machine import this_machine
+from inference_lib.models import create_model
+from inference_lib.report.records import Record
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+Traffic = Literal["unfused", "fused"]
+"""Whose memory traffic: that of operations run one by one, or the least that any program needs."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one inference of one batch has to do."""
+
+    batch_size: int
+    operations: int
+    """FLOP of convolutions and matrix products: two for each multiply-add, an addition and a multiplication."""
+    bytes_unfused: int
+    """Bytes that cross the memory bus when every operation reads its inputs and writes its outputs."""
+    bytes_fused: int
+    """Bytes that cross it when all is fused: the weights once, the input and the output."""
+    calls: int
+    """Operations that compute something; views are not counted."""
+
+    @property
+    def intensity_unfused(self) -> float:
+        """FLOP per byte when nothing is fused."""
+        return self.operations / self.bytes_unfused
+
+    @property
+    def intensity_fused(self) -> float:
+        """FLOP per byte when all is fused."""
+        return self.operations / self.bytes_fused
+
+    def bytes_moved(self, traffic: Traffic) -> int:
+        """Return the bytes of one of the two kinds of traffic."""
+        return self.bytes_unfused if traffic == "unfused" else self.bytes_fused
+
+
+def count(model: nn.Module, batch_size: int, precision: str = "fp32") -> Work:
+    """Count what ``model`` has to do for ``batch_size`` images (3 x 224 x 224) with all tensors in ``precision``.
+
+    The model is run on *meta* tensors, which have shapes and no memory, so that nothing is computed and any model
+    fits; ``model`` itself is not changed. Operations are counted by PyTorch (``torch.utils.flop_counter``).
+    """
+    dtype = DTYPES[precision]
+    state = {name: _on_meta(tensor, dtype) for name, tensor in model.state_dict().items()}
+    images = torch.empty(batch_size, *IMAGE_SHAPE, dtype=dtype, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, _Traffic() as traffic:
+        output = torch.func.functional_call(model, state, (images,))
+    weights = [state[name] for name, _ in model.named_parameters()]
+    return Work(
+        batch_size=batch_size,
+        operations=flops.get_total_flops(),
+        bytes_unfused=traffic.bytes,
+        bytes_fused=sum(tensor.nbytes for tensor in (*weights, images, output)),
+        calls=traffic.calls,
+    )
+
+
+def _on_meta(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty_like(tensor, device="meta", dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the tensors that operations read and write; a view moves nothing, nor does an allocation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.calls = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = _unfused(operation, args) if operation in FUSED else operation(*args, **kwargs)
+        if not operation.is_view and "empty" not in operation.name():
+            self.calls += 1
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, output)) if isinstance(leaf, torch.Tensor)]
+            self.bytes += sum(tensor.nbytes for tensor in tensors)
+        return output
+
+
+FUSED = (CONVOLUTION_RELU, CONVOLUTION_ADD_RELU)
+
+
+def _unfused(operation: Any, args: Sequence[Any]) -> torch.Tensor:
+    """Return what cuDNN's fused convolution returns; it cannot run on meta tensors, the plain one can."""
+    x, weight, *_ = args
+    bias, stride, padding, dilation, groups = args[-5:]
+    return torch.ops.aten.convolution(x, weight, bias, stride, padding, dilation, False, (0, 0), groups)
+
+
+class Ceilings(BaseModel):
+    """What a device was measured to do at best."""
+
+    flops: dict[str, float] = Field(min_length=1)
+    """Large matrix products in each precision, FLOP/s."""
+    bandwidth: float = Field(gt=0)
+    """A large copy within the device's memory, bytes/s, bytes read and bytes written added up."""
+    machine: str
+    """The name of the machine, for captions."""
+
+
+MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
+COPY_BYTES = {"cuda": 2**30, "cpu": 64 * 2**20}
+"""Larger than any cache, so that the copy is one from memory to memory."""
+
+REPETITIONS = 7
+
+
+def measure_ceilings(device: str) -> Ceilings:
+    """Measure the peak of matrix products (``torch.matmul``) and of a copy on ``device``, in about a second."""
+    precisions = ("fp32", "tf32", "fp16", "bf16") if device == "cuda" else ("fp32",)
+    source = torch.ones(COPY_BYTES[device], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return Ceilings(
+        flops={precision: _product_rate(precision, device) for precision in precisions},
+        bandwidth=2 * source.nbytes / _seconds(lambda: target.copy_(source), device),
+        machine=this_machine().name(device),
+    )
+
+
+def _product_rate(precision: str, device: str) -> float:
+    n = MATRIX_SIZE[device]
+    # Random numbers: a GPU draws less power, and clocks higher, on zeros.
+    a, b = (torch.randn(n, n, device=device).to(DTYPES[precision]) for _ in range(2))
+    out = torch.empty_like(a)
+    with float32_products(precision), torch.no_grad():
+        return 2 * n**3 / _seconds(lambda: torch.matmul(a, b, out=out), device)
+
+
+def _seconds(call: Callable[[], object], device: str) -> float:
+    """Return the median time of ``call`` in seconds, after two calls that are not counted."""
+    call(), call()
+    times = []
+    for _ in range(REPETITIONS):
+        if device == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1e3)
+        else:
+            before = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - before)
+    return median(times)
+
+
+def ceilings(device: str, directory: Path | None = None) -> Ceilings:
+    """Return the ceilings of ``device`` on this machine; they are measured once and kept in ``directory``.
+
+    Another GPU, driver or version of a package is another machine. A damaged file is measured again.
+    """
+    directory = directory or paths.BUILD / "ceilings"
+    machine = this_machine().model_dump_json(exclude={"commit", "memory_gib", "gpu_memory_mib"})
+    path = directory / f"{device}-{sha256_of([machine.encode()])[:12]}.json"
+    try:
+        return Ceilings.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        found = measure_ceilings(device)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, found.model_dump_json(indent=1).encode())
+    return found
+
+
+def bounds(work: Work, ceilings: Ceilings, precision: str, traffic: Traffic = "unfused") -> dict[str, float]:
+    """Return the seconds that a batch takes at least for its arithmetic (``compute``) and its traffic (``memory``)."""
+    if precision not in ceilings.flops:
+        raise unknown_name("precision", precision, tuple(ceilings.flops))
+    return {
+        "compute": work.operations / ceilings.flops[precision],
+        "memory": work.bytes_moved(traffic) / ceilings.bandwidth,
+    }
+
+
+def attainable(work: Work, ceilings: Ceilings, precision: str, traffic: Traffic = "unfused") -> float:
+    """Return the images per second that the roofline allows: the batch over the longer of the two bounds."""
+    return work.batch_size / max(bounds(work, ceilings, precision, traffic).values())
+
+
+def limited_by(work: Work, ceilings: Ceilings, precision: str, traffic: Traffic = "unfused") -> str:
+    """Return which bound holds: ``compute`` or ``memory``."""
+    times = bounds(work, ceilings, precision, traffic)
+    return max(times, key=times.__getitem__)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A throughput with what it belongs to: as much of a record as the roofline needs."""
+
+    backend: str
+    title: str
+    model: str
+    batch_size: int
+    precision: str
+    throughput_images_per_s: float | None
+
+
+def roofline_table(records: Sequence[Record | Measured], ceilings: Ceilings) -> pd.DataFrame:
+    """Return a row for each record with a throughput: its work, what is attainable, and what was achieved.
+
+    The columns ``unfused images/s`` and ``fused images/s`` are attainable throughputs, ``% of unfused`` and ``% of
+    fused`` what was achieved of them. ``FLOP/byte`` is the unfused intensity, ``FLOP/s`` what was achieved.
+    """
+    return pd.DataFrame([_row(record, ceilings) for record in records if record.throughput_images_per_s])
+
+
+def _row(record: Record | Measured, ceilings: Ceilings) -> dict[str, Any]:
+    work = work_of(record.model, record.batch_size, record.precision)
+    achieved = record.throughput_images_per_s or 0.0
+    unfused, fused = (attainable(work, ceilings, record.precision, traffic) for traffic in ("unfused", "fused"))
+    return {
+        "backend": record.backend,
+        "framework": record.title,
+        "model": record.model,
+        "precision": record.precision,
+        "batch": record.batch_size,
+        "operations": work.operations,
+        "bytes unfused": work.bytes_unfused,
+        "bytes fused": work.bytes_fused,
+        "FLOP/byte": work.intensity_unfused,
+        "limited by": limited_by(work, ceilings, record.precision),
+        "unfused images/s": unfused,
+        "fused images/s": fused,
+        "achieved images/s": achieved,
+        "% of unfused": achieved / unfused * 100,
+        "% of fused": achieved / fused * 100,
+        "FLOP/s": achieved * work.operations / work.batch_size,
+    }
+
+
+@cache
+def work_of(model: str, batch_size: int, precision: str) -> Work:
+    """Return what the course's ``model`` has to do, as :func:`count` counts it."""
+    with torch.device("meta"):
+        network = create_model(model).eval()
+    return count(network, batch_size, precision)

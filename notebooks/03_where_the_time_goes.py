@@ -1,0 +1,784 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Where the time goes
+#
+# Why is a network with a sixth of the arithmetic not six times faster?
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# to say how fast a network can be before you run it, and to find what keeps it from being that fast
+# :::
+# :::{grid-item-card} You need
+# the chapter on the models; a GPU for three of the experiments
+# :::
+# :::{grid-item-card} To read
+# 35 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## The question
+#
+# MobileNetV2 was designed to be cheap: it needs about a sixth of ResNet-18's multiply-adds
+# [for one picture](01_the_task_and_the_models). If arithmetic were all that takes time, it would answer in a sixth of
+# the time.
+#
+# An inference is more than arithmetic. Something has to tell the machine what to do next, and the numbers have to come
+# from memory and go back to it. So there are three things that can take the time:
+#
+# - **launching**: the program asks for one operation after the other;
+# - **moving**: weights and activations travel between memory and the arithmetic units;
+# - **computing**: the multiply-adds themselves.
+#
+# Each can be estimated in one line. This chapter does so before every measurement, because an estimate that turns out
+# wrong teaches more than a measurement that nobody had an opinion on.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import display
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+
+from inference_lib import MODELS, load_pretrained, open_lab
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends.fusion import fuse_convolutions
+from inference_lib.measure import operations, timing
+from inference_lib.measure.device import sample_load
+from inference_lib.measure.roofline import (
+    DTYPES,
+    Measured,
+    attainable,
+    bounds,
+    ceilings,
+    count,
+    limited_by,
+    roofline_table,
+    work_of,
+)
+from inference_lib.report import glue, plots, show_source, tables
+
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% [markdown]
+# Everything is measured with one picture and with many. Many pictures are few on a CPU, and on a GPU they are in FP16,
+# the precision that its tensor cores are for.
+
+# %%
+on_gpu = lab.device == "cuda"
+precision = "fp16" if on_gpu else "fp32"
+many = {"quick": 64, "full": 256}[lab.profile.name] if on_gpu else 8
+
+
+def network(name):
+    return load_pretrained(name).to(lab.device, DTYPES[precision])
+
+
+networks = {name: network(name) for name in MODELS}
+pictures = {size: torch.randn(size, 3, 224, 224).to(lab.device, DTYPES[precision]) for size in (1, many)}
+
+
+@torch.inference_mode()
+def milliseconds(model, images):
+    return lab.time(lambda: model(images)).p50
+
+
+# %% [markdown]
+# ## Bounds before measurements
+#
+# A machine computes at a highest rate and moves bytes at a highest rate. A network with so many operations and so many
+# bytes cannot take less than the longer of the two times: that is the {term}`roofline` {cite}`roofline`.
+
+# %%
+show_source(bounds)
+show_source(attainable)
+
+# %% [markdown]
+# ### What the machine can do
+#
+# Data sheets quote rates that no program reaches, so the ceilings are measured: a large matrix product, and a copy of
+# an array that no cache can hold. They are measured once and kept.
+
+# %%
+machine = ceilings(lab.device)
+for name, rate in machine.flops.items():
+    print(f"{name}: {rate / 1e12:8.3g} TFLOP/s")
+print(f"copy: {machine.bandwidth / 1e9:8.4g} GB/s")
+
+# %% [markdown]
+# Their ratio tells how often a number has to be used once it has been fetched. Below so many operations for each byte,
+# the arithmetic units wait for memory:
+
+# %%
+for name, rate in machine.flops.items():
+    print(f"{name}: {rate / machine.bandwidth:.0f} FLOP for each byte")
+
+# %% [markdown]
+# ### What the networks have to do
+#
+# Operations are counted by PyTorch, two for each multiply-add: a multiplication and an addition. Bytes depend on the
+# program, so they are counted twice:
+#
+# - **unfused**: every operation reads its inputs from memory and writes its outputs back. This is what a program that
+#   runs one operation after the other asks for.
+# - **fused**: the weights once, the input, the output. No program can do with less, and few come close.
+#
+# Nothing has to be computed for that. The model runs on *meta* tensors, which have a shape and no memory:
+
+# %%
+show_source(count)
+
+# %%
+works = {(name, size): work_of(name, size, precision) for size in (1, many) for name in MODELS}
+counted = pd.DataFrame(
+    [
+        {
+            "model": name,
+            "batch": size,
+            "GFLOP": work.operations / 1e9,
+            "MB unfused": work.bytes_unfused / 1e6,
+            "MB fused": work.bytes_fused / 1e6,
+            "FLOP/byte unfused": work.intensity_unfused,
+            "FLOP/byte fused": work.intensity_fused,
+        }
+        for (name, size), work in works.items()
+    ]
+)
+forms = dict.fromkeys(counted.columns[3:], "{:,.1f}") | {"GFLOP": "{:,.2f}"}
+tables.show_table(counted, f"What the networks have to do, {precision.upper()}. Counted, not measured.", forms)
+
+# %% [markdown]
+# FLOP per byte is the *arithmetic intensity*. Compare it with the machine's own ratio, printed above: a network below
+# it waits for memory, a network above it for arithmetic. With a batch the weights are shared, so the intensity rises.
+#
+# ```{admonition} Predict, then measure
+# :class: tip
+# Which of the two bounds is longer for ResNet-18, and which for MobileNetV2? How far from its bound will each network
+# be with one picture, and how far with many?
+# ```
+#
+# ### The prediction
+
+# %%
+predicted = pd.DataFrame(
+    [
+        {"model": name, "batch": size}
+        | {f"{kind}, ms": seconds * 1e3 for kind, seconds in bounds(work, machine, precision).items()}
+        | {"limited by": limited_by(work, machine, precision)}
+        for (name, size), work in works.items()
+    ]
+)
+tables.show_table(predicted, f"The time that each bound alone would take, nothing fused. {machine.machine}.")
+
+# %% [markdown]
+# ### The measurement
+#
+# The plain eager model, its input on the device already. The last column is the share of that time which the longer
+# bound explains.
+
+# %%
+eager = {(name, size): milliseconds(networks[name], pictures[size]) for name, size in works}
+compared = predicted[["model", "batch"]].assign(
+    **{"bound, ms": predicted[["compute, ms", "memory, ms"]].max(axis=1), "measured, ms": list(eager.values())}
+)
+compared["explained, %"] = compared["bound, ms"] / compared["measured, ms"] * 100
+tables.show_table(compared, f"Eager PyTorch, {precision.upper()}, {lab.machine_name}.", {"explained, %": "{:.0f}"})
+
+# %% tags=["remove-cell"]
+fewer = works["resnet18", 1].operations / works["mobilenet_v2", 1].operations
+glue("03-fewer-operations", f"{fewer:.1f}")
+glue("03-eager-one", f"{eager['resnet18', 1] / eager['mobilenet_v2', 1]:.2f}")
+glue("03-eager-many", f"{eager['resnet18', many] / eager['mobilenet_v2', many]:.2f}")
+glue("03-many", f"{many}")
+glue("03-machine", lab.machine_name)
+
+# %% [markdown]
+# ResNet-18 computes {glue:text}`03-fewer-operations` times as much as MobileNetV2. On {glue:text}`03-machine`, the
+# eager ResNet-18 took {glue:text}`03-eager-one` times as long with one picture and {glue:text}`03-eager-many` times as
+# long with {glue:text}`03-many`.
+#
+# The unfused number is an estimate more than a bound: what an operation has written may still be in a cache when the
+# next one reads it, so a machine with a large cache can beat it. The fused number is a true bound.
+#
+# What is left to explain is the rest of the time. It is not in the arithmetic and not in the memory.
+#
+# ## A timeline
+#
+# PyTorch's profiler writes down when each operation began and ended on the host, and when each kernel ran on the
+# device {cite}`pytorch_profiler`. The course draws what it found:
+
+# %%
+show_source(operations.timeline)
+
+# %% [markdown]
+# Before you look: if the host is the slower of the two, where will there be gaps, and will the gaps stay when there
+# are many pictures?
+
+# %%
+with torch.inference_mode():
+    events = {
+        size: operations.timeline(lambda images=images: networks["mobilenet_v2"](images), lab.device)
+        for size, images in pictures.items()
+    }
+
+# %% tags=["hide-input"]
+figure, panels = plots.new_figure(height=4.2 if on_gpu else 2.8, rows=len(events))
+for panel, (size, spans) in zip(panels, events.items(), strict=True):
+    plots.measured_timeline(spans, panel)
+    panel.set_title(f"batch {size}", loc="left")
+plots.show_figure(
+    figure,
+    alt="Timeline of one inference of mobilenet_v2 at a small and at a large batch: operations of the host above, "
+    "kernels of the device, where there is one, below.",
+    caption=f"MobileNetV2, eager, {precision.upper()}, under the profiler; neighbours differ in shade. "
+    f"{lab.machine_name}.",
+)
+
+
+# %% [markdown]
+# How much of the time was the device, or the CPU, at work?
+
+
+# %%
+def busy_share(spans):
+    """Return the share of the time, from the first event to the last, in which the worker's row is filled."""
+    end = (spans["start_ms"] + spans["length_ms"]).max()
+    worker = spans[spans["row"] == ("device" if on_gpu else "host")]
+    return worker["length_ms"].sum() / end
+
+
+for size, spans in events.items():
+    print(f"batch {size}: {len(spans)} events, at work for {busy_share(spans):.0%} of the time")
+
+# %% [markdown]
+# On a GPU there are two clocks to win against. With one picture each kernel is over before the next one has been
+# launched, and the device waits for the host. With many pictures the host runs ahead, its row ends early, and the
+# queue is never empty.
+#
+# On a CPU the operations follow each other, because the one who launches is also the one who computes.
+#
+# ## What a launch costs
+#
+# An operation on a single number has nothing to compute and nothing to move. What it takes is the price of asking:
+# the Python call, the choice of a kernel, a tensor for the result, the launch.
+
+# %%
+tiny = torch.zeros(1, device=lab.device)
+
+
+@torch.inference_mode()
+def thousand_additions():
+    for _ in range(1000):
+        torch.add(tiny, 1)
+
+
+microseconds = lab.time(thousand_additions).p50  # milliseconds for a thousand
+print(f"{microseconds:.2f} microseconds for an operation on one number")
+
+# %% [markdown]
+# The prediction: a network of so many operations cannot take less than so many launches. A convolution asks for more
+# than an addition does, so this too is a lower bound.
+
+# %%
+launches = pd.DataFrame(
+    [
+        {
+            "model": name,
+            "operations": works[name, 1].calls,
+            "launches, ms": works[name, 1].calls * microseconds / 1e3,
+            "roofline, ms": 1e3 / attainable(works[name, 1], machine, precision),
+            "measured, ms": eager[name, 1],
+        }
+        for name in MODELS
+    ]
+)
+tables.show_table(launches, f"Batch 1: two lower bounds, and the measured latency. {lab.machine_name}.")
+
+# %% [markdown]
+# The larger of the two bounds says which kind of problem it is. Where it is the launches, a faster GPU changes nothing
+# and fewer operations change everything. MobileNetV2 has more than twice as many as ResNet-18: depth is paid for in
+# launches.
+#
+# ## One launch instead of many
+#
+# A {term}`CUDA graph` records the kernels once and replays them with one launch {cite}`pytorch_cuda_graphs`. It
+# changes no kernel, so the prediction is easy: what remains is the time in the kernels, which the profiler adds up.
+
+
+# %%
+@torch.inference_mode()
+def record(model, images):
+    """Record one call of ``model`` as a CUDA graph; both arguments must live as long as the graph."""
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # kernels are chosen at first use, and must not be while they are recorded
+            model(images)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
+        model(images)
+    return graph
+
+
+# %%
+@torch.inference_mode()
+def in_kernels(model, images):
+    return operations.operations(lambda: model(images), lab.device)["ms"].sum()
+
+
+if on_gpu:
+    graphs = {(name, size): record(networks[name], pictures[size]) for name, size in works}
+    replayed = pd.DataFrame(
+        [
+            {
+                "model": name,
+                "batch": size,
+                "eager, ms": eager[name, size],
+                "predicted, ms": in_kernels(networks[name], pictures[size]),
+                "graph, ms": lab.time(graph.replay).p50,
+            }
+            for (name, size), graph in graphs.items()
+        ]
+    )
+    display(tables.show_table(replayed, f"Eager, the time in its kernels, and a graph of them. {lab.machine_name}."))
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# Where the eager time is far above the time in kernels, launching was the problem, and the graph solves it. Where the
+# two are close, there is nothing for a graph to remove. Two kernels of a graph still do not follow each other without
+# a pause: the device starts the second when the first has finished, and many kernels of a few microseconds each show
+# that.
+#
+# ## Fewer and larger kernels
+#
+# A graph leaves the traffic as it is: the batch normalization still reads what the convolution has just written.
+# {term}`Fusing <operator fusion>` them removes operations and bytes at once. Three forms of ResNet-18:
+#
+# - **plain**, as it was trained;
+# - **folded**, each batch normalization multiplied into the filters before it;
+# - **fused**, also each ReLU and each addition of a shortcut in the kernel of the convolution before it. That is what
+#   the CUDA graph backend of the [next chapter](04_pytorch) runs; the operations exist in cuDNN only.
+
+# %%
+variants = {
+    "plain": load_pretrained("resnet18"),
+    "folded": fuse(load_pretrained("resnet18")),
+    "fused": fuse_convolutions(load_pretrained("resnet18")),
+}
+fusion = pd.DataFrame(
+    [
+        {
+            "form": form,
+            "operations": work.calls,
+            "GFLOP": work.operations / 1e9,
+            "MB": work.bytes_unfused / 1e6,
+            "bound, ms": 1e3 * many / attainable(work, machine, precision),
+        }
+        for form, work in ((form, count(model, many, precision)) for form, model in variants.items())
+    ]
+)
+tables.show_table(fusion, f"ResNet-18, batch {many}: the prediction.", {"GFLOP": "{:,.1f}", "MB": "{:,.0f}"})
+
+# %% [markdown]
+# The arithmetic is the same in all three. Does the time follow the operations, the bytes, or neither? On a CPU the
+# fused form cannot run; its row stays empty.
+
+
+# %%
+def fused_ms(form, size):
+    """Time one form of ResNet-18 in the layout that cuDNN's fused kernels want."""
+    if form == "fused" and not on_gpu:
+        return None
+    model = variants[form].to(lab.device, DTYPES[precision], memory_format=torch.channels_last)
+    return milliseconds(model, pictures[size].to(memory_format=torch.channels_last))
+
+
+for size in (1, many):
+    fusion[f"batch {size}, ms"] = [fused_ms(form, size) for form in variants]
+columns = ["form", "operations", "bound, ms", "batch 1, ms", f"batch {many}, ms"]
+tables.show_table(fusion[columns], f"ResNet-18, eager, channels-last, {precision.upper()}, {lab.machine_name}.")
+
+# %% [markdown]
+# At batch 1 the number of operations counts, at a large batch the bytes, each where it was the limit. Where the
+# arithmetic is the limit, fusion saves what lies around it and no more.
+#
+# ## The order of the numbers in memory
+#
+# An activation has four dimensions and memory has one. PyTorch's default is NCHW: one channel's whole picture, then
+# the next. *Channels-last* is NHWC: all channels of a pixel, then the next pixel. The operations and the bytes are the
+# same, so the roofline predicts: no difference.
+
+# %%
+channels_last = {name: network(name).to(memory_format=torch.channels_last) for name in MODELS}
+last = pictures[many].to(memory_format=torch.channels_last)
+layouts = pd.DataFrame(
+    [
+        {
+            "model": name,
+            "NCHW, ms": eager[name, many],
+            "NHWC, ms": milliseconds(channels_last[name], last),
+        }
+        for name in MODELS
+    ]
+)
+tables.show_table(layouts, f"Eager, batch {many}, {precision.upper()}, {lab.machine_name}.")
+
+# %% [markdown]
+# A difference is a fact about kernels, not about the machine. Tensor cores multiply tiles in which the channels of one
+# pixel are neighbours; from NCHW, a library transposes before and after a convolution, or uses a slower kernel. CPU
+# libraries have their own favourite layouts and convert on the way, too. A roofline tells how good a kernel could be.
+# It cannot tell that there is one.
+#
+# ## The way to the device
+#
+# Before a GPU computes anything the picture has to get there, across a bus that is far slower than the GPU's own
+# memory: sixteen lanes of PCI Express 4.0 carry at most 32 GB/s in one direction, of 5.0 at most 64 GB/s.
+#
+# From *pageable* memory, which the system may move at any time, the driver copies to a buffer of its own first.
+# {term}`Pinned memory` stays where it is, so the GPU fetches it directly {cite}`cuda_best_practices`. The prediction:
+# pageable memory is read once more, by the CPU, so it cannot be faster; and a small copy is all overhead in both.
+
+
+# %%
+def copy_rate(size, pinned):
+    """Return the rate of a copy of ``size`` FP32 pictures to the device, GB/s."""
+    source = torch.ones(size, 3, 224, 224, pin_memory=pinned)
+    target = torch.empty(source.shape, device=lab.device)
+    ms = lab.time(lambda: target.copy_(source, non_blocking=True)).p50
+    return source.nbytes / ms / 1e6
+
+
+sizes = (1, 4, 16, 64, 256)
+kinds = {"pageable": False, "pinned": True}
+if on_gpu:
+    rates = {kind: [copy_rate(size, pinned) for size in sizes] for kind, pinned in kinds.items()}
+
+# %% tags=["hide-input"]
+if on_gpu:
+    figure, (axes,) = plots.new_figure(height=3.0)
+    for (kind, values), dash in zip(rates.items(), ("--", "-"), strict=True):
+        axes.plot(sizes, values, dash, color=plots.PART_COLORS["upload"], marker="o", label=kind)
+    axes.set(xscale="log", xlabel="pictures in the copy", ylabel="GB/s", ylim=0)
+    axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+    axes.minorticks_off()
+    axes.legend()
+    shown = plots.show_figure(
+        figure,
+        alt="Rate of the copy to the device over the number of pictures, from pageable and from pinned memory.",
+        caption=f"Host to device, FP32 pictures of 602,112 bytes. {lab.machine_name}.",
+    )
+    display(shown)
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# Is the copy worth worrying about? Set it beside the computation of the same batch.
+
+# %%
+if on_gpu:
+    megabytes = pictures[many].nbytes / 1e6
+    for kind, values in rates.items():
+        print(f"{many} pictures, {kind}: {megabytes / np.interp(many, sizes, values):.2f} ms to copy")
+    for name in MODELS:
+        print(f"{name}: {eager[name, many]:.2f} ms to compute")
+else:
+    print("needs a GPU; on a CPU the pictures are where they are needed")
+
+# %% [markdown]
+# What crosses the bus can be halved (FP16 on the host), made smaller still (send the bytes of the image, and normalize
+# on the device), or hidden (copy the next batch while this one is computed).
+#
+# ## The roofline
+#
+# Now every part is known, and the whole picture can be drawn: how fast each network is against how fast it could be.
+# Batches are queued back to back, so that no latency is counted, only throughput. On a GPU the fused CUDA graph is
+# measured, because launching would hide everything else; on a CPU the eager model.
+#
+# First the prediction, in images per second:
+
+# %%
+backend = get_backend("pytorch-cudagraph" if on_gpu else "pytorch")
+kinds = ("fp32", "fp16") if on_gpu else ("fp32",)
+cells = [(name, size, kind) for name in MODELS for size in (1, many) for kind in kinds]
+forecast = pd.DataFrame(
+    [
+        {"model": name, "batch": size, "precision": tables.PRECISION_NAMES[kind]}
+        | {t: attainable(work_of(name, size, kind), machine, kind, t) for t in ("unfused", "fused")}
+        for name, size, kind in cells
+    ]
+)
+tables.show_table(forecast, f"Attainable images/s. {machine.machine}.", dict.fromkeys(["unfused", "fused"], "{:,.0f}"))
+
+# %% [markdown]
+# Then the measurement.
+
+
+# %%
+def measure(name, size, kind):
+    """Measure the throughput of one cell."""
+    workload = Workload(name, size, kind, lab.device)
+    batch = np.random.default_rng(0).random(workload.input_shape, np.float32).astype(workload.host_dtype)
+    with backend.load(build(backend, workload)) as runner:
+        found = timing.time_throughput(runner, batch, lab.profile.budget_s)
+    return Measured(backend.name, backend.title, name, size, kind, found.images_per_s)
+
+
+points = roofline_table([measure(*cell) for cell in cells], machine)
+
+# %%
+figure, (axes,) = plots.new_figure(height=4.4)
+plots.roofline(points, machine, axes)
+plots.show_figure(
+    figure,
+    alt="Roofline: achieved FLOP per second over FLOP per byte for the three models at a small and a large batch, "
+    "below the roofs of bandwidth and arithmetic.",
+    caption=f"{backend.title}; numbers beside the points are batch sizes. Slope: copy bandwidth, "
+    f"{machine.bandwidth / 1e9:,.0f} GB/s; flat: matrix products. {lab.machine_name}.",
+)
+
+# %% [markdown]
+# A point's place from left to right is the unfused intensity of its network. Its distance to the roof above it, on a
+# scale where each step is a factor of ten, is what could be gained. A program that fuses moves fewer bytes than its
+# place says, so it may lie above the slope.
+
+# %%
+columns = {
+    "model": "model",
+    "precision": "precision",
+    "batch": "batch",
+    "limited by": "limited by",
+    "achieved images/s": "images/s",
+    "% of unfused": "% of unfused",
+    "% of fused": "% of fused",
+}
+achieved = points[list(columns)].rename(columns=columns)
+achieved["precision"] = achieved["precision"].map(tables.PRECISION_NAMES)
+forms = {"images/s": "{:,.0f}", "% of unfused": "{:.0f}", "% of fused": "{:.0f}"}
+tables.show_table(achieved, f"Achieved, and its share of both attainable rates. {lab.machine_name}.", forms)
+
+# %% [markdown]
+# With one picture the weights are read for it alone, and there are too few pixels to fill a large GPU: neither bound
+# is near. Bounds are for the large batch; at batch 1, count launches.
+#
+# ## Why not six times faster
+#
+# Everything about the two networks in one table, at the larger batch:
+
+# %%
+rows = points[(points["batch"] == many) & (points["precision"] == precision)].set_index("model")
+per_image = pd.DataFrame(
+    {
+        "operations": [works[name, many].calls for name in rows.index],
+        "multiply-adds, G": rows["operations"] / 2e9 / many,
+        "MB unfused": rows["bytes unfused"] / 1e6 / many,
+        "MB fused": rows["bytes fused"] / 1e6 / many,
+        "FLOP/byte": rows["FLOP/byte"],
+        "attainable images/s": rows["unfused images/s"],
+        "achieved images/s": rows["achieved images/s"],
+    }
+)
+forms = {"multiply-adds, G": "{:.3f}", "MB unfused": "{:.1f}", "MB fused": "{:.2f}", "FLOP/byte": "{:.1f}"}
+forms |= dict.fromkeys(["attainable images/s", "achieved images/s"], "{:,.0f}")
+tables.show_table(
+    per_image.reset_index(), f"For one image of a batch of {many}, {precision.upper()}, {lab.machine_name}.", forms
+)
+
+# %% tags=["remove-cell"]
+mobile, residual = per_image.loc["mobilenet_v2"], per_image.loc["resnet18"]
+glue("03-more-bytes", f"{mobile['MB unfused'] / residual['MB unfused']:.1f}")
+glue("03-more-calls", f"{mobile['operations'] / residual['operations']:.1f}")
+for kind in ("attainable", "achieved"):
+    glue(f"03-{kind}", f"{mobile[f'{kind} images/s'] / residual[f'{kind} images/s']:.2f}")
+
+# %% [markdown]
+# MobileNetV2 does {glue:text}`03-fewer-operations` times fewer multiply-adds than ResNet-18, moves
+# {glue:text}`03-more-bytes` times the bytes if nothing is fused, and asks for {glue:text}`03-more-calls` times the
+# operations. At batch {glue:text}`03-many` the roofline, unfused, lets it do {glue:text}`03-attainable` times as many
+# images per second as ResNet-18. Measured on {glue:text}`03-machine`: {glue:text}`03-achieved` times.
+#
+# ### Layer by layer
+#
+# Where inside the network? Hooks read the clock before and after each layer, in place:
+
+# %%
+found = operations.layers(channels_last["mobilenet_v2"], last)
+top = found.head(6).assign(**{"FLOP/byte": found["FLOP"] / found["bytes"], "GB/s": found["bytes"] / found["ms"] / 1e6})
+forms = {"FLOP/byte": "{:.1f}", "GB/s": "{:,.1f}"}
+tables.show_table(top.drop(columns=["FLOP", "bytes"]), f"The slowest layers, batch {many}, {lab.machine_name}.", forms)
+
+# %% tags=["hide-input"]
+kinds = found.groupby("kind")[["FLOP", "bytes", "ms"]].sum().sort_values("ms", ascending=False).head(6)
+shares = kinds / found[["FLOP", "bytes", "ms"]].sum() * 100
+figure, panels = plots.new_figure(height=2.4, columns=3)
+names = {"FLOP": "% of arithmetic", "bytes": "% of traffic", "ms": "% of time"}
+colors = ("#0072B2", "#009E73", "#D55E00")
+for panel, (column, name), color in zip(panels, names.items(), colors, strict=True):
+    plots.bars(list(shares.index), shares[column].round().tolist(), color, name, panel)
+    panel.label_outer()
+plots.show_figure(
+    figure,
+    alt="Share of arithmetic, of memory traffic and of time for each kind of layer of mobilenet_v2.",
+    caption=f"MobileNetV2, eager, channels-last, batch {many}, {precision.upper()}, layer by layer. {lab.machine_name}.",
+)
+
+# %% [markdown]
+# The arithmetic sits in the 1 x 1 convolutions. Depthwise convolutions, batch normalizations and activations compute
+# next to nothing, yet each of them reads and writes the widest tensors of the network. Compare the three panels: is
+# time shared out like arithmetic, or like traffic?
+#
+# That is the answer to the question. Most of the sixth that was saved was not what took the time.
+#
+# ## What goes wrong
+#
+# ### FLOPs as a measure of speed
+#
+# Papers rank networks by FLOPs, and then somebody finds that the cheaper one is slower
+# ([pytorch#18631](https://github.com/pytorch/pytorch/issues/18631); {cite}`shufflenet_v2` makes it a design rule). Two
+# layers with exactly the same arithmetic: 3 x 3, dense on 32 channels, depthwise on 1024.
+
+# %%
+pair = {
+    "dense": (nn.Conv2d(32, 32, 3, padding=1, bias=False), 32),
+    "depthwise": (nn.Conv2d(1024, 1024, 3, padding=1, groups=1024, bias=False), 1024),
+}
+for kind, (layer, channels) in pair.items():
+    layer = layer.to(lab.device, DTYPES[precision])
+    images = torch.randn(8, channels, 56, 56).to(lab.device, DTYPES[precision])
+    flops = 2 * images.numel() * layer.weight[0].numel()
+    traffic = (2 * images.nbytes + layer.weight.nbytes) / 1e6
+    print(f"{kind}: {flops / 1e9:.3f} GFLOP, {traffic:.1f} MB, {milliseconds(layer, images):.3f} ms")
+
+# %% [markdown]
+# Count bytes as well, and launches.
+#
+# ### A profiler's total is not the latency
+#
+# A profiler adds work to every operation, and its table counts some of it twice: *total* includes what an operation
+# calls, *self* does not ([pytorch#82793](https://github.com/pytorch/pytorch/issues/82793)).
+
+# %%
+model, one = networks["mobilenet_v2"], pictures[1]
+with torch.inference_mode():
+    start = time.perf_counter()
+    averages = operations.profiled(lambda: model(one), lab.device).key_averages()
+    whole = (time.perf_counter() - start) * 1e3
+    average = [event for event in averages if event.key.startswith("aten::")]
+
+print(f"latency, no profiler:      {eager['mobilenet_v2', 1]:8.2f} ms")
+print(f"host, sum of self times:   {sum(event.self_cpu_time_total for event in average) / 1e3:8.2f} ms")
+print(f"host, sum of total times:  {sum(event.cpu_time_total for event in average) / 1e3:8.2f} ms")
+print(f"two calls and the profiler:{whole:8.2f} ms")
+
+# %% [markdown]
+# Use a profile to see where the time goes, and a clock to say how much it is.
+#
+# ### A GPU at 100 % is not a full GPU
+#
+# `utilization.gpu`, the number that `nvidia-smi` shows, is the share of time in which *some* kernel ran {cite}`nvml`
+# ([nvidia-docker#807](https://github.com/NVIDIA/nvidia-docker/issues/807)). Replay MobileNetV2 with one picture, again
+# and again:
+
+# %%
+if on_gpu:
+    graph, work = graphs["mobilenet_v2", 1], works["mobilenet_v2", 1]
+
+    def step():
+        for _ in range(20):
+            graph.replay()
+        torch.cuda.synchronize()
+        return 20
+
+    busy = sample_load(step, lab.profile.load_s).busy_percent
+    seconds = lab.time(step).p50 / 20 / 1e3
+    print(f"busy {busy:.0f} %")
+    print(f"arithmetic: {work.operations / seconds / machine.flops[precision]:.1%} of what the GPU can do")
+    print(f"traffic:    {work.bytes_unfused / seconds / machine.bandwidth:.1%}, if nothing were fused or cached")
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# Nothing was wrong with the number. It answers another question: whether the GPU was idle, not whether it was full.
+#
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-03-intensity
+# By hand: what is the arithmetic intensity, in FLOP per byte and in FP16, of a depthwise 3 x 3 convolution, and of a
+# 1 x 1 convolution from C to C channels? Neglect the weights. From how many channels on is the second limited by
+# arithmetic on this machine?
+# ```
+#
+# ```{solution} ex-03-intensity
+# :class: dropdown
+# For each value written, one value is read: 4 bytes. Depthwise: 9 multiply-adds, 18 FLOP, 4.5 FLOP per byte, however
+# wide the layer is. 1 x 1: C multiply-adds, 2C FLOP, C/2 FLOP per byte. It is limited by arithmetic when C/2 exceeds
+# `machine.flops["fp16"] / machine.bandwidth`; on a CPU, in FP32, when C/4 exceeds the ratio for `fp32`.
+# ```
+#
+# ```{exercise}
+# :label: ex-03-width
+# Halve the number of channels of every layer of a network. What happens to its multiply-adds, to its activations, and
+# to the time that you expect?
+# ```
+#
+# ```{solution} ex-03-width
+# :class: dropdown
+# The multiply-adds of a dense convolution fall to a quarter, the activations to half, the number of launches not at
+# all. A network that is limited by arithmetic becomes up to four times faster, one that is limited by memory up to two
+# times, one that is limited by launches not at all. The intensity halves, so the limit itself may change from
+# arithmetic to memory on the way.
+# ```
+#
+# ```{exercise}
+# :label: ex-03-ridge
+# With perfect fusion, at which batch size does ResNet-18 become limited by arithmetic on this machine?
+# ```
+#
+# ```{solution} ex-03-ridge
+# :class: dropdown
+# Try them:
+# `[limited_by(work_of("resnet18", n, precision), machine, precision, "fused") for n in (1, 2, 4, 8, 16, 32)]`. The
+# weights are read once for the batch, so each picture adds operations and few bytes.
+# ```
+#
+# ## Key points
+#
+# - Time goes to launching, moving and computing. Estimate all three; the largest is the one worth working on.
+# - The roofline bounds throughput by arithmetic and by bytes. A machine's FLOP per byte says which network is limited
+#   by what.
+# - At batch 1 on a GPU count operations: a CUDA graph launches them as one, and fusion makes them fewer.
+# - At a large batch count bytes: fusion and 16-bit types move fewer of them.
+# - FLOPs alone predict nothing but FLOPs.
+#
+# ## Further reading
+#
+# The roofline model {cite}`roofline`; NVIDIA's introduction to arithmetic intensity on GPUs
+# {cite}`nvidia_gpu_background`; Horace He on the same three limits, with PyTorch in mind {cite}`brrr`; the roofline for
+# large models {cite}`scaling_book`; why FLOPs mislead the designers of networks {cite}`shufflenet_v2`.

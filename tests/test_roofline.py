@@ -1,0 +1,156 @@
+"""Counted work against counting by hand, the bounds on invented machines, and the kept ceilings."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from inference_lib.backends.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU, fuse_convolutions
+from inference_lib.errors import CourseError
+from inference_lib.measure import roofline
+from inference_lib.measure.roofline import Ceilings, Measured, Work, count
+from inference_lib.models import load_pretrained
+from inference_lib.report import plots
+
+INPUT = 3 * 224 * 224
+MACHINE = Ceilings(flops={"fp32": 100.0, "fp16": 400.0}, bandwidth=10.0, machine="invented")
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.linear = nn.Linear(4 * 224 * 224, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.convolution(x).flatten(1))
+
+
+WEIGHTS = 4 * 3 * 9
+MIDDLE = 4 * 224 * 224
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_operations_of_a_convolution_and_a_linear_layer(batch_size: int) -> None:
+    multiply_adds = batch_size * (MIDDLE * 3 * 9 + MIDDLE * 5)
+    assert count(Network(), batch_size).operations == 2 * multiply_adds
+
+
+@pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("tf32", 4), ("fp16", 2), ("bf16", 2)])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_bytes_of_two_layers(precision: str, size: int, batch_size: int) -> None:
+    work = count(Network(), batch_size, precision)
+    convolution = batch_size * INPUT + WEIGHTS + batch_size * MIDDLE
+    linear = batch_size * MIDDLE + MIDDLE * 5 + 5 + batch_size * 5
+    assert work.calls == 2  # the views between them move nothing
+    assert work.bytes_unfused == size * (convolution + linear)
+    assert work.bytes_fused == size * (batch_size * INPUT + WEIGHTS + MIDDLE * 5 + 5 + batch_size * 5)
+    assert work.intensity_unfused == work.operations / work.bytes_unfused
+    assert work.intensity_fused == work.operations / work.bytes_fused
+
+
+def test_counting_leaves_the_model_alone() -> None:
+    model = Network().half()
+    count(model, 2, "fp32")
+    assert all(p.device.type == "cpu" and p.dtype is torch.float16 for p in model.parameters())
+
+
+def test_the_known_networks() -> None:
+    resnet, mobilenet = (roofline.work_of(name, 1, "fp32") for name in ("resnet18", "mobilenet_v2"))
+    assert resnet.operations == pytest.approx(3.6e9, rel=0.02)
+    assert resnet.operations / mobilenet.operations == pytest.approx(6, abs=0.2)
+    assert mobilenet.bytes_unfused > resnet.bytes_unfused
+    assert mobilenet.calls > 2 * resnet.calls
+
+
+def test_fusion_moves_less_and_computes_the_same() -> None:
+    plain, fused = load_pretrained("resnet18"), fuse_convolutions(load_pretrained("resnet18"))
+    targets = [node.target for node in fused.graph.nodes]
+    assert CONVOLUTION_RELU in targets
+    assert CONVOLUTION_ADD_RELU in targets
+    before, after = count(plain, 16, "fp16"), count(fused, 16, "fp16")
+    assert after.operations == before.operations
+    assert after.calls < before.calls / 2
+    assert after.bytes_fused < after.bytes_unfused < before.bytes_unfused / 2
+
+
+@pytest.mark.parametrize(
+    ("operations", "unfused", "precision", "traffic", "images", "reason"),
+    [
+        (1000, 50, "fp32", "unfused", 0.4, "compute"),  # 10 s against 5 s
+        (1000, 50, "fp16", "unfused", 0.8, "memory"),  # 2.5 s against 5 s
+        (1000, 50, "fp16", "fused", 1.6, "compute"),  # 2.5 s against 2 s
+    ],
+)
+def test_the_longer_bound_holds(
+    operations: int, unfused: int, precision: str, traffic: roofline.Traffic, images: float, reason: str
+) -> None:
+    work = Work(batch_size=4, operations=operations, bytes_unfused=unfused, bytes_fused=20, calls=1)
+    assert roofline.attainable(work, MACHINE, precision, traffic) == pytest.approx(images)
+    assert roofline.limited_by(work, MACHINE, precision, traffic) == reason
+
+
+def test_a_precision_without_a_ceiling_is_named() -> None:
+    with pytest.raises(CourseError, match="bf16"):
+        roofline.attainable(Work(1, 1, 1, 1, 1), MACHINE, "bf16")
+
+
+def test_ceilings_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def measure(device: str) -> Ceilings:
+        calls.append(device)
+        return MACHINE
+
+    monkeypatch.setattr(roofline, "measure_ceilings", measure)
+    folder = tmp_path / "ceilings"
+    assert roofline.ceilings("cpu", folder) == roofline.ceilings("cpu", folder) == MACHINE
+    assert calls == ["cpu"]
+
+    (kept,) = folder.glob("cpu-*.json")
+    for damaged in (b"", b"{", b"{}", kept.read_bytes()[:-9], b"\xff"):
+        kept.write_bytes(damaged)
+        calls.clear()
+        assert roofline.ceilings("cpu", folder) == MACHINE
+        assert calls == ["cpu"]
+        assert Ceilings.model_validate_json(kept.read_bytes()) == MACHINE
+
+
+def test_this_machine_has_ceilings() -> None:
+    found = roofline.measure_ceilings("cpu")
+    assert found.flops["fp32"] > 1e8
+    assert found.bandwidth > 1e8
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_faster_in_lower_precision() -> None:
+    found = roofline.measure_ceilings("cuda")
+    assert found.flops["fp16"] > found.flops["tf32"] > found.flops["fp32"] > 1e12
+    assert found.bandwidth > 1e11
+
+
+@pytest.fixture
+def table(make_record) -> pd.DataFrame:
+    measured = Measured("pytorch", "PyTorch (eager)", "mobilenet_v2", 8, "fp16", 50.0)
+    empty = make_record(throughput_images_per_s=None)
+    return roofline.roofline_table([make_record(throughput_images_per_s=60.0), empty, measured], MACHINE)
+
+
+def test_a_row_for_every_throughput(table: pd.DataFrame) -> None:
+    assert table["model"].tolist() == ["resnet18", "mobilenet_v2"]
+    work, row = roofline.work_of("resnet18", 1, "fp32"), table.iloc[0]
+    assert row["operations"] == work.operations
+    assert row["unfused images/s"] == roofline.attainable(work, MACHINE, "fp32")
+    assert row["fused images/s"] == roofline.attainable(work, MACHINE, "fp32", "fused")
+    assert row["% of fused"] == pytest.approx(60 / row["fused images/s"] * 100)
+    assert row["FLOP/s"] == pytest.approx(60 * work.operations)
+
+
+def test_the_roofline_figure_has_a_roof_a_precision_and_a_point_a_row(table: pd.DataFrame) -> None:
+    figure, (axes,) = plots.new_figure()
+    plots.roofline(table, MACHINE, axes)
+    page = plots.show_figure(figure, alt="A roofline.").data
+    for text in ("resnet18", "mobilenet_v2", "FP32", "FP16"):
+        assert text in page
