@@ -69,8 +69,8 @@ def publish(executed: Path | None = None, records: Path | None = None, course: C
     course.published.mkdir(parents=True, exist_ok=True)
     for name, notebook in zip(names, notebooks, strict=True):
         nbformat.write(clean(notebook, course.root), course.published / f"{name}.ipynb")
-    for record in records.glob("*.json"):
-        _write_if_changed(course.published / "records" / record.name, record.read_bytes())
+    for kept in (*records.glob("*.json"), *(records.parent / "ceilings").glob("cuda-*.json")):
+        _write_if_changed(course.published / kept.parent.name / kept.name, kept.read_bytes())
     if (course.root / "README.md").exists():
         readme.update(course.root / "README.md", RecordStore(course.published / "records").read())
     return names

@@ -15,6 +15,7 @@ from inference_lib.measure.benchmark import benchmark
 from inference_lib.measure.cell import distribution
 from inference_lib.measure.machine import Machine, this_machine
 from inference_lib.measure.profiles import Profile, get_profile
+from inference_lib.measure.roofline import Ceilings, ceilings, published_ceilings
 from inference_lib.models import MODELS
 from inference_lib.report.records import Distribution, Record, RecordStore
 
@@ -64,6 +65,13 @@ class Lab:
     def gpu_records(self) -> list[Record]:
         """Return records from a GPU: measured here where here is one, else the published ones."""
         return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == "cuda"]
+
+    def gpu_ceilings(self) -> Ceilings | None:
+        """Return what the GPU of ``gpu_records`` does at best: measured here, else published, else None."""
+        if self.device == "cuda":
+            return ceilings("cuda")
+        names = {r.machine.name("cuda") for r in self.gpu_records()}
+        return published_ceilings(names.pop()) if len(names) == 1 else None
 
     @property
     def machine_name(self) -> str:

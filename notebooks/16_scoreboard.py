@@ -59,6 +59,7 @@ from inference_lib import MODELS, open_lab
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.base import PRECISIONS
 from inference_lib.choose import break_even, choose, images_per_s, latency_ms, level_with, pareto_front, quickest
+from inference_lib.measure.roofline import roofline_table
 from inference_lib.report import glue, plots, select, show_source, tables, words
 
 lab = open_lab(profile, device, records_dir)
@@ -431,6 +432,41 @@ tables.show_table(paid, "Inferences until a row has paid for its start.")
 # "Never" means that the row is not quicker than the loop at batch 1. Export time counts once if the artifact is kept;
 # the table charges it in full.
 #
+# ## What the hardware would allow
+#
+# A roofline bounds every row {cite}`roofline`: a network cannot be computed faster than its arithmetic at the machine's
+# highest rate, nor faster than its memory traffic at the machine's highest bandwidth. Both ceilings are measured, with
+# a large matrix product and a large copy. The traffic is counted twice: as if every operation wrote
+# its result to memory (nothing fused), and as if nothing but the images, the weights and the answers crossed the bus
+# (all fused). No program gets past the second bound.
+
+# %%
+ceilings = lab.gpu_ceilings()
+bounded = roofline_table(select(gpu), ceilings) if ceilings else pd.DataFrame()
+largest = bounded[bounded["batch"] == bounded["batch"].max()] if len(bounded) else bounded
+
+# %% tags=["hide-input"]
+figure, (axes,) = plots.new_figure(height=4.6)
+if len(largest):
+    plots.roofline(largest, ceilings, axes)
+plots.show_figure(
+    figure,
+    alt="FLOP per second over FLOP per byte for every row at the largest batch, under the roofs of the precisions.",
+    caption=f"All rows at the largest batch. {plots.provenance(select(gpu))}",
+)
+
+# %% [markdown]
+# The distance to the roof is what could still be gained. What was achieved in each row, as a share of both bounds:
+
+# %% tags=["hide-output"]
+shares = ["framework", "model", "precision", "batch", "achieved images/s", "limited by", "% of unfused", "% of fused"]
+formats = {"achieved images/s": "{:,.0f}", "% of unfused": "{:.0f}", "% of fused": "{:.0f}"}
+shown_shares = bounded[shares] if len(bounded) else pd.DataFrame(columns=shares)
+tables.show_table(shown_shares, f"Achieved of what is attainable. {plots.provenance(select(gpu))}", formats)
+
+# %% [markdown]
+# A row above 100 percent of the unfused bound has fused operations: it moves less than one by one would.
+#
 # ## How to choose
 #
 # A recommendation ages; a rule does not. Say what you need, and let the measurements answer:
@@ -446,13 +482,13 @@ show_source(choose)
 #
 # 1. A camera: one answer as soon as possible, from any model that is at least 94 % accurate.
 # 2. A service: as many images per second as possible, but 99 of 100 batches within 10 ms.
-# 3. A crowded GPU: the same within 25 ms, in at most 700 MiB.
+# 3. A crowded GPU: the same within 25 ms, in at most 900 MiB.
 
 # %%
 requests = {
     "camera": {"goal": "latency", "min_accuracy_percent": 94},
     "service": {"goal": "throughput", "max_latency_ms": 10},
-    "crowded GPU": {"goal": "throughput", "max_latency_ms": 25, "max_memory_mib": 700},
+    "crowded GPU": {"goal": "throughput", "max_latency_ms": 25, "max_memory_mib": 900},
 }
 choices = {(name, model): choose(shown, model, **limits) for name, limits in requests.items() for model in MODELS}
 

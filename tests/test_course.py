@@ -244,8 +244,12 @@ def test_publishing_and_staleness(tiny: Course) -> None:
     run(tiny, "01")
     tiny.records.mkdir()
     (tiny.records / "one.json").write_text("{}")
+    (tiny.build / "ceilings").mkdir()
+    for name in ("cuda-1.json", "cpu-1.json"):
+        (tiny.build / "ceilings" / name).write_text("{}")
     assert book.publish(course=tiny) == ["01_first"]
     assert (tiny.published / "records" / "one.json").read_text() == "{}"
+    assert [path.name for path in (tiny.published / "ceilings").iterdir()] == ["cuda-1.json"]
     assert book.stale_published(tiny) == []
 
     source = course.chapters(tiny)[0].source

@@ -10,7 +10,7 @@ from torch import nn
 from inference_lib.backends.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU, fuse_convolutions
 from inference_lib.errors import CourseError
 from inference_lib.measure import roofline
-from inference_lib.measure.roofline import Ceilings, Measured, Work, count
+from inference_lib.measure.roofline import Ceilings, Measured, Work, count, published_ceilings
 from inference_lib.models import load_pretrained
 from inference_lib.report import plots
 
@@ -154,3 +154,12 @@ def test_the_roofline_figure_has_a_roof_a_precision_and_a_point_a_row(table: pd.
     page = plots.show_figure(figure, alt="A roofline.").data
     for text in ("resnet18", "mobilenet_v2", "FP32", "FP16"):
         assert text in page
+
+
+def test_published_ceilings_are_those_of_the_machine_asked_for(tmp_path: Path) -> None:
+    mine = Ceilings(flops={"fp32": 1e12}, bandwidth=1e11, machine="My GPU")
+    (tmp_path / "cuda-1.json").write_text(mine.model_dump_json())
+    (tmp_path / "cuda-0.json").write_text("{")
+    assert published_ceilings("My GPU", tmp_path) == mine
+    assert published_ceilings("Another GPU", tmp_path) is None
+    assert published_ceilings("My GPU", tmp_path / "nowhere") is None

@@ -185,13 +185,25 @@ def ceilings(device: str, directory: Path | None = None) -> Ceilings:
     directory = directory or paths.BUILD / "ceilings"
     machine = this_machine().model_dump_json(exclude={"commit", "memory_gib", "gpu_memory_mib"})
     path = directory / f"{device}-{sha256_of([machine.encode()])[:12]}.json"
-    try:
-        return Ceilings.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        found = measure_ceilings(device)
+    if (kept := _read(path)) is not None:
+        return kept
+    found = measure_ceilings(device)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(path, found.model_dump_json(indent=1).encode())
     return found
+
+
+def published_ceilings(machine: str, directory: Path | None = None) -> Ceilings | None:
+    """Return the published ceilings of the GPU called ``machine``, None if there are none."""
+    found = map(_read, sorted((directory or paths.PUBLISHED / "ceilings").glob("*.json")))
+    return next((kept for kept in found if kept is not None and kept.machine == machine), None)
+
+
+def _read(path: Path) -> Ceilings | None:
+    try:
+        return Ceilings.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 def bounds(work: Work, ceilings: Ceilings, precision: str, traffic: Traffic = "unfused") -> dict[str, float]:
