@@ -47,7 +47,7 @@
 # ```
 #
 # It runs, it prints a plausible number, and nothing in it is a syntax error. What it prints depends on what the GPU
-# was doing, on what ran before, on the garbage collector and on the weather in the clock generator.
+# was doing, on what ran before, on the garbage collector, and on how long the chip had been idle.
 #
 # Two programs are at work: Python fills a queue, and the device empties it. Most mistakes come from reading one
 # program's clock and believing that it is the other's.
@@ -58,10 +58,10 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
-import contextlib
 import gc
 import json
 import time
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +101,14 @@ plots.show_figure(
 # %% [markdown]
 # The network is ResNet-18 on a GPU, and the smallest network of the course on a CPU, where patience is scarcer. The
 # batch is large enough to keep the device busy for longer than the launching takes.
+#
+# On a CPU, one thread does the work in this chapter. With a thread on every core, each layer waits for the slowest of
+# them, and whatever else the machine is doing gets into every number.
 
 # %%
+if not on_gpu:
+    torch.set_num_threads(1)
+
 model, batch_size = ("resnet18", 64) if on_gpu else ("vanilla_cnn", 4)
 pictures, _ = load_fashion_mnist("test")
 host_images = preprocess(pictures[:batch_size])
@@ -127,7 +133,7 @@ ledger = []
 def compare_numbers(mistake, wrong, mended, unit="ms"):
     """Print the wrong number and the mended one, and keep both."""
     ledger.append({"mistake": mistake, "wrong": wrong, "mended": mended, "unit": unit})
-    print(f"wrong {wrong:,.3f} {unit}, mended {mended:,.3f} {unit}")
+    print(f"wrong {wrong:,.4g} {unit}, mended {mended:,.4g} {unit}")
 
 
 # %% [markdown]
@@ -183,7 +189,7 @@ glue("02-done", f"{np.median(done[10:]):.2f} ms")
 #
 # The same thirty calls, all of them this time. The first one loads libraries, asks for memory and chooses algorithms.
 
-# %%
+# %% tags=["hide-input"]
 figure, (axes,) = plots.new_figure(height=3.0)
 numbers = np.arange(1, len(done) + 1)
 axes.plot(numbers, done, "o-", color="#D55E00", markersize=4, label="work done")
@@ -216,15 +222,18 @@ show_source(timing.warm_up)
 # again:
 
 # %%
-one_more = torch.cat([images, images[:1]])
-start = time.perf_counter()
-answer(one_more)
-wait()
-first = (time.perf_counter() - start) * 1e3
-calls = timing.warm_up(lambda: (answer(one_more), wait()))
-print(
-    f"batch {len(one_more)}: first call {first:.2f} ms, {calls} calls until steady, then {lab.time(answer).p50:.2f} ms"
-)
+larger = torch.cat([images, images[:1]])
+
+
+def answer_larger():
+    answer(larger)
+    wait()
+
+
+first = read_twice(answer_larger, 1)[1][0]
+calls = 1 + timing.warm_up(answer_larger)
+print(f"batch {len(larger)}: first call {first:.2f} ms")
+print(f"after {calls} calls {np.median(read_twice(answer_larger, 10)[1]):.2f} ms")
 
 # %% [markdown]
 # ### 3. The mean of the rates
@@ -239,16 +248,26 @@ print(f"images over time:  {len(seconds) / seconds.sum():.3f} images per second"
 
 # %% [markdown]
 # Two images took four seconds. The mean of the rates counts the fast call as much as the slow one, though the slow one
-# took most of the time. It is never too low, always too high: this is Jensen's inequality for the function `1 / t`.
+# took most of the time. It is never too low, and too high as soon as the times differ: this is Jensen's inequality for
+# the function `1 / t`.
 #
-# Now a real series: a thousand inferences of one image, which also serve further down.
+# Now a real series: inferences of one image, a thousand of them if three seconds are enough. It also serves further
+# down.
 
 # %%
 single = images[:1].clone()
-timing.warm_up(lambda: (answer(single), wait()))
-with timing.no_garbage_collection():
-    _, series = read_twice(lambda: answer(single), 1000)
 
+
+def answer_single():
+    answer(single)
+    wait()
+
+
+timing.warm_up(answer_single)
+thousand = timing.StoppingRule(budget_s=3, floor_samples=300, min_samples=1000, max_samples=1000)
+series = timing.time_call(answer_single, thousand).milliseconds
+
+# %%
 rate_of_mean = len(series) / series.sum() * 1e3
 mean_of_rates = (1e3 / series).mean()
 compare_numbers("mean of 1/t", mean_of_rates, rate_of_mean, "images/s")
@@ -262,8 +281,8 @@ variation = series.std() / series.mean()
 print(f"too high by {mean_of_rates / rate_of_mean - 1:.2%}, the square of the variation is {variation**2:.2%}")
 
 # %% [markdown]
-# So a framework that stutters gains the most from this mistake. A few very slow calls push the square far above the
-# real error, and the error stays.
+# So a framework that stutters gains the most from this mistake. Where single calls are many times slower than the
+# rest, the rule of the square no longer holds, and the error is there all the same.
 #
 # ### 4. Copies on one side only
 #
@@ -293,8 +312,7 @@ else:
 # %%
 backend, precision = (get_backend("pytorch-cudagraph"), "fp16") if on_gpu else (get_backend("pytorch"), "fp32")
 workload = Workload(model, 1, precision, lab.device)
-opened = contextlib.ExitStack()
-runner = opened.enter_context(backend.load(build(backend, workload)))
+runner = backend.load(build(backend, workload))  # open until the chapter ends
 
 inputs = [preprocess(pictures[i : i + 1], workload.host_dtype) for i in range(8)]
 rule = timing.StoppingRule(budget_s=0.5, min_samples=100)
@@ -322,8 +340,8 @@ else:
 
 # %% [markdown]
 # How far an idle clock falls, and how soon, depends on the GPU and on its settings: a card in a data centre may hold
-# its clock as long as a program is attached, a laptop's lets go at once. So the timer does not guess. It asks for the
-# clock, and works the GPU until it is up:
+# its clock as long as a program is attached, a laptop's may let go at once. So the book does not guess. It asks for
+# the clock, and works the GPU until it is up:
 
 # %%
 show_source(wake_clocks)
@@ -404,7 +422,7 @@ with timing.no_garbage_collection():
     uncollected = hundred_calls()
 compare_numbers("garbage collection, worst call", collected.max(), uncollected.max())
 
-# %%
+# %% tags=["hide-input"]
 figure, (axes,) = plots.new_figure(height=2.6)
 axes.plot(collected, color="#D55E00", label="collector on")
 axes.plot(uncollected, color="#0072B2", label="collector off")
@@ -424,7 +442,7 @@ plots.show_figure(
 #
 # ### 9. Too few samples
 #
-# How far can the median of a few samples be off? The thousand inferences of the third mistake answer that. Draw three
+# How far can the median of a few samples be off? The series of the third mistake answers that. Draw three
 # of them, take the median, draw again, many times. The spread of these medians is what chance does to you.
 
 # %%
@@ -462,9 +480,9 @@ plots.show_figure(
 compare_numbers("3 samples, not 300: spread", table[0, 2] - table[0, 1], table[-1, 2] - table[-1, 1], "%")
 
 # %% [markdown]
-# The spread shrinks with the square root of the count: a hundred times the samples for a tenth of it.
+# The spread shrinks about as the square root of the count grows: a hundred times the samples for a tenth of it.
 #
-# Nobody has a thousand series to look at. But one series is enough to compute how far its median may be off. Sort the
+# Nobody has hundreds of series to look at. But one series is enough to compute how far its median may be off. Sort the
 # samples: each lies below the true median with probability one half, so counting heads and tails says which ranks
 # enclose it {cite}`conover`. Nothing is assumed about the shape of the distribution, which for latencies is never a
 # bell.
@@ -529,12 +547,22 @@ compare_numbers("weights in the cache (compute)", warm_cache, cold_cache)
 # %%
 account = pd.DataFrame(ledger)
 account["wrong / mended"] = account["wrong"] / account["mended"]
-decimals = {"wrong": "{:,.3f}", "mended": "{:,.3f}", "wrong / mended": "{:.2f}"}
+decimals = {"wrong": "{:,.4g}", "mended": "{:,.4g}", "wrong / mended": "{:.2f}"}
 tables.show_table(account, f"What each mistake did. {lab.machine_name}.", decimals)
 
+# %% tags=["remove-cell"]
+factors = np.exp(np.abs(np.log(account["wrong / mended"])))
+glue("02-mistakes", len(account))
+glue("02-harmful", int((factors > 1.05).sum()))
+glue("02-worst", account["mistake"][factors.idxmax()])
+glue("02-worst-factor", f"{factors.max():.1f}")
+
 # %% [markdown]
-# Mistakes that need a GPU are missing from the ledger of a CPU. Some of the ratios may be close to one: that mistake
-# did no harm here, today, with this network. You cannot know that before you have mended it.
+# Of {glue:text}`02-mistakes` mistakes measured on {glue:text}`02-machine`, {glue:text}`02-harmful` changed the number
+# by more than five percent. The worst, *{glue:text}`02-worst`*, was off by a factor of {glue:text}`02-worst-factor`.
+#
+# Mistakes that need a GPU are missing from the ledger of a CPU. A ratio close to one means that the mistake did no harm
+# here, today, with this network. You cannot know that before you have mended it.
 #
 # ## The timer
 #
@@ -562,9 +590,9 @@ show_source(timing.collect)
 show_source(timing.time_end_to_end)
 
 # %% [markdown]
-# The parts of an inference (copy in, model, copy out) are timed with CUDA events: marks in the device's own queue, which
-# the device stamps when it gets there. No host clock could do that without waiting in between, and waiting would change
-# what is measured.
+# The parts of an inference (copy in, model, copy out) are timed with CUDA events: marks in the device's own queue,
+# which the device stamps when it gets there. No host clock could do that without waiting in between, and waiting would
+# change what is measured.
 #
 # ### Latency and throughput
 #
@@ -592,20 +620,18 @@ show_source(timing.time_throughput)
 # %%
 latency = distribution(timing.time_end_to_end(runner, inputs, rule))
 throughput = timing.time_throughput(runner, inputs[0], budget_s=0.5)
-print(f"latency {latency.p50:.3f} ms, so one caller who waits gets {1e3 / latency.p50:,.0f} images/s")
-print(
-    f"throughput {throughput.images_per_s:,.0f} images/s, so an image leaves every {1e3 / throughput.images_per_s:.3f} ms"
-)
+print(f"latency    {latency.p50:.3f} ms, its inverse {1e3 / latency.p50:,.0f} images/s")
+print(f"throughput {throughput.images_per_s:,.0f} images/s, its inverse {1e3 / throughput.images_per_s:.3f} ms")
 
 # %% [markdown]
 # They are not each other's inverse. The copies, the launch and the wait are in the latency; in the throughput the
-# launch of one batch hides behind the computing of the last, and the images are on the device already. On a CPU there is
-# little to hide, and the two come close. Quote both, each by its name {cite}`mlperf_inference`.
+# launch of one batch hides behind the computing of the last, and the images are on the device already. On a CPU there
+# is little to hide, and the two come close. Quote both, each by its name {cite}`mlperf_inference`.
 #
 # ### Against other clocks
 #
 # A clock is checked with another clock. On a GPU: CUDA events against the host's clock and against Triton's `do_bench`,
-# all three with a flush before each run. On a CPU: the book's timer against `torch.utils.benchmark`.
+# all three with a flush before each run. On a CPU: the book's timer against Python's `timeit`.
 
 
 # %%
@@ -624,39 +650,48 @@ def host_clock(runner):
 
 
 # %%
-def other_clocks(runner):
-    """Yield the name of a clock and the median in milliseconds, the book's clock first."""
-    if on_gpu:
+def triton_clock(runner):
+    """Time with Triton's do_bench; not a number where Triton cannot be used."""
+    try:
         from triton.testing import do_bench
 
-        events = timing.time_compute(runner, rule, before_each=lambda: flush(runner.stream))
-        yield "CUDA events (this book)", np.median(events.milliseconds)
         with torch.cuda.stream(runner.stream):
-            yield "triton.testing.do_bench", do_bench(runner.compute, warmup=50, rep=300, return_mode="median")
-        yield "host's clock, launch and wait included", host_clock(runner)
-    else:
-        from torch.utils.benchmark import Timer
+            return do_bench(runner.compute, warmup=50, rep=300, return_mode="median")
+    except Exception as error:
+        print(f"Triton's clock is missing here ({type(error).__name__})")
+        return np.nan
 
-        timer = Timer("compute()", globals={"compute": runner.compute}, num_threads=torch.get_num_threads())
-        yield "host's clock (this book)", np.median(timing.time_compute(runner, rule).milliseconds)
-        yield "torch.utils.benchmark", timer.blocked_autorange(min_run_time=0.5).median * 1e3
+
+# %%
+def read_clocks(runner):
+    """Return the median of each clock in milliseconds, the book's first."""
+    if not on_gpu:
+        book = np.median(timing.time_compute(runner, rule).milliseconds)
+        return {"this book": book, "timeit": np.median(timeit.repeat(runner.compute, number=5, repeat=20)) / 5 * 1e3}
+    events = timing.time_compute(runner, rule, before_each=lambda: flush(runner.stream))
+    return {
+        "this book (CUDA events)": np.median(events.milliseconds),
+        "triton.testing.do_bench": triton_clock(runner),
+        "host's clock, launch and wait included": host_clock(runner),
+    }
 
 
 # %% [markdown]
 # The book's clock is the first row of each batch size, and the last column says how far the others are from it.
 
 # %%
-checked = []
+rows = []
 for size in (1, 64) if on_gpu else (1, 4):
-    larger = Workload(model, size, precision, lab.device)
-    with backend.load(build(backend, larger)) as other:
-        other.upload(preprocess(pictures[:size], larger.host_dtype))
+    wanted = Workload(model, size, precision, lab.device)
+    with backend.load(build(backend, wanted)) as other:
+        other.upload(preprocess(pictures[:size], wanted.host_dtype))
         timing.warm_up(lambda other=other: (other.compute(), other.synchronize()))
-        clocks = list(other_clocks(other))
-    checked += [(size, name, ms, (ms / clocks[0][1] - 1) * 100) for name, ms in clocks]
+        clocks = read_clocks(other)
+    book = next(iter(clocks.values()))
+    rows += [(size, name, ms, (ms / book - 1) * 100) for name, ms in clocks.items()]
 
-columns = ["batch", "clock", "median, ms", "difference %"]
-clocks = pd.DataFrame(checked, columns=columns)
+# %%
+clocks = pd.DataFrame(rows, columns=["batch", "clock", "median, ms", "difference %"])
 tables.show_table(clocks, f"{model}, {precision}, compute only. {lab.machine_name}.", {"difference %": "{:+.1f}"})
 
 # %% [markdown]
@@ -680,7 +715,7 @@ show_source("inference_lib.measure.compare", "compare")
 glue("02-margin", f"{compare.SAME_WITHIN * 100:g} percent")
 
 # %% [markdown]
-# The margin is {glue:text}`02-margin`, because a repetition of the same work in another process differs by that much.
+# The margin is {glue:text}`02-margin`, because the same work in another process may differ by that much.
 #
 # To test the verdicts, compare a workload with itself, with slower copies of itself that wait a little at the end, and
 # with very few samples of itself.
@@ -713,9 +748,8 @@ candidates = {
 }
 found = {name: compare.compare(baseline, series) for name, series in candidates.items()}
 verdicts = pd.DataFrame([{"candidate": name} | vars(each) for name, each in found.items()])
-tables.show_table(
-    verdicts, f"Against the same call. {lab.machine_name}.", dict.fromkeys(["ratio", "low", "high"], "{:.3f}")
-)
+digits = dict.fromkeys(["ratio", "low", "high"], "{:.3f}")
+tables.show_table(verdicts, f"Against the same call. {lab.machine_name}.", digits)
 
 # %% [markdown]
 # `ratio` is how much faster the candidate is, `low` and `high` enclose it. The same call should come out as the same,
@@ -731,13 +765,13 @@ tables.show_table(
 # that does nothing else, and shows the head of the file:
 
 # %%
-opened.close()
 (record,) = lab.benchmark(["pytorch"], ["vanilla_cnn"], ["fp32"], [1])
-cell = {"status", "backend", "model", "batch_size", "precision", "device", "profile", "flags"}
-head = record.model_dump(include=cell)
+kept = {"status", "backend", "model", "batch_size", "precision", "device", "profile", "flags"}
+head = record.model_dump(include=kept)
 if record.latency:
-    head["end_to_end"] = record.latency.end_to_end.model_dump(exclude={"quantiles", "p90", "p95"})
-print(json.dumps(head, indent=1))
+    head["end_to_end"] = record.latency.end_to_end.model_dump(exclude={"quantiles", "p90", "p95", "mean"})
+short = json.loads(json.dumps(head), parse_float=lambda digits: round(float(digits), 3))
+print(json.dumps(short, indent=1))
 
 # %% [markdown]
 # The rest of the file holds the three parts, throughput, accuracy, memory, the load on a GPU, and the machine with its
@@ -767,8 +801,8 @@ print(json.dumps(head, indent=1))
 #
 # ```{exercise}
 # :label: ex-02-queue
-# Remove the wait from `read_twice` and call it with 2000 calls on a GPU. The time to return is small at first, and later
-# it is not. Why?
+# Remove the wait from `read_twice` and call it with 2000 calls on a GPU. The time to return is small at first, and
+# later it is not. Why?
 # ```
 #
 # ```{solution} ex-02-queue
