@@ -46,8 +46,8 @@
 # print((time.perf_counter() - start) / 10)
 # ```
 #
-# It runs, it prints a plausible number, and nothing in it is a syntax error. What it prints depends on what the GPU
-# was doing, on what ran before, on the garbage collector, and on how long the chip had been idle.
+# It runs, it prints a plausible number, and no test will ever fail because of it. What it prints depends on what the
+# GPU was doing, on what ran before, on the garbage collector, and on how long the chip had been idle.
 #
 # Two programs are at work: Python fills a queue, and the device empties it. Most mistakes come from reading one
 # program's clock and believing that it is the other's.
@@ -154,7 +154,7 @@ def wait():
 
 
 def read_twice(call, count):
-    """Return, in milliseconds, when each call returned and when its work was done."""
+    """Return, in ms, when each call returned and when its work was done."""
     readings = []
     for _ in range(count):
         start = time.perf_counter()
@@ -539,8 +539,8 @@ if on_gpu:
 # Where the weights fit, an inference that follows another one need not fetch them from memory. To see what that is
 # worth, push them out before every inference: overwrite a buffer that is larger than the cache.
 #
-# While the device overwrites, Python launches the inference, so the launch is hidden. The other side of the comparison
-# needs the same: a device that is busy for a moment, with nothing that touches memory.
+# While a GPU overwrites, Python launches the inference, so the launch is hidden. The other side of the comparison needs
+# the same: a GPU that is busy for a moment, with nothing that touches memory.
 
 # %%
 scratch = torch.empty(256 * 2**20, dtype=torch.uint8, device=lab.device)
@@ -559,14 +559,14 @@ def occupy(stream):
             torch.cuda._sleep(400_000)  # clock cycles
 
 
+# %%
 def compute_after(prepare):
     """Return the median of computing alone, when ``prepare`` runs before each."""
     runner.upload(inputs[0])
-    samples = timing.time_compute(runner, rule, before_each=lambda: prepare(runner.stream))
+    samples = timing.time_compute(runner, rule, lambda: prepare(runner.stream))
     return np.median(samples.milliseconds)
 
 
-# %%
 compare_numbers("weights in the cache", compute_after(occupy), compute_after(flush))
 
 # %% [markdown]
@@ -589,6 +589,7 @@ glue("02-mistakes", len(account))
 glue("02-harmful", int((factors > 1.05).sum()))
 glue("02-worst", account["mistake"][factors.idxmax()])
 glue("02-worst-factor", f"{factors.max():.1f}")
+glue("02-width", f"{rule.relative_width * 100:g} percent")
 
 # %% [markdown]
 # Of {glue:text}`02-mistakes` mistakes measured on {glue:text}`02-machine`, {glue:text}`02-harmful` changed the number
@@ -606,9 +607,8 @@ glue("02-worst-factor", f"{factors.max():.1f}")
 show_source(timing.StoppingRule.reason_to_stop)
 
 # %% [markdown]
-# *Precise* means that the interval of the median is narrower than a hundredth of it. A model that takes a second per
-# call never gets there in time, so there is a *time budget*. A steady, fast model gets there soon and does not waste
-# yours.
+# *Precise* means that the interval of the median is narrower than {glue:text}`02-width` of it. A model that takes a
+# second per call never gets there in time, so there is a *time budget*. A steady, fast model gets there soon.
 #
 # Samples are collected with the garbage collector off:
 
@@ -633,12 +633,16 @@ show_source(timing.time_end_to_end)
 # always a next batch in the queue.
 
 # %% tags=["hide-input"]
-upload, compute, download = (0.0, 0.6), (0.9, 1.2), (2.3, 0.4)
-waiting = [(start + turn * 3.1, length) for turn in range(2) for start, length in (upload, compute, download)]
-figure, (axes,) = plots.new_figure(height=1.5)
-plots.timeline(
-    {"latency": waiting, "throughput": [(turn * 1.24, 1.2) for turn in range(5)]}, ["#D55E00", "#0072B2"], axes
-)
+parts = {"copy in": (0.0, 0.6), "model": (0.85, 1.2), "copy out": (2.3, 0.5)}
+rows = {
+    "latency": [(start + turn * 3.2, length) for turn in range(2) for start, length in parts.values()],
+    "throughput": [(turn * 1.24, 1.2) for turn in range(5)],
+}
+figure, (axes,) = plots.new_figure(height=1.8)
+plots.timeline(rows, ["#D55E00", "#0072B2"], axes)
+axes.set_ylim(1.5, -0.9)
+for name, (start, length) in parts.items():
+    axes.text(start + length / 2, -0.5, name, ha="center", fontsize="small")
 plots.show_figure(
     figure,
     alt="Sketch: for latency, copy, model and copy follow each other with gaps; for throughput, the model runs "
@@ -647,6 +651,9 @@ plots.show_figure(
     "next batch is in the queue before the last is done.",
 )
 
+# %% [markdown]
+# For throughput, batches are queued in ever larger chunks, and the clock is read after each chunk is done:
+
 # %%
 show_source(timing.time_throughput)
 
@@ -654,7 +661,8 @@ show_source(timing.time_throughput)
 latency = distribution(timing.time_end_to_end(runner, inputs, rule))
 throughput = timing.time_throughput(runner, inputs[0], budget_s=0.5)
 per_second = throughput.images_per_s
-print(f"latency    {latency.p50:.3f} ms, its inverse {1e3 / latency.p50:,.0f} images/s")
+fps = 1e3 / latency.p50
+print(f"latency    {latency.p50:.3f} ms, its inverse {fps:,.0f} images/s")
 print(f"throughput {per_second:,.0f} images/s, its inverse {1e3 / per_second:.3f} ms")
 
 # %% [markdown]
@@ -699,7 +707,7 @@ def triton_clock(runner):
 # %%
 def clocks_of_gpu(runner):
     """Return the median of each clock in milliseconds, the book's first."""
-    events = timing.time_compute(runner, rule, before_each=lambda: flush(runner.stream))
+    events = timing.time_compute(runner, rule, lambda: flush(runner.stream))
     return {
         "this book (CUDA events)": np.median(events.milliseconds),
         "triton.testing.do_bench": triton_clock(runner),
