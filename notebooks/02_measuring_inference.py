@@ -768,32 +768,34 @@ glue("02-margin", f"{compare.SAME_WITHIN * 100:g} percent")
 
 
 # %%
-def slowed(share):
-    """Return a call that infers and then burns ``share`` of the usual time."""
+def time_and_burn(extra_ms, rule=rule):
+    """Time an inference that burns ``extra_ms`` milliseconds at its end."""
 
     def call():
         runner.infer(inputs[0])
-        end = time.perf_counter() + share * latency.p50 / 1e3
+        end = time.perf_counter() + extra_ms / 1e3
         while time.perf_counter() < end:
             pass
 
-    return call
-
-
-def time_slowed(share, rule=rule):
-    return distribution(timing.time_call(slowed(share), rule))
+    return distribution(timing.time_call(call, rule))
 
 
 # %%
-baseline = time_slowed(0)
+baseline = time_and_burn(0)
 candidates = {
-    "the same again": time_slowed(0),
-    "10 % slower": time_slowed(0.1),
-    "50 % slower": time_slowed(0.5),
-    "the same, 5 samples": time_slowed(0, timing.StoppingRule(budget_s=0)),
+    "the same again": time_and_burn(0),
+    "10 % slower": time_and_burn(0.1 * baseline.p50),
+    "50 % slower": time_and_burn(0.5 * baseline.p50),
+    "the same, 5 samples": time_and_burn(0, timing.StoppingRule(budget_s=0)),
 }
-found = {name: compare.compare(baseline, series) for name, series in candidates.items()}
-verdicts = pd.DataFrame([{"candidate": name, **vars(each)} for name, each in found.items()])
+
+# %%
+rows = []
+for name, candidate in candidates.items():
+    found = compare.compare(baseline, candidate)
+    rows.append((name, found.ratio, found.low, found.high, found.verdict))
+
+verdicts = pd.DataFrame(rows, columns=["candidate", "ratio", "low", "high", "verdict"])
 digits = dict.fromkeys(["ratio", "low", "high"], "{:.3f}")
 tables.show_table(verdicts, f"Against the same call. {lab.machine_name}.", digits)
 
@@ -812,13 +814,13 @@ tables.show_table(verdicts, f"Against the same call. {lab.machine_name}.", digit
 
 # %%
 (record,) = lab.benchmark(["pytorch"], ["vanilla_cnn"], ["fp32"], [1])
-of_the_cell = {"status", "backend", "model", "batch_size", "precision", "device", "flags"}
-of_the_series = {"p50", "p99", "cv_percent", "samples", "stop_reason"}
-head = record.model_dump(include=of_the_cell)
+what = {"status", "backend", "model", "batch_size", "precision", "device", "flags"}
+head = record.model_dump(include=what)
 if record.latency:
-    head["end_to_end"] = record.latency.end_to_end.model_dump(include=of_the_series)
-short = json.loads(json.dumps(head), parse_float=lambda digits: round(float(digits), 3))
-print(json.dumps(short, indent=1))
+    times = record.latency.end_to_end
+    head["end_to_end"] = {"p50": round(times.p50, 3), "p99": round(times.p99, 3)}
+    head["end_to_end"] |= {"samples": times.samples, "stop_reason": times.stop_reason}
+print(json.dumps(head, indent=1))
 
 # %% [markdown]
 # The rest of the file holds the three parts, throughput, accuracy, memory, the load on a GPU, and the machine with its
@@ -867,8 +869,8 @@ print(json.dumps(short, indent=1))
 # ```{solution} ex-02-harmonic
 # :class: dropdown
 # The harmonic mean: the reciprocal of the mean of the reciprocals. The reciprocals of the rates are the times, so it
-# is the number of images over the total time. Try `1 / np.mean(1 / (1e3 / series))` and compare it with
-# `rate_of_mean`, in images per millisecond and per second.
+# is the number of images over the total time. With `rates = 1e3 / series`, compare `1 / np.mean(1 / rates)` with
+# `rate_of_mean`.
 # ```
 #
 # ```{exercise}
