@@ -399,8 +399,8 @@ fusion = pd.DataFrame(
             "operations": work.calls,
             "GFLOP": work.operations / 1e9,
             "MB": work.bytes_unfused / 1e6,
-            "bound, ms": 1e3 * many / attainable(work, machine, precision),
         }
+        | {f"{kind}, ms": seconds * 1e3 for kind, seconds in bounds(work, machine, precision).items()}
         for form, work in ((form, count(model, many, precision)) for form, model in variants.items())
     ]
 )
@@ -422,7 +422,7 @@ def fused_ms(form, size):
 
 for size in (1, many):
     fusion[f"batch {size}, ms"] = [fused_ms(form, size) for form in variants]
-columns = ["form", "operations", "bound, ms", "batch 1, ms", f"batch {many}, ms"]
+columns = ["form", "operations", "compute, ms", "memory, ms", "batch 1, ms", f"batch {many}, ms"]
 tables.show_table(fusion[columns], f"ResNet-18, eager, channels-last, {precision.upper()}, {lab.machine_name}.")
 
 # %% [markdown]
@@ -569,18 +569,9 @@ plots.show_figure(
 # place says, so it may lie above the slope.
 
 # %%
-columns = {
-    "model": "model",
-    "precision": "precision",
-    "batch": "batch",
-    "limited by": "limited by",
-    "achieved images/s": "images/s",
-    "% of unfused": "% of unfused",
-    "% of fused": "% of fused",
-}
-achieved = points[list(columns)].rename(columns=columns)
-achieved["precision"] = achieved["precision"].map(tables.PRECISION_NAMES)
-forms = {"images/s": "{:,.0f}", "% of unfused": "{:.0f}", "% of fused": "{:.0f}"}
+columns = ["model", "precision", "batch", "limited by", "achieved images/s", "% of unfused", "% of fused"]
+achieved = points[columns].replace({"precision": tables.PRECISION_NAMES})
+forms = {"achieved images/s": "{:,.0f}", "% of unfused": "{:.0f}", "% of fused": "{:.0f}"}
 tables.show_table(achieved, f"Achieved, and its share of both attainable rates. {lab.machine_name}.", forms)
 
 # %% [markdown]
@@ -645,7 +636,7 @@ for panel, (column, name), color in zip(panels, names.items(), colors, strict=Tr
 plots.show_figure(
     figure,
     alt="Share of arithmetic, of memory traffic and of time for each kind of layer of mobilenet_v2.",
-    caption=f"MobileNetV2, eager, channels-last, batch {many}, {precision.upper()}, layer by layer. {lab.machine_name}.",
+    caption=f"MobileNetV2 layer by layer, eager, channels-last, batch {many}, {precision.upper()}. {lab.machine_name}.",
 )
 
 # %% [markdown]
