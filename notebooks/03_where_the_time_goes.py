@@ -154,6 +154,15 @@ for name, rate in machine.flops.items():
 # %%
 show_source(count)
 
+# %% tags=["nbval-check-output"]
+for name in MODELS:
+    work = work_of(name, 1, "fp32")
+    moved = f"{work.bytes_unfused / 1e6:.1f} MB unfused, {work.bytes_fused / 1e6:.1f} MB fused"
+    print(f"{name}: {work.calls} operations, {work.operations / 1e9:.2f} GFLOP, {moved}")
+
+# %% [markdown]
+# These are the counts for one picture in FP32. The two sizes of batch that are measured here, in their precision:
+
 # %%
 works = {(name, size): work_of(name, size, precision) for size in (1, many) for name in MODELS}
 counted = pd.DataFrame(
@@ -223,10 +232,12 @@ glue("03-machine", lab.machine_name)
 # eager ResNet-18 took {glue:text}`03-eager-one` times as long with one picture and {glue:text}`03-eager-many` times as
 # long with {glue:text}`03-many`.
 #
-# The unfused number is an estimate more than a bound: what an operation has written may still be in a cache when the
-# next one reads it, so a machine with a large cache can beat it. The fused number is a true bound.
+# Both bounds can be beaten, in honest ways. What an operation has written may still be in a cache when the next one
+# reads it, so the unfused traffic is an estimate; only the fused one is needed by every program. And an algorithm like
+# Winograd's {cite}`winograd` computes a 3 x 3 convolution with fewer multiplications than are counted.
 #
-# What is left to explain is the rest of the time. It is not in the arithmetic and not in the memory.
+# What the bounds do not explain is either in kernels that do not reach the ceilings, or between the kernels. A
+# timeline tells the two apart.
 #
 # ## A timeline
 #
@@ -277,9 +288,9 @@ for size, spans in events.items():
     print(f"batch {size}: {len(spans)} events, at work for {busy_share(spans):.0%} of the time")
 
 # %% [markdown]
-# On a GPU there are two clocks to win against. With one picture each kernel is over before the next one has been
-# launched, and the device waits for the host. With many pictures the host runs ahead, its row ends early, and the
-# queue is never empty.
+# On a GPU two workers share the job, and one of them is the slower. Where a kernel is over before the next one has been
+# launched, the device waits for the host: small batches on large GPUs look like that. Where kernels take longer than
+# their launches, the host runs ahead, its row ends early, and the device's row has no gaps.
 #
 # On a CPU the operations follow each other, because the one who launches is also the one who computes.
 #
@@ -333,6 +344,30 @@ tables.show_table(launches, f"Batch 1: two lower bounds, and the measured latenc
 
 # %%
 @torch.inference_mode()
+def in_kernels(model, images):
+    """Return the time that the GPU's kernels take in one call, ms."""
+    return operations.operations(lambda: model(images), lab.device)["ms"].sum()
+
+
+if on_gpu:
+    replayed = pd.DataFrame(
+        [
+            {
+                "model": name,
+                "batch": size,
+                "eager, ms": eager[name, size],
+                "predicted, ms": in_kernels(networks[name], pictures[size]),
+            }
+            for name, size in works
+        ]
+    )
+    display(tables.show_table(replayed, f"Eager, and the prediction for a graph. {lab.machine_name}."))
+else:
+    print("needs a GPU")
+
+
+# %%
+@torch.inference_mode()
 def record(model, images):
     """Record one call of ``model`` as a CUDA graph; both arguments must live as long as the graph."""
     stream = torch.cuda.Stream()
@@ -346,27 +381,10 @@ def record(model, images):
     return graph
 
 
-# %%
-@torch.inference_mode()
-def in_kernels(model, images):
-    return operations.operations(lambda: model(images), lab.device)["ms"].sum()
-
-
 if on_gpu:
     graphs = {(name, size): record(networks[name], pictures[size]) for name, size in works}
-    replayed = pd.DataFrame(
-        [
-            {
-                "model": name,
-                "batch": size,
-                "eager, ms": eager[name, size],
-                "predicted, ms": in_kernels(networks[name], pictures[size]),
-                "graph, ms": lab.time(graph.replay).p50,
-            }
-            for (name, size), graph in graphs.items()
-        ]
-    )
-    display(tables.show_table(replayed, f"Eager, the time in its kernels, and a graph of them. {lab.machine_name}."))
+    replayed["graph, ms"] = [lab.time(graph.replay).p50 for graph in graphs.values()]
+    display(tables.show_table(replayed, f"Eager, the prediction, and the graph. {lab.machine_name}."))
 else:
     print("needs a GPU")
 
@@ -399,8 +417,8 @@ fusion = pd.DataFrame(
             "operations": work.calls,
             "GFLOP": work.operations / 1e9,
             "MB": work.bytes_unfused / 1e6,
-            "bound, ms": 1e3 * many / attainable(work, machine, precision),
         }
+        | {f"{kind}, ms": seconds * 1e3 for kind, seconds in bounds(work, machine, precision).items()}
         for form, work in ((form, count(model, many, precision)) for form, model in variants.items())
     ]
 )
@@ -422,7 +440,7 @@ def fused_ms(form, size):
 
 for size in (1, many):
     fusion[f"batch {size}, ms"] = [fused_ms(form, size) for form in variants]
-columns = ["form", "operations", "bound, ms", "batch 1, ms", f"batch {many}, ms"]
+columns = ["form", "operations", "compute, ms", "memory, ms", "batch 1, ms", f"batch {many}, ms"]
 tables.show_table(fusion[columns], f"ResNet-18, eager, channels-last, {precision.upper()}, {lab.machine_name}.")
 
 # %% [markdown]
@@ -468,9 +486,9 @@ tables.show_table(layouts, f"Eager, batch {many}, {precision.upper()}, {lab.mach
 
 # %%
 def copy_rate(size, pinned):
-    """Return the rate of a copy of ``size`` FP32 pictures to the device, GB/s."""
-    source = torch.ones(size, 3, 224, 224, pin_memory=pinned)
-    target = torch.empty(source.shape, device=lab.device)
+    """Return the rate of a copy of ``size`` pictures to the device, GB/s."""
+    source = torch.ones(size, 3, 224, 224, dtype=DTYPES[precision], pin_memory=pinned)
+    target = torch.empty(source.shape, dtype=source.dtype, device=lab.device)
     ms = lab.time(lambda: target.copy_(source, non_blocking=True)).p50
     return source.nbytes / ms / 1e6
 
@@ -492,7 +510,7 @@ if on_gpu:
     shown = plots.show_figure(
         figure,
         alt="Rate of the copy to the device over the number of pictures, from pageable and from pinned memory.",
-        caption=f"Host to device, FP32 pictures of 602,112 bytes. {lab.machine_name}.",
+        caption=f"Host to device, {precision.upper()} pictures of {pictures[1].nbytes:,} bytes. {lab.machine_name}.",
     )
     display(shown)
 else:
@@ -505,7 +523,7 @@ else:
 if on_gpu:
     megabytes = pictures[many].nbytes / 1e6
     for kind, values in rates.items():
-        print(f"{many} pictures, {kind}: {megabytes / np.interp(many, sizes, values):.2f} ms to copy")
+        print(f"{many} pictures, {kind}: {megabytes / values[sizes.index(many)]:.2f} ms to copy")
     for name in MODELS:
         print(f"{name}: {eager[name, many]:.2f} ms to compute")
 else:
@@ -559,7 +577,7 @@ plots.show_figure(
     figure,
     alt="Roofline: achieved FLOP per second over FLOP per byte for the three models at a small and a large batch, "
     "below the roofs of bandwidth and arithmetic.",
-    caption=f"{backend.title}; numbers beside the points are batch sizes. Slope: copy bandwidth, "
+    caption=f"{backend.title}; numbers beside the points are batch sizes, the paler ones FP32. Slope: copy, "
     f"{machine.bandwidth / 1e9:,.0f} GB/s; flat: matrix products. {lab.machine_name}.",
 )
 
@@ -569,23 +587,14 @@ plots.show_figure(
 # place says, so it may lie above the slope.
 
 # %%
-columns = {
-    "model": "model",
-    "precision": "precision",
-    "batch": "batch",
-    "limited by": "limited by",
-    "achieved images/s": "images/s",
-    "% of unfused": "% of unfused",
-    "% of fused": "% of fused",
-}
-achieved = points[list(columns)].rename(columns=columns)
-achieved["precision"] = achieved["precision"].map(tables.PRECISION_NAMES)
-forms = {"images/s": "{:,.0f}", "% of unfused": "{:.0f}", "% of fused": "{:.0f}"}
+columns = ["model", "precision", "batch", "limited by", "achieved images/s", "% of unfused", "% of fused"]
+achieved = points[columns].replace({"precision": tables.PRECISION_NAMES})
+forms = {"achieved images/s": "{:,.0f}", "% of unfused": "{:.0f}", "% of fused": "{:.0f}"}
 tables.show_table(achieved, f"Achieved, and its share of both attainable rates. {lab.machine_name}.", forms)
 
 # %% [markdown]
-# With one picture the weights are read for it alone, and there are too few pixels to fill a large GPU: neither bound
-# is near. Bounds are for the large batch; at batch 1, count launches.
+# A large GPU has more arithmetic units than one picture can keep busy, so its points at batch 1 lie low; a CPU of a few
+# cores is easier to fill. Bounds are for large batches; for one picture on a GPU, count kernels as well.
 #
 # ## Why not six times faster
 #
@@ -596,26 +605,25 @@ rows = points[(points["batch"] == many) & (points["precision"] == precision)].se
 per_image = pd.DataFrame(
     {
         "operations": [works[name, many].calls for name in rows.index],
-        "multiply-adds, G": rows["operations"] / 2e9 / many,
+        "G multiply-adds": rows["operations"] / 2e9 / many,
         "MB unfused": rows["bytes unfused"] / 1e6 / many,
         "MB fused": rows["bytes fused"] / 1e6 / many,
         "FLOP/byte": rows["FLOP/byte"],
-        "attainable images/s": rows["unfused images/s"],
-        "achieved images/s": rows["achieved images/s"],
+        "attainable": rows["unfused images/s"],
+        "achieved": rows["achieved images/s"],
     }
 )
-forms = {"multiply-adds, G": "{:.3f}", "MB unfused": "{:.1f}", "MB fused": "{:.2f}", "FLOP/byte": "{:.1f}"}
-forms |= dict.fromkeys(["attainable images/s", "achieved images/s"], "{:,.0f}")
-tables.show_table(
-    per_image.reset_index(), f"For one image of a batch of {many}, {precision.upper()}, {lab.machine_name}.", forms
-)
+forms = {"G multiply-adds": "{:.3f}", "MB unfused": "{:.1f}", "MB fused": "{:.2f}", "FLOP/byte": "{:.1f}"}
+forms |= dict.fromkeys(["attainable", "achieved"], "{:,.0f}")
+caption = f"For one image of a batch of {many}, {precision.upper()}; the last two in images/s. {lab.machine_name}."
+tables.show_table(per_image.reset_index(), caption, forms)
 
 # %% tags=["remove-cell"]
 mobile, residual = per_image.loc["mobilenet_v2"], per_image.loc["resnet18"]
 glue("03-more-bytes", f"{mobile['MB unfused'] / residual['MB unfused']:.1f}")
 glue("03-more-calls", f"{mobile['operations'] / residual['operations']:.1f}")
 for kind in ("attainable", "achieved"):
-    glue(f"03-{kind}", f"{mobile[f'{kind} images/s'] / residual[f'{kind} images/s']:.2f}")
+    glue(f"03-{kind}", f"{mobile[kind] / residual[kind]:.2f}")
 
 # %% [markdown]
 # MobileNetV2 does {glue:text}`03-fewer-operations` times fewer multiply-adds than ResNet-18, moves
@@ -645,7 +653,7 @@ for panel, (column, name), color in zip(panels, names.items(), colors, strict=Tr
 plots.show_figure(
     figure,
     alt="Share of arithmetic, of memory traffic and of time for each kind of layer of mobilenet_v2.",
-    caption=f"MobileNetV2, eager, channels-last, batch {many}, {precision.upper()}, layer by layer. {lab.machine_name}.",
+    caption=f"MobileNetV2 layer by layer, eager, channels-last, batch {many}, {precision.upper()}. {lab.machine_name}.",
 )
 
 # %% [markdown]
@@ -653,7 +661,8 @@ plots.show_figure(
 # next to nothing, yet each of them reads and writes the widest tensors of the network. Compare the three panels: is
 # time shared out like arithmetic, or like traffic?
 #
-# That is the answer to the question. Most of the sixth that was saved was not what took the time.
+# That is the answer to the question. Five sixths of the arithmetic were saved, and arithmetic is only one of three
+# things that take time; the other two grew.
 #
 # ## What goes wrong
 #

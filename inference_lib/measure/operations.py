@@ -64,7 +64,7 @@ def timeline(call: Callable[[], object], device: str) -> pd.DataFrame:
     return table
 
 
-def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 5) -> pd.DataFrame:
+def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 3) -> pd.DataFrame:
     """Time every layer of ``model`` where it stands in the network, the slowest first.
 
     Returns ``layer``, ``kind``, ``ms`` (median), ``FLOP`` (convolutions and linear layers, two for each multiply-add)

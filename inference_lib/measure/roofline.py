@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import pandas as pd
@@ -159,8 +158,8 @@ def _product_rate(precision: str, device: str) -> float:
 
 
 def _seconds(call: Callable[[], object], device: str) -> float:
-    """Return the median time of ``call`` in seconds, after two calls that are not counted."""
-    call(), call()
+    """Return the shortest time of ``call`` in seconds: whatever else the machine does must not lower a ceiling."""
+    call(), call()  # not counted: clocks wake up, libraries choose their kernels
     times = []
     for _ in range(REPETITIONS):
         if device == "cuda":
@@ -174,7 +173,7 @@ def _seconds(call: Callable[[], object], device: str) -> float:
             before = time.perf_counter()
             call()
             times.append(time.perf_counter() - before)
-    return median(times)
+    return min(times)
 
 
 def ceilings(device: str, directory: Path | None = None) -> Ceilings:

@@ -248,27 +248,23 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
 
     ``points`` is a table from measure.roofline.roofline_table. Each row is a mark at its unfused intensity.
     """
-    ridge = max(ceilings.flops[p] for p in points["precision"]) / ceilings.bandwidth
-    low, high = min(points["FLOP/byte"].min() / 2, ridge), max(points["FLOP/byte"].max(), ridge) * 3
+    precisions = list(dict.fromkeys(points["precision"]))
+    ridge = max(ceilings.flops[precision] for precision in precisions) / ceilings.bandwidth
+    low, high = min(points["FLOP/byte"].min(), ridge) / 2, max(points["FLOP/byte"].max(), ridge) * 2
     intensity = np.geomspace(low, high, 200)
-    for precision in dict.fromkeys(points["precision"]):
-        roof = np.minimum(ceilings.flops[precision], intensity * ceilings.bandwidth)
+    for precision in precisions:
+        roof = np.minimum(ceilings.flops[precision], intensity * ceilings.bandwidth) / 1e12
         axes.plot(intensity, roof, color=INK, alpha=PRECISION_ALPHA.get(precision, 1))
-        label = f"{PRECISION_NAMES[precision]}, {ceilings.flops[precision] / 1e12:,.3g} TFLOP/s"
-        axes.annotate(label, (high, roof[-1]), (0, 4), textcoords="offset points", ha="right", fontsize="small")
+        label = f"{PRECISION_NAMES[precision]}\n{roof[-1]:,.3g} TFLOP/s"
+        axes.annotate(label, (high, roof[-1]), (6, 0), textcoords="offset points", va="center", fontsize="small")
     for point in points.to_dict("records"):
-        style, place = _style(point["backend"]), (point["FLOP/byte"], point["FLOP/s"])
-        axes.plot(
-            *place,
-            color=style.color,
-            marker=style.marker,
-            alpha=PRECISION_ALPHA.get(point["precision"], 1),
-            linestyle="none",
-        )
+        style, place = _style(point["backend"]), (point["FLOP/byte"], point["FLOP/s"] / 1e12)
+        alpha = PRECISION_ALPHA.get(point["precision"], 1)
+        axes.plot(*place, color=style.color, marker=style.marker, alpha=alpha, linestyle="none")
         label = f"{point['model']}, {point['batch']}"
         axes.annotate(label, place, (6, -3), textcoords="offset points", fontsize="x-small")
-    axes.set(xscale="log", yscale="log", xlabel="FLOP per byte, nothing fused", ylabel="FLOP per second")
-    _plain_ticks(axes, "x")
+    axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOP per byte, nothing fused", ylabel="TFLOP/s")
+    _plain_ticks(axes, "x", "y")
 
 
 def bars(labels: Sequence[str], values: Sequence[float], color: str, unit: str, axes: Axes) -> None:
