@@ -543,19 +543,14 @@ if on_gpu:
 # the same: a GPU that is busy for a moment, with nothing that touches memory.
 
 # %%
-scratch = torch.empty(256 * 2**20, dtype=torch.uint8, device=lab.device)
+show_source(timing.cache_flush)
 
 
-def flush(stream):
-    """Fill the caches with zeros; on a CPU the stream is None."""
-    with torch.cuda.stream(stream):
-        scratch.zero_()
-
-
-def occupy(stream):
+# %%
+def occupy():
     """Keep a GPU busy for a moment without touching memory."""
     if on_gpu:
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(runner.stream):
             torch.cuda._sleep(400_000)  # clock cycles
 
 
@@ -563,11 +558,10 @@ def occupy(stream):
 def compute_after(prepare):
     """Return the median of computing alone, when ``prepare`` runs before each."""
     runner.upload(inputs[0])
-    samples = timing.time_compute(runner, rule, lambda: prepare(runner.stream))
-    return np.median(samples.milliseconds)
+    return np.median(timing.time_compute(runner, rule, prepare).milliseconds)
 
 
-compare_numbers("weights in the cache", compute_after(occupy), compute_after(flush))
+compare_numbers("weights in the cache", compute_after(occupy), compute_after(timing.cache_flush(runner.stream)))
 
 # %% [markdown]
 # Here "wrong" depends on the question. A server that runs one small model all day finds its weights in the cache, and
@@ -679,9 +673,10 @@ print(f"throughput {per_second:,.0f} images/s, its inverse {1e3 / per_second:.3f
 # %%
 def host_clock(runner):
     """Time launch, computing and wait with the host's clock."""
+    flush = timing.cache_flush(runner.stream)
 
     def sample():
-        flush(runner.stream)
+        flush()
         runner.synchronize()
         start = time.perf_counter()
         runner.compute()
@@ -707,7 +702,7 @@ def triton_clock(runner):
 # %%
 def clocks_of_gpu(runner):
     """Return the median of each clock in milliseconds, the book's first."""
-    events = timing.time_compute(runner, rule, lambda: flush(runner.stream))
+    events = timing.time_compute(runner, rule, timing.cache_flush(runner.stream))
     return {
         "this book (CUDA events)": np.median(events.milliseconds),
         "triton.testing.do_bench": triton_clock(runner),

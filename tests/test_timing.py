@@ -146,3 +146,16 @@ def test_parts_on_a_cpu_are_timed_by_the_host() -> None:
     parts = timing.time_parts(runner, INPUTS, timing.StoppingRule(0.05, min_samples=10))
     assert len(parts.upload.milliseconds) == len(parts.compute.milliseconds) == len(parts.download.milliseconds)
     assert (parts.compute.milliseconds >= 0).all()
+
+
+def test_the_flush_comes_before_every_sample_and_is_not_timed() -> None:
+    clock = FakeClock()
+    order = []
+
+    class Runner(FakeRunner):
+        def compute(self) -> None:
+            order.append("compute")
+
+    timing.time_compute(Runner(clock, 0.0), timing.StoppingRule(0.01, min_samples=5), lambda: order.append("flush"))
+    assert order[::2] == ["flush"] * (len(order) // 2)
+    assert order[1::2] == ["compute"] * (len(order) // 2)

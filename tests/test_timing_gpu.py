@@ -40,7 +40,7 @@ def test_compute_agrees_with_do_bench_on_a_captured_graph(tmp_path: Path, model:
     from triton.testing import do_bench
 
     with captured(model, batch_size, tmp_path) as runner:
-        ours = median(timing.time_compute(runner, RULE, before_each=timing.l2_flush(runner.stream)))
+        ours = median(timing.time_compute(runner, RULE, before_each=timing.cache_flush(runner.stream)))
         with torch.cuda.stream(runner.stream):
             theirs = do_bench(runner.compute, warmup=100, rep=500, return_mode="median")
     print(f"{model} batch {batch_size}: {ours:.4f} ms, do_bench {theirs:.4f} ms, ratio {ours / theirs:.4f}")

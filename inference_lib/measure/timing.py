@@ -259,17 +259,17 @@ def fill_budget(
             chunk = max(1, min(2 * chunk, round((budget_s - elapsed) / elapsed * batches)))
 
 
-L2_FLUSH_BYTES = 256 * 2**20
+FLUSH_BYTES = 256 * 2**20
 """Several times the L2 cache of any GPU of today."""
 
 
-def l2_flush(stream: torch.cuda.Stream) -> Callable[[], object]:
-    """Return a function that overwrites the L2 cache, for ``before_each``: the next run finds none of its data there.
+def cache_flush(stream: torch.cuda.Stream | None) -> Callable[[], object]:
+    """Return a function that overwrites the cache, for ``before_each``: the next run finds none of its data there.
 
-    An application that does other work between two inferences sees that case; back-to-back inferences of a small
-    model do not. ``triton.testing.do_bench`` always flushes.
+    ``stream`` is the runner's; None stands for a CPU. An application that does other work between two inferences sees
+    that case; back-to-back inferences of a small model do not. ``triton.testing.do_bench`` always flushes.
     """
-    scratch = torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    scratch = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cpu" if stream is None else "cuda")
 
     def flush() -> None:
         with torch.cuda.stream(stream):
