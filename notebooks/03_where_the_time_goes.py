@@ -661,8 +661,8 @@ plots.show_figure(
 # next to nothing, yet each of them reads and writes the widest tensors of the network. Compare the three panels: is
 # time shared out like arithmetic, or like traffic?
 #
-# That is the answer to the question. Five sixths of the arithmetic were saved, and arithmetic is only one of three
-# things that take time; the other two grew.
+# That is the answer to the question. Five sixths of the arithmetic were saved, and arithmetic is only one of the three
+# things that take time. The other two grew.
 #
 # ## What goes wrong
 #
