@@ -494,9 +494,9 @@ def copy_rate(size, pinned):
 
 
 sizes = (1, 4, 16, 64, 256)
-kinds = {"pageable": False, "pinned": True}
+memories = {"pageable": False, "pinned": True}
 if on_gpu:
-    rates = {kind: [copy_rate(size, pinned) for size in sizes] for kind, pinned in kinds.items()}
+    rates = {memory: [copy_rate(size, pinned) for size in sizes] for memory, pinned in memories.items()}
 
 # %% tags=["hide-input"]
 if on_gpu:
@@ -543,8 +543,8 @@ else:
 
 # %%
 backend = get_backend("pytorch-cudagraph" if on_gpu else "pytorch")
-kinds = ("fp32", "fp16") if on_gpu else ("fp32",)
-cells = [(name, size, kind) for name in MODELS for size in (1, many) for kind in kinds]
+precisions = lab.profile.precisions(lab.device)
+cells = [(name, size, kind) for name in MODELS for size in (1, many) for kind in precisions]
 forecast = pd.DataFrame(
     [
         {"model": name, "batch": size, "precision": tables.PRECISION_NAMES[kind]}
@@ -571,13 +571,14 @@ def measure(name, size, kind):
 points = roofline_table([measure(*cell) for cell in cells], machine)
 
 # %%
-figure, (axes,) = plots.new_figure(height=4.4)
-plots.roofline(points, machine, axes)
+figure, panels = plots.new_figure(height=3.2 * len(precisions), rows=len(precisions))
+for kind, panel in zip(precisions, panels, strict=True):
+    plots.roofline(points[points["precision"] == kind], machine, panel)
 plots.show_figure(
     figure,
     alt="Roofline: achieved FLOP per second over FLOP per byte for the three models at a small and a large batch, "
     "below the roofs of bandwidth and arithmetic.",
-    caption=f"{backend.title}; numbers beside the points are batch sizes, the paler ones FP32. Slope: copy, "
+    caption=f"{backend.title}; numbers beside the points are batch sizes. Slope: copy, "
     f"{machine.bandwidth / 1e9:,.0f} GB/s; flat: matrix products. {lab.machine_name}.",
 )
 
@@ -642,8 +643,8 @@ forms = {"FLOP/byte": "{:.1f}", "GB/s": "{:,.1f}"}
 tables.show_table(top.drop(columns=["FLOP", "bytes"]), f"The slowest layers, batch {many}, {lab.machine_name}.", forms)
 
 # %% tags=["hide-input"]
-kinds = found.groupby("kind")[["FLOP", "bytes", "ms"]].sum().sort_values("ms", ascending=False).head(6)
-shares = kinds / found[["FLOP", "bytes", "ms"]].sum() * 100
+by_kind = found.groupby("kind")[["FLOP", "bytes", "ms"]].sum().sort_values("ms", ascending=False).head(6)
+shares = by_kind / found[["FLOP", "bytes", "ms"]].sum() * 100
 figure, panels = plots.new_figure(height=2.4, columns=3)
 names = {"FLOP": "% of arithmetic", "bytes": "% of traffic", "ms": "% of time"}
 colors = ("#0072B2", "#009E73", "#D55E00")
