@@ -599,14 +599,15 @@ tables.show_table(achieved, f"Achieved, and its share of both attainable rates. 
 #
 # ## Why not six times faster
 #
-# Everything about the two networks in one table, at the larger batch:
+# Everything about the networks in one table, at the larger batch. Calls are operations that Python asks for, a GMAC is a
+# billion multiply-adds:
 
 # %%
 rows = points[(points["batch"] == many) & (points["precision"] == precision)].set_index("model")
 per_image = pd.DataFrame(
     {
-        "operations": [works[name, many].calls for name in rows.index],
-        "G multiply-adds": rows["operations"] / 2e9 / many,
+        "calls": [works[name, many].calls for name in rows.index],
+        "GMAC": rows["operations"] / 2e9 / many,
         "MB unfused": rows["bytes unfused"] / 1e6 / many,
         "MB fused": rows["bytes fused"] / 1e6 / many,
         "FLOP/byte": rows["FLOP/byte"],
@@ -614,7 +615,7 @@ per_image = pd.DataFrame(
         "achieved": rows["achieved images/s"],
     }
 )
-forms = {"G multiply-adds": "{:.3f}", "MB unfused": "{:.1f}", "MB fused": "{:.2f}", "FLOP/byte": "{:.1f}"}
+forms = {"GMAC": "{:.3f}", "MB unfused": "{:.1f}", "MB fused": "{:.2f}", "FLOP/byte": "{:.1f}"}
 forms |= dict.fromkeys(["attainable", "achieved"], "{:,.0f}")
 caption = f"For one image of a batch of {many}, {precision.upper()}; the last two in images/s. {lab.machine_name}."
 tables.show_table(per_image.reset_index(), caption, forms)
@@ -622,7 +623,7 @@ tables.show_table(per_image.reset_index(), caption, forms)
 # %% tags=["remove-cell"]
 mobile, residual = per_image.loc["mobilenet_v2"], per_image.loc["resnet18"]
 glue("03-more-bytes", f"{mobile['MB unfused'] / residual['MB unfused']:.1f}")
-glue("03-more-calls", f"{mobile['operations'] / residual['operations']:.1f}")
+glue("03-more-calls", f"{mobile['calls'] / residual['calls']:.1f}")
 for kind in ("attainable", "achieved"):
     glue(f"03-{kind}", f"{mobile[kind] / residual[kind]:.2f}")
 
