@@ -599,8 +599,8 @@ tables.show_table(achieved, f"Achieved, and its share of both attainable rates. 
 #
 # ## Why not six times faster
 #
-# Everything about the networks in one table, at the larger batch. Calls are operations that Python asks for, a GMAC is a
-# billion multiply-adds:
+# Everything about the networks in one table, at the larger batch. Calls are operations that Python asks for, a GMAC is
+# a billion multiply-adds:
 
 # %%
 rows = points[(points["batch"] == many) & (points["precision"] == precision)].set_index("model")
