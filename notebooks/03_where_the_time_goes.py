@@ -494,9 +494,9 @@ def copy_rate(size, pinned):
 
 
 sizes = (1, 4, 16, 64, 256)
-kinds = {"pageable": False, "pinned": True}
+memories = {"pageable": False, "pinned": True}
 if on_gpu:
-    rates = {kind: [copy_rate(size, pinned) for size in sizes] for kind, pinned in kinds.items()}
+    rates = {memory: [copy_rate(size, pinned) for size in sizes] for memory, pinned in memories.items()}
 
 # %% tags=["hide-input"]
 if on_gpu:
@@ -543,8 +543,8 @@ else:
 
 # %%
 backend = get_backend("pytorch-cudagraph" if on_gpu else "pytorch")
-kinds = ("fp32", "fp16") if on_gpu else ("fp32",)
-cells = [(name, size, kind) for name in MODELS for size in (1, many) for kind in kinds]
+precisions = lab.profile.precisions(lab.device)
+cells = [(name, size, kind) for name in MODELS for size in (1, many) for kind in precisions]
 forecast = pd.DataFrame(
     [
         {"model": name, "batch": size, "precision": tables.PRECISION_NAMES[kind]}
@@ -571,13 +571,14 @@ def measure(name, size, kind):
 points = roofline_table([measure(*cell) for cell in cells], machine)
 
 # %%
-figure, (axes,) = plots.new_figure(height=4.4)
-plots.roofline(points, machine, axes)
+figure, panels = plots.new_figure(height=3.2 * len(precisions), rows=len(precisions))
+for kind, panel in zip(precisions, panels, strict=True):
+    plots.roofline(points[points["precision"] == kind], machine, panel)
 plots.show_figure(
     figure,
     alt="Roofline: achieved FLOP per second over FLOP per byte for the three models at a small and a large batch, "
     "below the roofs of bandwidth and arithmetic.",
-    caption=f"{backend.title}; numbers beside the points are batch sizes, the paler ones FP32. Slope: copy, "
+    caption=f"{backend.title}; numbers beside the points are batch sizes. Slope: copy, "
     f"{machine.bandwidth / 1e9:,.0f} GB/s; flat: matrix products. {lab.machine_name}.",
 )
 
@@ -598,14 +599,15 @@ tables.show_table(achieved, f"Achieved, and its share of both attainable rates. 
 #
 # ## Why not six times faster
 #
-# Everything about the two networks in one table, at the larger batch:
+# Everything about the networks in one table, at the larger batch. Calls are operations that Python asks for, a GMAC is
+# a billion multiply-adds:
 
 # %%
 rows = points[(points["batch"] == many) & (points["precision"] == precision)].set_index("model")
 per_image = pd.DataFrame(
     {
-        "operations": [works[name, many].calls for name in rows.index],
-        "G multiply-adds": rows["operations"] / 2e9 / many,
+        "calls": [works[name, many].calls for name in rows.index],
+        "GMAC": rows["operations"] / 2e9 / many,
         "MB unfused": rows["bytes unfused"] / 1e6 / many,
         "MB fused": rows["bytes fused"] / 1e6 / many,
         "FLOP/byte": rows["FLOP/byte"],
@@ -613,7 +615,7 @@ per_image = pd.DataFrame(
         "achieved": rows["achieved images/s"],
     }
 )
-forms = {"G multiply-adds": "{:.3f}", "MB unfused": "{:.1f}", "MB fused": "{:.2f}", "FLOP/byte": "{:.1f}"}
+forms = {"GMAC": "{:.3f}", "MB unfused": "{:.1f}", "MB fused": "{:.2f}", "FLOP/byte": "{:.1f}"}
 forms |= dict.fromkeys(["attainable", "achieved"], "{:,.0f}")
 caption = f"For one image of a batch of {many}, {precision.upper()}; the last two in images/s. {lab.machine_name}."
 tables.show_table(per_image.reset_index(), caption, forms)
@@ -621,7 +623,7 @@ tables.show_table(per_image.reset_index(), caption, forms)
 # %% tags=["remove-cell"]
 mobile, residual = per_image.loc["mobilenet_v2"], per_image.loc["resnet18"]
 glue("03-more-bytes", f"{mobile['MB unfused'] / residual['MB unfused']:.1f}")
-glue("03-more-calls", f"{mobile['operations'] / residual['operations']:.1f}")
+glue("03-more-calls", f"{mobile['calls'] / residual['calls']:.1f}")
 for kind in ("attainable", "achieved"):
     glue(f"03-{kind}", f"{mobile[kind] / residual[kind]:.2f}")
 
@@ -642,8 +644,8 @@ forms = {"FLOP/byte": "{:.1f}", "GB/s": "{:,.1f}"}
 tables.show_table(top.drop(columns=["FLOP", "bytes"]), f"The slowest layers, batch {many}, {lab.machine_name}.", forms)
 
 # %% tags=["hide-input"]
-kinds = found.groupby("kind")[["FLOP", "bytes", "ms"]].sum().sort_values("ms", ascending=False).head(6)
-shares = kinds / found[["FLOP", "bytes", "ms"]].sum() * 100
+by_kind = found.groupby("kind")[["FLOP", "bytes", "ms"]].sum().sort_values("ms", ascending=False).head(6)
+shares = by_kind / found[["FLOP", "bytes", "ms"]].sum() * 100
 figure, panels = plots.new_figure(height=2.4, columns=3)
 names = {"FLOP": "% of arithmetic", "bytes": "% of traffic", "ms": "% of time"}
 colors = ("#0072B2", "#009E73", "#D55E00")
