@@ -195,9 +195,11 @@ figure, (axes,) = plots.new_figure(height=3.0)
 numbers = np.arange(1, len(done) + 1)
 axes.plot(numbers, done, "o-", color="#D55E00", markersize=4, label="work done")
 axes.plot(numbers, returned, ".--", color="#0072B2", label="call returned")
-axes.set(xlabel="call", ylabel="ms", ylim=(0, None))
-if done.max() > 5 * np.median(done):  # else a log scale has hardly a tick
-    axes.set(yscale="log", ylim=(None, None))
+axes.set(xlabel="call", ylabel="ms")
+if done.max() < 5 * np.median(done):
+    axes.set_ylim(bottom=0)
+else:
+    axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()

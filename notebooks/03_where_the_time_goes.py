@@ -506,7 +506,7 @@ if on_gpu:
     axes.set(xscale="log", xlabel="pictures in the copy", ylabel="GB/s", ylim=0)
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
     axes.minorticks_off()
-    axes.legend()
+    axes.legend(handlelength=4)
     shown = plots.show_figure(
         figure,
         alt="Rate of the copy to the device over the number of pictures, from pageable and from pinned memory.",
