@@ -202,7 +202,7 @@ glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percen
 # %% [markdown]
 # On {glue:text}`04-gpu`, against the eager loop, the FP16 CUDA graph is {glue:text}`04-graph-speedup` at batch 1. Its
 # latency varies by {glue:text}`04-graph-cv` (standard deviation over mean), the eager loop's by
-# {glue:text}`04-eager-cv`: with one launch there is little left for the interpreter to delay.
+# {glue:text}`04-eager-cv`. Every launch is a chance for the interpreter to be late; the graph has one.
 #
 # ### Where the milliseconds are
 #
