@@ -114,7 +114,7 @@ def trace(model: torch.nn.Module, workload: Workload) -> torch.jit.ScriptModule:
         traced = torch.jit.trace(model.to(workload.torch_dtype), images, check_trace=False)
     for warning in caught:
         if issubclass(warning.category, torch.jit.TracerWarning):
-            raise CourseError(f"{workload.model} cannot be traced: {str(warning.message).splitlines()[0]}")
+            raise CourseError(f"{workload.model} cannot be traced: {str(warning.message).split('. ')[0]}")
     return traced
 
 
