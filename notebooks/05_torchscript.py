@@ -323,9 +323,8 @@ tables.show_table(counts.rename_axis("operation").reset_index(), f"ResNet-18, FP
 # shortcut and the ReLU into one call of cuDNN, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions to
 # oneDNN, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`; the ReLUs stay.
 #
-# A call of eager PyTorch costs Python's share and the dispatcher's share. TorchScript's interpreter saves the first
-# and pays the second, operation by operation. So fewer operations pay twice on a GPU at batch 1, and a CUDA graph
-# pays most.
+# A call of eager PyTorch pays Python and the dispatcher for every operation. TorchScript's interpreter saves Python's
+# share and pays the dispatcher's. Fewer operations lower what is left of it; a CUDA graph removes it.
 #
 # ### The first calls
 #
@@ -363,8 +362,9 @@ with torch.inference_mode():
 
 # %%
 figure, (axes,) = plots.new_figure(height=2.8)
-for (name, milliseconds), marker in zip(series.items(), "osD", strict=True):
-    axes.plot(range(1, len(milliseconds) + 1), milliseconds, marker=marker, markersize=5, label=name)
+looks = [("#E69F00", "o"), ("#E69F00", "s"), ("#8A8F98", "D")]
+for (name, milliseconds), dash, (color, marker) in zip(series.items(), ["-", "--", ":"], looks, strict=True):
+    axes.plot(range(1, 9), milliseconds, dash, color=color, marker=marker, markersize=5, label=name)
 axes.set(xlabel="call", ylabel="ms", yscale="log")
 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
 axes.yaxis.set_major_formatter("{x:,.4g}")
@@ -424,18 +424,21 @@ def other_fuser():
         torch._C._jit_set_texpr_fuser_enabled(False)  # PyTorch has no public switch for it
     else:
         torch.jit.enable_onednn_fusion(True)
-    yield
-    torch._C._jit_set_texpr_fuser_enabled(True)
-    torch.jit.enable_onednn_fusion(False)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_texpr_fuser_enabled(True)
+        torch.jit.enable_onednn_fusion(False)
 
 
 # %%
 def time_options(model):
     """Return the median of each option, in milliseconds."""
+    modules = variants(model)
+    path = build(backend, Workload(model, 1, "fp32", lab.device)).directory / MODEL_FILE
+    fresh, other = torch.jit.freeze(load(path)), torch.jit.freeze(load(path))
     with torch.inference_mode():
-        times = {name: lab.time(lambda m=m, x=x: m(x)).p50 for name, (m, x) in variants(model).items()}
-        stored = build(backend, Workload(model, 1, "fp32", lab.device)).directory / MODEL_FILE
-        fresh, other = torch.jit.freeze(load(stored)), torch.jit.freeze(load(stored))
+        times = {name: lab.time(lambda m=m, x=x: m(x)).p50 for name, (m, x) in modules.items()}
         with torch.jit.optimized_execution(False):
             times["frozen, executor's passes off"] = lab.time(lambda: fresh(images)).p50
         with other_fuser():
@@ -476,18 +479,21 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# *The fuser.* On a GPU it compiles one kernel for a chain of element-wise operations. The graph that was executed
-# last shows whether there was a chain to fuse. The FP32 graphs of a ResNet have an addition and a ReLU in a row:
+# *The fuser.* On a GPU, PyTorch's own fuser compiles one kernel for a chain of element-wise operations, a
+# `TensorExprGroup`. In a ResNet, the addition of a shortcut and the ReLU after it are such a chain. The graph that was
+# executed last tells what became of it:
 
 # %%
 with torch.inference_mode():
     for _ in range(3):
         frozen(images)
-executed = Counter(node.kind().split("::")[1] for node in torch.jit.last_executed_optimized_graph().nodes())
-print({name: executed[name] for name in ("_convolution", "add_", "relu_", "TensorExprGroup")})
+executed = torch.jit.last_executed_optimized_graph()
+kinds = ("aten::_convolution", "aten::add_", "aten::relu_", "prim::TensorExprGroup")
+print({kind: len(executed.findAllNodes(kind)) for kind in kinds})
 
 # %% [markdown]
-# On a CPU nothing changes, because PyTorch's packages come without the compiler that this fuser needs there.
+# On a CPU nothing changes, because PyTorch's packages come without the compiler that this fuser needs there. oneDNN's
+# fuser, which has to be turned on, takes whole pieces of the graph instead, convolutions included.
 #
 # ## What goes wrong
 #
@@ -608,10 +614,12 @@ for precision in ("fp32", "tf32"):
 
 # %%
 if lab.device == "cuda":
+    noise = torch.randn(1, 3, 224, 224, device="cuda")
     with torch.inference_mode():
+        expected = eager(noise)
         for precision in ("fp32", "tf32"):
             path = build(backend, Workload("resnet18", 1, precision, "cuda")).directory / MODEL_FILE
-            difference = (load(path)(images) - eager(images)).abs().max() / eager(images).abs().max()
+            difference = (load(path)(noise) - expected).abs().max() / expected.abs().max()
             print(f"traced under {precision}: largest difference {difference.item():.1e}")
 else:
     print("needs a GPU")
@@ -751,7 +759,7 @@ logging.disable(logging.NOTSET)
 #     -L$TORCH/lib -Wl,-rpath,$TORCH/lib -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10
 # ./classify model.pt
 # ```
-# Compiling takes a minute: the headers are large. The logits are those of Python.
+# Compiling takes a while: the headers are large. The logits are those of Python.
 # ````
 #
 # ```{exercise}
