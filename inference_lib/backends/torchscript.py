@@ -1,0 +1,211 @@
+"""TorchScript: the model as a graph in a file of its own, run without its Python code.
+
+PyTorch deprecates TorchScript in favour of ``torch.export`` (https://docs.pytorch.org/docs/stable/jit.html); it is
+measured because people still meet it.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+
+from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.backends.cuda import NO_GPU, BufferedRunner, GraphedRunner, float32_products, gpu_works
+from inference_lib.errors import CourseError
+
+MODEL_FILE = "model.pt"
+
+WARM_UP_RUNS = 3
+"""The executor watches the first run, rewrites the graph before the second, and is done by the third."""
+
+
+class TorchScript:
+    """The traced model, loaded from its file and frozen: weights are constants, batch norms are folded.
+
+    On a GPU the weights and images are kept channels-last (NHWC), the layout that tensor cores read.
+    """
+
+    name = "torchscript"
+    title = "TorchScript"
+    style = Style("#E69F00")
+
+    def availability(self, device: str) -> Availability:
+        """TorchScript is a part of PyTorch; a GPU may not be there."""
+        if device == "cuda" and not gpu_works():
+            return NO_GPU
+        return Availability(usable=True, version=torch.__version__)
+
+    def supports(self, workload: Workload) -> Support:
+        """FP32 everywhere; TF32 and the 16-bit types on a GPU."""
+        return cpu_support(workload) if workload.device == "cpu" else Support(ok=True)
+
+    def artifact_key(self, workload: Workload) -> str:
+        """One file for every device and batch size. A trace records whether TF32 was allowed, so TF32 has its own."""
+        return f"torchscript/{workload.model}-{workload.precision}"
+
+    def versions(self) -> dict[str, str]:
+        """Return PyTorch's version: it is the exporter."""
+        return {"torch": torch.__version__}
+
+    def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
+        """Write ``model.pt``: the graph and the weights, in the workload's precision."""
+        with deprecations_silenced():
+            trace(model, workload).save(str(directory / MODEL_FILE))
+
+    def stored_precision(self, artifact: Artifact) -> str:
+        """Read the dtypes of the stored weight matrices and filters (parameters of rank 2 and more)."""
+        with deprecations_silenced():
+            stored = torch.jit.load(artifact.directory / MODEL_FILE, map_location="cpu")
+        dtypes = {weight.dtype for weight in stored.parameters() if weight.dim() >= 2}
+        names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+        return "+".join(sorted(names.get(dtype, str(dtype)) for dtype in dtypes))
+
+    def load(self, artifact: Artifact) -> "CpuRunner | ScriptRunner":
+        """Return the frozen model on the workload's device."""
+        if artifact.workload.device == "cpu":
+            return CpuRunner(load_frozen(artifact))
+        return ScriptRunner(artifact.workload, load_frozen(artifact, torch.channels_last))
+
+
+class TorchScriptCudaGraph(TorchScript):
+    """The same file, its convolutions fused with what follows them, captured once in a CUDA graph and replayed."""
+
+    name = "torchscript-cudagraph"
+    title = "TorchScript (CUDA graph)"
+    style = Style("#E69F00", "s", "--")
+
+    def supports(self, workload: Workload) -> Support:
+        """Only a GPU replays CUDA graphs."""
+        if workload.device != "cuda":
+            return Support(ok=False, reason="CUDA graphs exist on NVIDIA GPUs only")
+        return Support(ok=True)
+
+    def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
+        """Capture the model at the workload's batch size and return its replayer."""
+        with float32_products(artifact.workload.precision):
+            return GraphedRunner(ScriptRunner(artifact.workload, load_fused(artifact)))
+
+
+@contextmanager
+def deprecations_silenced() -> Iterator[None]:
+    """Keep PyTorch from saying at every call that TorchScript is deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+        yield
+
+
+def trace(model: torch.nn.Module, workload: Workload) -> torch.jit.ScriptModule:
+    """Run ``model`` once, in the precision of ``workload``, and return the operations it asked for.
+
+    A trace records PyTorch's settings of that moment too: each convolution keeps whether it may use TF32.
+
+    Raises:
+        CourseError: the model's Python code looked at the values of a tensor, so the trace may be wrong for others.
+
+    """
+    images = torch.zeros(1, *IMAGE_SHAPE, dtype=workload.torch_dtype)
+    with float32_products(workload.precision), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", torch.jit.TracerWarning)
+        # PyTorch's own check runs the model twice more; the course compares the logits of real images anyway.
+        traced = torch.jit.trace(model.to(workload.torch_dtype), images, check_trace=False)
+    for warning in caught:
+        if issubclass(warning.category, torch.jit.TracerWarning):
+            raise CourseError(f"{workload.model} cannot be traced: {str(warning.message).split('. ')[0]}")
+    return traced
+
+
+def load_frozen(artifact: Artifact, layout: torch.memory_format = torch.contiguous_format) -> torch.jit.ScriptModule:
+    """Return the stored model on the workload's device, its weights in ``layout`` and made constants of the graph."""
+    with deprecations_silenced():
+        model = torch.jit.load(artifact.directory / MODEL_FILE, map_location=artifact.workload.device)
+        # The layout comes first: a frozen module has no parameters left that could be converted.
+        return torch.jit.freeze(model.to(memory_format=layout).eval())
+
+
+def load_fused(artifact: Artifact) -> torch.jit.ScriptModule:
+    """Return the frozen model with its convolutions fused, for CUDA devices, its filters channels-last.
+
+    ``optimize_for_inference`` fuses a convolution with the ReLU that follows, and the shortcut in between, but only
+    where the filters are contiguous. So the filters change their layout afterwards, inside the graph.
+    """
+    with deprecations_silenced():
+        fused = torch.jit.optimize_for_inference(load_frozen(artifact))
+    for filters in constants(fused):
+        if filters.dim() == 4:
+            filters.data = filters.contiguous(memory_format=torch.channels_last)
+    return fused
+
+
+def constants(module: torch.jit.ScriptModule) -> list[torch.Tensor]:
+    """Return the tensors that the graph of a frozen module holds: not copies, but the tensors themselves."""
+    nodes = (node for node in module.graph.nodes() if node.kind() == "prim::Constant" and node.hasAttribute("value"))
+    return [node.t("value") for node in nodes if node.kindOf("value") == "t"]
+
+
+class CpuRunner:
+    """A script on the CPU: there is nothing to copy."""
+
+    stream = None
+
+    def __init__(self, model: torch.jit.ScriptModule) -> None:
+        self._model: torch.nn.Module = model
+        self._input = self._output = np.empty(0)
+
+    @torch.inference_mode()
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        return self._model(torch.from_numpy(batch)).numpy()
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Keep a reference to the batch."""
+        self._input = batch
+
+    def compute(self) -> None:
+        """Run the script."""
+        self._output = self.infer(self._input)
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the last run."""
+        return self._output
+
+    def synchronize(self) -> None:
+        """Nothing is asynchronous on the CPU."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._model = torch.nn.Identity()
+        self._input = self._output = np.empty(0)
+
+
+class ScriptRunner(BufferedRunner):
+    """A script on the GPU, on fixed buffers, its images channels-last."""
+
+    def __init__(self, workload: Workload, model: torch.jit.ScriptModule) -> None:
+        super().__init__(workload)
+        self._model = model
+        self._products = float32_products(workload.precision)
+        with float32_products(workload.precision):
+            for _ in range(WARM_UP_RUNS):
+                self.compute()
+        self.synchronize()
+
+    @torch.inference_mode()
+    def compute(self) -> None:
+        """Queue the script on the uploaded batch."""
+        with torch.cuda.stream(self.stream):
+            images = self.buffers.input.to(self.workload.torch_dtype, memory_format=torch.channels_last)
+            self.buffers.output.copy_(self._model(images))
+
+    def __enter__(self) -> Self:
+        self._products.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._products.__exit__(None, None, None)
+        super().__exit__(*exc)

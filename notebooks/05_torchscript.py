@@ -1,0 +1,810 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # TorchScript
+#
+# PyTorch's first way to turn a model into a file that runs without its Python code. It is deprecated, and you will
+# meet it all the same.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# to trace and to script a model, to see where each goes wrong without a word, and what to use instead
+# :::
+# :::{grid-item-card} You need
+# the chapter on PyTorch; a GPU for some of the experiments
+# :::
+# :::{grid-item-card} To read
+# 25 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this framework exists
+#
+# A PyTorch model is a Python program. A service written in C++, a phone, or a machine without your repository cannot
+# run it. TorchScript was PyTorch's answer in 2018: write the model down as a graph, in a file, and run that graph with
+# an interpreter written in C++ {cite}`torchscript`.
+#
+# There are two ways to get the graph. *Tracing* runs the model once and writes down the operations it asks for.
+# *Scripting* reads the source of the model's methods and compiles it, branches and loops included.
+#
+# The interpreter calls the same kernels as eager PyTorch. What it adds is that it sees the whole graph before it
+# runs, so it can fold, fuse and drop operations.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import contextlib
+import io
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from inference_lib import MODELS, CourseError, load_pretrained, open_lab
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends.cuda import float32_products
+from inference_lib.backends.torchscript import MODEL_FILE, constants, load_fused, trace
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)  # shown once, further down
+scratch = tempfile.TemporaryDirectory()
+
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [
+    ["PyTorch\nmodel"],
+    ["torch.jit.trace:\nrun it once", "torch.jit.script:\nread its source"],
+    ["model.pt:\ncode, weights"],
+    ["freeze,\noptimize"],
+    ["Python", "C++", "Triton server"],
+]
+figure, (axes,) = plots.new_figure(height=1.8)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: a PyTorch model is traced or scripted, saved as model.pt, frozen, and run from Python, C++ or Triton.",
+    caption="From a model to a file, and from the file to whoever runs it.",
+)
+
+# %% [markdown]
+# ## Export
+#
+# Tracing is one call. The course makes it stricter than it is by default: where the model's Python code looks at the
+# values of a tensor, PyTorch warns and goes on, and the course refuses.
+
+# %%
+show_source(trace)
+
+# %% [markdown]
+# The model is cast before it is traced, because a trace keeps the types it saw. It also keeps PyTorch's settings of
+# that moment, which is why the policy on TF32 is set around it. Both come back under "What goes wrong".
+#
+# The example holds one image, and the file runs any number of them: a trace writes down operations, and none of the
+# operations in these models was given the size of the batch.
+#
+# ### A look into the file
+#
+# The file is a zip archive. The weights are under `data`, and the graph is under `code`, as source text.
+
+# %% tags=["nbval-check-output"]
+artifact = build(get_backend("torchscript"), Workload("vanilla_cnn", 1, "fp32", "cpu"))
+path = artifact.directory / MODEL_FILE
+folders = Counter(name.split("/")[1] for name in zipfile.ZipFile(path).namelist())
+print({folder: folders[folder] for folder in ("code", "data")})
+
+# %% [markdown]
+# The text looks like Python. It is TorchScript's own language, which has a subset of Python's syntax and types for
+# everything. This is the last layer of the network, a `torch.nn.Linear`:
+
+# %% tags=["nbval-check-output"]
+stored = torch.jit.load(path)
+print(getattr(stored.head, "4").code)
+
+# %% [markdown]
+# The weights' types say what the file is, whatever its name says:
+
+# %% tags=["nbval-check-output"]
+backend = get_backend("torchscript")
+for precision in ("fp32", "fp16"):
+    artifact = build(backend, Workload("vanilla_cnn", 1, precision, "cuda"))
+    print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
+
+# %% [markdown]
+# ### Without the model's Python
+#
+# A claim worth a proof. The next cell starts a fresh Python in an empty folder, makes the course's library and
+# torchvision impossible to import, and loads a ResNet-18.
+
+# %%
+artifact = build(backend, Workload("resnet18", 1, "fp32", "cpu"))
+resnet_path = artifact.directory / MODEL_FILE
+program = """
+import sys
+sys.modules["inference_lib"] = sys.modules["torchvision"] = None  # importing them fails from here on
+import torch
+with torch.inference_mode():
+    print(*torch.jit.load(sys.argv[1])(torch.ones(1, 3, 224, 224))[0].tolist())
+"""
+command = [sys.executable, "-c", program, str(resnet_path)]
+answer = subprocess.run(command, cwd=scratch.name, capture_output=True, text=True, check=True).stdout
+
+# %% tags=["nbval-check-output"]
+ours = load_pretrained("resnet18")(torch.ones(1, 3, 224, 224))[0]
+theirs = torch.tensor([float(logit) for logit in answer.split()])
+print("same class:", ours.argmax().item() == theirs.argmax().item())
+print("logits agree:", torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3))
+
+# %% [markdown]
+# PyTorch itself is still needed, as a Python package or as the C++ library *libtorch*. An exercise loads the same file
+# from C++.
+#
+# ## Two ways to run it
+#
+# A loaded module still has parameters that somebody could change, so little can be assumed about it. *Freezing* makes
+# them constants of the graph. Then a batch normalization can be folded into the convolution before it, and dropout
+# can go.
+
+# %%
+show_source("inference_lib.backends.torchscript", "load_frozen")
+
+# %% [markdown]
+# This is the row called TorchScript. On a GPU it works on buffers with fixed addresses, on a stream of its own, and
+# images are channels-last.
+#
+# The second way fuses more, then records the launches in a CUDA graph, with the lines of the
+# [chapter on PyTorch](04_pytorch):
+
+# %%
+show_source("inference_lib.backends.torchscript", "load_fused")
+
+# %% [markdown]
+# The executor watches the first run of a module and rewrites its graph before the second. Nothing of that may happen
+# while a CUDA graph is recorded, so the module runs a few times first.
+#
+# ## Is it still the same model?
+
+# %%
+backends = ["torchscript", "torchscript-cudagraph"]
+records = lab.benchmark(["torchscript"], batch_sizes=lab.profile.ends(lab.device))
+records += lab.benchmark(["torchscript-cudagraph"])
+tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+
+# %% tags=["nbval-check-output"]
+for model in MODELS:
+    print(f"{model}: {words.verdict(records, model)}")
+
+# %% [markdown]
+# On a GPU in FP16, freezing computes the folded filters in FP16 too, so they are rounded twice. The column of largest
+# differences shows what that costs.
+#
+# ## How fast?
+#
+# The rows of the [chapter on PyTorch](04_pytorch) stand beside those of this chapter, where they were measured.
+
+# %%
+rivals = ["pytorch", "pytorch-cudagraph", *backends]
+
+
+def compared(records):
+    """Return the measured records of the rivals in FP32 and FP16, model by model."""
+    mine = select(records, backend=rivals, precision=["fp32", "fp16"])
+    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
+
+
+here = [record for record in compared(lab.records()) if record.device == lab.device]
+tables.show_table(
+    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
+    "Median end-to-end latency at batch 1, ms.",
+)
+
+# %% [markdown]
+# ### Every inference
+
+# %%
+gpu = select(compared(lab.gpu_records()), model="resnet18", precision="fp16")
+mine = select(gpu, backend=backends)
+resnet = gpu if mine else select(here, model="resnet18")
+single = select(resnet, batch_size=1)
+figure, (axes,) = plots.new_figure()
+plots.latency_ecdf(single, axes)
+plots.show_figure(
+    figure,
+    alt="Distribution of the end-to-end latency of resnet18 at batch 1, PyTorch and TorchScript.",
+    caption=f"ResNet-18 at batch 1. {plots.provenance(single)}",
+)
+
+# %% tags=["remove-cell"]
+one = {name: select(gpu, backend=name, batch_size=1) for name in rivals}
+many = {name: select(gpu, backend=name, batch_size=256) for name in rivals}
+glue("05-gpu", words.machines(mine))
+glue("05-script-eager", words.times_faster(one["pytorch"], one["torchscript"]))
+glue("05-graph-script", words.times_faster(one["torchscript"], one["torchscript-cudagraph"]))
+glue("05-graph-graph", words.times_faster(one["pytorch-cudagraph"], one["torchscript-cudagraph"]))
+glue("05-script-eager-256", words.times_faster(many["pytorch"], many["torchscript"]))
+glue("05-graph-graph-256", words.times_faster(many["pytorch-cudagraph"], many["torchscript-cudagraph"]))
+
+# %% [markdown]
+# The comparisons on {glue:text}`05-gpu`, FP16, batch 1. Against the eager loop of PyTorch, TorchScript is
+# {glue:text}`05-script-eager`. Against TorchScript, its CUDA graph is {glue:text}`05-graph-script`. Against PyTorch's
+# CUDA graph, TorchScript's is {glue:text}`05-graph-graph`.
+#
+# ### Where the milliseconds are
+
+# %%
+figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
+plots.stacked_parts(single, axes)
+plots.show_figure(
+    figure,
+    alt="Upload, compute and download time of resnet18 at batch 1 for each way, with the end-to-end latency.",
+    caption=f"ResNet-18 at batch 1. {plots.provenance(single)}",
+)
+
+# %% [markdown]
+# ### Larger batches
+
+# %%
+figure, (axes,) = plots.new_figure(height=4.2)
+plots.throughput_over_latency(resnet, axes)
+plots.show_figure(
+    figure,
+    alt="Images per second over latency for resnet18 at rising batch sizes, PyTorch and TorchScript.",
+    caption=f"ResNet-18; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
+)
+
+# %% [markdown]
+# At batch 256, against the eager loop, TorchScript is {glue:text}`05-script-eager-256`; against PyTorch's CUDA graph,
+# TorchScript's is {glue:text}`05-graph-graph-256`.
+#
+# ## Why?
+#
+# ### The graph, before and after
+#
+# Every pass rewrites the graph, and the graph can be read. Constants, attributes and lists are bookkeeping; the rest
+# are the operations that run.
+
+
+# %%
+def count_operations(module):
+    """Count the operations of a module's graph by name."""
+    bookkeeping = ("Constant", "ConstantMKLDNNTensor", "GetAttr", "ListConstruct")
+    names = [node.kind().split("::")[1] for node in module.inlined_graph.nodes()]
+    return Counter(name for name in names if name not in bookkeeping)
+
+
+def load(path=resnet_path):
+    """Return a stored module on the lab's device, ready to be frozen."""
+    return torch.jit.load(path, map_location=lab.device).eval()
+
+
+# %%
+frozen = torch.jit.freeze(load())
+optimized = torch.jit.optimize_for_inference(load())
+stages = {"as traced": load(), "frozen": frozen, "optimized for inference": optimized}
+counts = pd.DataFrame({stage: count_operations(module) for stage, module in stages.items()}).fillna(0).astype(int)
+counts.loc["all operations"] = counts.sum()
+tables.show_table(counts.rename_axis("operation").reset_index(), f"ResNet-18, FP32, {lab.machine_name}.")
+
+# %% [markdown]
+# `freeze` folded every `batch_norm` into the convolution before it. It changes nothing else here: an addition is
+# still an operation, and so is a ReLU.
+#
+# `optimize_for_inference` goes on with what suits the device. On a GPU it merges a convolution, the addition of a
+# shortcut and the ReLU into one call of cuDNN, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions to
+# oneDNN, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`; the ReLUs stay.
+#
+# A call of eager PyTorch pays Python and the dispatcher for every operation. TorchScript's interpreter saves Python's
+# share and pays the dispatcher's. Fewer operations lower what is left of it; a CUDA graph removes it.
+#
+# ### The first calls
+#
+# The *profiling executor* runs a new module once with probes in it, which write down the shapes and types they see.
+# Before the second run it specializes the graph for them; on a GPU it also compiles kernels that fuse what is
+# element-wise. From the third run on, the result is what runs.
+
+
+# %%
+def first_calls(module, calls=8):
+    """Return the milliseconds of each of the first calls."""
+    milliseconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        module(images)
+        if lab.device == "cuda":
+            torch.cuda.synchronize()
+        milliseconds.append((time.perf_counter() - start) * 1e3)
+    return milliseconds
+
+
+# %% [markdown]
+# Three fresh modules, after the eager model has run, so that what PyTorch's libraries do once is done.
+# `optimized_execution(False)` takes the executor's passes away.
+
+# %%
+images = torch.zeros(1, 3, 224, 224, device=lab.device)
+eager = load_pretrained("resnet18").to(lab.device)
+with torch.inference_mode():
+    first_calls(eager)
+    series = {"as traced": first_calls(load()), "frozen": first_calls(torch.jit.freeze(load()))}
+    ready = torch.jit.freeze(load())
+    with torch.jit.optimized_execution(False):
+        series["frozen, executor's passes off"] = first_calls(ready)
+
+# %%
+figure, (axes,) = plots.new_figure(height=2.8)
+looks = [("#E69F00", "o"), ("#E69F00", "s"), ("#8A8F98", "D")]
+for (name, milliseconds), dash, (color, marker) in zip(series.items(), ["-", "--", ":"], looks, strict=True):
+    axes.plot(range(1, 9), milliseconds, dash, color=color, marker=marker, markersize=5, label=name)
+axes.set(xlabel="call", ylabel="ms", yscale="log")
+axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+axes.yaxis.set_major_formatter("{x:,.4g}")
+axes.yaxis.set_minor_formatter(NullFormatter())
+axes.legend()
+plots.show_figure(
+    figure,
+    alt="Milliseconds of each of the first calls of three fresh modules.",
+    caption=f"ResNet-18, FP32, batch 1: the first calls of a fresh module. {lab.machine_name}.",
+)
+
+# %% [markdown]
+# People meet this as "the first requests time out"
+# ([pytorch#30902](https://github.com/pytorch/pytorch/issues/30902),
+# [pytorch#33354](https://github.com/pytorch/pytorch/issues/33354)). The remedy is to call the module a few times,
+# with the shapes that will come, before a service says that it is ready. A frozen graph has less to go through.
+#
+# ## Knobs
+#
+# Each is one line. They are measured on ResNet-18 and MobileNetV2 at batch 1, compute only.
+
+# %%
+layout = torch.channels_last
+last = images.contiguous(memory_format=layout)
+
+
+def variants(model):
+    """Return a module for each option, and the images it is to be given."""
+    stored = build(backend, Workload(model, 1, "fp32", lab.device))
+    path = stored.directory / MODEL_FILE
+    scripted = torch.jit.script(load_pretrained(model).to(lab.device))
+    modules = {
+        "eager PyTorch": (load_pretrained(model).to(lab.device), images),
+        "traced": (load(path), images),
+        "frozen": (torch.jit.freeze(load(path)), images),
+        "scripted, frozen": (torch.jit.freeze(scripted), images),
+        "frozen, channels-last": (torch.jit.freeze(load(path).to(memory_format=layout)), last),
+        "optimized for inference": (torch.jit.optimize_for_inference(load(path)), images),
+    }
+    if lab.device == "cuda":
+        modules["optimized, then channels-last"] = (load_fused(stored), last)
+    return modules
+
+
+# %% [markdown]
+# Two options are settings of the executor instead of the module. The first turns its passes off. The second chooses
+# what fuses: on a GPU, nothing instead of PyTorch's own fuser; on a CPU, where nothing does by default, oneDNN.
+
+# %%
+other_fuser_name = "no fuser" if lab.device == "cuda" else "oneDNN's fuser"
+
+
+@contextlib.contextmanager
+def other_fuser():
+    """Change what fuses, for a while."""
+    if lab.device == "cuda":
+        torch._C._jit_set_texpr_fuser_enabled(False)  # PyTorch has no public switch for it
+    else:
+        torch.jit.enable_onednn_fusion(True)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_texpr_fuser_enabled(True)
+        torch.jit.enable_onednn_fusion(False)
+
+
+# %%
+def time_options(model):
+    """Return the median of each option, in milliseconds."""
+    modules = variants(model)
+    path = build(backend, Workload(model, 1, "fp32", lab.device)).directory / MODEL_FILE
+    fresh, other = torch.jit.freeze(load(path)), torch.jit.freeze(load(path))
+    with torch.inference_mode():
+        times = {name: lab.time(lambda m=m, x=x: m(x)).p50 for name, (m, x) in modules.items()}
+        with torch.jit.optimized_execution(False):
+            times["frozen, executor's passes off"] = lab.time(lambda: fresh(images)).p50
+        with other_fuser():
+            times[f"frozen, {other_fuser_name}"] = lab.time(lambda: other(images)).p50
+    return times
+
+
+times = {model: time_options(model) for model in ("resnet18", "mobilenet_v2")}
+
+# %%
+height = 0.3 * len(times["resnet18"]) + 0.9
+figure, axes = plots.new_figure(width=7.6, height=2 * height, rows=2)
+for axis, (model, found) in zip(axes, times.items(), strict=True):
+    plots.bars(list(found), list(found.values()), "#E69F00", "median, ms (compute only)", axis)
+    axis.set_title(model)
+plots.show_figure(
+    figure,
+    alt="Median time of resnet18 and mobilenet_v2 at batch 1 with each option.",
+    caption=f"One option at a time, FP32, batch 1. {lab.machine_name}.",
+)
+
+# %% [markdown]
+# *Traced or scripted.* Once frozen, the two hold the same convolutions. What scripting keeps beyond that is the checks
+# and branches of the Python source, and the interpreter walks through them at every call.
+#
+# *Channels-last.* It has to be chosen before freezing, and on a GPU it is at odds with the fusion: the pass takes
+# filters that are contiguous in the usual layout, and leaves all others alone. The fusion has to come first. Count
+# the nodes and see:
+
+# %%
+if lab.device == "cuda":
+    before = torch.jit.optimize_for_inference(load().to(memory_format=layout))
+    after = load_fused(build(backend, Workload("resnet18", 1, "fp32", "cuda")))
+    for order, module in (("layout, then fusion", before), ("fusion, then layout", after)):
+        fused = {name: count for name, count in count_operations(module).items() if name.startswith("cudnn")}
+        print(f"{order}: {fused or 'nothing fused'}")
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# *The fuser.* On a GPU, PyTorch's own fuser compiles one kernel for a chain of element-wise operations, a
+# `TensorExprGroup`. In a ResNet, the addition of a shortcut and the ReLU after it are such a chain. The graph that was
+# executed last tells what became of it:
+
+# %%
+with torch.inference_mode():
+    for _ in range(3):
+        frozen(images)
+executed = torch.jit.last_executed_optimized_graph()
+kinds = ("aten::_convolution", "aten::add_", "aten::relu_", "prim::TensorExprGroup")
+print({kind: len(executed.findAllNodes(kind)) for kind in kinds})
+
+# %% [markdown]
+# On a CPU nothing changes, because PyTorch's packages come without the compiler that this fuser needs there. oneDNN's
+# fuser, which has to be turned on, takes whole pieces of the graph instead, convolutions included.
+#
+# ## What goes wrong
+#
+# Everything in this section runs without an error, except where one is printed.
+#
+# ### A trace takes one branch for good
+#
+# Python decides at the branch; the trace never sees the decision, only the operations that followed
+# ([pytorch#21774](https://github.com/pytorch/pytorch/issues/21774)).
+
+
+# %% tags=["nbval-check-output"]
+class Brighten(torch.nn.Module):
+    """Turn a dark image into its negative."""
+
+    def forward(self, image):
+        if image.mean() < 0:
+            return -image
+        return image
+
+
+bright, dark = torch.full((1, 3), 1.0), torch.full((1, 3), -1.0)
+with warnings.catch_warnings(record=True) as caught:
+    traced = torch.jit.trace(Brighten(), bright)
+print("Python:", Brighten()(dark).tolist())
+print("traced:", traced(dark).tolist())
+
+# %% [markdown]
+# There was a warning, one among the many of an export:
+
+# %% tags=["nbval-check-output"]
+print(next(str(w.message) for w in caught if w.category is torch.jit.TracerWarning).split(". ")[0])
+
+# %% [markdown]
+# Make it an error, as the course's own function does:
+
+# %% tags=["nbval-check-output"]
+try:
+    trace(Brighten(), Workload("vanilla_cnn", 1))
+except CourseError as error:
+    print(error)
+
+# %% [markdown]
+# A model with such a branch has to be scripted. The branch is in the code then:
+
+# %% tags=["nbval-check-output"]
+scripted = torch.jit.script(Brighten())
+print("scripted:", scripted(dark).tolist())
+print(scripted.code)
+
+# %% [markdown]
+# ### A trace repeats a loop as often as the example did
+#
+# The same mistake with sizes: a loop over the frames of a clip becomes as many copies of its body as the example had
+# frames ([pytorch#58225](https://github.com/pytorch/pytorch/issues/58225)).
+
+
+# %% tags=["nbval-check-output"]
+def brightest(frames):
+    """Return the mean of the brightest frame."""
+    best = frames[0].mean()
+    for i in range(frames.shape[0]):
+        best = torch.maximum(best, frames[i].mean())
+    return best
+
+
+clip = torch.arange(5.0)[:, None]  # five frames, the last one is the brightest
+with warnings.catch_warnings(record=True):
+    traced = torch.jit.trace(brightest, clip[:2])
+print("Python:", brightest(clip).item())
+print("traced with two frames:", traced(clip).item())
+print("scripted:", torch.jit.script(brightest)(clip).item())
+
+# %% [markdown]
+# ### A script takes every argument for a tensor
+#
+# Scripting has its price: TorchScript needs a type for everything, and takes what is not annotated for a tensor
+# ([pytorch#37200](https://github.com/pytorch/pytorch/issues/37200)). The function compiles; the call fails.
+
+
+# %% tags=["nbval-check-output"]
+def scale(images, factor):
+    """Multiply by a number."""
+    return images * factor
+
+
+try:
+    torch.jit.script(scale)(torch.ones(2), 0.5)
+except RuntimeError as error:
+    print(*str(error).splitlines()[:2], sep="\n")
+
+
+# %% tags=["nbval-check-output"]
+def scale(images, factor: float):
+    """Multiply by a number, and say that it is one."""
+    return images * factor
+
+
+print(torch.jit.script(scale)(torch.ones(2), 0.5).tolist())
+
+# %% [markdown]
+# ### A trace keeps PyTorch's settings
+#
+# A traced convolution carries the settings of the process that traced it as arguments: whether cuDNN may search for
+# kernels, must be deterministic, may use TF32 ([pytorch#18776](https://github.com/pytorch/pytorch/issues/18776)).
+# Changing a setting later does nothing.
+
+# %% tags=["nbval-check-output"]
+for precision in ("fp32", "tf32"):
+    with float32_products(precision):
+        traced = torch.jit.trace(load_pretrained("vanilla_cnn"), torch.zeros(1, 3, 224, 224), check_trace=False)
+    convolution = next(node for node in traced.inlined_graph.nodes() if node.kind() == "aten::_convolution")
+    print(f"traced under {precision}: allow_tf32 =", list(convolution.inputs())[-1].toIValue())
+
+# %% [markdown]
+# PyTorch's default allows TF32 in convolutions, so an ordinary trace uses it for ever, on every machine that has it.
+# The course keeps a file of its own for each policy. Here both files run under the same setting, IEEE:
+
+# %%
+if lab.device == "cuda":
+    noise = torch.randn(1, 3, 224, 224, device="cuda")
+    with torch.inference_mode():
+        expected = eager(noise)
+        for precision in ("fp32", "tf32"):
+            path = build(backend, Workload("resnet18", 1, precision, "cuda")).directory / MODEL_FILE
+            difference = (load(path)(noise) - expected).abs().max() / expected.abs().max()
+            print(f"traced under {precision}: largest difference {difference.item():.1e}")
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# ### A trace keeps its mode
+#
+# The same holds for `train()` and `eval()` ([pytorch#71929](https://github.com/pytorch/pytorch/issues/71929)). A
+# model that was traced in training mode goes on dropping activations at random, and `eval()` on the trace does not
+# stop it.
+
+# %% tags=["nbval-check-output"]
+example = torch.ones(1, 3, 224, 224)
+for mode in (True, False):
+    network = load_pretrained("vanilla_cnn").train(mode)
+    traced = torch.jit.trace(network, example, check_trace=False).eval()
+    same = torch.equal(traced(example), traced(example))
+    print(f"traced with train({mode}): two calls with the same image agree: {same}")
+
+# %% [markdown]
+# ### A trace keeps the device
+#
+# Whatever the model creates on the way is created where it was created during the trace
+# ([pytorch#62961](https://github.com/pytorch/pytorch/issues/62961)). `map_location` moves weights; it does not touch
+# this. Look for `torch.device` in the code:
+
+
+# %% tags=["nbval-check-output"]
+def add_positions(x):
+    """Add to each element its position."""
+    return x + torch.arange(x.shape[1], device=x.device)
+
+
+print(torch.jit.trace(add_positions, torch.zeros(1, 3)).code)
+print(torch.jit.script(add_positions).code)
+
+# %% [markdown]
+# The traced one names the CPU, the scripted one asks `x`. The course's models create nothing on the way, and a test
+# makes sure that their traces name no device, so one file serves CPU and GPU.
+#
+# ### A frozen module cannot be moved
+#
+# Freezing turns parameters into constants, so there is nothing left that `.half()`, `.cuda()` or `.to()` could change.
+# They return without a word ([pytorch#48437](https://github.com/pytorch/pytorch/issues/48437)).
+
+# %% tags=["nbval-check-output"]
+halved = torch.jit.freeze(load()).half()
+print("parameters:", len(list(halved.parameters())))
+print("filters:", *{filters.dtype for filters in constants(halved) if filters.dim() == 4})
+
+# %% [markdown]
+# Choose the device with `map_location`, the type before tracing, and the layout before freezing.
+#
+# ### What was optimized cannot be stored
+#
+# `optimize_for_inference` is for the machine it runs on. Saving its result succeeds, and loading it fails, perhaps
+# weeks later and elsewhere ([pytorch#69608](https://github.com/pytorch/pytorch/issues/69608)).
+
+# %% tags=["nbval-check-output"]
+saved = Path(scratch.name) / "optimized.pt"
+torch.jit.optimize_for_inference(torch.jit.load(resnet_path, map_location="cpu").eval()).save(str(saved))
+print("saved")
+try:
+    torch.jit.load(saved)
+except RuntimeError as error:
+    print(str(error).splitlines()[0])
+
+# %% [markdown]
+# Store the trace, and optimize after loading.
+#
+# ## Why it is legacy, and what to use instead
+#
+# PyTorch deprecated TorchScript in favour of `torch.export` with version 2.11 {cite}`pytorch_2_11`. Each function says
+# so, and Python's default filters keep the message from you: they show a `DeprecationWarning` only where the main
+# program itself raises it. Asked to show everything:
+
+# %%
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    torch.jit.script(scale)
+print(caught[0].message)
+
+# %% [markdown]
+# The reason is the list above. A trace is silent where it is wrong; a script needs a model written for it.
+# [`torch.export`](https://docs.pytorch.org/docs/stable/export.html) traces too, but refuses where a trace would
+# depend on a value:
+
+# %% tags=["nbval-check-output"]
+logging.disable(logging.WARNING)
+with contextlib.redirect_stderr(io.StringIO()):  # it prints the graph up to the branch
+    try:
+        torch.export.export(Brighten(), (bright,))
+    except Exception as error:
+        print(type(error).__name__)
+logging.disable(logging.NOTSET)
+
+# %% [markdown]
+# What to use now:
+#
+# - *Python stays*: `torch.compile`. There is no file; the model is compiled when it first runs.
+# - *C++ without Python*: `torch.export`, then AOTInductor, which compiles the exported graph to a library.
+# - *Another runtime*: ONNX, as in the [chapter on ONNX Runtime](07_onnx_runtime). Its exporter is built on
+#   `torch.export`.
+# - *A phone*: [ExecuTorch](https://docs.pytorch.org/executorch/stable/index.html), which starts from `torch.export`.
+#
+# Where you will still meet TorchScript:
+#
+# - *C++ services* that link libtorch. A file keeps working as long as the library can read it, and nobody rewrites
+#   what works.
+# - *Triton Inference Server*: its PyTorch backend runs `model.pt` files made by TorchScript {cite}`triton_pytorch`.
+# - *Mobile apps* from before ExecuTorch, on PyTorch's Lite Interpreter.
+# - *Old model zoos*, whose checkpoints are TorchScript because that was how to ship architecture and weights together.
+#
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-05-cpp
+# Load the stored ResNet-18 from C++. All you need came with PyTorch: headers and libraries lie in the folder that
+# `torch.__path__[0]` names.
+# ```
+#
+# ````{solution} ex-05-cpp
+# :class: dropdown
+# ```cpp
+# #include <torch/script.h>
+# #include <iostream>
+#
+# int main(int, char** argv) {
+#   torch::InferenceMode guard;
+#   auto model = torch::jit::freeze(torch::jit::load(argv[1]));
+#   std::cout << model.forward({torch::ones({1, 3, 224, 224})}).toTensor() << std::endl;
+# }
+# ```
+# ```bash
+# TORCH=$(python -c "import torch; print(torch.__path__[0])")
+# g++ -std=c++17 classify.cpp -o classify -I$TORCH/include -I$TORCH/include/torch/csrc/api/include \
+#     -L$TORCH/lib -Wl,-rpath,$TORCH/lib -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10
+# ./classify model.pt
+# ```
+# Compiling takes a while: the headers are large. The logits are those of Python.
+# ````
+#
+# ```{exercise}
+# :label: ex-05-mobilenet
+# On a GPU, `optimize_for_inference` fuses nothing in `mobilenet_v2`. Load its file, count its operations, and say why.
+# ```
+#
+# ```{solution} ex-05-mobilenet
+# :class: dropdown
+# Its activation is a ReLU6, which is a `hardtanh_` between zero and six in the graph. The pass looks for a convolution
+# that is followed by `relu` or `relu_`, with or without an addition in between, and for nothing else. Its shortcuts
+# are added without a ReLU.
+# ```
+#
+# ```{exercise}
+# :label: ex-05-cond
+# Rewrite `Brighten` so that `torch.export.export` accepts it, with `torch.cond`. Is the exported program right for
+# both images?
+# ```
+#
+# ````{solution} ex-05-cond
+# :class: dropdown
+# ```python
+# class Brighten(torch.nn.Module):
+#     def forward(self, image):
+#         return torch.cond(image.mean() < 0, lambda x: -x, lambda x: x.clone(), (image,))
+#
+# exported = torch.export.export(Brighten(), (bright,)).module()
+# print(exported(bright), exported(dark))
+# ```
+# It is: both branches are in the exported program, and the choice is made when it runs. The clone is there because a
+# branch may not return its argument itself.
+# ````
+#
+# ## Key points
+#
+# - Tracing runs the model once: branches, loop counts, settings, mode and devices of that run are in the file.
+# - Scripting keeps branches and loops, and asks for types.
+# - Freeze after loading, with device, type and layout chosen before. What `optimize_for_inference` returns stays on
+#   this machine.
+# - The first calls are not like the others: warm up before you serve, and before you measure.
+# - For new work use `torch.export`. It refuses where a trace would be wrong.
+#
+# ## Further reading
+#
+# The documentation of TorchScript {cite}`torchscript` and of
+# [`torch.export`](https://docs.pytorch.org/docs/stable/export.html); CUDA graphs in PyTorch
+# {cite}`pytorch_cuda_graphs`.

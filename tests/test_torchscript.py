@@ -1,0 +1,240 @@
+"""The TorchScript backends: the file is the model, without its Python code, in the precision of its label."""
+
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import torchscript as backend_module
+from inference_lib.backends.torchscript import MODEL_FILE, constants, load_frozen, load_fused, trace
+from inference_lib.errors import CourseError
+from inference_lib.measure.accuracy import LOGIT_TOLERANCE
+from inference_lib.models import MODELS, load_pretrained
+
+NAMES = ("torchscript", "torchscript-cudagraph")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of artifacts for the tests that only read them."""
+    return tmp_path_factory.mktemp("artifacts")
+
+
+def noise(workload: Workload) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=workload.input_shape).astype(workload.host_dtype)
+
+
+def square(workload: Workload) -> np.ndarray:
+    """Return blank images with a bright square, as unlike noise as can be."""
+    batch = np.full(workload.input_shape, -1, workload.host_dtype)
+    batch[:, :, 60:160, 60:160] = 2
+    return batch
+
+
+def eager_logits(model: str, batch: np.ndarray) -> np.ndarray:
+    return load_pretrained(model)(torch.from_numpy(batch).float()).numpy()
+
+
+def count_nodes(module: torch.jit.ScriptModule) -> Counter[str]:
+    return Counter(node.kind() for node in module.inlined_graph.nodes())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_file_runs_any_batch_and_computes_what_the_model_computes(root: Path, model: str) -> None:
+    backend = get_backend("torchscript")
+    for batch_size in (1, 3):
+        workload = Workload(model, batch_size, "fp32", "cpu")
+        artifact = build(backend, workload, root)
+        with backend.load(artifact) as runner:
+            for batch in (noise(workload), square(workload)):
+                expected = eager_logits(model, batch)
+                logits = runner.infer(batch)
+                runner.upload(batch)
+                runner.compute()
+                assert np.abs(logits - expected).max() <= LOGIT_TOLERANCE["fp32"] * np.abs(expected).max()
+                np.testing.assert_array_equal(runner.download(), logits)
+                assert logits.dtype == np.float32
+        assert {file.name for file in artifact.directory.iterdir()} == {MODEL_FILE, "manifest.json"}
+
+
+def test_the_file_runs_where_the_models_code_is_not(root: Path, tmp_path: Path) -> None:
+    workload = Workload("resnet18", 2, "fp32", "cpu")
+    artifact = build(get_backend("torchscript"), workload, root)
+    np.save(tmp_path / "batch.npy", noise(workload))
+    program = f"""
+import sys
+sys.modules["inference_lib"] = sys.modules["torchvision"] = None  # importing them raises from here on
+import numpy as np, torch
+model = torch.jit.load({str(artifact.directory / MODEL_FILE)!r})
+np.save("logits.npy", model(torch.from_numpy(np.load("batch.npy"))).detach().numpy())
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    expected = eager_logits("resnet18", noise(workload))
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_the_stored_precision_is_read_from_the_file(root: Path, precision: str) -> None:
+    backend, workload = get_backend("torchscript"), Workload("vanilla_cnn", 1, precision, "cuda")
+    assert backend.stored_precision(build(backend, workload, root)) == workload.storage
+
+
+def test_an_fp32_file_under_an_fp16_label_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trace_fp32(model: nn.Module, workload: Workload) -> torch.jit.ScriptModule:
+        return trace(model, Workload(workload.model, workload.batch_size, "fp32", workload.device))
+
+    monkeypatch.setattr(backend_module, "trace", trace_fp32)
+    with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
+        build(get_backend("torchscript"), Workload("vanilla_cnn", 1, "fp16", "cuda"), tmp_path)
+    assert not (tmp_path / "torchscript" / "vanilla_cnn-fp16").exists()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_a_trace_allows_tf32_where_its_label_does_and_nowhere_else(root: Path, model: str, precision: str) -> None:
+    artifact = build(get_backend("torchscript"), Workload(model, 1, precision, "cuda"), root)
+    graph = torch.jit.load(artifact.directory / MODEL_FILE, map_location="cpu").inlined_graph
+    convolutions = [node for node in graph.nodes() if node.kind() == "aten::_convolution"]
+    allowed = {list(node.inputs())[-1].toIValue() for node in convolutions}  # the last argument is allow_tf32
+    assert convolutions
+    assert allowed == {precision == "tf32"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_trace_remembers_the_device_it_was_made_on(root: Path, model: str) -> None:
+    artifact = build(get_backend("torchscript"), Workload(model, 1, "fp32", "cpu"), root)
+    module = torch.jit.load(artifact.directory / MODEL_FILE, map_location="meta")
+    nodes = list(module.inlined_graph.nodes())
+    assert "DeviceObjType" not in {output.type().kind() for node in nodes for output in node.outputs()}
+    made_here = [node for node in nodes if node.kind() == "prim::Constant"]
+    assert "TensorType" not in {node.output().type().kind() for node in made_here}
+    assert {tensor.device.type for tensor in (*module.parameters(), *module.buffers())} == {"meta"}
+
+
+def test_freezing_folds_every_batch_norm(root: Path) -> None:
+    artifact = build(get_backend("torchscript"), Workload("resnet18", 1, "fp32", "cpu"), root)
+    stored = torch.jit.load(artifact.directory / MODEL_FILE)
+    frozen = load_frozen(artifact)
+    assert count_nodes(stored)["aten::batch_norm"] == 20
+    assert count_nodes(frozen)["aten::batch_norm"] == 0
+    assert count_nodes(frozen)["aten::_convolution"] == 20
+    assert not list(frozen.parameters())
+
+
+def test_filters_are_loaded_in_the_layout_asked_for(root: Path) -> None:
+    artifact = build(get_backend("torchscript"), Workload("resnet18", 1, "fp32", "cpu"), root)
+    wide = [filters for filters in constants(load_frozen(artifact)) if filters.dim() == 4 and filters.shape[-1] > 1]
+    last = [filters for filters in constants(load_frozen(artifact, torch.channels_last)) if filters.dim() == 4]
+    assert wide
+    assert not any(filters.is_contiguous(memory_format=torch.channels_last) for filters in wide)
+    assert all(filters.is_contiguous(memory_format=torch.channels_last) for filters in last)
+
+
+def test_the_constants_of_a_graph_are_what_it_computes_with(root: Path) -> None:
+    artifact = build(get_backend("torchscript"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root)
+    images, module, untouched = torch.ones(1, 3, 224, 224), load_frozen(artifact), load_frozen(artifact)
+    filters = [constant for constant in constants(module) if constant.dim() == 4]
+    for constant in filters:
+        constant.data = constant.contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(module(images), untouched(images), atol=1e-4)
+    filters[0].data = filters[0] * 2
+    assert not torch.allclose(module(images), untouched(images), atol=1e-2)
+
+
+class TakesABranch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.mean() > 0 else -x
+
+
+def test_a_trace_that_took_a_branch_is_refused_in_one_line() -> None:
+    with pytest.raises(CourseError, match="cannot be traced: Converting a tensor to a Python boolean") as refused:
+        trace(TakesABranch(), Workload("vanilla_cnn", 1))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_backend_keeps_the_deprecation_to_itself(tmp_path: Path) -> None:
+    workload = Workload("vanilla_cnn", 1, "fp32", "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with get_backend("torchscript").load(build(get_backend("torchscript"), workload, tmp_path)) as runner:
+            assert runner.infer(noise(workload)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "device", "reason"),
+    [
+        ("torchscript", "fp16", "cpu", "FP16"),
+        ("torchscript", "tf32", "cpu", "TF32"),
+        ("torchscript-cudagraph", "fp32", "cpu", "CUDA graphs"),
+    ],
+)
+def test_what_is_not_measured_says_why(name: str, precision: str, device: str, reason: str) -> None:
+    support = get_backend(name).supports(Workload("vanilla_cnn", 1, precision, device))
+    assert not support.ok
+    assert reason in support.reason
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_the_gpu_runners_agree_with_the_model(root: Path, name: str, model: str, precision: str) -> None:
+    backend = get_backend(name)
+    for batch_size in (1, 5):
+        workload = Workload(model, batch_size, precision, "cuda")
+        answers = []
+        with backend.load(build(backend, workload, root)) as runner:
+            for batch in (noise(workload), square(workload)):
+                expected = eager_logits(model, batch)
+                tolerance = LOGIT_TOLERANCE[precision] * np.abs(expected).max()
+                logits = runner.infer(batch)
+                runner.upload(batch)
+                runner.compute()
+                assert np.abs(logits - expected).max() <= tolerance
+                assert np.abs(runner.download() - logits).max() <= tolerance / 10
+                answers.append(logits)
+        assert np.abs(answers[0] - answers[1]).max() > tolerance  # a stale output would be equal
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_fp32_is_ieee_and_tf32_is_not(root: Path, name: str) -> None:
+    backend, difference = get_backend(name), {}
+    for precision in ("fp32", "tf32"):
+        workload = Workload("resnet18", 4, precision, "cuda")
+        expected = eager_logits("resnet18", noise(workload))
+        with backend.load(build(backend, workload, root)) as runner:
+            difference[precision] = np.abs(runner.infer(noise(workload)) - expected).max() / np.abs(expected).max()
+    assert difference["fp32"] < 5e-5 < difference["tf32"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_graph_that_is_captured_holds_fused_convolutions_in_channels_last(root: Path, precision: str) -> None:
+    artifact = build(get_backend("torchscript"), Workload("resnet18", 1, precision, "cuda"), root)
+    fused = load_fused(artifact)
+    counts = count_nodes(fused)
+    assert counts["aten::cudnn_convolution_relu"] == 9
+    assert counts["aten::cudnn_convolution_add_relu"] == 8
+    assert counts["aten::conv2d"] == 3  # the shortcuts that change their size have no ReLU
+    filters = [constant for constant in constants(fused) if constant.dim() == 4]
+    assert len(filters) == 20
+    assert all(constant.is_contiguous(memory_format=torch.channels_last) for constant in filters)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_that_was_kept_is_not_overwritten(root: Path, name: str) -> None:
+    backend, workload = get_backend(name), Workload("vanilla_cnn", 1, "fp16", "cuda")
+    with backend.load(build(backend, workload, root)) as runner:
+        kept = runner.infer(noise(workload))
+        copied = kept.copy()
+        runner.infer(square(workload))
+        np.testing.assert_array_equal(kept, copied)
