@@ -208,8 +208,11 @@ def main() -> None:
     """Build an engine: open the session and run it once."""
     directory, model, precision, batch_size = sys.argv[1:]
     workload = Workload(model, int(batch_size), precision, "cuda")
-    with ProviderRunner(Artifact(workload, Path(directory)), {}):
-        pass
+    try:
+        with ProviderRunner(Artifact(workload, Path(directory)), {}):
+            pass
+    except Exception as error:
+        sys.exit((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 if __name__ == "__main__":

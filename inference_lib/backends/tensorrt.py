@@ -9,6 +9,7 @@ import fcntl
 import importlib
 import re
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -154,31 +155,29 @@ def gpu_identity() -> str:
 
 
 @cache
-def messages() -> list[str]:
-    """Return the list that TensorRT's errors are written to, the latest last."""
-    return []
+def log() -> deque[tuple[int, str]]:
+    """Return what TensorRT said since the last build or load began: severities (0 and 1 are errors) and texts."""
+    return deque(maxlen=20_000)
 
 
 @cache
 def logger() -> "trt.ILogger":
-    """Return the one logger of this process (TensorRT takes no second one): it keeps errors and prints nothing."""
+    """Return the one logger of this process (TensorRT takes no second one): it keeps what is said, prints nothing."""
 
-    class ErrorLogger(trt.ILogger):
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                messages().append(msg)
+            log().append((int(severity), msg))
 
-    return ErrorLogger()
+    return Log()
 
 
 def failure(what: str) -> CourseError:
-    """Return an error that ends with what TensorRT logged since the last one."""
-    said = "; ".join(messages()) or "TensorRT logged no reason"
-    messages().clear()
-    return CourseError(f"{what}: {said}")
+    """Return an error that ends with TensorRT's own errors."""
+    errors = [text for severity, text in log() if severity <= 1]
+    return CourseError(f"{what}: {'; '.join(errors) or 'TensorRT logged no reason'}")
 
 
 def parse(builder: "trt.Builder", graph: Path) -> "trt.INetworkDefinition":
@@ -194,7 +193,6 @@ def parse(builder: "trt.Builder", graph: Path) -> "trt.INetworkDefinition":
     parser = trt.OnnxParser(network, logger())  # the network keeps the parser alive, and with it the weights
     if not parser.parse_from_file(str(graph)):
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        messages().clear()
         raise CourseError(f"TensorRT cannot parse {graph.name}: {errors}")
     if (network.num_inputs, network.num_outputs) != (1, 1):  # the parser takes some files that hold no model at all
         raise CourseError(f"{graph.name} holds no model with one input and one output")
@@ -237,7 +235,7 @@ def build_engine(
         CourseError: TensorRT cannot parse the graph or build the engine; its errors are in the message.
 
     """
-    messages().clear()
+    log().clear()
     builder = trt.Builder(logger())
     network = parse(builder, graph)
     config = builder.create_builder_config()
@@ -311,7 +309,7 @@ def load_engine(path: Path) -> "trt.ICudaEngine":
         CourseError: TensorRT refuses it, because another version or for another GPU built it; the reason is given.
 
     """
-    messages().clear()
+    log().clear()
     engine = trt.Runtime(logger()).deserialize_cuda_engine(path.read_bytes())  # the engine keeps its runtime alive
     if engine is None:
         raise failure(f"TensorRT does not load {path.name}")
