@@ -53,8 +53,6 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
-import json
-import re
 import tempfile
 import time
 from collections import Counter
@@ -62,6 +60,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from IPython.display import display
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import Artifact, Workload, build, get_backend
@@ -111,6 +110,7 @@ try:
     builds = name == "tensorrt_rtx" or found.usable
 except ImportError:
     builds = False
+nothing_builds = "needs TensorRT with a GPU, or TensorRT for RTX"
 print("builds them: ", f"yes, {name} {library.__version__}" if builds else "no. pip install tensorrt-rtx-cu13")
 
 # %% [markdown]
@@ -145,7 +145,7 @@ if builds:
     kinds = Counter(network.get_layer(i).type.name.lower() for i in range(network.num_layers))
     print(f"{network.num_layers} layers: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
 else:
-    print("needs TensorRT, or TensorRT for RTX")
+    print(nothing_builds)
 
 # %% [markdown]
 # The batch is -1, which means: not known yet.
@@ -174,11 +174,12 @@ show_source(backend.build_engine)
 
 # %%
 if builds:
+    graph = onnx_file("resnet18", "fp16")
     start = time.perf_counter()
-    engine = backend.build_engine(onnx_file("resnet18", "fp16"), 8)
+    engine = backend.build_engine(graph, 8)
     print(f"{len(engine) / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s, {name} on {lab.machine_name}")
 else:
-    print("needs TensorRT, or TensorRT for RTX")
+    print(nothing_builds)
 
 # %% [markdown]
 # A build of TensorRT for RTX is that short because nothing is tried. TensorRT itself runs every candidate several
@@ -190,7 +191,7 @@ else:
 # in between (the *context*), and the addresses of input and output.
 
 # %%
-show_source(backend, "EngineRunner")
+show_source(backend.EngineRunner)
 
 # %% [markdown]
 # TensorRT takes plain addresses. It sees neither type nor size of what is there, so a wrong one gives wrong logits or
@@ -210,7 +211,8 @@ if lab.device == "cuda":
 
 for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
     print(reason)
-tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+measured = [record for record in records if record.ok]
+tables.show_table(tables.agreement(measured), f"Agreement with the FP32 eager model. {plots.provenance(measured)}")
 
 # %%
 for model in MODELS:
@@ -304,38 +306,18 @@ tables.show_table(tables.reference_rows("TensorRT"), "Quadro T2000, batch 1, Ten
 #
 # The builder says what it does to the network if one listens. With detailed profiling it also writes down which
 # layers of the file each of its own layers came from. A loaded engine can be asked the same by its *inspector*; that
-# needs the GPU, the log does not.
-
-
-# %%
-def engine_layers(graph, batch):
-    """Build an engine; return a table of its layers and of the layers of the file in each."""
-    plan = backend.build_engine(graph, batch, configure=detailed)
-    if found.usable and name == "tensorrt":
-        (Path(scratch.name) / "inspected").write_bytes(plan)
-        inspector = backend.load_engine(Path(scratch.name) / "inspected").create_engine_inspector()
-        layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
-        rows = [(layer["LayerType"], layer.get("Metadata", "")) for layer in layers]
-    else:
-        said = [text for _, text in log() if text.startswith("Layers:")][-1]
-        rows = re.findall(r"^Name: .*?LayerType: (\w+),.*?Metadata: (.*)$", said, re.MULTILINE)
-    parts = [re.findall(r"ONNX Layer: (?:node_)?(\w+)", metadata) for _, metadata in rows]
-    return pd.DataFrame({"kind": [kind for kind, _ in rows], "layers of the file in it": parts})
-
-
-def detailed(config):
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+# needs the GPU, the log does not. `engine_layers` asks whichever is there.
 
 
 # %%
 if builds:
-    layers = engine_layers(onnx_file("resnet18", "fp16"), 8)
-    shown = layers.assign(**{"layers of the file in it": layers["layers of the file in it"].str.join(" + ")})
+    layers = backend.engine_layers(onnx_file("resnet18", "fp16"), 8)
     print(f"{network.num_layers} layers in the network, {len(layers)} in the engine")
-    page = tables.show_table(shown.head(9), f"The first layers of ResNet-18's engine, {name}.")
+    rows = [(kind, " + ".join(parts)) for kind, parts in layers[:9]]
+    table = pd.DataFrame(rows, columns=["kind", "layers of the file in it"])
+    display(tables.show_table(table, f"The first layers of ResNet-18's engine, {name}."))
 else:
-    page = print("needs TensorRT, or TensorRT for RTX")
-page
+    print(nothing_builds)
 
 # %% [markdown]
 # A convolution and the ReLU behind it are one layer, and where a shortcut joins, the addition is in it, too. The
@@ -347,15 +329,19 @@ page
 
 # %%
 if builds:
-    sizes = layers["layers of the file in it"].str.len().value_counts().sort_index()
+    fused = Counter(len(parts) for _, parts in layers)
+    labels = [f"{size} of the file" for size in sorted(fused)]
     figure, (axes,) = plots.new_figure(height=1.9)
-    plots.bars([f"{n} fused" if n > 1 else str(n) for n in sizes.index], sizes, "#6A3D9A", "layers in the engine", axes)
-    page = plots.show_figure(
-        figure,
-        alt="How many layers of the engine hold no, one, two or three layers of the file.",
-        caption=f"Layers of ResNet-18's engine by how many layers of the file are in each. {name}.",
+    plots.bars(labels, [fused[size] for size in sorted(fused)], "#6A3D9A", "layers in the engine", axes)
+    display(
+        plots.show_figure(
+            figure,
+            alt="How many layers of the engine hold no, one, two or three layers of the file.",
+            caption=f"Layers of ResNet-18's engine by how many layers of the file are in each. {name}.",
+        )
     )
-page
+else:
+    print(nothing_builds)
 
 # %% [markdown]
 # ## Knobs
@@ -365,23 +351,24 @@ page
 # One engine for one batch size, or one for all up to a limit? Both are built in both precisions.
 
 # %%
-workloads = {"static, FP32": ("fp32", 8), "static, FP16": ("fp16", 8), "dynamic, FP16": ("fp16", (1, 8, 32))}
+choices = {"static, FP32": ("fp32", 8), "static, FP16": ("fp16", 8), "dynamic, FP16": ("fp16", (1, 8, 32))}
 
 
 def built(precision, batches, **options):
     """Build ResNet-18; return the engine, its size and how long it took."""
+    graph = onnx_file("resnet18", precision)
     start = time.perf_counter()
-    plan = backend.build_engine(onnx_file("resnet18", precision), batches, **options)
+    plan = backend.build_engine(graph, batches, **options)
     return plan, {"engine, MB": len(plan) / 1e6, "build, s": time.perf_counter() - start}
 
 
 if builds:
-    plans = {label: built(*workload) for label, workload in workloads.items()}
-    table = pd.DataFrame({label: facts for label, (_, facts) in plans.items()}).T.rename_axis("engine").reset_index()
-    page = tables.show_table(table, f"{name}, {lab.machine_name}.", {"engine, MB": "{:.1f}", "build, s": "{:.2f}"})
+    plans = {label: built(*choice) for label, choice in choices.items()}
+    table = pd.DataFrame([{"engine": label} | facts for label, (_, facts) in plans.items()])
+    formats = {"engine, MB": "{:.1f}", "build, s": "{:.2f}"}
+    display(tables.show_table(table, f"ResNet-18, {name}, {lab.machine_name}.", formats))
 else:
-    page = print("needs TensorRT, or TensorRT for RTX")
-page
+    print(nothing_builds)
 
 # %% [markdown]
 # The weights are most of a file, so FP16 halves it. A dynamic engine needs kernels that work for every size in its
@@ -417,14 +404,10 @@ else:
 # %%
 if runs:
     for level in (0, 3, 5):
-        plan, facts = built("fp16", 1, configure=lambda config, level=level: set_level(config, level))
+        plan, facts = built("fp16", 1, configure=lambda c, level=level: setattr(c, "builder_optimization_level", level))
         print(f"level {level}: built in {facts['build, s']:.1f} s, runs in {time_engine(plan, 'fp16', 1):.3f} ms")
 else:
     print("needs TensorRT and a GPU")
-
-
-def set_level(config, level):
-    config.builder_optimization_level = level
 
 
 # %%
@@ -466,7 +449,7 @@ if builds:
         types = {layer.get_output(0).dtype.name for layer in convolutions if layer.type.name == "CONVOLUTION"}
         print(f"from the {precision} file, convolutions are", *types)
 else:
-    print("needs TensorRT, or TensorRT for RTX")
+    print(nothing_builds)
 
 # %% [markdown]
 # Cast the model before the export, and check the file. The size of an engine gives a wrong label away.
@@ -521,7 +504,7 @@ if builds:
     print("parse:", parser.parse_from_file(str(Path(scratch.name) / "broken.onnx")))
     print("build:", maker.build_serialized_network(empty, maker.create_builder_config()))
 else:
-    print("needs TensorRT, or TensorRT for RTX")
+    print(nothing_builds)
 
 # %% [markdown]
 # Nothing was raised. The first line that fails is many lines later, where `None` has no attribute of that name. With
@@ -534,7 +517,7 @@ if builds:
     except CourseError as error:
         print(error)
 else:
-    print("needs TensorRT, or TensorRT for RTX")
+    print(nothing_builds)
 
 # %% [markdown]
 # ### A dynamic batch without a profile
@@ -548,7 +531,7 @@ if builds:
     print(maker.build_serialized_network(network, maker.create_builder_config()))
     print(*(text for severity, text in log() if severity <= 1 and "profile" in text), sep="\n")
 else:
-    print("needs TensorRT, or TensorRT for RTX")
+    print(nothing_builds)
 
 # %% [markdown]
 # Add a profile, or fix the shape of the input, as `set_batches` does.
@@ -567,7 +550,7 @@ if builds:
     except CourseError as error:
         print(str(error)[:230])
 else:
-    print("needs TensorRT, or TensorRT for RTX")
+    print(nothing_builds)
 
 # %% [markdown]
 # Ship the ONNX file and build where the engine will run. The course writes down what an engine was built with and

@@ -24,6 +24,7 @@ from inference_lib.backends.tensorrt import (
     ENGINE_FILE,
     EngineRunner,
     build_engine,
+    engine_layers,
     kernels_timed_alone,
     load_engine,
     load_tensorrt,
@@ -191,6 +192,15 @@ def test_engines_are_built_and_hold_the_weights(
     engine = build_engine(graphs(model, precision), batches)
     weights = sum(p.numel() for p in load_pretrained(model).parameters()) * (2 if precision == "fp16" else 4)
     assert 0.95 * weights < len(engine) < 1.25 * weights + 2e6
+
+
+def test_an_engine_s_layers_say_what_was_fused(builder: str, graphs: Callable[[str, str], Path]) -> None:
+    graph = graphs("resnet18", "fp16")
+    layers = engine_layers(graph, 8)
+    assert 10 < len(layers) < parse(trt.Builder(logger()), graph).num_layers
+    fused = [parts for _, parts in layers if len(parts) == 3]
+    assert len(fused) >= 4
+    assert all(any(part.startswith(kind) for part in parts) for parts in fused for kind in ("Conv", "relu", "add"))
 
 
 @pytest.mark.parametrize("tf32", [False, True])

@@ -7,6 +7,7 @@ API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/.
 
 import fcntl
 import importlib
+import json
 import re
 import tempfile
 from collections import deque
@@ -314,6 +315,28 @@ def load_engine(path: Path) -> "trt.ICudaEngine":
     if engine is None:
         raise failure(f"TensorRT does not load {path.name}")
     return engine
+
+
+def engine_layers(graph: Path, batches: Batches) -> list[tuple[str, list[str]]]:
+    """Build an engine; return the kind of each of its layers, and the names of the graph's layers that are in it.
+
+    A loaded engine tells by its inspector. TensorRT for RTX may be on a machine that loads none, and logs the same.
+    """
+    plan = build_engine(graph, batches, configure=_with_details)
+    if load_tensorrt()[1] == "tensorrt":
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / ENGINE_FILE).write_bytes(plan)
+            inspector = load_engine(Path(scratch) / ENGINE_FILE).create_engine_inspector()
+            layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+        rows = [(layer["LayerType"], layer.get("Metadata", "")) for layer in layers]
+    else:
+        said = [text for _, text in log() if text.startswith("Layers:")][-1]
+        rows = re.findall(r"^Name: .*?LayerType: (\w+),.*?Metadata: (.*)$", said, re.MULTILINE)
+    return [(kind, re.findall(r"ONNX Layer: (?:node_)?(\w+)", metadata)) for kind, metadata in rows]
+
+
+def _with_details(config: "trt.IBuilderConfig") -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
 
 
 class EngineRunner(BufferedRunner):
