@@ -154,7 +154,8 @@ def open_session(path: Path, options: dict[str, str]) -> Any:
             str(path), settings, providers=[(PROVIDER, options)], enable_fallback=False
         )
     except Exception as error:
-        raise CourseError(f"ONNX Runtime cannot run {path.name} in TensorRT alone: {error}") from error
+        said = re.sub(r"^/\S+:\d+ .*?\) ", "", str(error).strip())  # the place in ONNX Runtime's source
+        raise CourseError(f"ONNX Runtime cannot run {path.name} in TensorRT alone: {said}") from error
     if session.get_providers()[0] != PROVIDER:
         raise CourseError(f"ONNX Runtime fell back from {PROVIDER} to {session.get_providers()[0]}")
     return session
