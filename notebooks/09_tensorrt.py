@@ -54,6 +54,7 @@ records_dir = None  # where records are written; None: _build/records
 
 # %%
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -103,7 +104,8 @@ plots.show_figure(
 # %%
 tensorrt = get_backend("tensorrt")
 found = tensorrt.availability("cuda")
-print("runs engines:", f"yes, TensorRT {found.version}" if found.usable else f"no. {found.reason}")
+answer = f"yes, TensorRT {found.version}" if found.usable else f"no. {found.reason}"
+print(textwrap.fill(f"runs engines: {answer}", 90))
 
 try:
     library, name = load_tensorrt()
@@ -182,8 +184,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# A build of TensorRT for RTX is that short because nothing is tried. TensorRT itself runs every candidate several
-# times, which can take a hundred times as long.
+# A build of TensorRT for RTX is short because nothing is tried. TensorRT itself runs the candidates on the GPU, several
+# times each, and takes as long as that takes.
 #
 # ### From an engine to logits
 #
@@ -210,9 +212,10 @@ if lab.device == "cuda":
     records += lab.benchmark(["tensorrt"], precisions=["tf32"], batch_sizes=ends)
 
 for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(reason)
-measured = [record for record in records if record.ok]
-tables.show_table(tables.agreement(measured), f"Agreement with the FP32 eager model. {plots.provenance(measured)}")
+    print(textwrap.fill(reason, 90))
+if measured := [record for record in records if record.ok]:
+    caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
+    display(tables.show_table(tables.agreement(measured), caption))
 
 # %%
 for model in MODELS:
@@ -255,16 +258,21 @@ plots.show_figure(
 # %% tags=["remove-cell"]
 one = {name: select(single, backend=name) for name in rivals}
 many = {name: select(resnet, backend=name, batch_size=256) for name in rivals}
-glue("09-gpu", words.machines(resnet))
-glue("09-pytorch", words.times_faster(one["pytorch-cudagraph"], one["tensorrt"]))
-glue("09-onnxruntime", words.times_faster(one["onnxruntime-cudagraph"], one["tensorrt"]))
-glue("09-pytorch-256", words.times_faster(many["pytorch-cudagraph"], many["tensorrt"]))
-glue("09-onnxruntime-256", words.times_faster(many["onnxruntime-cudagraph"], many["tensorrt"]))
+titles = {"pytorch-cudagraph": "PyTorch's CUDA graph", "onnxruntime-cudagraph": "ONNX Runtime's"}
+verdict = (
+    f"On {words.machines(one['tensorrt'])}, FP16, end to end, TensorRT is, at batch 1 and at batch 256: "
+    + "; ".join(
+        f"against {title} {words.times_faster(one[rival], one['tensorrt'])} "
+        f"and {words.times_faster(many[rival], many['tensorrt'])}"
+        for rival, title in titles.items()
+    )
+)
+if not one["tensorrt"]:
+    verdict = "TensorRT ran on none of the machines whose records are here, so there is nothing to compare yet"
+glue("09-verdict", verdict)
 
 # %% [markdown]
-# TensorRT on {glue:text}`09-gpu`, FP16, end to end: against PyTorch's CUDA graph {glue:text}`09-pytorch` at batch 1
-# and {glue:text}`09-pytorch-256` at batch 256; against ONNX Runtime's {glue:text}`09-onnxruntime` and
-# {glue:text}`09-onnxruntime-256`.
+# {glue:text}`09-verdict`.
 #
 # ### Where the milliseconds are
 
@@ -292,7 +300,7 @@ plots.show_figure(
 # %% [markdown]
 # ### What the first edition of this course measured
 #
-# The project that this course grew from timed TensorRT 8 on a laptop's GPU, one image at a time, copies included.
+# The project that this course grew from timed TensorRT on a laptop's GPU, one image at a time.
 # Another card and another version: read the ratios, not the numbers.
 
 
@@ -330,7 +338,7 @@ else:
 # %%
 if builds:
     fused = Counter(len(parts) for _, parts in layers)
-    labels = [f"{size} of the file" for size in sorted(fused)]
+    labels = [f"holds {('none', 'one', 'two', 'three')[size]}" for size in sorted(fused)]
     figure, (axes,) = plots.new_figure(height=1.9)
     plots.bars(labels, [fused[size] for size in sorted(fused)], "#6A3D9A", "layers in the engine", axes)
     display(
@@ -348,7 +356,7 @@ else:
 #
 # ### Fixed or dynamic batch, FP32 or FP16
 #
-# One engine for one batch size, or one for all up to a limit? Both are built in both precisions.
+# One engine for one batch size, or one for all up to a limit? And in which precision? Three engines to compare:
 
 # %%
 choices = {"static, FP32": ("fp32", 8), "static, FP16": ("fp16", 8), "dynamic, FP16": ("fp16", (1, 8, 32))}

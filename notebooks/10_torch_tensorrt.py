@@ -51,6 +51,7 @@ records_dir = None  # where records are written; None: _build/records
 # %%
 import operator
 import tempfile
+import textwrap
 import time
 import warnings
 from collections import Counter
@@ -72,13 +73,13 @@ lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
 # %% tags=["hide-input"]
-stages = [["module"], ["torch.export:\na graph"], ["partition"], ["engine", "PyTorch", "engine"], ["module"]]
-figure, (axes,) = plots.new_figure(height=1.8)
+stages = [["module"], ["torch.export:\na graph"], ["partition"], ["engine"], ["PyTorch"], ["engine"]]
+figure, (axes,) = plots.new_figure(height=1.2)
 plots.flow(stages, axes)
 plots.show_figure(
     figure,
-    alt="Flow: a module is exported to a graph, the graph is partitioned into engines and PyTorch, a module comes out.",
-    caption="From a module to a module. With luck there is one engine and nothing between.",
+    alt="Flow: a module, the graph of torch.export, the partition, an engine, PyTorch, another engine.",
+    caption="The last three are one module again. With luck it is a single engine.",
 )
 
 # %% [markdown]
@@ -89,7 +90,9 @@ plots.show_figure(
 
 # %%
 found = get_backend("torch-tensorrt").availability("cuda")
-print(f"yes, Torch-TensorRT {found.version}" if found.usable else f"no. {found.reason}; {found.remedy}")
+print(
+    f"yes, Torch-TensorRT {found.version}" if found.usable else textwrap.fill(f"no. {found.reason}; {found.remedy}", 90)
+)
 runs = lab.device == "cuda" and found.usable
 
 # %% [markdown]
@@ -223,9 +226,10 @@ print(f"a program without engines: {sum(outside.values())} operations in PyTorch
 # %%
 records = lab.benchmark(["torch-tensorrt"])
 for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(reason)
-measured = [record for record in records if record.ok]
-tables.show_table(tables.agreement(measured), f"Agreement with the FP32 eager model. {plots.provenance(measured)}")
+    print(textwrap.fill(reason, 90))
+if measured := [record for record in records if record.ok]:
+    caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
+    display(tables.show_table(tables.agreement(measured), caption))
 
 # %%
 for model in MODELS:
