@@ -258,16 +258,15 @@ plots.show_figure(
 # %% tags=["remove-cell"]
 one = {name: select(single, backend=name) for name in rivals}
 many = {name: select(resnet, backend=name, batch_size=256) for name in rivals}
-titles = {"pytorch-cudagraph": "PyTorch's CUDA graph", "onnxruntime-cudagraph": "ONNX Runtime's"}
+mine, large = one["tensorrt"], many["tensorrt"]
 verdict = (
-    f"On {words.machines(one['tensorrt'])}, FP16, end to end, TensorRT is, at batch 1 and at batch 256: "
-    + "; ".join(
-        f"against {title} {words.times_faster(one[rival], one['tensorrt'])} "
-        f"and {words.times_faster(many[rival], many['tensorrt'])}"
-        for rival, title in titles.items()
-    )
+    f"On {words.machines(mine)}, FP16, against PyTorch's CUDA graph, TensorRT is "
+    f"{words.times_faster(one['pytorch-cudagraph'], mine)} at batch 1 and "
+    f"{words.times_faster(many['pytorch-cudagraph'], large)} at batch 256; against ONNX Runtime's it is "
+    f"{words.times_faster(one['onnxruntime-cudagraph'], mine)} and "
+    f"{words.times_faster(many['onnxruntime-cudagraph'], large)}"
 )
-if not one["tensorrt"]:
+if not mine:
     verdict = "TensorRT ran on none of the machines whose records are here, so there is nothing to compare yet"
 glue("09-verdict", verdict)
 
