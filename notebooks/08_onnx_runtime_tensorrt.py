@@ -94,7 +94,7 @@ found = get_backend("onnxruntime-tensorrt").availability("cuda")
 print("built with the provider:", backend.PROVIDER in ort.get_available_providers())
 print("linked with TensorRT:   ", backend.linked_tensorrt())
 answer = f"yes, {found.version}" if found.usable else f"no. {found.reason}"
-print(textwrap.fill(f"works here:              {answer}", 90))
+print(textwrap.fill(f"works here:              {answer}", 72))
 
 runs = lab.device == "cuda" and found.usable
 try:
@@ -209,7 +209,7 @@ else:
 # %%
 records = lab.benchmark(["onnxruntime-tensorrt"])
 for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(textwrap.fill(reason, 90))
+    print(textwrap.fill(reason, 72))
 if measured := [record for record in records if record.ok]:
     caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
     display(tables.show_table(tables.agreement(measured), caption))

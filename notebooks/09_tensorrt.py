@@ -105,7 +105,7 @@ plots.show_figure(
 tensorrt = get_backend("tensorrt")
 found = tensorrt.availability("cuda")
 answer = f"yes, TensorRT {found.version}" if found.usable else f"no. {found.reason}"
-print(textwrap.fill(f"runs engines: {answer}", 90))
+print(textwrap.fill(f"runs engines: {answer}", 72))
 
 try:
     library, name = load_tensorrt()
@@ -212,7 +212,7 @@ if lab.device == "cuda":
     records += lab.benchmark(["tensorrt"], precisions=["tf32"], batch_sizes=ends)
 
 for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(textwrap.fill(reason, 90))
+    print(textwrap.fill(reason, 72))
 if measured := [record for record in records if record.ok]:
     caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
     display(tables.show_table(tables.agreement(measured), caption))
@@ -593,8 +593,8 @@ else:
 #
 # ```{solution} ex-09-mobilenet
 # :class: dropdown
-# Each `Clip` (ReLU6) joins the convolution before it, depthwise or not, and each addition of a shortcut joins the
-# last convolution of its block. Compare `len(engine_layers(...))` with the number of layers in the network.
+# Each `Clip` (ReLU6, which the exporter may have given a short name) joins the convolution before it, depthwise or
+# not, and each addition of a shortcut joins the last convolution of its block. Compare `len(engine_layers(...))` with the number of layers in the network.
 # ```
 #
 # ```{exercise}
