@@ -594,7 +594,8 @@ else:
 # ```{solution} ex-09-mobilenet
 # :class: dropdown
 # Each `Clip` (ReLU6, which the exporter may have given a short name) joins the convolution before it, depthwise or
-# not, and each addition of a shortcut joins the last convolution of its block. Compare `len(engine_layers(...))` with the number of layers in the network.
+# not, and each addition of a shortcut joins the last convolution of its block. Compare `len(engine_layers(...))` with
+# the number of layers in the network.
 # ```
 #
 # ```{exercise}
