@@ -65,7 +65,7 @@ from inference_lib import MODELS, CourseError, open_lab
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import onnxruntime_tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
-from inference_lib.backends.tensorrt import build_engine, load_tensorrt, logger, trt
+from inference_lib.backends.tensorrt import build_engine, load_tensorrt, logger, trt, why_no_build
 from inference_lib.report import glue, plots, select, show_source, tables, words
 
 ort.set_default_logger_severity(4)  # what fails raises; what falls back is shown below
@@ -94,15 +94,12 @@ found = get_backend("onnxruntime-tensorrt").availability("cuda")
 print("built with the provider:", backend.PROVIDER in ort.get_available_providers())
 print("linked with TensorRT:   ", backend.linked_tensorrt())
 answer = f"yes, {found.version}" if found.usable else f"no. {found.reason}"
-print(textwrap.fill(f"works here:              {answer}", 72))
+print(textwrap.fill(f"works here:              {answer}", 72, break_on_hyphens=False))
 
 runs = lab.device == "cuda" and found.usable
-try:
-    library, name = load_tensorrt()
-    parses = name == "tensorrt_rtx" or found.usable
-except ImportError:
-    parses = False
-nothing_parses = "needs TensorRT with a GPU, or TensorRT for RTX"
+nothing_parses = why_no_build()
+parses = not nothing_parses
+name = load_tensorrt()[1] if parses else ""
 
 # %% [markdown]
 # ## Export
@@ -209,7 +206,7 @@ else:
 # %%
 records = lab.benchmark(["onnxruntime-tensorrt"])
 for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(textwrap.fill(reason, 72))
+    print(textwrap.fill(reason, 72, break_on_hyphens=False))
 if measured := [record for record in records if record.ok]:
     caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
     display(tables.show_table(tables.agreement(measured), caption))

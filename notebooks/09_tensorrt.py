@@ -105,15 +105,12 @@ plots.show_figure(
 tensorrt = get_backend("tensorrt")
 found = tensorrt.availability("cuda")
 answer = f"yes, TensorRT {found.version}" if found.usable else f"no. {found.reason}"
-print(textwrap.fill(f"runs engines: {answer}", 72))
+print(textwrap.fill(f"runs engines: {answer}", 72, break_on_hyphens=False))
 
-try:
-    library, name = load_tensorrt()
-    builds = name == "tensorrt_rtx" or found.usable
-except ImportError:
-    builds = False
-nothing_builds = "needs TensorRT with a GPU, or TensorRT for RTX"
-print("builds them: ", f"yes, {name} {library.__version__}" if builds else "no. pip install tensorrt-rtx-cu13")
+nothing_builds = backend.why_no_build()
+builds = not nothing_builds
+name = load_tensorrt()[1] if builds else ""
+print("builds them: ", f"yes, {backend.NAMES[name]}" if builds else f"no. {nothing_builds}")
 
 # %% [markdown]
 # ## Export
@@ -212,7 +209,7 @@ if lab.device == "cuda":
     records += lab.benchmark(["tensorrt"], precisions=["tf32"], batch_sizes=ends)
 
 for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(textwrap.fill(reason, 72))
+    print(textwrap.fill(reason, 72, break_on_hyphens=False))
 if measured := [record for record in records if record.ok]:
     caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
     display(tables.show_table(tables.agreement(measured), caption))

@@ -91,7 +91,7 @@ plots.show_figure(
 # %%
 found = get_backend("torch-tensorrt").availability("cuda")
 answer = f"yes, {found.version}" if found.usable else f"no. {found.reason}; {found.remedy}"
-print(textwrap.fill(answer, 72))
+print(textwrap.fill(answer, 72, break_on_hyphens=False))
 runs = lab.device == "cuda" and found.usable
 
 # %% [markdown]
@@ -225,7 +225,7 @@ print(f"a program without engines: {sum(outside.values())} operations in PyTorch
 # %%
 records = lab.benchmark(["torch-tensorrt"])
 for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(textwrap.fill(reason, 72))
+    print(textwrap.fill(reason, 72, break_on_hyphens=False))
 if measured := [record for record in records if record.ok]:
     caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
     display(tables.show_table(tables.agreement(measured), caption))

@@ -32,6 +32,7 @@ from inference_lib.backends.tensorrt import (
     parse,
     read_timings,
     trt,
+    why_no_build,
     write_timings,
 )
 from inference_lib.errors import CourseError
@@ -58,13 +59,10 @@ def fresh_import() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def builder() -> str:
     """Skip where no engine can be built; return the name of the module that builds."""
-    try:
-        _, name = load_tensorrt()
-    except ImportError as error:
-        pytest.skip(f"{error}, nor is TensorRT for RTX: pip install -e .[rtx]")
-    if name == "tensorrt" and not torch.cuda.is_available():
-        pytest.skip("TensorRT builds engines on a GPU only")
-    return name
+    reason = why_no_build()
+    if reason:
+        pytest.skip(f"{reason} (TensorRT for RTX builds on any machine: pip install -e .[rtx])")
+    return load_tensorrt()[1]
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +104,15 @@ def test_where_nothing_is_installed_every_cell_says_so_and_what_would_mend_it(
         assert "pip install tensorrt-cu13==10.15.1.29" in found.remedy
     records = benchmark([name], ["resnet18"], "cpu", get_profile("quick"), RecordStore(tmp_path))
     assert {(r.status, r.reason) for r in records} == {("unavailable", f"{found.reason}; {found.remedy}")}
+
+
+@pytest.mark.usefixtures("fresh_import")
+def test_what_cannot_build_says_why(builder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, None, None, gpu=False)
+    load_tensorrt.cache_clear()
+    logger.cache_clear()
+    assert why_no_build() == "TensorRT is not installed"
+    logger.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_import")

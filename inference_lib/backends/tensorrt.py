@@ -256,6 +256,20 @@ def build_engine(
     return bytes(engine)
 
 
+def why_no_build() -> str:
+    """Say why no engine can be built here, nothing if one can; a network of one layer is built to know."""
+    log().clear()
+    try:
+        builder = trt.Builder(logger())
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        layer = network.add_identity(network.add_input("numbers", trt.DataType.FLOAT, trt.Dims([1])))
+        network.mark_output(layer.get_output(0))
+        engine = builder.build_serialized_network(network, builder.create_builder_config())
+    except Exception as error:  # not installed, or no GPU where TensorRT wants one
+        return str(error)
+    return "" if engine is not None else str(failure("TensorRT built no engine"))
+
+
 def timing_cache_path(folder: Path) -> Path | None:
     """Return where ``folder`` keeps the kernels' times, for this version and GPU; TensorRT for RTX times nothing."""
     module, name = load_tensorrt()
