@@ -97,8 +97,7 @@ answer = f"yes, {found.version}" if found.usable else f"no. {found.reason}"
 print(textwrap.fill(f"works here:              {answer}", 72, break_on_hyphens=False))
 
 runs = lab.device == "cuda" and found.usable
-nothing_parses = why_no_build()
-parses = not nothing_parses
+parses, nothing_parses = not why_no_build(), "needs TensorRT with a GPU, or TensorRT for RTX"
 name = load_tensorrt()[1] if parses else ""
 
 # %% [markdown]

@@ -107,10 +107,11 @@ found = tensorrt.availability("cuda")
 answer = f"yes, TensorRT {found.version}" if found.usable else f"no. {found.reason}"
 print(textwrap.fill(f"runs engines: {answer}", 72, break_on_hyphens=False))
 
-nothing_builds = backend.why_no_build()
-builds = not nothing_builds
+reason = backend.why_no_build()
+builds, nothing_builds = not reason, "needs TensorRT with a GPU, or TensorRT for RTX"
 name = load_tensorrt()[1] if builds else ""
-print("builds them: ", f"yes, {backend.NAMES[name]}" if builds else f"no. {nothing_builds}")
+answer = f"yes, {backend.NAMES[name]}" if builds else f"no. {reason}; pip install tensorrt-rtx-cu13"
+print(textwrap.fill(f"builds them:  {answer}", 72, break_on_hyphens=False))
 
 # %% [markdown]
 # ## Export

@@ -110,9 +110,7 @@ def test_where_nothing_is_installed_every_cell_says_so_and_what_would_mend_it(
 def test_what_cannot_build_says_why(builder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, None, None, gpu=False)
     load_tensorrt.cache_clear()
-    logger.cache_clear()
     assert why_no_build() == "TensorRT is not installed"
-    logger.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_import")
