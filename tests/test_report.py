@@ -57,6 +57,13 @@ def test_the_reference_table_has_six_frameworks_in_two_precisions(model: str) ->
     assert set(table["framework"]) >= {"PyTorch", "TensorRT", "ONNX-TensorRT", "Torch-TensorRT"}
 
 
+def test_reference_rows_are_compared_with_pytorch_s_in_their_own_precision() -> None:
+    rows = tables.reference_rows("TensorRT").set_index(["model", "precision"])
+    assert len(rows) == 2 * len(MODELS)
+    assert rows.loc[("resnet18", "FP16"), "times PyTorch"] == pytest.approx(649.792 / 76.369)
+    assert tables.reference_rows("PyTorch")["times PyTorch"].tolist() == [1.0] * 2 * len(MODELS)
+
+
 def test_shown_tables_format_numbers_and_mark_gaps() -> None:
     html = tables.show_table(pd.DataFrame({"framework": ["a", "b"], "FPS": [1234.5, None]}), "caption").data
     assert ">1,234<" in html

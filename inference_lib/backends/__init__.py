@@ -10,8 +10,11 @@ from inference_lib.backends.base import (
     Workload,
 )
 from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
+from inference_lib.backends.onnxruntime_tensorrt import OnnxRuntimeTensorRt
 from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
 from inference_lib.backends.torchscript import TorchScript, TorchScriptCudaGraph
+from inference_lib.backends.tensorrt import TensorRt
+from inference_lib.backends.torch_tensorrt import TorchTensorRt
 from inference_lib.errors import unknown_name
 
 BACKENDS: dict[str, Backend] = {
@@ -24,6 +27,9 @@ BACKENDS: dict[str, Backend] = {
         OnnxRuntime(),
         OnnxRuntimeIoBinding(),
         OnnxRuntimeCudaGraph(),
+        OnnxRuntimeTensorRt(),
+        TensorRt(),
+        TorchTensorRt(),
     )
 }
 

@@ -231,7 +231,7 @@ class BoundRunner(BufferedRunner):
             "use_tf32": "1" if self.workload.precision == "tf32" else "0",
             "user_compute_stream": str(self.stream.cuda_stream),
         }
-        self._session = open_session(artifact.directory / MODEL_FILE, "cuda", options)
+        self._session = self.open_session(artifact.directory / MODEL_FILE, options)
         self._binding = self._session.io_binding()
         self._bind(self._binding.bind_input, INPUT, self.buffers.input)
         self._bind(self._binding.bind_output, OUTPUT, self.buffers.output)
@@ -240,6 +240,10 @@ class BoundRunner(BufferedRunner):
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self.compute()  # chooses the kernels
         self.synchronize()
+
+    def open_session(self, path: Path, options: dict[str, str]) -> Any:
+        """Open the graph on the CUDA provider."""
+        return open_session(path, "cuda", options)
 
     @staticmethod
     def _bind(bind: Any, name: str, tensor: torch.Tensor) -> None:

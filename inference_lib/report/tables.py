@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
+from inference_lib.models import MODELS
 from inference_lib.report.records import Record
 
 MISSING = "-"
@@ -26,6 +27,7 @@ SCOREBOARD_FORMATS = {
     "GPU memory MiB": "{:,.0f}",
     "GPU busy %": "{:.0f}",
     "largest difference": "{:.1e}",
+    "times PyTorch": "{:.1f}",
     "ms": "{:.3f}",
 }
 
@@ -142,6 +144,17 @@ def reference_table(model: str) -> pd.DataFrame:
             "gpu_utilization_percent": "GPU busy %",
         }
     )
+
+
+def reference_rows(framework: str) -> pd.DataFrame:
+    """Return what that project measured for ``framework``, and its FPS as a multiple of PyTorch's."""
+    found = []
+    for model in MODELS:
+        table = reference_table(model)
+        pytorch = table[table["framework"] == "PyTorch"].set_index("precision")["FPS"]
+        rows = table[table["framework"] == framework]
+        found.append(rows.assign(model=model, **{"times PyTorch": rows["FPS"] / rows["precision"].map(pytorch)}))
+    return pd.concat(found)[["model", "precision", "accuracy %", "FPS", "GPU memory MiB", "times PyTorch"]]
 
 
 def show_table(

@@ -1,0 +1,220 @@
+"""ONNX Runtime's TensorRT provider: the session hands the whole graph to TensorRT, which compiles it to an engine.
+
+The engine is built at export and kept in the provider's own cache; loading reads it from there.
+Options: https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference_lib import paths
+from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
+from inference_lib.backends.cuda import NO_GPU, gpu_works
+from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime, export_onnx
+from inference_lib.backends.tensorrt import (
+    NAMES,
+    REMEDY,
+    TensorRt,
+    gpu_identity,
+    kernels_timed_alone,
+    load_tensorrt,
+    timing_cache_path,
+)
+from inference_lib.errors import CourseError
+
+PROVIDER = "TensorrtExecutionProvider"
+
+
+class OnnxRuntimeTensorRt(OnnxRuntime):
+    """IOBinding on a session whose graph is one TensorRT engine."""
+
+    name = "onnxruntime-tensorrt"
+    title = "ONNX Runtime (TensorRT)"
+    style = Style("#3A8FD0", "^", ":")
+    runs_on_cpu = False
+
+    def availability(self, device: str) -> Availability:
+        """Usable where ONNX Runtime has the provider and finds the version of TensorRT that it was linked with."""
+        installed = super().availability("cpu")
+        if not installed.usable:
+            return installed
+        import onnxruntime
+
+        if PROVIDER not in onnxruntime.get_available_providers():
+            remedy = f"pip uninstall onnxruntime && pip install {PACKAGE}"
+            reason = "this build of onnxruntime has no TensorRT provider"
+            return Availability(usable=False, version=installed.version, reason=reason, remedy=remedy)
+        try:
+            module, name = load_tensorrt()
+        except ImportError as error:
+            return Availability(usable=False, version=installed.version, reason=str(error), remedy=REMEDY)
+        reason = _why_not(name, module.__version__)
+        if reason:
+            return Availability(usable=False, version=installed.version, reason=reason, remedy=REMEDY)
+        if not gpu_works():
+            return NO_GPU
+        return Availability(usable=True, version=f"{installed.version}, TensorRT {module.__version__}")
+
+    def supports(self, workload: Workload) -> Support:
+        """Say what TensorRT can: FP32, TF32 and FP16 on a GPU."""
+        return TensorRt().supports(workload)
+
+    def artifact_key(self, workload: Workload) -> str:
+        """One engine for each model, precision and batch size."""
+        return f"{self.name}/{workload.model}-{workload.precision}-b{workload.batch_size}"
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the exporter, of ONNX Runtime and of TensorRT, and the GPU."""
+        import onnxruntime
+
+        module, name = load_tensorrt()
+        used = {"onnxruntime": onnxruntime.__version__, name: module.__version__, "gpu": gpu_identity()}
+        return super().versions() | used
+
+    def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
+        """Write ``model.onnx`` and let a process of its own build the engine into the provider's cache."""
+        export_onnx(model, workload.torch_dtype, directory / MODEL_FILE)
+        with kernels_timed_alone(directory.parent):
+            build_in_process_of_its_own(directory, workload)
+
+    def load(self, artifact: Artifact) -> BoundRunner:
+        """Return a session bound to fixed buffers, its engine read from the cache.
+
+        Raises:
+            CourseError: the provider built another engine instead, whose precision nobody has checked.
+
+        """
+        before = engine_files(artifact.directory)
+        runner = ProviderRunner(artifact, {})
+        if not before or engine_files(artifact.directory) != before:
+            raise CourseError(
+                f"the TensorRT provider did not use the engine in {artifact.directory}; delete the folder"
+            )
+        return runner
+
+
+def _why_not(name: str, version: str) -> str:
+    """Say why ONNX Runtime's provider cannot use what is installed; nothing if it can."""
+    linked = linked_tensorrt()
+    if name != "tensorrt":
+        return f"TensorRT is not installed ({NAMES[name]} {version} is, and the provider does not use it)"
+    if version.split(".")[0] != linked:
+        return f"the provider is linked with TensorRT {linked}, and {version} is installed"
+    return ""
+
+
+@cache
+def linked_tensorrt() -> str:
+    """Return the major version of TensorRT that the installed provider is linked with."""
+    import onnxruntime
+
+    library = Path(onnxruntime.__file__).with_name("capi") / "libonnxruntime_providers_tensorrt.so"
+    found = re.search(rb"libnvinfer\.so\.(\d+)", library.read_bytes()) if library.exists() else None
+    return found[1].decode() if found else "unknown"
+
+
+def provider_options(directory: Path, workload: Workload) -> dict[str, str]:
+    """Return the provider's options: the precision, the one shape that the engine is for, and where it is kept."""
+    timings = timing_cache_path(directory.parent)
+    shape = f"{INPUT}:" + "x".join(str(size) for size in (workload.batch_size, *IMAGE_SHAPE))
+    return {
+        "trt_fp16_enable": "1" if workload.precision == "fp16" else "0",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(directory),
+        "trt_timing_cache_enable": "1" if timings else "0",
+        "trt_timing_cache_path": str(timings.with_suffix("")) if timings else "",
+        "trt_profile_min_shapes": shape,
+        "trt_profile_opt_shapes": shape,
+        "trt_profile_max_shapes": shape,
+    }
+
+
+def open_session(path: Path, options: dict[str, str]) -> Any:
+    """Return a session whose graph TensorRT runs as a whole.
+
+    Raises:
+        CourseError: the provider was refused, or left a part of the graph to another one.
+
+    """
+    import onnxruntime
+
+    load_tensorrt()  # the provider finds the library that is in this process already
+    onnxruntime.set_default_logger_severity(4)  # what fails raises
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), settings, providers=[(PROVIDER, options)], enable_fallback=False
+        )
+    except Exception as error:
+        said = re.sub(r"^/\S+:\d+ .*?\) ", "", str(error).strip())  # the place in ONNX Runtime's source
+        raise CourseError(f"ONNX Runtime cannot run {path.name} in TensorRT alone: {said}") from error
+    if session.get_providers()[0] != PROVIDER:
+        raise CourseError(f"ONNX Runtime fell back from {PROVIDER} to {session.get_providers()[0]}")
+    return session
+
+
+class ProviderRunner(BoundRunner):
+    """A session of the TensorRT provider whose input and output are bound to fixed device memory."""
+
+    def open_session(self, path: Path, options: dict[str, str]) -> Any:
+        """Open the graph in TensorRT, on this runner's stream."""
+        stream = {"user_compute_stream": options["user_compute_stream"]}
+        return open_session(path, provider_options(path.parent, self.workload) | stream)
+
+
+def engine_files(directory: Path) -> dict[str, int]:
+    """Return the engines that the provider keeps in ``directory``, and when each was written."""
+    return {file.name: file.stat().st_mtime_ns for file in directory.glob("*.engine")}
+
+
+def environment(workload: Workload) -> dict[str, str]:
+    """Return this process's environment with TF32 off unless ``workload`` asks for it.
+
+    The provider has no option for TF32. NVIDIA's libraries read this variable, once for each process
+    (https://github.com/microsoft/onnxruntime/issues/26029).
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "NVIDIA_TF32_OVERRIDE"}
+    policy = {} if workload.precision == "tf32" else {"NVIDIA_TF32_OVERRIDE": "0"}
+    return inherited | policy | {"PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), *sys.path]))}
+
+
+def build_in_process_of_its_own(directory: Path, workload: Workload) -> None:
+    """Build the engine of ``directory/model.onnx`` where the TF32 policy is set before TensorRT is loaded.
+
+    Raises:
+        CourseError: no engine was built; the process's last line says why.
+
+    """
+    timings = timing_cache_path(directory.parent)
+    if timings:
+        timings.with_suffix("").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", __name__, str(directory), workload.model, workload.precision]
+    process = subprocess.run(
+        [*command, str(workload.batch_size)], env=environment(workload), capture_output=True, text=True, check=False
+    )
+    if process.returncode != 0 or not engine_files(directory):
+        said = (process.stderr or process.stdout).strip().splitlines() or ["no message"]
+        raise CourseError(f"the TensorRT provider built no engine: {said[-1]}")
+
+
+def main() -> None:
+    """Build an engine: open the session and run it once."""
+    directory, model, precision, batch_size = sys.argv[1:]
+    workload = Workload(model, int(batch_size), precision, "cuda")
+    try:
+        with ProviderRunner(Artifact(workload, Path(directory)), {}):
+            pass
+    except Exception as error:
+        sys.exit((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+if __name__ == "__main__":
+    main()

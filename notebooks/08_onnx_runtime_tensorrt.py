@@ -1,0 +1,502 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # ONNX Runtime with TensorRT
+#
+# The same session, the same file, one more provider in the list: TensorRT for what it can do, CUDA for the rest.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# what the TensorRT provider takes and what it leaves, why the first run takes so long, and how to avoid that
+# :::
+# :::{grid-item-card} You need
+# the chapter on ONNX Runtime; TensorRT 10 and a GPU to run it; TensorRT for RTX to see how a graph is split
+# :::
+# :::{grid-item-card} To read
+# 20 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this framework exists
+#
+# TensorRT compiles a whole graph or nothing. One operator that it does not know, and there is no engine.
+#
+# ONNX Runtime can split a graph. Its TensorRT provider asks TensorRT's parser which nodes it would take, turns each
+# group of neighbours into one engine, and leaves the others to the next provider in the list
+# {cite}`onnx_runtime_tensorrt`. The program that calls the session does not change.
+#
+# The price is a longer start, and one more thing that can silently be something else.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pandas as pd
+from IPython.display import display
+
+from inference_lib import MODELS, CourseError, open_lab
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import onnxruntime_tensorrt as backend
+from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
+from inference_lib.backends.tensorrt import build_engine, load_tensorrt, logger, trt, why_no_build
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+ort.set_default_logger_severity(4)  # what fails raises; what falls back is shown below
+scratch = tempfile.TemporaryDirectory()
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [["model.onnx"], ["partition"], ["engine"], ["CUDA\nkernels"], ["engine"], ["logits"]]
+figure, (axes,) = plots.new_figure(height=1.2)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: the ONNX file, the partition, an engine, CUDA kernels, another engine, the logits.",
+    caption="A graph with an operator in its middle that TensorRT does not take becomes two engines and a rest.",
+)
+
+# %% [markdown]
+# ### Is it here?
+#
+# The provider is part of the package `onnxruntime-gpu`; TensorRT's library is not, and not on PyPI either. Without it
+# every row of this chapter says so.
+
+# %%
+found = get_backend("onnxruntime-tensorrt").availability("cuda")
+print("built with the provider:", backend.PROVIDER in ort.get_available_providers())
+print("linked with TensorRT:   ", backend.linked_tensorrt())
+answer = f"yes, {found.version}" if found.usable else f"no. {found.reason}"
+print(textwrap.fill(f"works here:              {answer}", 72, break_on_hyphens=False))
+
+runs = lab.device == "cuda" and found.usable
+parses, nothing_parses = not why_no_build(), "needs TensorRT with a GPU, or TensorRT for RTX"
+name = load_tensorrt()[1] if parses else ""
+
+# %% [markdown]
+# ## Export
+#
+# There is nothing new to export: the file is the one of the [chapter on ONNX Runtime](07_onnx_runtime). New are the
+# options of the provider.
+
+# %%
+show_source(backend.provider_options)
+
+# %% [markdown]
+# *Precision.* The course exports in FP16 first, so the file is in half precision already. `trt_fp16_enable` allows
+# kernels for it. On an FP32 file the same option lets TensorRT choose FP16 where that is faster, unasked for accuracy.
+#
+# *Cache.* `trt_engine_cache_enable` writes the engine to a folder and reads it next time. `trt_timing_cache_enable`
+# keeps how long each kernel took, which helps when an engine must be built again.
+#
+# *Shapes.* An engine holds for a range of shapes. The three profiles name its ends and the one to optimize for; equal
+# ones make an engine for one shape.
+#
+# The session is opened so that nothing else can pass as TensorRT:
+
+# %%
+show_source(backend.open_session)
+
+# %% [markdown]
+# `disable_cpu_ep_fallback` makes a graph that is not taken as a whole an error, and `enable_fallback=False` keeps the
+# Python class from trying again without TensorRT. For a measurement this is right. A service that wants an answer at
+# any price lists `CUDAExecutionProvider` second, and checks what it got.
+#
+# ### How a graph is split
+#
+# The provider asks TensorRT's ONNX parser. The same question can be asked from Python: which groups of nodes would
+# you take?
+
+
+# %%
+def onnx_file(model, precision="fp32"):
+    """Return the ONNX file of a model; the one that ONNX Runtime runs."""
+    return build(get_backend("onnxruntime"), Workload(model, 1, precision, "cpu")).directory / MODEL_FILE
+
+
+def ask_parser(model):
+    """Return whether TensorRT takes all of an ONNX model, and how many nodes are in each group of neighbours."""
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = trt.Builder(logger()).create_network(flags)
+    parser = trt.OnnxParser(network, logger())
+    whole = parser.supports_model_v2(model.SerializeToString())
+    return whole, [len(parser.get_subgraph_nodes(i)) for i in range(parser.num_subgraphs)]
+
+
+# %%
+if parses:
+    for model in MODELS:
+        whole, groups = ask_parser(onnx.load(onnx_file(model)))
+        print(f"{model}: {'one engine' if whole else 'split'}, nodes in each group: {groups}")
+else:
+    print(nothing_parses)
+
+# %% [markdown]
+# All three models fit into one engine. To see a split, rename one activation in the middle of ResNet-18 to an
+# operator that nobody knows:
+
+# %%
+strange = onnx.load(onnx_file("resnet18"))
+activations = [node for node in strange.graph.node if node.op_type == "Relu"]
+activations[len(activations) // 2].op_type = "MyActivation"
+if parses:
+    whole, groups = ask_parser(strange)
+    print(f"{'one engine' if whole else 'split'}, nodes in each group: {groups}")
+else:
+    print(nothing_parses)
+
+# %% [markdown]
+# Two engines with one operator between them. Its input leaves the first engine through memory, in the layout that the
+# graph names, and its output enters the second one the same way. Every split costs two such crossings and the fusions
+# across it. So look at how many groups there are, not at how many nodes are in them; `trt_min_subgraph_size` leaves
+# small groups to the next provider.
+#
+# A session tells where each node went, for any provider, if asked to write it down:
+
+
+# %%
+def placed(path, providers):
+    """Open a session; return how many nodes each provider got."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(path, options, providers=providers)
+    groups = session.get_provider_graph_assignment_info()
+    nodes = pd.Series([group.ep_name for group in groups for _ in group.get_nodes()])
+    return nodes.value_counts().to_dict()
+
+
+if runs:
+    print(placed(onnx_file("resnet18"), [backend.PROVIDER, "CUDAExecutionProvider"]))
+    left_out = {"trt_op_types_to_exclude": "MaxPool"}
+    print(placed(onnx_file("resnet18"), [(backend.PROVIDER, left_out), "CUDAExecutionProvider"]))
+else:
+    print(placed(onnx_file("resnet18"), ["CPUExecutionProvider"]))
+
+# %% [markdown]
+# ## Is it still the same model?
+
+# %%
+records = lab.benchmark(["onnxruntime-tensorrt"])
+for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
+    print(textwrap.fill(reason, 72, break_on_hyphens=False))
+if measured := [record for record in records if record.ok]:
+    caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
+    display(tables.show_table(tables.agreement(measured), caption))
+
+# %%
+for model in MODELS:
+    print(f"{model}: {words.verdict(records, model)}")
+
+# %% [markdown]
+# ## How fast?
+#
+# The same IOBinding on the CUDA provider is the fair comparison: session, binding and copies are the same, the
+# kernels are not. A row that was measured nowhere is missing, not guessed.
+
+# %%
+rivals = ["onnxruntime-iobinding", "onnxruntime-cudagraph", "onnxruntime-tensorrt"]
+
+
+def compared(records):
+    """Return the measured records of the rivals in FP32 and FP16, model by model."""
+    mine = [r for r in select(records, backend=rivals, precision=["fp32", "fp16"]) if r.ok]
+    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
+
+
+here = [record for record in compared(lab.records()) if record.device == lab.device]
+tables.show_table(
+    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
+    "Median end-to-end latency at batch 1, ms.",
+)
+
+# %%
+gpu = compared(lab.gpu_records())
+resnet = select(gpu, model="resnet18", precision="fp16")
+single = select(resnet, batch_size=1)
+figure, (axes,) = plots.new_figure()
+plots.latency_ecdf(single, axes)
+plots.show_figure(
+    figure,
+    alt="Distribution of the end-to-end latency of resnet18 at batch 1, FP16, for the rivals that were measured.",
+    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
+)
+
+# %% tags=["remove-cell"]
+one = {rival: select(single, backend=rival) for rival in rivals}
+ends = {rival: select(resnet, backend=rival, batch_size=256) for rival in rivals}
+mine, large = one["onnxruntime-tensorrt"], ends["onnxruntime-tensorrt"]
+verdict = (
+    f"On {words.machines(mine)}, FP16, against the same binding on the CUDA provider, the TensorRT provider is "
+    f"{words.times_faster(one['onnxruntime-iobinding'], mine)} at batch 1 and "
+    f"{words.times_faster(ends['onnxruntime-iobinding'], large)} at batch 256; against the CUDA provider's CUDA graph "
+    f"at batch 1 it is {words.times_faster(one['onnxruntime-cudagraph'], mine)}"
+)
+if not mine:
+    verdict = "The provider ran on none of the machines whose records are here, so there is nothing to compare yet"
+glue("08-verdict", verdict)
+
+# %% [markdown]
+# {glue:text}`08-verdict`.
+#
+# ### Where the milliseconds are
+
+# %%
+figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
+plots.stacked_parts(single, axes)
+plots.show_figure(
+    figure,
+    alt="Upload, compute and download time of resnet18 at batch 1, FP16, with the end-to-end latency.",
+    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
+)
+
+# %% [markdown]
+# ### Larger batches
+
+# %%
+figure, (axes,) = plots.new_figure(height=3.8)
+plots.throughput_over_latency(resnet, axes)
+plots.show_figure(
+    figure,
+    alt="Images per second over latency for resnet18 at rising batch sizes, FP16, for the rivals that were measured.",
+    caption=f"ResNet-18, FP16; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
+)
+
+# %% [markdown]
+# ### What the first edition of this course measured
+#
+# The project that this course grew from timed this provider on a laptop's GPU, one image at a time.
+# Another card and another version: read the ratios, not the numbers.
+
+# %%
+tables.show_table(tables.reference_rows("ONNX-TensorRT"), "Quadro T2000, batch 1, ONNX Runtime with TensorRT.")
+
+# %% [markdown]
+# ## Why?
+#
+# ### The start
+#
+# The time that an engine saves later is spent first. Opening a session with the CUDA provider loads the file and
+# chooses kernels; the TensorRT provider builds an engine, which tries many of them. What a build takes, for each
+# model, where one can be made:
+
+# %%
+if parses:
+    starts = {}
+    for model in MODELS:
+        graph = onnx_file(model)
+        start = time.perf_counter()
+        ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        opened = time.perf_counter()
+        build_engine(graph, 1)
+        starts[model] = (opened - start, time.perf_counter() - opened)
+    table = pd.DataFrame(starts, ["open on the CPU, s", f"build with {name}, s"]).T.rename_axis("model").reset_index()
+    formats = dict.fromkeys(table.columns[1:], "{:.2f}")
+    display(tables.show_table(table, f"FP32, batch 1, {lab.machine_name}.", formats))
+else:
+    print(nothing_parses)
+
+# %% [markdown]
+# TensorRT for RTX compiles and does not try, so its builds are short. TensorRT times candidates on the GPU, and a
+# large model can take minutes. The next cell measures what a cache saves: the same session twice, with an empty
+# folder and with the engine in it.
+
+
+# %%
+def first_answer(folder, **options):
+    """Open ResNet-18 in the TensorRT provider and run it once; return the seconds until the answer."""
+    cache = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+    start = time.perf_counter()
+    session = ort.InferenceSession(onnx_file("resnet18"), providers=[(backend.PROVIDER, cache | options)])
+    session.run(None, {INPUT: np.zeros((1, 3, 224, 224), np.float32)})
+    return time.perf_counter() - start
+
+
+if runs:
+    folder = Path(scratch.name) / "engines"
+    print(f"empty cache:  {first_answer(folder):.2f} s")
+    print(f"engine there: {first_answer(folder):.2f} s, {sorted(file.name for file in folder.iterdir())}")
+else:
+    print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# ## Knobs
+#
+# Options of this provider are strings, and a name that it does not know is an error. These are worth a measurement.
+# Each is turned alone, on ResNet-18 at batch 1, compute only, on an FP32 file.
+#
+# - `trt_fp16_enable` lets TensorRT use FP16 on an FP32 file.
+# - `trt_builder_optimization_level`, 0 to 5, is how hard it searches. The default is 3.
+# - `trt_cuda_graph_enable` records the launches, as `enable_cuda_graph` does in the CUDA provider.
+# - `trt_timing_cache_enable` shortens the next build and changes nothing else.
+
+
+# %%
+def turn(options):
+    """Open ResNet-18 with ``options``; return the median of a bound run and the seconds to the first answer."""
+    image = ort.OrtValue.ortvalue_from_numpy(np.zeros((1, 3, 224, 224), np.float32), "cuda", 0)
+    start = time.perf_counter()
+    session = ort.InferenceSession(onnx_file("resnet18"), providers=[(backend.PROVIDER, options)])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(INPUT, image)
+    binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_shape_and_type([1, 10], np.float32, "cuda", 0))
+    session.run_with_iobinding(binding)
+    opened = time.perf_counter() - start
+    return {"ms": lab.time(lambda: session.run_with_iobinding(binding)).p50, "first answer, s": opened}
+
+
+if runs:
+    knobs = {"plain": {}, "FP16 allowed": {"trt_fp16_enable": "1"}, "CUDA graph": {"trt_cuda_graph_enable": "1"}}
+    knobs |= {"level 0": {"trt_builder_optimization_level": "0"}}
+    turned = pd.DataFrame([{"option": option} | turn(options) for option, options in knobs.items()])
+    display(tables.show_table(turned, f"FP32 file, batch 1. {lab.machine_name}.", {"first answer, s": "{:.1f}"}))
+else:
+    print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# ## What goes wrong
+#
+# ### It seems to hang at the first run
+#
+# There is no error and no output, and the GPU is busy: an engine is being built, for every new shape once more
+# ([onnxruntime#10110](https://github.com/microsoft/onnxruntime/issues/10110)). Set the profiles, so that one engine
+# serves every shape that you use and is built when the session opens. Turn the cache on, and fill it before the
+# service starts.
+#
+# An engine in the cache belongs to a GPU and to versions
+# ([onnxruntime#15250](https://github.com/microsoft/onnxruntime/issues/15250)). The course keeps them in the
+# manifest beside it, and a change in any rebuilds it:
+
+# %%
+show_source("inference_lib.backends.onnxruntime_tensorrt", "OnnxRuntimeTensorRt.versions")
+
+# %% [markdown]
+# ### TensorRT was asked for, something else answers
+#
+# The library is not found, and the session opens without it
+# ([onnxruntime#23372](https://github.com/microsoft/onnxruntime/issues/23372)). On a machine without TensorRT, the
+# Python class prints a few lines to a log that nobody reads, and the program goes on. Only the session knows:
+
+# %%
+if not runs:
+    session = ort.InferenceSession(onnx_file("vanilla_cnn"), providers=[backend.PROVIDER, "CPUExecutionProvider"])
+    print("available:", backend.PROVIDER in ort.get_available_providers(), "| in use:", *session.get_providers())
+else:
+    print("TensorRT works here")
+
+# %% [markdown]
+# The strict session says instead:
+
+# %%
+if not runs:
+    try:
+        backend.open_session(onnx_file("vanilla_cnn"), {})
+    except (CourseError, ImportError) as error:
+        print(str(error).strip())
+else:
+    print("TensorRT works here")
+
+# %% [markdown]
+# Even `get_providers()[0]` is not enough here: it names TensorRT when a single node of a hundred runs there. Count the
+# nodes, as `placed` does, or forbid the rest, as the course does.
+#
+# ### The wrong TensorRT
+#
+# A provider is linked with one major version of the library, and the newest on the index may be another. Read the
+# number from the provider itself before you install anything.
+
+# %%
+print(f"onnxruntime {ort.__version__} needs libnvinfer.so.{backend.linked_tensorrt()}")
+
+# %% [markdown]
+# ### FP32 rows that are TF32
+#
+# TensorRT multiplies FP32 numbers in TF32 unless told otherwise, and this provider has no option to tell it
+# ([onnxruntime#26029](https://github.com/microsoft/onnxruntime/issues/26029)). The environment variable
+# `NVIDIA_TF32_OVERRIDE=0` does, but it is read once for each process. So the course builds each engine in a process
+# of its own, and loads the engine only from the cache:
+
+# %%
+show_source(backend.environment)
+
+# %% [markdown]
+# ### A dynamic shape without a profile
+#
+# Without profiles, the engine is made for the shapes seen so far. A larger batch stretches the range and rebuilds it,
+# in the middle of the traffic. A cell that shows it:
+
+# %%
+if runs:
+    session = ort.InferenceSession(onnx_file("vanilla_cnn"), providers=[backend.PROVIDER])
+    for size in (1, 1, 4, 4, 1):
+        start = time.perf_counter()
+        session.run(None, {INPUT: np.zeros((size, 3, 224, 224), np.float32)})
+        print(f"batch {size}: {time.perf_counter() - start:.3f} s")
+else:
+    print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-08-split
+# Rename two activations far apart instead of one. How many groups does the parser report, and how many crossings
+# would that be? Then rename two neighbours.
+# ```
+#
+# ```{solution} ex-08-split
+# :class: dropdown
+# Two far apart give three groups and four crossings. Two neighbours leave a group of few nodes between them; with
+# `trt_min_subgraph_size` larger than that, it goes to the next provider, and two crossings are saved.
+# ```
+#
+# ```{exercise}
+# :label: ex-08-order
+# What would happen if the providers were listed as CUDA first, TensorRT second?
+# ```
+#
+# ```{solution} ex-08-order
+# :class: dropdown
+# Every node goes to the first provider that takes it. The CUDA provider takes all nodes of these models, so TensorRT
+# would get none, and nothing would say so but the count of nodes.
+# ```
+#
+# ## Key points
+#
+# - The provider splits a graph: engines for what TensorRT's parser takes, the next provider for the rest. Count the
+#   groups.
+# - The first run builds the engine. Set the profiles, keep the cache, fill it before the service starts.
+# - An engine in a cache belongs to a GPU and to versions; keep both beside it.
+# - Available is not in use, and in use may be for one node.
+# - FP32 means TF32 here unless the environment says otherwise before the process starts.
+#
+# ## Further reading
+#
+# The provider's page lists every option {cite}`onnx_runtime_tensorrt`; TensorRT's own documentation
+# {cite}`tensorrt`; providers in general are in the [chapter on ONNX Runtime](07_onnx_runtime).

@@ -1,0 +1,636 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # TensorRT
+#
+# NVIDIA's compiler for neural networks turns a graph into a program for one GPU, and measures its way to the kernels.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# to build an engine step by step, to see what was fused, and to know for which GPU, shapes and precision it holds
+# :::
+# :::{grid-item-card} You need
+# the chapter on ONNX Runtime; TensorRT and a GPU to run engines; TensorRT for RTX to build them anywhere
+# :::
+# :::{grid-item-card} To read
+# 25 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this framework exists
+#
+# For one convolution there are dozens of kernels: other tile sizes, other layouts, with or without tensor cores. Which
+# one is fastest depends on the GPU and on the shape, and nobody can tell from the source code. A framework that runs
+# any model on any GPU has to guess, or to try at first use.
+#
+# TensorRT has a separate step for it, the *build*. It takes the whole graph, merges layers, tries kernels on the GPU
+# at hand, and writes the result to a file, the *engine*. A build takes seconds to minutes. The program that serves
+# the model only loads the engine and executes it.
+#
+# The price is in that sentence: the engine holds for this GPU, this version of TensorRT, these shapes
+# {cite}`tensorrt`.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import tempfile
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import torch
+from IPython.display import display
+
+from inference_lib import MODELS, CourseError, load_pretrained, open_lab
+from inference_lib.backends import Artifact, Workload, build, get_backend
+from inference_lib.backends import tensorrt as backend
+from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
+from inference_lib.backends.tensorrt import ENGINE_FILE, EngineRunner, load_tensorrt, log, logger, trt
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+scratch = tempfile.TemporaryDirectory()
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [
+    ["model.onnx"],
+    ["network"],
+    ["builder:\nfuse, try kernels"],
+    ["engine\n(a file)"],
+    ["runtime,\ncontext"],
+    ["logits"],
+]
+figure, (axes,) = plots.new_figure(height=1.2)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: an ONNX file, the network, the builder, the engine file, the runtime with its context, the logits.",
+    caption="Left of the engine is the build, once for each GPU. Right of it is what a service does.",
+)
+
+# %% [markdown]
+# ### Is it here?
+#
+# TensorRT needs an NVIDIA GPU even to build. Its library is not on PyPI: the packages there fetch it from NVIDIA's
+# own index when they are installed. Where that is not possible, every row of this chapter says so.
+#
+# There is a second edition, *TensorRT for RTX*, for GeForce and RTX cards {cite}`tensorrt_rtx`. Its Python API is the
+# same for all that this chapter does, and it builds without any GPU: kernels are not tried, but compiled on the
+# user's card when the engine is first run. So the builds below are real on a laptop, too.
+
+# %%
+tensorrt = get_backend("tensorrt")
+found = tensorrt.availability("cuda")
+answer = f"yes, TensorRT {found.version}" if found.usable else f"no. {found.reason}"
+print(textwrap.fill(f"runs engines: {answer}", 72, break_on_hyphens=False))
+
+reason = backend.why_no_build()
+builds, nothing_builds = not reason, "needs TensorRT with a GPU, or TensorRT for RTX"
+name = load_tensorrt()[1] if builds else ""
+answer = f"yes, {backend.NAMES[name]}" if builds else f"no. {reason}; pip install tensorrt-rtx-cu13"
+print(textwrap.fill(f"builds them:  {answer}", 72, break_on_hyphens=False))
+
+# %% [markdown]
+# ## Export
+#
+# ### From a file to a network
+#
+# The build starts from the ONNX file that the [chapter on ONNX Runtime](07_onnx_runtime) has made. A parser reads it
+# into a *network*, TensorRT's own graph.
+
+# %%
+show_source(backend.parse)
+
+# %% [markdown]
+# `STRONGLY_TYPED` says that the file decides about precision: a tensor that is FP16 in the file is FP16 in the
+# engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT choose. That flag is
+# deprecated in TensorRT 10 and gone in TensorRT 11 {cite}`tensorrt_migration`.
+#
+# The parser returns `False` when it fails, and raises nothing. The reasons wait in a list until somebody asks.
+
+
+# %%
+def onnx_file(model, precision):
+    """Return the ONNX file of a model; the one that ONNX Runtime runs."""
+    return build(get_backend("onnxruntime"), Workload(model, 1, precision, "cpu")).directory / MODEL_FILE
+
+
+if builds:
+    network = backend.parse(trt.Builder(logger()), onnx_file("resnet18", "fp16"))
+    for tensor in (network.get_input(0), network.get_output(0)):
+        print(tensor.name, tensor.dtype.name, list(tensor.shape))
+    kinds = Counter(network.get_layer(i).type.name.lower() for i in range(network.num_layers))
+    print(f"{network.num_layers} layers: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# The batch is -1, which means: not known yet.
+#
+# ### Shapes
+#
+# A kernel is chosen for a shape, so the builder must be told. Either the batch is fixed for good, or a *profile*
+# names the smallest one, the largest one and the one to optimize for.
+
+# %%
+show_source(backend.set_batches)
+
+# %% [markdown]
+# ### From a network to an engine
+#
+# What remains is a configuration and the build itself.
+
+# %%
+show_source(backend.build_engine)
+
+# %% [markdown]
+# TF32 is on by default and the course turns it off: FP32 means IEEE here unless a label says otherwise. The flag is
+# about FP32 numbers only, and it stays in TensorRT 11.
+#
+# `build_serialized_network` returns the bytes of the file, or `None`. Once more, nothing is raised.
+
+# %%
+if builds:
+    graph = onnx_file("resnet18", "fp16")
+    start = time.perf_counter()
+    engine = backend.build_engine(graph, 8)
+    print(f"{len(engine) / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s, {name} on {lab.machine_name}")
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# A build of TensorRT for RTX is short because nothing is tried. TensorRT itself runs the candidates on the GPU, several
+# times each, and takes as long as that takes.
+#
+# ### From an engine to logits
+#
+# To execute an engine takes three things: its code and weights on the GPU (the *engine*), memory for what is computed
+# in between (the *context*), and the addresses of input and output.
+
+# %%
+show_source(backend.EngineRunner)
+
+# %% [markdown]
+# TensorRT takes plain addresses. It sees neither type nor size of what is there, so a wrong one gives wrong logits or
+# a crash. That is why `_bind` compares them first.
+#
+# `execute_async_v3` only queues the work, on a stream of our own: on the default stream TensorRT adds waits. Shape and
+# addresses stay the same, so the launches can be recorded as a CUDA graph with the same lines as in the
+# [chapter on PyTorch](04_pytorch).
+#
+# ## Is it still the same model?
+
+# %%
+ends = lab.profile.ends(lab.device)
+records = lab.benchmark(["tensorrt"])
+if lab.device == "cuda":
+    records += lab.benchmark(["tensorrt"], precisions=["tf32"], batch_sizes=ends)
+
+for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
+    print(textwrap.fill(reason, 72, break_on_hyphens=False))
+if measured := [record for record in records if record.ok]:
+    caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
+    display(tables.show_table(tables.agreement(measured), caption))
+
+# %%
+for model in MODELS:
+    print(f"{model}: {words.verdict(records, model)}")
+
+# %% [markdown]
+# ## How fast?
+#
+# The rivals are the quickest rows of the chapters before: both replay a CUDA graph, as TensorRT's row does, so that
+# kernels and copies are what differs. A row that was measured nowhere is missing, not guessed.
+
+# %%
+rivals = ["pytorch-cudagraph", "onnxruntime-cudagraph", "tensorrt"]
+
+
+def compared(records):
+    """Return the measured records of the rivals in FP32 and FP16, model by model."""
+    mine = [r for r in select(records, backend=rivals, precision=["fp32", "fp16"]) if r.ok]
+    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
+
+
+here = [record for record in compared(lab.records()) if record.device == lab.device]
+tables.show_table(
+    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
+    "Median end-to-end latency at batch 1, ms.",
+)
+
+# %%
+gpu = compared(lab.gpu_records())
+resnet = select(gpu, model="resnet18", precision="fp16")
+single = select(resnet, batch_size=1)
+figure, (axes,) = plots.new_figure()
+plots.latency_ecdf(single, axes)
+plots.show_figure(
+    figure,
+    alt="Distribution of the end-to-end latency of resnet18 at batch 1, FP16, for the rivals that were measured.",
+    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
+)
+
+# %% tags=["remove-cell"]
+one = {name: select(single, backend=name) for name in rivals}
+many = {name: select(resnet, backend=name, batch_size=256) for name in rivals}
+mine, large = one["tensorrt"], many["tensorrt"]
+verdict = (
+    f"On {words.machines(mine)}, FP16, against PyTorch's CUDA graph, TensorRT is "
+    f"{words.times_faster(one['pytorch-cudagraph'], mine)} at batch 1 and "
+    f"{words.times_faster(many['pytorch-cudagraph'], large)} at batch 256; against ONNX Runtime's it is "
+    f"{words.times_faster(one['onnxruntime-cudagraph'], mine)} and "
+    f"{words.times_faster(many['onnxruntime-cudagraph'], large)}"
+)
+if not mine:
+    verdict = "TensorRT ran on none of the machines whose records are here, so there is nothing to compare yet"
+glue("09-verdict", verdict)
+
+# %% [markdown]
+# {glue:text}`09-verdict`.
+#
+# ### Where the milliseconds are
+
+# %%
+figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
+plots.stacked_parts(single, axes)
+plots.show_figure(
+    figure,
+    alt="Upload, compute and download time of resnet18 at batch 1, FP16, with the end-to-end latency.",
+    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
+)
+
+# %% [markdown]
+# ### Larger batches
+
+# %%
+figure, (axes,) = plots.new_figure(height=3.8)
+plots.throughput_over_latency(resnet, axes)
+plots.show_figure(
+    figure,
+    alt="Images per second over latency for resnet18 at rising batch sizes, FP16, for the rivals that were measured.",
+    caption=f"ResNet-18, FP16; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
+)
+
+# %% [markdown]
+# ### What the first edition of this course measured
+#
+# The project that this course grew from timed TensorRT on a laptop's GPU, one image at a time.
+# Another card and another version: read the ratios, not the numbers.
+
+
+# %%
+tables.show_table(tables.reference_rows("TensorRT"), "Quadro T2000, batch 1, TensorRT.")
+
+# %% [markdown]
+# ## Why?
+#
+# ### Layers, before and after
+#
+# The builder says what it does to the network if one listens. With detailed profiling it also writes down which
+# layers of the file each of its own layers came from. A loaded engine can be asked the same by its *inspector*; that
+# needs the GPU, the log does not. `engine_layers` asks whichever is there.
+
+
+# %%
+if builds:
+    layers = backend.engine_layers(onnx_file("resnet18", "fp16"), 8)
+    print(f"{network.num_layers} layers in the network, {len(layers)} in the engine")
+    rows = [(kind, " + ".join(parts)) for kind, parts in layers[:9]]
+    table = pd.DataFrame(rows, columns=["kind", "layers of the file in it"])
+    display(tables.show_table(table, f"The first layers of ResNet-18's engine, {name}."))
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# A convolution and the ReLU behind it are one layer, and where a shortcut joins, the addition is in it, too. The
+# result of the convolution is still in registers when the others need it, so it is not written to memory and read
+# again. What these fusions save is memory traffic and launches; the multiplications are the same.
+#
+# The names of the kinds are TensorRT's own. `kgen` is a kernel that was generated for the purpose: here one that
+# changes the layout of the images to the one that the convolutions read.
+
+# %%
+if builds:
+    fused = Counter(len(parts) for _, parts in layers)
+    labels = [f"holds {('none', 'one', 'two', 'three')[size]}" for size in sorted(fused)]
+    figure, (axes,) = plots.new_figure(height=1.9)
+    plots.bars(labels, [fused[size] for size in sorted(fused)], "#6A3D9A", "layers in the engine", axes)
+    display(
+        plots.show_figure(
+            figure,
+            alt="How many layers of the engine hold no, one, two or three layers of the file.",
+            caption=f"Layers of ResNet-18's engine by how many layers of the file are in each. {name}.",
+        )
+    )
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# ## Knobs
+#
+# ### Fixed or dynamic batch, FP32 or FP16
+#
+# One engine for one batch size, or one for all up to a limit? And in which precision? Three engines to compare:
+
+# %%
+choices = {"static, FP32": ("fp32", 8), "static, FP16": ("fp16", 8), "dynamic, FP16": ("fp16", (1, 8, 32))}
+
+
+def built(precision, batches, **options):
+    """Build ResNet-18; return the engine, its size and how long it took."""
+    graph = onnx_file("resnet18", precision)
+    start = time.perf_counter()
+    plan = backend.build_engine(graph, batches, **options)
+    return plan, {"engine, MB": len(plan) / 1e6, "build, s": time.perf_counter() - start}
+
+
+if builds:
+    plans = {label: built(*choice) for label, choice in choices.items()}
+    table = pd.DataFrame([{"engine": label} | facts for label, (_, facts) in plans.items()])
+    formats = {"engine, MB": "{:.1f}", "build, s": "{:.2f}"}
+    display(tables.show_table(table, f"ResNet-18, {name}, {lab.machine_name}.", formats))
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# The weights are most of a file, so FP16 halves it. A dynamic engine needs kernels that work for every size in its
+# range, and was tuned for the middle one. Whether that costs time at the ends is measured where an engine can run:
+
+
+# %%
+def time_engine(plan, precision, batch_size):
+    """Return the median of one execution, copies left out, in milliseconds."""
+    folder = Path(tempfile.mkdtemp(dir=scratch.name))
+    (folder / ENGINE_FILE).write_bytes(plan)
+    with EngineRunner(Artifact(Workload("resnet18", batch_size, precision, "cuda"), folder)) as runner:
+        return lab.time(runner.compute).p50
+
+
+runs = lab.device == "cuda" and found.usable
+known = Path(scratch.name) / "known.cache" if builds and name == "tensorrt" else None
+if runs:
+    for size in (1, 32):
+        own, _ = built("fp16", size, timings=known)
+        times = [time_engine(plan, "fp16", size) for plan in (own, plans["dynamic, FP16"][0])]
+        print(f"batch {size:2}: engine of its own {times[0]:.3f} ms, dynamic engine {times[1]:.3f} ms")
+else:
+    print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# ### How hard to search
+#
+# `builder_optimization_level` goes from 0 to 5 and is 3 unless set. Low levels try less and build sooner.
+#
+# A *timing cache* keeps how long every kernel took, so that the next build need not time it again: after a change of
+# one layer, or of the batch range, most of the answers are known. The course keeps one for each GPU and version.
+
+# %%
+if runs:
+    for level in (0, 3):
+        plan, facts = built("fp16", 1, configure=lambda c, level=level: setattr(c, "builder_optimization_level", level))
+        print(f"level {level}: built in {facts['build, s']:.1f} s, runs in {time_engine(plan, 'fp16', 1):.3f} ms")
+else:
+    print("needs TensorRT and a GPU")
+
+
+# %%
+if runs and name == "tensorrt":
+    timings = Path(scratch.name) / "timings.cache"
+    for attempt in ("empty", "filled"):
+        print(f"timing cache {attempt}: built in {built('fp16', 1, timings=timings)[1]['build, s']:.1f} s")
+else:
+    print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# Kernels that are timed while something else runs on the GPU are timed wrongly, and the wrong one may be chosen for
+# good. So the course builds one engine at a time, whatever else it does in parallel.
+#
+# ### TF32
+
+# %%
+if runs:
+    for tf32 in (False, True):
+        plan, _ = built("fp32", 8, tf32=tf32, timings=known)
+        print(f"FP32 numbers, TF32 {'on ' if tf32 else 'off'}: {time_engine(plan, 'fp32', 8):.3f} ms")
+else:
+    print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# ## What goes wrong
+#
+# ### FP16 was asked for and is not there, or was not and is
+#
+# Much code on the web still says `config.set_flag(trt.BuilderFlag.FP16)`. Guarded with `hasattr`, it is skipped
+# without a word where the flag is gone, and the engine under the FP16 label computes in FP32.
+
+# %%
+if builds:
+    print(f"{name} has BuilderFlag.FP16:", hasattr(trt.BuilderFlag, "FP16"))
+    for precision in ("fp32", "fp16"):
+        network = backend.parse(trt.Builder(logger()), onnx_file("resnet18", precision))
+        convolutions = (network.get_layer(i) for i in range(network.num_layers))
+        types = {layer.get_output(0).dtype.name for layer in convolutions if layer.type.name == "CONVOLUTION"}
+        print(f"from the {precision} file, convolutions are", *types)
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# Cast the model before the export, and check the file. The size of an engine gives a wrong label away.
+#
+# ### FP16 gives NaN
+#
+# A half-precision number ends at 65504. What is larger becomes infinite, and infinity minus infinity is not a number
+# ([TensorRT#3921](https://github.com/NVIDIA/TensorRT/issues/3921),
+# [TensorRT#1787](https://github.com/NVIDIA/TensorRT/issues/1787),
+# [TensorRT#4748](https://github.com/NVIDIA/TensorRT/issues/4748)). It is the network's numbers that overflow, not
+# TensorRT, so PyTorch shows it on any machine:
+
+# %% tags=["nbval-check-output"]
+large = torch.tensor([300.0], dtype=torch.float16)
+print((large * large).item(), (large * large - large * large).item(), (large.float() * large.float()).item())
+
+# %% [markdown]
+# Before you blame a compiler, look at the largest activation of your model on real inputs:
+
+# %%
+from inference_lib.data import load_fashion_mnist, preprocess
+
+pictures = torch.from_numpy(preprocess(load_fashion_mnist("test")[0][:8]))
+
+
+def largest_activation(model):
+    """Return the largest absolute value that any layer of ``model`` produces for the pictures."""
+    seen = []
+    module = load_pretrained(model)
+    for layer in module.modules():
+        layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.abs().max().item()))
+    module(pictures)
+    return max(seen)
+
+
+print(", ".join(f"{model} {largest_activation(model):.1f}" for model in MODELS), "; FP16 ends at 65504")
+
+# %% [markdown]
+# A layer that overflows stays in FP32: keep it uncast in PyTorch, with a cast before and after, and export that. In a
+# strongly typed network the engine follows.
+#
+# ### `False` and `None` are ignored
+#
+# The three cells that most tutorials start with, without their checks. The file is not a model:
+
+# %%
+(Path(scratch.name) / "broken.onnx").write_bytes(onnx_file("vanilla_cnn", "fp32").read_bytes()[:100_000])
+if builds:
+    maker = trt.Builder(logger())
+    empty = maker.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(empty, logger())
+    print("parse:", parser.parse_from_file(str(Path(scratch.name) / "broken.onnx")))
+    print("build:", maker.build_serialized_network(empty, maker.create_builder_config()))
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# Nothing was raised. The first line that fails is many lines later, where `None` has no attribute of that name. With
+# the checks, the reason comes first:
+
+# %%
+if builds:
+    try:
+        backend.build_engine(Path(scratch.name) / "broken.onnx", 1)
+    except CourseError as error:
+        print(error)
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# ### A dynamic batch without a profile
+#
+# The file leaves the batch open and nobody closes it.
+
+# %%
+if builds:
+    network = backend.parse(maker, onnx_file("vanilla_cnn", "fp32"))
+    log().clear()
+    print(maker.build_serialized_network(network, maker.create_builder_config()))
+    print(*(text for severity, text in log() if severity <= 1 and "profile" in text), sep="\n")
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# Add a profile, or fix the shape of the input, as `set_batches` does.
+#
+# ### The engine comes from elsewhere
+#
+# An engine that was built on another GPU, or by another version, does not load
+# ([TensorRT#2900](https://github.com/NVIDIA/TensorRT/issues/2900)), or loads and runs with kernels that were tuned
+# for another card. What a machine without the right GPU says:
+
+# %%
+if builds:
+    (Path(scratch.name) / "elsewhere.engine").write_bytes(engine[:1000] if found.usable else engine)
+    try:
+        backend.load_engine(Path(scratch.name) / "elsewhere.engine")
+    except CourseError as error:
+        print(str(error)[:230])
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# Ship the ONNX file and build where the engine will run. The course writes down what an engine was built with and
+# builds it again when any of that has changed:
+
+# %%
+show_source("inference_lib.backends.tensorrt", "TensorRt.versions")
+
+# %% [markdown]
+# ### A shape outside of the profile
+#
+# The context answers `False`, and goes on with the shape that it had. Unchecked, that is the previous answer for the
+# new image.
+
+# %%
+if runs:
+    (Path(scratch.name) / "dynamic.engine").write_bytes(plans["dynamic, FP16"][0])
+    context = backend.load_engine(Path(scratch.name) / "dynamic.engine").create_execution_context()
+    print("batch 32:", context.set_input_shape(INPUT, (32, 3, 224, 224)))
+    print("batch 33:", context.set_input_shape(INPUT, (33, 3, 224, 224)))
+else:
+    print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-09-mobilenet
+# Predict, then look: which layers of `mobilenet_v2` will be fused? Its blocks end with a convolution that has no
+# activation, and a shortcut in some of them. Call `engine_layers` on its file.
+# ```
+#
+# ```{solution} ex-09-mobilenet
+# :class: dropdown
+# Each `Clip` (ReLU6, which the exporter may have given a short name) joins the convolution before it, depthwise or
+# not, and each addition of a shortcut joins the last convolution of its block. Compare `len(engine_layers(...))` with
+# the number of layers in the network.
+# ```
+#
+# ```{exercise}
+# :label: ex-09-opset
+# Take an operator that TensorRT's parser does not know. `trt.OnnxParser(network, logger()).supports_operator(name)`
+# tells. What could you do if your model had it?
+# ```
+#
+# ```{solution} ex-09-opset
+# :class: dropdown
+# `Det` and `Unique` are examples at the time of writing. Rewrite the model without it, write a plugin, or let a
+# framework that splits graphs use TensorRT for the rest: ONNX Runtime's provider or Torch-TensorRT.
+# ```
+#
+# ```{exercise}
+# :label: ex-09-profile
+# A service gets one image at a time by day and batches of 64 by night. Which engines would you build?
+# ```
+#
+# ```{solution} ex-09-profile
+# :class: dropdown
+# Two profiles: one fixed at 1, one tuned for 64. They can be two engines, or two profiles in one, where the weights
+# are stored once: call `add_optimization_profile` twice and choose with `set_optimization_profile_async`. A single
+# profile from 1 to 64 works, too, and is tuned for one size alone. Measure what that costs.
+# ```
+#
+# ## Key points
+#
+# - A build fuses layers and tries kernels on the GPU at hand. The engine holds for that GPU, that version, those
+#   shapes.
+# - Precision is in the graph: cast before the export. The flags that did it are gone in TensorRT 11.
+# - TensorRT says `False` or `None` where others raise. Check every call and print the parser's errors.
+# - Set shapes and addresses once, execute on a stream of your own, and record it as a CUDA graph.
+# - Keep the timing cache, build on a quiet GPU, and write down what an engine was built with.
+#
+# ## Further reading
+#
+# TensorRT's documentation {cite}`tensorrt`, above all its page on
+# [performance](https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html); the guide to
+# TensorRT 11 {cite}`tensorrt_migration`; TensorRT for RTX {cite}`tensorrt_rtx`.

@@ -1,0 +1,518 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Torch-TensorRT
+#
+# A PyTorch module goes in, a PyTorch module comes out; in between, what TensorRT can do has become an engine.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# to compile a module ahead of time, to see what stays in PyTorch, and to save the result
+# :::
+# :::{grid-item-card} You need
+# the chapter on PyTorch; Torch-TensorRT, TensorRT and a GPU to compile; nothing more to see how a graph is split
+# :::
+# :::{grid-item-card} To read
+# 20 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this framework exists
+#
+# TensorRT wants a file in another format, and gives back something that is not a module any more. Whoever has a
+# program full of PyTorch around the model must rewrite its edges.
+#
+# Torch-TensorRT stays inside {cite}`torch_tensorrt`. It takes the graph that `torch.export` makes, translates each
+# operation to TensorRT's network directly, without ONNX, and puts the engines into a module that is called like the
+# old one: tensors in, tensors out. What TensorRT does not know stays a PyTorch operation between two engines.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import operator
+import tempfile
+import textwrap
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import torch
+from IPython.display import display
+
+from inference_lib import MODELS, load_pretrained, open_lab
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import torch_tensorrt as backend
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
+warnings.filterwarnings("ignore", message="The given buffer is not writable")
+scratch = tempfile.TemporaryDirectory()
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [["module"], ["torch.export:\na graph"], ["partition"], ["engine"], ["PyTorch"], ["engine"]]
+figure, (axes,) = plots.new_figure(height=1.2)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: a module, the graph of torch.export, the partition, an engine, PyTorch, another engine.",
+    caption="The last three are one module again. With luck it is a single engine.",
+)
+
+# %% [markdown]
+# ### Is it here?
+#
+# The package asks for the GPU's properties while it is imported, so it cannot even be imported without one. And it
+# is compiled against one version of PyTorch and one of TensorRT. Where a part is missing, every row says so.
+
+# %%
+found = get_backend("torch-tensorrt").availability("cuda")
+answer = f"yes, {found.version}" if found.usable else f"no. {found.reason}; {found.remedy}"
+print(textwrap.fill(answer, 72, break_on_hyphens=False))
+runs = lab.device == "cuda" and found.usable
+
+# %% [markdown]
+# ## Export
+#
+# Four lines: cast, export, compile, save.
+
+# %%
+show_source(backend.compile_and_save)
+
+# %% [markdown]
+# `torch.export.export` traces the module into a graph. `torch_tensorrt.dynamo.compile` lowers, splits and builds. There
+# is a shorter way, `torch_tensorrt.compile(module, ir="dynamo", inputs=[images])`, which does the first step for you,
+# and a lazier one, `torch.compile(module, backend="tensorrt")`, which does everything at the first call and keeps
+# nothing.
+#
+# The options of the course:
+
+# %%
+show_source(backend.compile_options)
+
+# %% [markdown]
+# The precision is not among them. It is the module's: `.half()` before the export makes an FP16 engine. Since version
+# 2.10 this *explicit typing* is the default.
+#
+# The most useful options and their defaults in version 2.11:
+
+# %%
+DEFAULTS = {
+    "min_block_size": (5, "fewer operations than this in a row are not worth an engine"),
+    "require_full_compilation": (False, "an operation that TensorRT does not take is an error"),
+    "use_explicit_typing": (True, "the module's own types are the precision"),
+    "disable_tf32": (False, "IEEE arithmetic for FP32 numbers"),
+    "optimization_level": (None, "how hard the builder searches, 0 to 5; TensorRT's own default is 3"),
+    "enable_autocast": (False, "let the compiler choose what to do in lower precision"),
+    "cache_built_engines": (False, "keep engines in a folder"),
+    "reuse_cached_engines": (False, "look there first"),
+    "immutable_weights": (True, "weights cannot be replaced in the engine later"),
+    "use_python_runtime": (False, "call the engine from Python instead of C++; fewer ways to save it"),
+}
+
+# %% tags=["hide-input"]
+rows = [{"option": name, "default": str(value), "what it does": text} for name, (value, text) in DEFAULTS.items()]
+tables.show_table(pd.DataFrame(rows), "Options of torch_tensorrt.dynamo.compile.")
+
+# %% [markdown]
+# ### The graph that is compiled
+#
+# This part is PyTorch's own, so it runs everywhere. The exported graph is reduced to PyTorch's core operations, a
+# smaller set that compilers have to know.
+
+# %%
+images = torch.zeros(2, 3, 224, 224)
+program = torch.export.export(load_pretrained("resnet18"), (images,)).run_decompositions()
+calls = backend.outside_of_engines(program.graph)
+counts = Counter(calls)
+tables.show_table(pd.DataFrame(counts.most_common(), columns=["operation", "calls"]), "ResNet-18 after torch.export.")
+
+# %% [markdown]
+# A convolution and its batch normalization are still two operations. TensorRT merges them when it builds the engine,
+# as the file of the [chapter on ONNX Runtime](07_onnx_runtime) had it done before.
+#
+# ### What falls back to PyTorch
+#
+# Each operation needs a *converter*. Operations without one, and those named in `torch_executed_ops`, stay in PyTorch.
+# What remains is collected into blocks of neighbours, and blocks below `min_block_size` stay in PyTorch, too.
+#
+# Torch-TensorRT has two partitioners. One of them (`use_fast_partitioner=False`) is built on a class of PyTorch, so the
+# split can be tried without TensorRT. Suppose that there were no converter for some operation:
+
+# %%
+from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
+from torch.fx.passes.operator_support import create_op_support
+
+
+def blocks(program, without=()):
+    """Return the size of each block of neighbours if the operations whose name has one of ``without`` are left out."""
+
+    def takes(modules, node):
+        return node.op == "call_function" and not any(part in str(node.target) for part in without)
+
+    support = create_op_support(takes)
+    partitioner = CapabilityBasedPartitioner(program.graph_module, support, allows_single_node_partition=True)
+    parts = [partition.nodes for partition in partitioner.propose_partitions()]
+    sizes = [sum(node.target is not operator.getitem for node in part) for part in parts]  # what picks results is free
+    return sorted(filter(None, sizes), reverse=True)
+
+
+# %%
+smallest, _ = DEFAULTS["min_block_size"]
+split = []
+for left_out in ("nothing", "max_pool2d", "mean", "aten.add", "relu"):
+    sizes = blocks(program, [left_out])
+    large = [size for size in sizes if size >= smallest]
+    split.append({"left out": left_out, "blocks": len(sizes), "engines": len(large), "operations in them": sum(large)})
+tables.show_table(pd.DataFrame(split), f"ResNet-18, {len(calls)} operations, blocks of {smallest} or more.")
+
+# %% [markdown]
+# One operation cuts the graph in two, and a piece that is too small falls to PyTorch with it. One that comes back in
+# every layer makes so many small pieces that little is left for TensorRT. And every border costs: the tensor goes
+# through memory, and somebody calls the next piece. Torch-TensorRT says nothing about that unless asked; `dryrun=True`
+# prints the plan without building.
+
+# %%
+if runs:
+    import torch_tensorrt
+
+    module = load_pretrained("resnet18").half().cuda()
+    example = torch.zeros(8, 3, 224, 224, dtype=torch.float16, device="cuda")
+    half = torch.export.export(module, (example,))
+    for left_out in (set(), {"torch.ops.aten.relu.default"}):
+        compiled = torch_tensorrt.dynamo.compile(half, arg_inputs=[example], torch_executed_ops=left_out)
+        print(len(left_out), "left out:", Counter(name.rsplit("_", 1)[0] for name, _ in compiled.named_children()))
+else:
+    print("needs Torch-TensorRT and a GPU")
+
+# %% [markdown]
+# The course asks for the whole graph (`require_full_compilation`), and looks at the saved program again before it is
+# run: whatever is not an engine in it is refused.
+
+# %%
+show_source(backend.outside_of_engines)
+
+# %% tags=["nbval-check-output"]
+outside = Counter(backend.outside_of_engines(program.graph))
+print(f"a program without engines: {sum(outside.values())} operations in PyTorch")
+
+# %% [markdown]
+# ## Is it still the same model?
+
+# %%
+records = lab.benchmark(["torch-tensorrt"])
+for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
+    print(textwrap.fill(reason, 72, break_on_hyphens=False))
+if measured := [record for record in records if record.ok]:
+    caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
+    display(tables.show_table(tables.agreement(measured), caption))
+
+# %%
+for model in MODELS:
+    print(f"{model}: {words.verdict(records, model)}")
+
+# %% [markdown]
+# ## How fast?
+#
+# The fair rival is the eager module: both are called as a Python function, without a CUDA graph around them. PyTorch's
+# CUDA graph stands beside them. A row that was measured nowhere is missing, not guessed.
+
+# %%
+rivals = ["pytorch", "pytorch-cudagraph", "torch-tensorrt"]
+
+
+def compared(records):
+    """Return the measured records of the rivals in FP32 and FP16, model by model."""
+    mine = [r for r in select(records, backend=rivals, precision=["fp32", "fp16"]) if r.ok]
+    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
+
+
+here = [record for record in compared(lab.records()) if record.device == lab.device]
+tables.show_table(
+    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
+    "Median end-to-end latency at batch 1, ms.",
+)
+
+# %%
+gpu = compared(lab.gpu_records())
+resnet = select(gpu, model="resnet18", precision="fp16")
+single = select(resnet, batch_size=1)
+figure, (axes,) = plots.new_figure()
+plots.latency_ecdf(single, axes)
+plots.show_figure(
+    figure,
+    alt="Distribution of the end-to-end latency of resnet18 at batch 1, FP16, for the rivals that were measured.",
+    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
+)
+
+# %% tags=["remove-cell"]
+one = {rival: select(single, backend=rival) for rival in rivals}
+many = {rival: select(resnet, backend=rival, batch_size=256) for rival in rivals}
+mine, large = one["torch-tensorrt"], many["torch-tensorrt"]
+verdict = (
+    f"On {words.machines(mine)}, FP16, against the eager module, Torch-TensorRT is "
+    f"{words.times_faster(one['pytorch'], mine)} at batch 1 and {words.times_faster(many['pytorch'], large)} at batch "
+    f"256; against PyTorch's CUDA graph at batch 1 it is {words.times_faster(one['pytorch-cudagraph'], mine)}"
+)
+if not mine:
+    verdict = "Torch-TensorRT ran on none of the machines whose records are here, so there is nothing to compare yet"
+glue("10-verdict", verdict)
+
+# %% [markdown]
+# {glue:text}`10-verdict`.
+#
+# ### Where the milliseconds are
+
+# %%
+figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
+plots.stacked_parts(single, axes)
+plots.show_figure(
+    figure,
+    alt="Upload, compute and download time of resnet18 at batch 1, FP16, with the end-to-end latency.",
+    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
+)
+
+# %% [markdown]
+# ### Larger batches
+
+# %%
+figure, (axes,) = plots.new_figure(height=3.8)
+plots.throughput_over_latency(resnet, axes)
+plots.show_figure(
+    figure,
+    alt="Images per second over latency for resnet18 at rising batch sizes, FP16, for the rivals that were measured.",
+    caption=f"ResNet-18, FP16; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
+)
+
+# %% [markdown]
+# ### What the first edition of this course measured
+#
+# The project that this course grew from timed Torch-TensorRT on a laptop's GPU, one image at a time. Another card and
+# another version: read the ratios, not the numbers.
+
+# %%
+tables.show_table(tables.reference_rows("Torch-TensorRT"), "Quadro T2000, batch 1, Torch-TensorRT.")
+
+# %% [markdown]
+# ## Why?
+#
+# An engine runs the same kernels, whoever calls it. What differs from the [chapter on PyTorch](04_pytorch) are the
+# kernels; what differs from TensorRT alone is the call. So take the call apart: the module as it is, and with its
+# launches recorded.
+
+
+# %%
+def saved_module(precision="fp16", batch_size=1):
+    """Return the saved program of ResNet-18 as a module, and an input for it."""
+    artifact = build(get_backend("torch-tensorrt"), Workload("resnet18", batch_size, precision, "cuda"))
+    module = torch_tensorrt.load(str(artifact.directory / backend.PROGRAM_FILE)).module()
+    dtype = artifact.workload.torch_dtype
+    return module, torch.zeros(artifact.workload.input_shape, dtype=dtype, device="cuda")
+
+
+if runs:
+    module, example = saved_module()
+    with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream()):
+        plain = lab.time(lambda: module(example)).p50
+        with torch_tensorrt.runtime.enable_cudagraphs(module) as recorded:
+            replayed = lab.time(lambda: recorded(example)).p50
+    print(f"called: {plain:.3f} ms, with its launches in a CUDA graph: {replayed:.3f} ms")
+else:
+    print("needs Torch-TensorRT and a GPU")
+
+# %% [markdown]
+# ## Knobs
+#
+# ### CUDA graphs
+#
+# `torch_tensorrt.runtime.enable_cudagraphs(module)` is the knob that was just turned. It copies inputs to where the
+# graph reads them and outputs from where it writes, so a result that was kept is not overwritten by the next replay.
+#
+# ### How hard to search, and TF32
+
+# %%
+if runs:
+    options = {"plain": {}, "level 0": {"optimization_level": 0}, "TF32 off": {"disable_tf32": True}}
+    module = load_pretrained("resnet18").cuda()
+    example = torch.zeros(8, 3, 224, 224, device="cuda")
+    exported = torch.export.export(module, (example,))
+    turned = []
+    for label, changed in options.items():
+        start = time.perf_counter()
+        faster = torch_tensorrt.dynamo.compile(exported, arg_inputs=[example], **changed)
+        seconds = time.perf_counter() - start
+        with torch.inference_mode():
+            turned.append({"option": label, "ms": lab.time(lambda f=faster: f(example)).p50, "compile, s": seconds})
+    display(tables.show_table(pd.DataFrame(turned), f"FP32, batch 8. {lab.machine_name}.", {"compile, s": "{:.1f}"}))
+else:
+    print("needs Torch-TensorRT and a GPU")
+
+# %% [markdown]
+# ### Saving and loading
+#
+# A compiled program is saved in the format of `torch.export`, a `.pt2` archive with the graph in it; the engines are
+# inside, as bytes. The same round trip with a program that has none:
+
+# %% tags=["nbval-check-output"]
+path = Path(scratch.name) / "model.pt2"
+torch.export.save(program, path)
+loaded = torch.export.load(path).module()
+picture = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+print("same logits:", torch.equal(loaded(picture), program.module()(picture)))
+
+# %% [markdown]
+# `torch_tensorrt.save` and `torch_tensorrt.load` do the same and take care of the engines. Whoever loads needs
+# Torch-TensorRT, the same TensorRT and the same kind of GPU: the archive looks portable and is not
+# ([TensorRT#2900](https://github.com/NVIDIA/TensorRT/issues/2900)).
+#
+# ## What goes wrong
+#
+# ### `enabled_precisions={torch.half}` makes no FP16 engine
+#
+# Most tutorials ask for FP16 this way. With explicit typing it is refused in versions 2.10 to 2.12, and ignored
+# without a word in later ones: an FP32 engine under an FP16 label. What counts is what is in the program:
+
+# %% tags=["nbval-check-output"]
+small = load_pretrained("vanilla_cnn")
+for cast in (torch.float32, torch.float16):
+    exported = torch.export.export(small.to(cast), (images.to(cast),))
+    print(f"cast to {cast}: the program computes in", *backend.tensor_types(exported.graph))
+
+# %%
+if runs:
+    try:
+        torch_tensorrt.dynamo.compile(half, arg_inputs=[example.half()], enabled_precisions={torch.half})
+        print("accepted, and without effect: look at the program's types")
+    except Exception as error:
+        print(f"{type(error).__name__}: {str(error)[:200]}")
+else:
+    print("needs Torch-TensorRT and a GPU")
+
+# %% [markdown]
+# Cast the module and the example, or ask for `enable_autocast`. The course reads the types from the saved program
+# before it believes a label.
+#
+# ### `undefined symbol` at import
+#
+# The package is compiled against one PyTorch and one TensorRT, and another one of either has other symbols
+# ([pytorch/TensorRT#3031](https://github.com/pytorch/TensorRT/issues/3031),
+# [pytorch/TensorRT#3350](https://github.com/pytorch/TensorRT/issues/3350)). Its minor version is PyTorch's, so compare
+# before you import:
+
+# %%
+from importlib import metadata
+
+wanted = ".".join(torch.__version__.split(".")[:2])
+try:
+    there = metadata.version("torch-tensorrt")
+    print(f"torch {torch.__version__} with torch-tensorrt {there}:", "fits" if there.startswith(wanted) else "no fit")
+except metadata.PackageNotFoundError:
+    print(f"torch {torch.__version__} wants torch-tensorrt {wanted}.*, which is not installed")
+
+# %% [markdown]
+# ### Nothing was compiled
+#
+# A small model, or one cut into small blocks, stays below `min_block_size` as a whole. The module that comes back is
+# the old one, and there is only a line in the log.
+
+
+# %%
+class Head(torch.nn.Module):
+    """A model of a few operations."""
+
+    def forward(self, features):
+        """Return probabilities."""
+        return (features.mean(dim=(2, 3)) * 2).softmax(dim=1)
+
+
+head = torch.export.export(Head(), (torch.zeros(2, 10, 7, 7),)).run_decompositions()
+sizes = blocks(head)
+print(f"blocks of {sizes} operations, {sum(size >= smallest for size in sizes)} of them large enough for an engine")
+
+# %% [markdown]
+# Set `min_block_size=1` for a model that you want as a whole, and count what is outside of engines.
+#
+# ### The batch is fixed
+#
+# What is not named as dynamic becomes part of the program
+# ([pytorch#148886](https://github.com/pytorch/pytorch/issues/148886)).
+
+# %%
+try:
+    program.module()(torch.zeros(4, 3, 224, 224))
+except Exception as error:
+    print(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+
+# %% [markdown]
+# Export with `dynamic_shapes`, and give the compiler a range:
+# `torch_tensorrt.Input(min_shape=..., opt_shape=..., max_shape=..., dtype=torch.float16)`. It becomes a profile of the
+# engine, tuned for the middle one.
+
+# %% tags=["nbval-check-output"]
+batch = torch.export.Dim("batch", min=1, max=32)
+flexible = torch.export.export(load_pretrained("vanilla_cnn"), (images,), dynamic_shapes=({0: batch},))
+print([tuple(flexible.module()(torch.zeros(size, 3, 224, 224)).shape) for size in (2, 4, 8)])
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-10-blocks
+# Which operation of `mobilenet_v2`, left out, would do the most harm? Guess, then call `blocks` for each.
+# ```
+#
+# ```{solution} ex-10-blocks
+# :class: dropdown
+# Export the model, reduce it with `run_decompositions()`, and leave out each name in `Counter(str(node.target) ...)` in
+# turn. Convolutions and batch normalizations stand everywhere, so without one of them next to nothing is left. The
+# activation, `hardtanh`, does less harm than in ResNet-18 as far as operations go: a block ends with a convolution that
+# has none, so its batch normalization, the shortcut and the first convolution of the next block stay together.
+# ```
+#
+# ```{exercise}
+# :label: ex-10-lazy
+# `torch.compile(module, backend="tensorrt")` compiles at the first call. When would you prefer that, when not?
+# ```
+#
+# ```{solution} ex-10-lazy
+# :class: dropdown
+# While trying things out: graph breaks are allowed, and nothing must be exported. Not in a service: the first request
+# pays for the build, every new shape may pay again, and the result is gone when the process ends.
+# ```
+#
+# ## Key points
+#
+# - A module goes in and a module comes out; the program around it stays as it is.
+# - What has no converter stays in PyTorch. Count what is outside of engines, and demand full compilation where you
+#   mean it.
+# - Precision is the module's own: cast before the export.
+# - The saved program holds engines. It belongs to a GPU, a PyTorch and a TensorRT.
+# - Around a fast engine the call shows: record it as a CUDA graph.
+#
+# ## Further reading
+#
+# Torch-TensorRT's documentation {cite}`torch_tensorrt`; TensorRT's {cite}`tensorrt`; CUDA graphs in PyTorch
+# {cite}`pytorch_cuda_graphs`.
