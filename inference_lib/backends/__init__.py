@@ -10,6 +10,7 @@ from inference_lib.backends.base import (
     Workload,
 )
 from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
+from inference_lib.backends.openvino import OpenVino, OpenVinoThroughput
 from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
 from inference_lib.errors import unknown_name
 
@@ -21,6 +22,8 @@ BACKENDS: dict[str, Backend] = {
         OnnxRuntime(),
         OnnxRuntimeIoBinding(),
         OnnxRuntimeCudaGraph(),
+        OpenVino(),
+        OpenVinoThroughput(),
     )
 }
 
