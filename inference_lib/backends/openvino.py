@@ -2,7 +2,7 @@
 
 The graph is compiled for one batch size. The first backend runs one request at a time, on all cores; the second keeps
 a queue of requests full, each on a few cores.
-Hints: https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html.
+Hints: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html.
 """
 
 import sys
