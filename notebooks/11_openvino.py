@@ -65,7 +65,14 @@ import torch
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import Workload, build, get_backend
-from inference_lib.backends.openvino import MODEL_FILE, compile_ir, computed_precisions, export_ir, import_openvino
+from inference_lib.backends.openvino import (
+    MODEL_FILE,
+    compile_ir,
+    computed_precisions,
+    export_ir,
+    import_openvino,
+    layers,
+)
 from inference_lib.data import MEAN, STD, load_fashion_mnist, preprocess
 from inference_lib.measure.timing import fill_budget
 from inference_lib.report import glue, plots, select, show_source, tables, words
@@ -231,7 +238,7 @@ tables.show_table(
 print(*{words.verdict(records, model) for model in models})
 
 # %% [markdown]
-# The runner asks the compiled model what its layers compute in, and refuses if that is not what the label says. Why
+# The runner asks the compiled model what its kernels compute in, and refuses if that is not what the label says. Why
 # that is necessary is shown under "What goes wrong".
 #
 # ## How fast?
@@ -246,8 +253,9 @@ lab.benchmark(rivals, models, batch_sizes=sizes)
 
 def compared(records):
     """Return the CPU's measured records, model by model."""
-    mine = [r for r in select(records, backend=[*rivals, *backends]) if r.device == "cpu"]
-    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32"))
+    order = [*rivals, *backends]
+    mine = [r for r in select(records, backend=order) if r.device == "cpu"]
+    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", order.index(r.backend)))
 
 
 here = [record for record in compared(lab.records()) if record.model in models]
@@ -304,9 +312,9 @@ plots.show_figure(
 #
 # ### One caller or many
 #
-# The latency of a single request says little about the throughput hint: alone, a request has one stream's threads and
-# the other streams idle. It is {glue:text}`11-throughput-latency` than with the latency hint. Submitted back to back,
-# requests fill the streams:
+# The latency of a single request says little about the throughput hint: alone, a request has one stream's threads, and
+# the other streams idle. Against the latency hint, such a request is {glue:text}`11-throughput-latency`. Submitted
+# back to back, requests fill the streams:
 
 # %%
 rates = {
@@ -336,9 +344,9 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# On a GPU a batch fills thousands of lanes that one image leaves empty. A CPU's few cores are busy with one image
-# already, so a batch of eight takes nearly eight times as long, and may take longer, once its activations no longer
-# fit into the caches. Streams are the better way to keep a CPU busy.
+# On a GPU a batch fills thousands of lanes that one image leaves empty. A CPU has few cores, and one image may keep
+# them busy already. Then a batch of eight takes eight times as long, and its curve is flat; it may even fall, once the
+# activations no longer fit into the caches. Where the curve rises, one image left cores idle.
 #
 # ## Why?
 #
@@ -349,25 +357,18 @@ plots.show_figure(
 
 
 # %%
-def layers(precision, runs=20):
-    """Return the layers that a compiled MobileNetV2 executes: origin, kernel and mean milliseconds."""
+def executed_layers(precision, runs=20):
+    """Return the layers that a compiled MobileNetV2 executes, with their mean milliseconds."""
     compiled = compile_ir(path, 1, precision, {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True})
     request = compiled.create_infer_request()
     for _ in range(runs):
         request.infer([picture])
-    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
-    rows = [
-        {name: fact[name].value for name in ("originalLayersNames", "primitiveType", "execTimeMcs")} for fact in facts
-    ]
-    return (
-        pd.DataFrame(rows)
-        .query("execTimeMcs != 'not_executed'")
-        .assign(ms=lambda t: t["execTimeMcs"].astype(float) / 1e3)
-    )
+    table = pd.DataFrame(layers(compiled)).query("execTimeMcs != 'not_executed'")
+    return table.assign(ms=table["execTimeMcs"].astype(float) / 1e3)
 
 
 picture = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
-executed = layers("fp32")
+executed = executed_layers("fp32")
 print(f"{sum(count_operations(graph).values())} operations in the file, {len(executed)} layers executed")
 
 # %% [markdown]
@@ -392,7 +393,7 @@ tables.show_table(fused, f"Executed layers of MobileNetV2, FP32. {lab.machine_na
 
 # %%
 has_bf16 = backend.supports(Workload("mobilenet_v2", 1, "bf16", "cpu")).ok
-both = pd.concat(layers(p).assign(precision=p.upper()) for p in (["fp32", "bf16"] if has_bf16 else ["fp32"]))
+both = pd.concat(executed_layers(p).assign(precision=p.upper()) for p in (["fp32", "bf16"] if has_bf16 else ["fp32"]))
 kernels = both.groupby(["precision", "primitiveType"], sort=False)["ms"].agg(["count", "sum"]).reset_index()
 kernels = kernels.sort_values(["precision", "sum"], ascending=False).groupby("precision", sort=False).head(4)
 kernels.columns = ["precision", "kernel", "layers", "ms"]
@@ -404,7 +405,8 @@ print(", ".join(f"{precision}: {total:.2f} ms in all layers" for precision, tota
 
 # %% [markdown]
 # BF16 halves the bytes that move and, where the processor multiplies it, shortens the products. A depthwise
-# convolution has few products for each byte, so it gains by the bytes alone.
+# convolution has few products for each byte, so what it can gain comes from the bytes. `Reorder` layers, which change
+# type and layout at the edges, are what BF16 costs.
 #
 # ## Knobs
 #
@@ -413,22 +415,22 @@ print(", ".join(f"{precision}: {total:.2f} ms in all layers" for precision, tota
 # The hints set these; each can be set by hand as well. One at a time, latency hint, FP32, batch 1:
 
 # %%
-cores = lab.machine.cores
+threads = latency.get_property("INFERENCE_NUM_THREADS")
 knobs = {
     "latency hint": {},
     "one thread": {"INFERENCE_NUM_THREADS": 1},
-    "half of the threads": {"INFERENCE_NUM_THREADS": max(1, cores // 2)},
+    "half of the threads": {"INFERENCE_NUM_THREADS": max(1, threads // 2)},
     "no pinning": {"ENABLE_CPU_PINNING": False},
     "hyper-threading": {"ENABLE_HYPER_THREADING": True},
     "performance cores": {"SCHEDULING_CORE_TYPE": "PCORE_ONLY"},
 }
 
 
-def median_ms(options, batch=1):
+def median_ms(options):
     """Return the median time of one request in milliseconds, in FP32 unless the options say otherwise."""
-    compiled = core.compile_model(static(batch), "CPU", fp32 | {"PERFORMANCE_HINT": "LATENCY"} | options)
-    request, images = compiled.create_infer_request(), np.repeat(picture, batch, axis=0)
-    return lab.time(lambda: request.infer([images], share_inputs=True)).p50
+    compiled = core.compile_model(static(), "CPU", fp32 | {"PERFORMANCE_HINT": "LATENCY"} | options)
+    request = compiled.create_infer_request()
+    return lab.time(lambda: request.infer([picture], share_inputs=True)).p50
 
 
 times = {name: median_ms(options) for name, options in knobs.items()}
@@ -439,7 +441,7 @@ plots.bars(list(times), list(times.values()), "#CC79A7", "median, ms", axes)
 plots.show_figure(
     figure,
     alt="Median time of mobilenet_v2 at batch 1 with each option of OpenVINO.",
-    caption=f"MobileNetV2, FP32, batch 1. {lab.machine_name}, {cores} logical cores.",
+    caption=f"MobileNetV2, FP32, batch 1. {lab.machine_name}, {threads} threads by the hint.",
 )
 
 # %% [markdown]
@@ -505,8 +507,9 @@ def first_and_later(compile_it, batch):
     return {"batch": batch, "first answer, ms": first, "later, ms": lab.time(lambda: request.infer([images])).p50}
 
 
-open_batch = core.compile_model(path, "CPU", fp32 | {"PERFORMANCE_HINT": "LATENCY"})
-fixed = [first_and_later(lambda b=b: core.compile_model(static(b), "CPU", fp32), b) for b in (1, 3)]
+low = fp32 | {"PERFORMANCE_HINT": "LATENCY"}
+open_batch = core.compile_model(path, "CPU", low)
+fixed = [first_and_later(lambda b=b: core.compile_model(static(b), "CPU", low), b) for b in (1, 3)]
 dynamic = [first_and_later(lambda: open_batch, b) for b in (1, 3)]
 rows = [{"shape": "fixed, compiled for it"} | row for row in fixed] + [{"shape": "open"} | row for row in dynamic]
 tables.show_table(pd.DataFrame(rows), f"MobileNetV2, FP32. {lab.machine_name}.")
@@ -609,7 +612,7 @@ for name, options in {"default": {}, "f32 asked for": fp32}.items():
 #
 # ### Asked for is not in use
 #
-# A hint is not an order. The property of the compiled model repeats what was asked for; the layers know better. A
+# A hint is not an order. The property of the compiled model repeats what was asked for; the kernels know better. A
 # model that was cast to BF16 before the export keeps its types, whatever the hint says:
 
 # %%
@@ -623,7 +626,7 @@ print("asked for:", compiled.get_property("INFERENCE_PRECISION_HINT").get_type_n
 print("in use:   ", *sorted(computed_precisions(compiled)))
 
 # %% [markdown]
-# The course's own function compares the two, and refuses:
+# The course's own function compares it with what each kernel's name ends in, and refuses:
 
 # %%
 try:
@@ -667,8 +670,8 @@ print(f"latency hint, waiting for each answer: {1e3 / times['latency hint']:,.0f
 #
 # ### Several processes, the same cores
 #
-# With pinning, every process binds its threads from the same first core on. Two processes with two threads each can
-# then share two cores of a large machine, while the others idle
+# With pinning and few threads, every process binds its threads to the same first cores: ten processes with one thread
+# each were seen to share one core of a large machine
 # ([openvino#32444](https://github.com/openvinotoolkit/openvino/issues/32444)). A container with a CPU quota has a
 # similar problem: threads are counted from the cores that can be seen, not from the quota
 # ([openvino#37838](https://github.com/openvinotoolkit/openvino/issues/37838)). Say how many threads you want, and
@@ -733,17 +736,17 @@ print(core.compile_model(static(4), "CPU", fp32)([four])[0].shape)
 #
 # ```{solution} ex-11-resnet
 # :class: dropdown
-# Set `path` to its artifact and call `layers` again. Nearly all of its time is in dense convolutions, which is where
-# BF16 products count, so on a processor that has them it should gain more.
+# Set `path` to its artifact and call `executed_layers` again. Nearly all of its time is in dense convolutions, which is
+# where BF16 products count, so on a processor that has them it should gain more.
 # ```
 #
 # ## Key points
 #
 # - Converting is done once; compiling adapts the graph to the processor: fusion, layout, precision, threads.
 # - Hints say what you want. `LATENCY` puts all cores on one request, `THROUGHPUT` wants a queue that is never empty.
-# - On recent processors FP32 means BF16 until you ask for `f32`. Ask the layers, not the property.
+# - On recent processors FP32 means BF16 until you ask for `f32`. Ask the kernels, not the property.
 # - `save_model` writes FP16 unless told otherwise.
-# - On a CPU, streams are what batches are on a GPU.
+# - Streams are a second way, beside batches, to fill a processor. Measure which one fills yours.
 #
 # ## Further reading
 #

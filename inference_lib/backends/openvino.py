@@ -173,9 +173,23 @@ def compile_ir(path: Path, batch_size: int, precision: str, options: dict[str, A
 
 
 def computed_precisions(compiled: Any) -> set[str]:
-    """Return the types in which the convolutions and matrix products of a compiled model compute."""
-    layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    return {str(layer["runtimePrecision"].value) for layer in layers if layer["layerType"].value in PRODUCTS}
+    """Return the types in which the convolutions and matrix products of a compiled model compute.
+
+    The name of a kernel ends with it: ``brgconv_avx512_1x1_f32``. A layer's ``runtimePrecision`` may be that of the
+    stored weights, which the kernel does not see.
+    """
+    kernels = [layer["primitiveType"] for layer in layers(compiled) if layer["layerType"] in PRODUCTS]
+    return {kernel.rsplit("_", 1)[-1] for kernel in kernels}
+
+
+def layers(compiled: Any) -> list[dict[str, str]]:
+    """Return what a compiled model says of its layers, in the order they run: ``primitiveType`` and others.
+
+    ``originalLayersNames`` are the operations of the graph that became the layer, ``execTimeMcs`` is its mean time in
+    microseconds where the model was compiled with ``PERF_COUNT`` and has run.
+    """
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    return [{name: str(node[name].value) for name in node} for node in nodes]
 
 
 class RequestRunner:
