@@ -39,7 +39,8 @@
 #
 # A CPU is in every machine, and most inference that nobody writes about runs on one. It has few cores compared with a
 # GPU. Each of them has wide vector units, several levels of cache and, if it is recent, instructions for 16-bit
-# products. A loop over images in PyTorch leaves much of that unused.
+# products. A program that meets one operation at a time can use all of these, but it cannot arrange a whole network
+# for them.
 #
 # OpenVINO is Intel's toolkit for inference {cite}`openvino`. It converts a model to a graph of its own, the
 # *intermediate representation* (IR). Then it compiles the graph for the processor that it finds: layers are merged,
@@ -292,9 +293,9 @@ glue("11-latency-rate", words.number(quick_one, lambda r: r.throughput_images_pe
 glue("11-queue-rate", words.number(queued, lambda r: r.throughput_images_per_s, "{:,.0f}"))
 
 # %% [markdown]
-# On {glue:text}`11-cpu`, MobileNetV2, FP32, batch 1: with the latency hint, OpenVINO is {glue:text}`11-openvino-eager`
-# against PyTorch's eager loop and {glue:text}`11-openvino-ort` against ONNX Runtime. Its own BF16 is
-# {glue:text}`11-bf16-fp32` against its FP32.
+# The comparisons on {glue:text}`11-cpu`, MobileNetV2, batch 1, latency hint. Against PyTorch's eager loop, OpenVINO in
+# FP32 is {glue:text}`11-openvino-eager`; against ONNX Runtime, it is {glue:text}`11-openvino-ort`. Against its own
+# FP32, its BF16 is {glue:text}`11-bf16-fp32`.
 #
 # ### Where the milliseconds are
 
@@ -384,7 +385,7 @@ tables.show_table(fused, f"Executed layers of MobileNetV2, FP32. {lab.machine_na
 # %% [markdown]
 # A convolution takes its bias, its ReLU6 and the shortcut of a residual block with it: the result is finished while
 # it is still in registers or in the nearest cache. PyTorch's loop writes every intermediate result to memory and reads
-# it again for the next operation.
+# it again for the next operation. The last layer, a matrix product with its bias, is known by its `Add` alone.
 #
 # ### Which kernels?
 #
@@ -405,8 +406,8 @@ print(", ".join(f"{precision}: {total:.2f} ms in all layers" for precision, tota
 
 # %% [markdown]
 # BF16 halves the bytes that move and, where the processor multiplies it, shortens the products. A depthwise
-# convolution has few products for each byte, so what it can gain comes from the bytes. `Reorder` layers, which change
-# type and layout at the edges, are what BF16 costs.
+# convolution has few products for each byte, so what it can gain comes from the bytes. Additional layers that convert
+# between the types are what BF16 costs.
 #
 # ## Knobs
 #
@@ -612,8 +613,8 @@ for name, options in {"default": {}, "f32 asked for": fp32}.items():
 #
 # ### Asked for is not in use
 #
-# A hint is not an order. The property of the compiled model repeats what was asked for; the kernels know better. A
-# model that was cast to BF16 before the export keeps its types, whatever the hint says:
+# A hint is not an order. The property of the compiled model repeats what was asked for; the kernels know better. On a
+# processor with BF16, a model that was cast before the export keeps its types, whatever the hint says:
 
 # %%
 cast = load_pretrained("mobilenet_v2").bfloat16()
@@ -626,11 +627,12 @@ print("asked for:", compiled.get_property("INFERENCE_PRECISION_HINT").get_type_n
 print("in use:   ", *sorted(computed_precisions(compiled)))
 
 # %% [markdown]
-# The course's own function compares it with what each kernel's name ends in, and refuses:
+# The course's own function asks for both, and refuses what does not match:
 
 # %%
 try:
     compile_ir(half_path, 1, "fp32", {})
+    print("accepted: without BF16, everything is computed in FP32 here")
 except CourseError as error:
     print(error)
 
@@ -651,7 +653,7 @@ for file in (path, default):
     print(f"{size:.1f} MB, computes in {', '.join(computed_precisions(compiled))}, largest difference {difference:.0e}")
 
 # %% [markdown]
-# Half the download may well be worth it. But then it is a decision, and the label should say so.
+# Half the size may well be worth it. But then it is a decision, and the label should say so.
 #
 # ### The throughput hint, and one caller
 #
@@ -659,11 +661,11 @@ for file in (path, default):
 # ([openvino#16038](https://github.com/openvinotoolkit/openvino/issues/16038)). One stream works, the others idle.
 
 # %%
-request = throughput.create_infer_request()
-waiting = lab.time(lambda: request.infer([picture], share_inputs=True)).p50
-print(f"throughput hint, waiting for each answer: {1e3 / waiting:,.0f} images/s")
+for name, compiled in {"throughput": throughput, "latency": latency}.items():
+    request = compiled.create_infer_request()
+    waiting = lab.time(lambda request=request: request.infer([picture], share_inputs=True)).p50
+    print(f"{name} hint, waiting for each answer: {1e3 / waiting:,.0f} images/s")
 print(f"throughput hint, {optimal} in flight: {images_per_second(throughput, optimal):,.0f} images/s")
-print(f"latency hint, waiting for each answer: {1e3 / times['latency hint']:,.0f} images/s")
 
 # %% [markdown]
 # Use the hint together with a queue, or use the latency hint.

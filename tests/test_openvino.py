@@ -106,6 +106,14 @@ def test_the_layers_compute_in_the_precision_of_the_label(root: Path, precision:
         assert computed_precisions(runner.compiled) == {ov_backend.TYPES[precision]}
 
 
+def test_a_file_in_half_precision_does_not_pass_for_computing_in_it(root: Path, tmp_path: Path) -> None:
+    ov = import_openvino()
+    path = build(get_backend("openvino"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root).directory / MODEL_FILE
+    ov.save_model(ov.Core().read_model(path), tmp_path / MODEL_FILE)  # FP16 unless told otherwise
+    compiled = ov.Core().compile_model(tmp_path / MODEL_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert computed_precisions(compiled) == {"f32"}
+
+
 @needs_bf16
 def test_a_graph_that_computes_in_another_precision_than_asked_for_is_refused(tmp_path: Path) -> None:
     """The hint is no order: a graph that was exported in BF16 throughout ignores f32, and reports it all the same."""
