@@ -470,7 +470,7 @@ def images_per_second(compiled, requests):
     queue.start_async([images])
     queue.wait_all()
     submit = lambda _: queue.start_async([images], share_inputs=True)  # noqa: E731
-    return fill_budget(submit, queue.wait_all, 1, 2 * lab.profile.budget_s).images_per_s
+    return fill_budget(submit, queue.wait_all, 1, lab.profile.budget_s).images_per_s
 
 
 optimal = throughput.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -617,7 +617,7 @@ for name, options in {"default": {}, "f32 asked for": fp32}.items():
 # processor with BF16, a model that was cast before the export keeps its types, whatever the hint says:
 
 # %%
-cast = load_pretrained("mobilenet_v2").bfloat16()
+cast = load_pretrained("vanilla_cnn").bfloat16()
 half_images = torch.zeros(2, 3, 224, 224, dtype=torch.bfloat16)
 half_path = Path(scratch.name) / "cast.xml"
 ov.save_model(ov.convert_model(cast, example_input=half_images), half_path, compress_to_fp16=False)
