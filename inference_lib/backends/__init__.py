@@ -11,6 +11,7 @@ from inference_lib.backends.base import (
 )
 from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
 from inference_lib.backends.onnxruntime_tensorrt import OnnxRuntimeTensorRt
+from inference_lib.backends.openvino import OpenVino, OpenVinoThroughput
 from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
 from inference_lib.backends.torchscript import TorchScript, TorchScriptCudaGraph
 from inference_lib.backends.tensorrt import TensorRt
@@ -30,6 +31,8 @@ BACKENDS: dict[str, Backend] = {
         OnnxRuntimeTensorRt(),
         TensorRt(),
         TorchTensorRt(),
+        OpenVino(),
+        OpenVinoThroughput(),
     )
 }
 

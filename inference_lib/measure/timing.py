@@ -181,7 +181,7 @@ def time_parts(
 
     ``before_each`` runs before every inference, outside the timed parts (to flush a cache, for example).
     """
-    stamp = _cuda_stamps(runner.stream) if runner.stream is not None else _host_stamps()
+    stamp = _cuda_stamps(runner.stream) if runner.stream is not None else _host_stamps(runner)
     rotation = itertools.cycle(inputs)
     rows: list[tuple[float, float, float]] = []
 
@@ -209,7 +209,7 @@ def time_compute(
     before_each: Callable[[], object] | None = None,
 ) -> Samples:
     """Time ``runner.compute`` alone on the batch that was uploaded last."""
-    stamp = _cuda_stamps(runner.stream) if runner.stream is not None else _host_stamps()
+    stamp = _cuda_stamps(runner.stream) if runner.stream is not None else _host_stamps(runner)
 
     def sample() -> float:
         if before_each is not None:
@@ -281,8 +281,14 @@ def cache_flush(stream: torch.cuda.Stream | None) -> Callable[[], object]:
 Mark = float | torch.cuda.Event
 
 
-def _host_stamps() -> Callable[[], Mark]:
-    return lambda: time.perf_counter() * 1e3
+def _host_stamps(runner: Runner) -> Callable[[], Mark]:
+    """Return a function that reads the clock once the runner's own queue, if it has one, is empty."""
+
+    def stamp() -> float:
+        runner.synchronize()
+        return time.perf_counter() * 1e3
+
+    return stamp
 
 
 def _cuda_stamps(stream: torch.cuda.Stream) -> Callable[[], Mark]:

@@ -1,0 +1,269 @@
+"""OpenVINO: an exported graph compiled for this machine's CPU, by the LATENCY or by the THROUGHPUT performance hint.
+
+The graph is compiled for one batch size. The first backend runs one request at a time, on all cores; the second keeps
+a queue of requests full, each on a few cores.
+Hints: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.errors import CourseError
+
+MODEL_FILE = "model.xml"
+INPUT, OUTPUT = "images", "logits"
+PACKAGE = "openvino==2026.4.1"
+TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+"""OpenVINO's names of the precisions."""
+
+PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
+"""Operations that multiply by weights, in a graph (IR) and in a compiled model."""
+
+
+def import_openvino() -> Any:
+    """Return the package ``openvino``. It reports its use to Intel while the package of its telemetry can be found."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not found", says import
+    import openvino
+
+    return openvino
+
+
+class OpenVino:
+    """One request at a time: the LATENCY hint gives it all cores."""
+
+    name = "openvino"
+    title = "OpenVINO (latency)"
+    style = Style("#CC79A7")
+    hint = "LATENCY"
+
+    def availability(self, device: str) -> Availability:
+        """Usable on a CPU, where the package is installed."""
+        try:
+            ov = import_openvino()
+        except ImportError:
+            return Availability(usable=False, reason="openvino is not installed", remedy=f"pip install {PACKAGE}")
+        version = ov.__version__.split("-")[0]
+        if device == "cuda":
+            return Availability(
+                usable=False,
+                version=version,
+                reason="OpenVINO does not run on NVIDIA GPUs",
+                remedy="measure it on the CPU: --device cpu",
+            )
+        return Availability(usable=True, version=version)
+
+    def supports(self, workload: Workload) -> Support:
+        """FP32 on every CPU, BF16 where the CPU multiplies it."""
+        if workload.device == "cuda":
+            return Support(ok=False, reason="OpenVINO does not run on NVIDIA GPUs")
+        if workload.precision != "bf16":
+            return cpu_support(workload)
+        ok = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return Support(ok=ok, reason="" if ok else "this CPU has no instructions for BF16")
+
+    def artifact_key(self, workload: Workload) -> str:
+        """One graph with a dynamic batch serves both hints and every batch size."""
+        return f"openvino/{workload.model}-{workload.storage}"
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the two exporters."""
+        return {"torch": torch.__version__, "openvino": import_openvino().__version__}
+
+    def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
+        """Write ``model.xml`` and ``model.bin``, the batch dynamic, the weights in the workload's precision."""
+        export_ir(model, workload.precision, directory / MODEL_FILE)
+
+    def stored_precision(self, artifact: Artifact) -> str:
+        """Read the types of the constants that the convolutions and matrix products multiply by."""
+        graph = import_openvino().Core().read_model(artifact.directory / MODEL_FILE)
+        types = {_stored(weights).get_element_type().get_type_name() for weights in _weights(graph)}
+        names = {name: precision for precision, name in TYPES.items()}
+        return "+".join(sorted(names.get(name, name) for name in types))
+
+    def load(self, artifact: Artifact) -> "RequestRunner":
+        """Compile the graph for the workload and return its runner."""
+        return RequestRunner(artifact, self.hint)
+
+
+class OpenVinoThroughput(OpenVino):
+    """As many requests at once as the THROUGHPUT hint finds best, each on a part of the cores."""
+
+    name = "openvino-throughput"
+    title = "OpenVINO (throughput)"
+    style = Style("#CC79A7", "s", "--")
+    hint = "THROUGHPUT"
+
+    def load(self, artifact: Artifact) -> "QueueRunner":
+        """Compile the graph for the workload and return its queue."""
+        return QueueRunner(artifact, self.hint)
+
+
+def export_ir(model: torch.nn.Module, precision: str, path: Path) -> None:
+    """Convert ``model`` to OpenVINO's graph, with a dynamic batch, and write it.
+
+    ``torch.export`` captures the model: where it cannot follow a condition it refuses. ``convert_model`` given the
+    module itself would trace it, and a trace keeps the branch that the example took without a word.
+    The example holds two images because ``torch.export`` takes a dimension of one for a constant.
+    """
+    ov = import_openvino()
+    images = torch.zeros(2, *IMAGE_SHAPE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about PyTorch's own insides
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        graph = ov.convert_model(program)
+    graph.reshape([-1, *IMAGE_SHAPE])
+    graph.input().set_names({INPUT})
+    graph.output().set_names({OUTPUT})
+    if precision == "bf16":
+        store_weights_as_bf16(graph)
+    ov.save_model(graph, path, compress_to_fp16=False)
+
+
+def store_weights_as_bf16(graph: Any) -> None:
+    """Round the weights of ``graph`` to BF16, and widen them again where they are used: half the file.
+
+    The batch norms have been folded in FP32 before, so every weight is rounded once, to the value that the compiled
+    model would round it to. PyTorch rounds: OpenVINO's own conversion truncates every other value.
+    """
+    ov = import_openvino()
+    for weights in _weights(graph):
+        nearest = torch.from_numpy(weights.data.copy()).bfloat16().float().numpy()
+        rounded = ov.opset13.constant(nearest, dtype=ov.Type.bf16)
+        weights.output(0).replace(ov.opset13.convert(rounded, "f32").output(0))
+
+
+def _weights(graph: Any) -> Iterator[Any]:
+    """Yield the nodes that the convolutions and matrix products of ``graph`` read their weights from."""
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() in PRODUCTS:
+            yield node.input_value(1).get_node()
+
+
+def _stored(weights: Any) -> Any:
+    """Return the constant behind ``weights``, which may be widened before its use."""
+    return weights.input_value(0).get_node() if weights.get_type_name() == "Convert" else weights
+
+
+def compile_ir(path: Path, batch_size: int, precision: str, options: dict[str, Any]) -> Any:
+    """Return the graph in ``path``, compiled for the CPU at a fixed batch size, to compute in ``precision``.
+
+    Raises:
+        CourseError: some layer computes in another precision.
+
+    """
+    core = import_openvino().Core()
+    graph = core.read_model(path)
+    graph.reshape([batch_size, *IMAGE_SHAPE])
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": TYPES[precision], **options})
+    asked = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    found = computed_precisions(compiled) | {asked}
+    if found != {TYPES[precision]}:
+        raise CourseError(
+            f"OpenVINO computes in {' and '.join(sorted(found))} where {TYPES[precision]} was asked for; "
+            "the compiled model is not used"
+        )
+    return compiled
+
+
+def computed_precisions(compiled: Any) -> set[str]:
+    """Return the types in which the convolutions and matrix products of a compiled model compute.
+
+    The name of a kernel ends with it: ``brgconv_avx512_1x1_f32``. A layer's ``runtimePrecision`` may be that of the
+    stored weights, which the kernel does not see.
+    """
+    kernels = [layer["primitiveType"] for layer in layers(compiled) if layer["layerType"] in PRODUCTS]
+    return {kernel.rsplit("_", 1)[-1] for kernel in kernels}
+
+
+def layers(compiled: Any) -> list[dict[str, str]]:
+    """Return what a compiled model says of its layers, in the order they run: ``primitiveType`` and others.
+
+    ``originalLayersNames`` are the operations of the graph that became the layer, ``execTimeMcs`` is its mean time in
+    microseconds where the model was compiled with ``PERF_COUNT`` and has run.
+    """
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    return [{name: str(node[name].value) for name in node} for node in nodes]
+
+
+class RequestRunner:
+    """A compiled model and one request to it. The CPU reads the caller's array: there is nothing to copy."""
+
+    stream = None
+
+    def __init__(self, artifact: Artifact, hint: str) -> None:
+        self.workload = artifact.workload
+        options = {"PERFORMANCE_HINT": hint}
+        path = artifact.directory / MODEL_FILE
+        self.compiled = compile_ir(path, self.workload.batch_size, self.workload.precision, options)
+        self._tensor = import_openvino().Tensor
+        self._request = self.compiled.create_infer_request()
+        self._batch = np.empty(0)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        return self._request.infer([batch], share_inputs=True)[0]
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Let the request read ``batch`` where it is."""
+        self._batch = batch  # a shared tensor does not keep its array alive
+        self._request.set_input_tensor(self._tensor(batch, shared_memory=True))
+
+    def compute(self) -> None:
+        """Run the graph."""
+        self._request.infer()
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the last run."""
+        return self._request.get_output_tensor().data.copy()
+
+    def synchronize(self) -> None:
+        """Nothing is queued."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.synchronize()
+        vars(self).clear()  # frees the compiled model and its threads
+
+
+class QueueRunner(RequestRunner):
+    """A compiled model with a queue of requests, as many as OpenVINO finds best.
+
+    ``infer`` waits for its one request, as an application with one caller does. ``compute`` submits a request and
+    returns; it waits only where all of them are busy.
+    """
+
+    def __init__(self, artifact: Artifact, hint: str) -> None:
+        super().__init__(artifact, hint)
+        optimal = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._queue = import_openvino().AsyncInferQueue(self.compiled, optimal)
+        self._input = self._tensor(np.empty(0))
+        self._last = 0
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Let the coming requests read ``batch`` where it is."""
+        self.synchronize()
+        self._batch = batch
+        self._input = self._tensor(batch, shared_memory=True)
+
+    def compute(self) -> None:
+        """Submit a request on the uploaded batch."""
+        self._last = self._queue.get_idle_request_id()
+        self._queue.start_async([self._input], share_inputs=True)
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the request that was submitted last."""
+        self.synchronize()
+        return self._queue[self._last].get_output_tensor().data.copy()
+
+    def synchronize(self) -> None:
+        """Wait for every request that was submitted."""
+        self._queue.wait_all()

@@ -1,0 +1,757 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # OpenVINO
+#
+# Not every model runs on a GPU. This chapter stays on the CPU, with a framework that was built for it.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# to compile a model for the CPU at hand, to choose between latency and throughput, and to know which precision
+# answers
+# :::
+# :::{grid-item-card} You need
+# the chapters on PyTorch and ONNX Runtime; no GPU
+# :::
+# :::{grid-item-card} To read
+# 25 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this framework exists
+#
+# A CPU is in every machine, and most inference that nobody writes about runs on one. It has few cores compared with a
+# GPU. Each of them has wide vector units, several levels of cache and, if it is recent, instructions for 16-bit
+# products. A program that meets one operation at a time can use all of these, but it cannot arrange a whole network
+# for them.
+#
+# OpenVINO is Intel's toolkit for inference {cite}`openvino`. It converts a model to a graph of its own, the
+# *intermediate representation* (IR). Then it compiles the graph for the processor that it finds: layers are merged,
+# weights are put into the order in which the vector units read them, and threads are bound to cores.
+#
+# What does the compiling is a *plugin*, one for each kind of device. The CPU plugin runs on any x86 or Arm processor,
+# the other plugins on Intel's GPUs and NPUs. There is none for NVIDIA GPUs.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from inference_lib import MODELS, CourseError, load_pretrained, open_lab
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends.openvino import (
+    MODEL_FILE,
+    compile_ir,
+    computed_precisions,
+    export_ir,
+    import_openvino,
+    layers,
+)
+from inference_lib.data import MEAN, STD, load_fashion_mnist, preprocess
+from inference_lib.measure.timing import fill_budget
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+ov = import_openvino()  # the package openvino, its telemetry turned off
+core = ov.Core()
+scratch = tempfile.TemporaryDirectory()
+
+lab = open_lab(profile, "cpu", records_dir)  # on a machine with a GPU too, this chapter measures the host
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [
+    ["PyTorch\nmodel"],
+    ["convert_model"],
+    ["model.xml: graph\nmodel.bin: weights"],
+    ["compile_model"],
+    ["CPU plugin", "Intel GPU plugin", "Intel NPU plugin"],
+]
+figure, (axes,) = plots.new_figure(height=1.8)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: a PyTorch model, convert_model, two files with graph and weights, compile_model, three plugins.",
+    caption="From a model to its kernels. Converting is done once; compiling is done on the machine that will run it.",
+)
+
+# %% [markdown]
+# ## Export
+#
+# `torch.export` captures the model, `convert_model` translates it, `save_model` writes two files.
+
+# %%
+show_source(export_ir)
+
+# %% [markdown]
+# `convert_model` also takes the module itself, and then it traces it: the model is run once and what happened is
+# recorded. For these three models both ways give the same graph. They differ where a model has conditions: a trace
+# keeps the branch that the example took, without a word, and `torch.export` refuses. A refusal is the better answer.
+#
+# `compress_to_fp16=False` is there because the default is `True`; a section below shows what that does.
+#
+# The file keeps its weights in the precision of its label. An FP32 file would do for BF16 too, since the plugin
+# rounds while it compiles; a BF16 file is half as large and gives the same numbers.
+
+# %% tags=["nbval-check-output"]
+backend = get_backend("openvino")
+for precision in ("fp32", "bf16"):
+    artifact = build(backend, Workload("mobilenet_v2", 1, precision, "cpu"))
+    print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
+
+# %% [markdown]
+# ### A look into the file
+#
+# The file is data. The batch is open, the rest of the shape is fixed.
+
+
+# %% tags=["nbval-check-output"]
+def count_operations(graph):
+    """Count a graph's operations by type, without its inputs, outputs and constants."""
+    types = [node.get_type_name() for node in graph.get_ops()]
+    return Counter(name for name in types if name not in ("Parameter", "Result", "Constant"))
+
+
+path = build(backend, Workload("mobilenet_v2", 1, "fp32", "cpu")).directory / MODEL_FILE
+graph = core.read_model(path)
+print(graph.input(), graph.output(), sep="\n")
+print(", ".join(f"{count} {name}" for name, count in count_operations(graph).most_common()))
+
+# %% [markdown]
+# MobileNetV2 has a batch normalization after every convolution, and the file has none. Their scales were multiplied
+# into the filters while converting; what is left of each is an `Add`. A `Clamp` is a ReLU6, and a `GroupConvolution`
+# is a depthwise convolution, which treats each channel by itself.
+#
+# ## Two hints
+#
+# A CPU with many cores can be used in two ways. All cores work on one request together and wait for each other after
+# every layer, or each small group of cores works on a request of its own. Such a group is called a *stream*.
+
+# %% tags=["hide-input"]
+part, whole = 0.75, 3.2
+spans = {f"latency, core {core_ + 1}": [(i, part) for i in range(8)] for core_ in range(4)}
+spans |= {f"throughput, core {core_ + 1}": [(i * whole, whole * 0.97) for i in range(2)] for core_ in range(4)}
+figure, (axes,) = plots.new_figure(height=2.6)
+plots.timeline(spans, ["#CC79A7"] * 4 + ["#8A8F98"] * 4, axes)
+plots.show_figure(
+    figure,
+    alt="Sketch: four cores share each of eight requests, with gaps; or each core runs two requests, without gaps.",
+    caption="A sketch, not a measurement: eight requests on four cores. A bar is one core's work on one request.",
+)
+
+# %% [markdown]
+# Together, an answer comes early. Apart, cores never wait for each other, so more answers come in a second, each of
+# them late. OpenVINO asks for the goal, not for numbers of threads: `PERFORMANCE_HINT` is `LATENCY` or `THROUGHPUT`,
+# and the plugin derives the rest from the processor and the model {cite}`openvino_hints`.
+
+# %%
+show_source(compile_ir)
+
+# %% [markdown]
+# What a hint became can be read from the compiled model:
+
+
+# %%
+def static(batch=1):
+    """Return the graph of MobileNetV2 at a fixed batch size."""
+    graph = core.read_model(path)
+    graph.reshape([batch, 3, 224, 224])
+    return graph
+
+
+fp32 = {"INFERENCE_PRECISION_HINT": "f32"}
+latency = core.compile_model(static(), "CPU", fp32 | {"PERFORMANCE_HINT": "LATENCY"})
+throughput = core.compile_model(static(), "CPU", fp32 | {"PERFORMANCE_HINT": "THROUGHPUT"})
+
+names = ["NUM_STREAMS", "INFERENCE_NUM_THREADS", "OPTIMAL_NUMBER_OF_INFER_REQUESTS"]
+names += ["ENABLE_CPU_PINNING", "ENABLE_HYPER_THREADING"]
+chosen = {"property": names}
+chosen |= {c.get_property("PERFORMANCE_HINT"): [str(c.get_property(n)) for n in names] for c in (latency, throughput)}
+tables.show_table(pd.DataFrame(chosen), f"What the hints chose for MobileNetV2. {lab.machine_name}.")
+
+# %% [markdown]
+# Threads divided by streams is the number of threads for one request. A compiled model works on as many requests at
+# once as it has streams; more of them would wait.
+#
+# ### One request
+#
+# A *request* holds the memory for one inference. It reads the caller's array where it is, so on a CPU there is
+# nothing to copy.
+
+# %%
+show_source("inference_lib.backends.openvino", "RequestRunner.infer")
+
+# %% [markdown]
+# ### A queue of requests
+#
+# With several streams, somebody must keep them busy. `AsyncInferQueue` owns a number of requests; `start_async` hands
+# a batch to an idle one and returns, and waits only if there is none.
+
+# %%
+show_source("inference_lib.backends.openvino", "QueueRunner.compute")
+
+# %% [markdown]
+# ## Is it still the same model?
+#
+# The two hints are two rows, and so are FP32 and BF16. On a processor without instructions for BF16, the BF16 rows are
+# left out, with the reason. The quick profile measures MobileNetV2 alone.
+
+# %%
+full = lab.profile.name == "full"
+models = tuple(MODELS) if full else ("mobilenet_v2",)
+sizes = (1, 4, 16) if full else (1, 8)
+backends = ["openvino", "openvino-throughput"]
+
+records = lab.benchmark(backends, models, ["fp32", "bf16"], sizes)
+tables.show_table(
+    tables.agreement(records),
+    f"Agreement with the FP32 eager model. {plots.provenance(records)}",
+    notes=sorted({f"{r.title} {r.precision}: {r.why_not}" for r in records if r.why_not}),
+)
+
+# %% tags=["nbval-check-output"]
+print(*{words.verdict(records, model) for model in models})
+
+# %% [markdown]
+# The runner asks the compiled model what its kernels compute in, and refuses if that is not what the label says. Why
+# that is necessary is shown under "What goes wrong".
+#
+# ## How fast?
+#
+# The rivals are PyTorch's eager loop and ONNX Runtime, on the same processor and with their own default numbers of
+# threads.
+
+# %%
+rivals = ["pytorch", "onnxruntime"]
+lab.benchmark(rivals, models, batch_sizes=sizes)
+
+
+def compared(records):
+    """Return the CPU's measured records, model by model."""
+    order = [*rivals, *backends]
+    mine = [r for r in select(records, backend=order) if r.device == "cpu"]
+    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", order.index(r.backend)))
+
+
+here = [record for record in compared(lab.records()) if record.model in models]
+tables.show_table(
+    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
+    "Median end-to-end latency at batch 1, ms.",
+)
+
+# %% [markdown]
+# ### Every inference
+
+# %%
+mobilenet = select(here, model="mobilenet_v2")
+single = select(mobilenet, batch_size=1)
+figure, (axes,) = plots.new_figure()
+plots.latency_ecdf(single, axes)
+plots.show_figure(
+    figure,
+    alt="Distribution of the end-to-end latency of mobilenet_v2 at batch 1 on the CPU, each framework.",
+    caption=f"MobileNetV2 at batch 1. {plots.provenance(single)}",
+)
+
+# %% tags=["remove-cell"]
+one = {(r.backend, r.precision): [r] for r in single}
+eager, ort = one.get(("pytorch", "fp32"), []), one.get(("onnxruntime", "fp32"), [])
+quick_one, queued = one.get(("openvino", "fp32"), []), one.get(("openvino-throughput", "fp32"), [])
+half = one.get(("openvino", "bf16"), [])
+glue("11-cpu", words.machines(single))
+glue("11-openvino-eager", words.times_faster(eager, quick_one))
+glue("11-openvino-ort", words.times_faster(ort, quick_one))
+glue("11-bf16-fp32", words.times_faster(quick_one, half))
+glue("11-throughput-latency", words.times_faster(quick_one, queued))
+glue("11-latency-rate", words.number(quick_one, lambda r: r.throughput_images_per_s, "{:,.0f}"))
+glue("11-queue-rate", words.number(queued, lambda r: r.throughput_images_per_s, "{:,.0f}"))
+
+# %% [markdown]
+# The comparisons on {glue:text}`11-cpu`, MobileNetV2, batch 1, latency hint. Against PyTorch's eager loop, OpenVINO in
+# FP32 is {glue:text}`11-openvino-eager`; against ONNX Runtime, it is {glue:text}`11-openvino-ort`. Against its own
+# FP32, its BF16 is {glue:text}`11-bf16-fp32`.
+#
+# ### Where the milliseconds are
+
+# %%
+figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
+plots.stacked_parts(single, axes)
+plots.show_figure(
+    figure,
+    alt="Upload, compute and download time of mobilenet_v2 at batch 1 on the CPU, with the end-to-end latency.",
+    caption=f"MobileNetV2 at batch 1. {plots.provenance(single)}",
+)
+
+# %% [markdown]
+# There is no bus to cross: computing is all there is.
+#
+# ### One caller or many
+#
+# The latency of a single request says little about the throughput hint: alone, a request has one stream's threads, and
+# the other streams idle. Against the latency hint, such a request is {glue:text}`11-throughput-latency`. Submitted
+# back to back, requests fill the streams:
+
+# %%
+rates = {
+    "framework": [r.title for r in single],
+    "precision": [tables.PRECISION_NAMES[r.precision] for r in single],
+    "one caller": [r.fps for r in single],
+    "back to back": [r.throughput_images_per_s for r in single],
+}
+formats = dict.fromkeys(["one caller", "back to back"], "{:,.0f}")
+tables.show_table(
+    pd.DataFrame(rates), f"MobileNetV2 at batch 1, images per second. {plots.provenance(single)}", formats
+)
+
+# %% [markdown]
+# In FP32, that is {glue:text}`11-queue-rate` images a second from the queue, and {glue:text}`11-latency-rate` with
+# the latency hint. The other frameworks have no queue of their own, so back to back means one after the other.
+#
+# ### Larger batches
+
+# %%
+figure, (axes,) = plots.new_figure(height=4.2)
+plots.throughput_over_latency(mobilenet, axes)
+plots.show_figure(
+    figure,
+    alt="Images per second over latency for mobilenet_v2 at rising batch sizes on the CPU, each framework.",
+    caption=f"MobileNetV2; numbers beside the points are batch sizes. {plots.provenance(mobilenet)}",
+)
+
+# %% [markdown]
+# On a GPU a batch fills thousands of lanes that one image leaves empty. A CPU has few cores, and one image may keep
+# them busy already. Then a batch of eight takes eight times as long, and its curve is flat; it may even fall, once the
+# activations no longer fit into the caches. Where the curve rises, one image left cores idle.
+#
+# ## Why?
+#
+# ### The graph, before and after
+#
+# The compiled model can be read as a graph too: `get_runtime_model()`. Each of its nodes knows which operations of the
+# file it was made of, which kernel runs it, and, with `PERF_COUNT`, how long it took.
+
+
+# %%
+def executed_layers(precision, runs=20):
+    """Return the layers that a compiled MobileNetV2 executes, with their mean milliseconds."""
+    compiled = compile_ir(path, 1, precision, {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True})
+    request = compiled.create_infer_request()
+    for _ in range(runs):
+        request.infer([picture])
+    table = pd.DataFrame(layers(compiled)).query("execTimeMcs != 'not_executed'")
+    return table.assign(ms=table["execTimeMcs"].astype(float) / 1e3)
+
+
+picture = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+executed = executed_layers("fp32")
+print(f"{sum(count_operations(graph).values())} operations in the file, {len(executed)} layers executed")
+
+# %% [markdown]
+# What became one layer?
+
+# %%
+kinds = {node.get_friendly_name(): node.get_type_name() for node in graph.get_ops()}
+origins = [" + ".join(kinds[n] for n in names.split(",") if n in kinds) for names in executed["originalLayersNames"]]
+made = Counter(origin or "(a change of layout)" for origin in origins)
+fused = pd.DataFrame(made.most_common(), columns=["made of", "layers"])
+tables.show_table(fused, f"Executed layers of MobileNetV2, FP32. {lab.machine_name}.")
+
+# %% [markdown]
+# A convolution takes its bias, its ReLU6 and the shortcut of a residual block with it: the result is finished while
+# it is still in registers or in the nearest cache. PyTorch's loop writes every intermediate result to memory and reads
+# it again for the next operation. The last layer, a matrix product with its bias, is known by its `Add` alone.
+#
+# ### Which kernels?
+#
+# The name of a kernel says what it is for: `dw` is a depthwise convolution, `1x1` one without a neighbourhood, `avx2`,
+# `avx512` or `amx` the instructions, and the end the type of its operands.
+
+# %%
+has_bf16 = backend.supports(Workload("mobilenet_v2", 1, "bf16", "cpu")).ok
+both = pd.concat(executed_layers(p).assign(precision=p.upper()) for p in (["fp32", "bf16"] if has_bf16 else ["fp32"]))
+kernels = both.groupby(["precision", "primitiveType"], sort=False)["ms"].agg(["count", "sum"]).reset_index()
+kernels = kernels.sort_values(["precision", "sum"], ascending=False).groupby("precision", sort=False).head(4)
+kernels.columns = ["precision", "kernel", "layers", "ms"]
+tables.show_table(kernels, f"The four kernels that take longest, MobileNetV2, batch 1. {lab.machine_name}.")
+
+# %%
+sums = both.groupby("precision", sort=False)["ms"].sum()
+print(", ".join(f"{precision}: {total:.2f} ms in all layers" for precision, total in sums.items()))
+
+# %% [markdown]
+# BF16 halves the bytes that move and, where the processor multiplies it, shortens the products. A depthwise
+# convolution has few products for each byte, so what it can gain comes from the bytes. Additional layers that convert
+# between the types are what BF16 costs.
+#
+# ## Knobs
+#
+# ### Threads and pinning
+#
+# The hints set these; each can be set by hand as well. One at a time, latency hint, FP32, batch 1:
+
+# %%
+threads = latency.get_property("INFERENCE_NUM_THREADS")
+knobs = {
+    "latency hint": {},
+    "one thread": {"INFERENCE_NUM_THREADS": 1},
+    "half of the threads": {"INFERENCE_NUM_THREADS": max(1, threads // 2)},
+    "no pinning": {"ENABLE_CPU_PINNING": False},
+    "hyper-threading": {"ENABLE_HYPER_THREADING": True},
+    "performance cores": {"SCHEDULING_CORE_TYPE": "PCORE_ONLY"},
+}
+
+
+def median_ms(options):
+    """Return the median time of one request in milliseconds, in FP32 unless the options say otherwise."""
+    compiled = core.compile_model(static(), "CPU", fp32 | {"PERFORMANCE_HINT": "LATENCY"} | options)
+    request = compiled.create_infer_request()
+    return lab.time(lambda: request.infer([picture], share_inputs=True)).p50
+
+
+times = {name: median_ms(options) for name, options in knobs.items()}
+
+# %%
+figure, (axes,) = plots.new_figure(height=2.8)
+plots.bars(list(times), list(times.values()), "#CC79A7", "median, ms", axes)
+plots.show_figure(
+    figure,
+    alt="Median time of mobilenet_v2 at batch 1 with each option of OpenVINO.",
+    caption=f"MobileNetV2, FP32, batch 1. {lab.machine_name}, {threads} threads by the hint.",
+)
+
+# %% [markdown]
+# *Threads.* One thread against all of them shows how well the network divides. It never divides perfectly: after each
+# layer, all threads wait for the slowest.
+#
+# *Pinning* binds each thread to a core, so that its caches stay warm. On a machine of its own that helps or does
+# nothing. Where other programs use the same cores, a pinned thread cannot step aside.
+#
+# *Hyper-threading* runs two threads on one core. The latency hint leaves it off, since two threads share one core's
+# vector units. Where the machine shows one thread for each core, the option changes nothing.
+#
+# *Performance cores.* Some processors mix fast and slow cores, and a layer is done when its slowest thread is.
+# `SCHEDULING_CORE_TYPE` chooses a kind; where there is only one, it changes nothing {cite}`openvino_threads`.
+#
+# ### How many requests?
+#
+# The throughput hint knows how many requests it wants. What do fewer give, and what more?
+
+
+# %%
+def images_per_second(compiled, requests):
+    """Return images per second with ``requests`` requests of one image each in flight."""
+    queue, images = ov.AsyncInferQueue(compiled, requests), ov.Tensor(picture, shared_memory=True)
+    queue.start_async([images])
+    queue.wait_all()
+    submit = lambda _: queue.start_async([images], share_inputs=True)  # noqa: E731
+    return fill_budget(submit, queue.wait_all, 1, lab.profile.budget_s).images_per_s
+
+
+optimal = throughput.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+counts = sorted({1, max(1, optimal // 2), optimal, 2 * optimal})
+flying = {f"{count} in flight": images_per_second(throughput, count) for count in counts}
+flying["latency hint, 1 in flight"] = images_per_second(latency, 1)
+
+# %%
+figure, (axes,) = plots.new_figure(height=2.4)
+plots.bars(list(flying), list(flying.values()), "#CC79A7", "images per second", axes)
+plots.show_figure(
+    figure,
+    alt="Images per second of mobilenet_v2 with rising numbers of requests in flight.",
+    caption=f"MobileNetV2, FP32, batch 1, throughput hint: {optimal} requests are optimal. {lab.machine_name}.",
+)
+
+# %% [markdown]
+# A request beyond the number of streams waits in the queue. It can still help a little, because the next one is there
+# the moment a stream is free.
+#
+# ### A fixed or an open batch
+#
+# The file's batch is open. Fixing it with `reshape` before compiling lets the plugin plan everything for one size.
+# Leaving it open, one compiled model takes any batch, and kernels are chosen when a size is first seen.
+
+
+# %%
+def first_and_later(compile_it, batch):
+    """Return the milliseconds until the first answer at ``batch``, and of the later ones."""
+    images = np.repeat(picture, batch, axis=0)
+    start = time.perf_counter()
+    request = compile_it().create_infer_request()
+    request.infer([images])
+    first = (time.perf_counter() - start) * 1e3
+    return {"batch": batch, "first answer, ms": first, "later, ms": lab.time(lambda: request.infer([images])).p50}
+
+
+low = fp32 | {"PERFORMANCE_HINT": "LATENCY"}
+open_batch = core.compile_model(path, "CPU", low)
+fixed = [first_and_later(lambda b=b: core.compile_model(static(b), "CPU", low), b) for b in (1, 3)]
+dynamic = [first_and_later(lambda: open_batch, b) for b in (1, 3)]
+rows = [{"shape": "fixed, compiled for it"} | row for row in fixed] + [{"shape": "open"} | row for row in dynamic]
+tables.show_table(pd.DataFrame(rows), f"MobileNetV2, FP32. {lab.machine_name}.")
+
+# %% [markdown]
+# A new size costs a compilation where the batch is fixed, and one slower call where it is open. Whether the later
+# calls differ depends on the network: here all other dimensions are known, and there are reports of models, with
+# sentences of any length, for which open shapes cost much more
+# ([openvino#15831](https://github.com/openvinotoolkit/openvino/issues/15831)). Measure yours.
+#
+# ### The model cache
+#
+# Compiling takes time at every start. With `CACHE_DIR`, the compiled model is written to a folder and found there next
+# time {cite}`openvino_cache`.
+
+
+# %%
+def seconds_to_compile(options):
+    """Compile in a new ``Core``, which remembers nothing; return the seconds and whether the cache had it."""
+    start = time.perf_counter()
+    compiled = ov.Core().compile_model(path, "CPU", fp32 | options)
+    return time.perf_counter() - start, compiled.get_property("LOADED_FROM_CACHE")
+
+
+cache = {"CACHE_DIR": str(Path(scratch.name) / "cache")}
+starts = {"without a cache": {}, "first time with one": cache, "second time": cache}
+seconds = {name: seconds_to_compile(options) for name, options in starts.items()}
+kept = sum(file.stat().st_size for file in (Path(scratch.name) / "cache").iterdir())
+for name, (duration, found) in seconds.items():
+    print(f"{name}: {duration * 1e3:.0f} ms{', from the cache' if found else ''}")
+print(
+    f"{kept / 1e6:.1f} MB in the cache, {path.with_suffix('.bin').stat().st_size / 1e6:.1f} MB of weights in the file"
+)
+
+# %% [markdown]
+# For small networks on a CPU there is not much to save: the plugin compiles in a fraction of a second, and the cache
+# holds the weights a second time. For large models, and on the other plugins, it is worth more
+# ([optimum-intel#347](https://github.com/huggingface/optimum-intel/issues/347)).
+#
+# ### Preprocessing inside the graph
+#
+# What turns pixels into the model's input can be made part of the graph. The caller then hands over bytes, here 28 by
+# 28 for each image instead of three times 224 by 224 floating-point numbers, and the plugin compiles the preparation
+# with the rest.
+
+# %% tags=["nbval-check-output"]
+from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
+
+
+def with_preprocessing(batch):
+    """Return the graph with an input of bytes (N x 1 x 28 x 28): scaled, normalized, enlarged, made three channels."""
+    steps = PrePostProcessor(static(batch))
+    image = steps.input()
+    image.tensor().set_element_type(ov.Type.u8).set_shape([batch, 1, 28, 28]).set_layout(ov.Layout("NCHW"))
+    image.model().set_layout(ov.Layout("NCHW"))
+    prepare = image.preprocess().convert_element_type(ov.Type.f32).scale(255.0).mean(MEAN).scale(STD)
+    prepare.resize(ResizeAlgorithm.RESIZE_LINEAR)
+    prepare.custom(lambda grey: ov.opset13.concat([grey] * 3, 1).output(0))
+    return steps
+
+
+print(with_preprocessing(1))
+
+# %%
+pixels = load_fashion_mnist("test")[0][:1]
+inside = core.compile_model(with_preprocessing(1).build(), "CPU", fp32)
+host, bytes_in = latency.create_infer_request(), inside.create_infer_request()
+
+expected = host.infer([preprocess(pixels)])[0]
+difference = np.abs(bytes_in.infer([pixels[:, None]])[0] - expected).max() / np.abs(expected).max()
+on_host = lab.time(lambda: host.infer([preprocess(pixels)])).p50
+in_graph = lab.time(lambda: bytes_in.infer([pixels[:, None]])).p50
+print(f"prepared by PyTorch: {on_host:.2f} ms, in the graph: {in_graph:.2f} ms, largest difference {difference:.0e}")
+
+# %% [markdown]
+# The time may not change much. What changes is that the file says how its input is prepared, and a program that loads
+# it cannot prepare it wrongly.
+#
+# ## What goes wrong
+#
+# ### The file is FP32, the answers are not
+#
+# On a processor with instructions for BF16, OpenVINO computes in BF16 unless told otherwise. There is no warning, the
+# file is FP32, and so are input and output. People notice by the logits, or by a benchmark that claims FP32
+# ([openvino#28032](https://github.com/openvinotoolkit/openvino/issues/28032)).
+
+# %%
+print("this processor offers", ", ".join(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
+reference = load_pretrained("mobilenet_v2")(torch.from_numpy(picture)).numpy()
+for name, options in {"default": {}, "f32 asked for": fp32}.items():
+    compiled = core.compile_model(static(), "CPU", options)
+    difference = np.abs(compiled([picture])[0] - reference).max() / np.abs(reference).max()
+    print(f"{name}: computes in {', '.join(computed_precisions(compiled))}, largest difference {difference:.0e}")
+
+# %% [markdown]
+# If the list above holds `BF16`, the two lines differ. If it does not, they agree, and BF16 would have to be emulated:
+# asking for it there makes a model slower
+# ([openvino#18866](https://github.com/openvinotoolkit/openvino/issues/18866)). Say `INFERENCE_PRECISION_HINT`
+# explicitly, always.
+#
+# ### Asked for is not in use
+#
+# A hint is not an order. The property of the compiled model repeats what was asked for; the kernels know better. On a
+# processor with BF16, a model that was cast before the export keeps its types, whatever the hint says:
+
+# %%
+cast = load_pretrained("vanilla_cnn").bfloat16()
+half_images = torch.zeros(2, 3, 224, 224, dtype=torch.bfloat16)
+half_path = Path(scratch.name) / "cast.xml"
+ov.save_model(ov.convert_model(cast, example_input=half_images), half_path, compress_to_fp16=False)
+
+compiled = core.compile_model(half_path, "CPU", fp32)
+print("asked for:", compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+print("in use:   ", *sorted(computed_precisions(compiled)))
+
+# %% [markdown]
+# The course's own function asks for both, and refuses what does not match:
+
+# %%
+try:
+    compile_ir(half_path, 1, "fp32", {})
+    print("accepted: without BF16, everything is computed in FP32 here")
+except CourseError as error:
+    print(error)
+
+# %% [markdown]
+# ### The file is half as large as expected
+#
+# `save_model` stores weights in FP16 unless told otherwise
+# ([openvino#30041](https://github.com/openvinotoolkit/openvino/issues/30041)). They are widened to FP32 when the file
+# is loaded, so nothing gets faster, and the rounding stays.
+
+# %%
+default = Path(scratch.name) / "default.xml"
+ov.save_model(core.read_model(path), default)
+for file in (path, default):
+    compiled = core.compile_model(file, "CPU", fp32)
+    difference = np.abs(compiled([picture])[0] - reference).max() / np.abs(reference).max()
+    size = file.with_suffix(".bin").stat().st_size / 1e6
+    print(f"{size:.1f} MB, computes in {', '.join(computed_precisions(compiled))}, largest difference {difference:.0e}")
+
+# %% [markdown]
+# Half the size may well be worth it. But then it is a decision, and the label should say so.
+#
+# ### The throughput hint, and one caller
+#
+# "I set THROUGHPUT and it got slower" is a program that waits for every answer before it sends the next image
+# ([openvino#16038](https://github.com/openvinotoolkit/openvino/issues/16038)). One stream works, the others idle.
+
+# %%
+for name, compiled in {"throughput": throughput, "latency": latency}.items():
+    request = compiled.create_infer_request()
+    waiting = lab.time(lambda request=request: request.infer([picture], share_inputs=True)).p50
+    print(f"{name} hint, waiting for each answer: {1e3 / waiting:,.0f} images/s")
+print(f"throughput hint, {optimal} in flight: {images_per_second(throughput, optimal):,.0f} images/s")
+
+# %% [markdown]
+# Use the hint together with a queue, or use the latency hint.
+#
+# ### Several processes, the same cores
+#
+# With pinning and few threads, every process binds its threads to the same first cores: ten processes with one thread
+# each were seen to share one core of a large machine
+# ([openvino#32444](https://github.com/openvinotoolkit/openvino/issues/32444)). A container with a CPU quota has a
+# similar problem: threads are counted from the cores that can be seen, not from the quota
+# ([openvino#37838](https://github.com/openvinotoolkit/openvino/issues/37838)). Say how many threads you want, and
+# leave the choice of cores to the operating system:
+
+# %%
+shared = core.compile_model(static(), "CPU", fp32 | {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False})
+for name in ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING"):
+    print(f"{name}: {latency.get_property(name)} by the hint, {shared.get_property(name)} for one of many processes")
+
+# %% [markdown]
+# ### The batch does not fit
+#
+# A model compiled for one image refuses four. It says so, at least:
+
+# %%
+four = np.repeat(picture, 4, axis=0)
+try:
+    latency([four])
+except RuntimeError as error:
+    print(next(line for line in str(error).splitlines() if "incompatible" in line))
+
+# %% tags=["nbval-check-output"]
+print(core.compile_model(static(4), "CPU", fp32)([four])[0].shape)
+
+# %% [markdown]
+# A wrong *type* is not refused: an array of bytes is converted, unscaled, and the answer is nonsense. Preprocessing
+# inside the graph is one way out; another is to check the dtype at the door.
+#
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-11-streams
+# Compile with `{"NUM_STREAMS": n, "PERFORMANCE_HINT": "THROUGHPUT"}` for several `n`, and measure both the images per
+# second and the latency of one request. Draw one over the other. Which point would you choose for a web service?
+# ```
+#
+# ```{solution} ex-11-streams
+# :class: dropdown
+# `images_per_second(compiled, n)` gives the first, `lab.time` on one request the second. Few streams are quick and
+# waste time on waiting, many are slow and waste little. A service has a limit for its latency: take the largest
+# number of streams that stays under it, at the load you expect.
+# ```
+#
+# ```{exercise}
+# :label: ex-11-branch
+# Write a module whose `forward` returns `x` if `x.sum() > 0` and `-x` otherwise. Convert it with
+# `ov.convert_model(module, example_input=torch.ones(1))`, and feed it a negative number. Then use `torch.export`.
+# ```
+#
+# ```{solution} ex-11-branch
+# :class: dropdown
+# The traced graph returns `x` for every input: the example was positive, and the condition is gone. PyTorch prints a
+# warning at best. `torch.export` refuses, because the branch depends on data; `torch.cond` would express it.
+# ```
+#
+# ```{exercise}
+# :label: ex-11-resnet
+# Repeat "Which kernels?" for `resnet18`. It has six times the products of MobileNetV2 and fewer activations. Does it
+# gain more from BF16, or less?
+# ```
+#
+# ```{solution} ex-11-resnet
+# :class: dropdown
+# Set `path` to its artifact and call `executed_layers` again. Nearly all of its time is in dense convolutions, which is
+# where BF16 products count, so on a processor that has them it should gain more.
+# ```
+#
+# ## Key points
+#
+# - Converting is done once; compiling adapts the graph to the processor: fusion, layout, precision, threads.
+# - Hints say what you want. `LATENCY` puts all cores on one request, `THROUGHPUT` wants a queue that is never empty.
+# - On recent processors FP32 means BF16 until you ask for `f32`. Ask the kernels, not the property.
+# - `save_model` writes FP16 unless told otherwise.
+# - Streams are a second way, beside batches, to fill a processor. Measure which one fills yours.
+#
+# ## Further reading
+#
+# The documentation of OpenVINO {cite}`openvino`, above all its pages on performance hints {cite}`openvino_hints`, on
+# threads {cite}`openvino_threads` and on the model cache {cite}`openvino_cache`. The kernels come from oneDNN
+# {cite}`onednn`, which PyTorch uses on CPUs, too.
