@@ -22,6 +22,11 @@ PACKAGES = (
     "numpy",
     "triton",
     "nvidia-cudnn-cu13",
+    "openvino",
+    "apache-tvm",
+    "tensorrt",
+    "torch-tensorrt",
+    "tensorrt-rtx-cu13",
 )
 
 
