@@ -11,6 +11,7 @@ from inference_lib.backends.base import (
 )
 from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
 from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
+from inference_lib.backends.tvm import Tvm
 from inference_lib.errors import unknown_name
 
 BACKENDS: dict[str, Backend] = {
@@ -21,6 +22,7 @@ BACKENDS: dict[str, Backend] = {
         OnnxRuntime(),
         OnnxRuntimeIoBinding(),
         OnnxRuntimeCudaGraph(),
+        Tvm(),
     )
 }
 
