@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import struct
+import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Self
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.fx.experimental.optimization import fuse
 
@@ -176,7 +178,7 @@ def import_tensor_core_programs() -> None:
     Each asks ``inspect`` for the module of every caller on the stack, and with PyTorch imported there are thousands of
     modules to search. Nobody reads the answers.
     """
-    with mock.patch.object(inspect, "getmodule", lambda *_: None):
+    with mock.patch.object(inspect, "getmodule", return_value=None):
         import tvm.s_tir.tensor_intrin.cuda  # noqa: F401
 
 
@@ -185,11 +187,20 @@ def target_of(device: str) -> Any:
     import tvm
     from tvm.target.codegen import llvm_get_system_cpu
 
-    if device == "cpu":
-        return tvm.target.Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()})
-    # Written out: the tag of a Hopper GPU says sm_90a, and dlight leaves tensor cores alone then.
+    if device == "cuda":
+        return cuda_target(gpu_architecture())
+    return tvm.target.Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()})
+
+
+def cuda_target(architecture: str) -> Any:
+    """Return the TVM target for GPUs of ``architecture``.
+
+    It is written out: TVM's own tag for an H100 says ``sm_90a``, and dlight leaves tensor cores alone then.
+    """
+    import tvm
+
     limits = {"max_threads_per_block": 1024, "max_shared_memory_per_block": 49152, "thread_warp_size": 32}
-    return tvm.target.Target({"kind": "cuda", "arch": gpu_architecture(), "host": {"kind": "llvm"}} | limits)
+    return tvm.target.Target({"kind": "cuda", "arch": architecture, "host": {"kind": "llvm"}} | limits)
 
 
 def gpu_architecture() -> str:
@@ -217,11 +228,12 @@ def _hash_of_schedules() -> str:
 def cuda_toolkit() -> Path | None:
     """Return the folder of the CUDA toolkit, whose headers TVM compiles with; None if it is not found."""
     nvcc = shutil.which("nvcc")
-    candidates = [os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
+    above_nvcc = Path(nvcc).resolve().parents[1] if nvcc else None
+    candidates = [os.environ.get("CUDA_PATH"), above_nvcc, "/usr/local/cuda"]
     includes = ("include", f"targets/{platform.machine()}-linux/include")
-    for root in filter(None, candidates):
-        if any((Path(root) / include / "cuda_runtime.h").exists() for include in includes):
-            return Path(root)
+    for root in (Path(candidate) for candidate in candidates if candidate):
+        if any((root / include / "cuda_runtime.h").exists() for include in includes):
+            return root
     return None
 
 
@@ -256,6 +268,38 @@ def open_library(artifact: Artifact) -> Any:
     if not device.exist:
         raise CourseError(f"TVM finds no device {device}; install a build with it: pip install {PACKAGES}")
     return relax.VirtualMachine(tvm.runtime.load_module(str(artifact.directory / MODEL_FILE)), device)
+
+
+def program_times(machine: Any, images: Any, repeats: int = 10) -> pd.DataFrame:
+    """Return how long each loop program of one run takes: ``program``, ``calls``, ``ms``, the slowest first.
+
+    The virtual machine tells a function before and after every call; each is waited for, so the sum is more than a run
+    takes. The times are medians of ``repeats`` runs. The function stays with the machine: do not time it afterwards.
+    """
+    times: dict[str, list[float]] = {}
+    started = 0.0
+
+    def observe(_: Any, name: str, before: bool, *__: Any) -> int:
+        nonlocal started
+        if not name.startswith("vm.builtin"):
+            if images.device.type == "cuda":
+                torch.cuda.synchronize()
+            now = time.perf_counter()
+            if before:
+                started = now
+            else:
+                times.setdefault(name, []).append((now - started) * 1e3)
+        return 0  # go on with the call
+
+    machine["main"](images)
+    machine.set_instrument(observe)
+    for _ in range(repeats):
+        machine["main"](images)
+    rows = [
+        {"program": name, "calls": len(each) // repeats, "ms": float(np.median(each)) * (len(each) // repeats)}
+        for name, each in times.items()
+    ]
+    return pd.DataFrame(rows).sort_values("ms", ascending=False, ignore_index=True)
 
 
 class CpuRunner:

@@ -85,8 +85,9 @@ class _FoldConstants(relax.PyExprMutator):  # type: ignore[misc]
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
         fold = getattr(self, "fold_" + getattr(call.op, "name", "").removeprefix("relax."), None)
-        value = self.value(call.args[0]) if fold else None
-        return call if value is None else relax.const(np.ascontiguousarray(fold(call, value)))
+        if fold is None or (value := self.value(call.args[0])) is None:
+            return call
+        return relax.const(np.ascontiguousarray(fold(call, value)))
 
     def value(self, x: relax.Expr) -> np.ndarray | None:
         bound = self.lookup_binding(x) if isinstance(x, relax.Var) else x
