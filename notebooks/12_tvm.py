@@ -327,9 +327,8 @@ plots.show_figure(
 
 # %% tags=["remove-cell"]
 one = {name: select(gpu, backend=name, batch_size=1) for name in rivals}
-small_gpu = {
-    n: select(lab.gpu_records(), backend=n, model="vanilla_cnn", precision="fp32", batch_size=1) for n in rivals
-}
+tiny = select(lab.gpu_records(), model="vanilla_cnn", precision="fp32", batch_size=1)
+tiny = {name: select(tiny, backend=name) for name in rivals}
 glue("12-gpu", words.machines(gpu))
 glue("12-resnet-eager", words.times_faster(one["pytorch"], one["tvm"]))
 glue("12-resnet-ort", words.times_faster(one["onnxruntime"], one["tvm"]))
@@ -420,9 +419,7 @@ tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLO
 # %%
 def timed_for(target):
     """Return the time of the small network, compiled for another target."""
-    module = lib.schedule(
-        lib.lower(lib.import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target), target
-    )
+    module = lib.schedule(lib.lower(small_network, target), target)
     machine = relax.VirtualMachine(tvm.compile(module, target), tvm.cpu())
     return milliseconds(lambda: machine["main"](image))
 
@@ -492,7 +489,7 @@ show_source("inference_lib.backends.tvm_tuning", "tune")
 # %%
 for kept in sorted(lib.SCHEDULES.glob("*/database_tuning_record.json")):
     print(f"{kept.parent.name}: schedules for {len(kept.read_text().splitlines())} loop programs")
-print(f"for this device: {lib.tuned_schedules(lab.device) and 'yes' or 'none, the rules are used'}")
+print("used here:", "these" if lib.tuned_schedules(lab.device) else "rules alone")
 
 # %% [markdown]
 # A program is found by its structure: the same loops of the same lengths. Another batch size is another program.
