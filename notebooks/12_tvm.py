@@ -135,7 +135,7 @@ show_source("inference_lib.backends.tvm", "lower")
 # %%
 target = tvm.target.Target("llvm")  # the counts are the same for every target
 with target:
-    legalized = relax.transform.LegalizeOps()(fold_constants(imported))
+    legalized = relax.transform.LegalizeOps()(fold_constants(lib.copied(imported)))
     fused = relax.get_pipeline("zero")(imported)
 
 
@@ -218,10 +218,9 @@ machines = {name: machine_of(module) for name, module in versions.items()}
 times = {name: milliseconds(lambda m=machine: m["main"](image)) for name, machine in machines.items()}
 figure, (axes,) = plots.new_figure(height=1.7)
 plots.bars(list(times), list(times.values()), "#999933", "median, ms", axes)
-axes.set(xscale="log")
 plots.show_figure(
     figure,
-    alt="Median time of the small network on the CPU with each kind of schedule, on a log scale.",
+    alt="Median time of the small network on the CPU with each kind of schedule.",
     caption=f"vanilla_cnn, FP32, batch 1, the same loops with different schedules. {lab.machine.name('cpu')}.",
 )
 
@@ -519,7 +518,7 @@ for name, converters in {"TVM's converter": None, "the course's": CONVERTERS}.it
     print(f"{name}: {module['main'].ret_ty.dtype}")
 
 # %% [markdown]
-# The course's converter adds up in FP32, adds the bias there, and rounds once. It is found by the name of the operation,
+# The course's converter adds up in FP32, adds the bias there, and rounds once. It is found by the operation's name,
 # `conv2d.default`, so the trace must not be decomposed further before (`run_ep_decomposition`):
 
 # %%

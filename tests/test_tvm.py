@@ -135,6 +135,16 @@ def test_every_loop_program_is_scheduled_on_a_cpu(model: str) -> None:
     assert sum("transpose" in variable.name_hint for variable in lowered.get_global_vars()) <= 2  # in and out
 
 
+def test_scheduling_leaves_its_input_alone() -> None:
+    target = target_of("cpu")
+    imported = import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1))
+    before = imported.script()
+    lowered = lower(imported, target)
+    assert imported.script() == before
+    schedule(lowered, target)
+    assert "T.parallel" not in lowered.script()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_stored_precision_is_read_from_the_library(hopper: None, tmp_path: Path, precision: str) -> None:
     backend, workload = get_backend("tvm"), Workload("vanilla_cnn", 1, precision, "cuda")

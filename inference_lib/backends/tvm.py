@@ -149,7 +149,7 @@ def lower(module: Any, target: Any) -> Any:
     with target:
         if target.kind.name == "llvm":
             module = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
-        return relax.get_pipeline("zero")(fold_constants(module))
+        return relax.get_pipeline("zero")(fold_constants(copied(module)))
 
 
 def schedule(module: Any, target: Any, schedules: Path | None = None) -> Any:
@@ -166,10 +166,18 @@ def schedule(module: Any, target: Any, schedules: Path | None = None) -> Any:
     }
     if target.kind.name == "cuda":
         import_tensor_core_programs()
+    module = copied(module)
     with target:
         if schedules:
             module = relax.transform.MetaScheduleApplyDatabase(str(schedules))(module)
         return dlight.ApplyDefaultSchedule(*rules[target.kind.name])(module)
+
+
+def copied(module: Any) -> Any:
+    """Return a module that can be changed without changing ``module``: some passes work in place."""
+    import tvm
+
+    return tvm.IRModule(dict(module.functions_items()), attrs=module.attrs)
 
 
 def import_tensor_core_programs() -> None:
