@@ -232,7 +232,7 @@ plots.show_figure(
 # which:
 
 # %% tags=["nbval-check-output"]
-lib.import_tensor_core_programs()
+lib.import_tensor_programs()
 hopper = lib.cuda_target("sm_90")
 rules = [getattr(dlight.gpu, rule)() for rule in ("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback")]
 
@@ -578,6 +578,17 @@ except RuntimeError as error:
 # Compile each batch size that you need. `torch.export` can leave a dimension open and TVM can compile that, but then
 # neither a rule nor a search knows how long the loops are.
 #
+# ### Every candidate fails to build
+#
+# MetaSchedule compiles candidates in new processes and gives each 30 seconds. A new process first imports several
+# hundred small programs for tensor units, and each of these searches all modules of the process for its callers. With
+# PyTorch installed there are thousands of modules, the import alone can take longer than the limit, and the log says
+# no more than `Build errors`. Import them without the search, in each process, before the clock matters:
+
+# %%
+show_source("inference_lib.backends.tvm", "import_tensor_programs")
+
+# %% [markdown]
 # ### Versions that do not fit
 #
 # TVM comes in two packages, `apache-tvm` and `apache-tvm-ffi`, and `pip` takes the newest of the second. With version

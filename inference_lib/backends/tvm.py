@@ -165,7 +165,7 @@ def schedule(module: Any, target: Any, schedules: Path | None = None) -> Any:
         "cuda": [gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback()],
     }
     if target.kind.name == "cuda":
-        import_tensor_core_programs()
+        import_tensor_programs()
     module = copied(module)
     with target:
         if schedules:
@@ -180,14 +180,14 @@ def copied(module: Any) -> Any:
     return tvm.IRModule(dict(module.functions_items()), attrs=module.attrs)
 
 
-def import_tensor_core_programs() -> None:
-    """Import TVM's several hundred little programs for tensor cores in seconds instead of most of a minute.
+def import_tensor_programs() -> None:
+    """Import TVM's several hundred little programs for tensor units in seconds instead of most of a minute.
 
     Each asks ``inspect`` for the module of every caller on the stack, and with PyTorch imported there are thousands of
     modules to search. Nobody reads the answers.
     """
     with mock.patch.object(inspect, "getmodule", return_value=None):
-        import tvm.s_tir.tensor_intrin.cuda  # noqa: F401
+        import tvm.s_tir.tensor_intrin  # noqa: F401
 
 
 def target_of(device: str) -> Any:

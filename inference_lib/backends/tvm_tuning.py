@@ -3,8 +3,8 @@
     python -m inference_lib.backends.tvm_tuning vanilla_cnn cpu --trials 320
 
 Each loop program gets candidates that are compiled and timed here, in processes of their own, so nothing else should
-run meanwhile. It needs xgboost (``pip install xgboost-cpu``), which learns from the measured candidates which to try
-next, and apache-tvm-ffi 0.1.14.post0: later ones crash.
+run meanwhile. It needs cloudpickle and xgboost (``pip install cloudpickle xgboost-cpu``), which learns from the
+measured candidates which to try next, and apache-tvm-ffi 0.1.14.post0: later ones crash.
 """
 
 import argparse
@@ -17,7 +17,15 @@ from typing import Any
 import torch
 
 from inference_lib.backends.base import DEVICES, Workload
-from inference_lib.backends.tvm import SCHEDULES, cuda_toolkit, import_model, lower, schedules_name, target_of
+from inference_lib.backends.tvm import (
+    SCHEDULES,
+    cuda_toolkit,
+    import_model,
+    import_tensor_programs,
+    lower,
+    schedules_name,
+    target_of,
+)
 from inference_lib.models import MODELS, load_pretrained
 
 WORTH_TUNING = ("conv2d", "matmul")
@@ -35,6 +43,7 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
     """
     from tvm.s_tir import meta_schedule
 
+    import_tensor_programs()
     module = import_model(load_pretrained(model), Workload(model, batch_size, precision, device))
     target = tuning_target(device)
     lowered = lower(module, target)
@@ -49,6 +58,8 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
             work_dir=scratch,
             max_trials_global=trials,
             max_trials_per_task=max(1, trials // len(programs)),
+            # Each compiling process imports these, and would take longer than it is given.
+            builder=meta_schedule.builder.LocalBuilder(initializer=import_tensor_programs),
             num_trials_per_iter=min(ROUND, max(1, trials // len(programs))),
             op_names=list(WORTH_TUNING),
             seed=0,
