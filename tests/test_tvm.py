@@ -12,7 +12,16 @@ from torch import nn
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import tvm as tvm_backend
 from inference_lib.backends.base import Artifact
-from inference_lib.backends.tvm import MODEL_FILE, compile_module, constants, import_model, lower, schedule, target_of
+from inference_lib.backends.tvm import (
+    MODEL_FILE,
+    compile_module,
+    constants,
+    import_model,
+    lower,
+    schedule,
+    target_of,
+    tuned_schedules,
+)
 from inference_lib.errors import CourseError
 from inference_lib.models import load_pretrained
 
@@ -133,6 +142,28 @@ def test_every_loop_program_is_scheduled_on_a_cpu(model: str) -> None:
     assert len(programs) > 5
     assert all("T.parallel" in program.script() and "T.vectorized" in program.script() for program in programs)
     assert sum("transpose" in variable.name_hint for variable in lowered.get_global_vars()) <= 2  # in and out
+
+
+def test_tuned_schedules_are_used_where_they_fit_and_rules_elsewhere() -> None:
+    """Those that come with the course are for vanilla_cnn, batch 1."""
+    if (schedules := tuned_schedules("cpu")) is None:
+        pytest.skip("no tuned schedules for this kind of processor")
+    target, changed = target_of("cpu"), {}
+    for batch_size in (1, 2):
+        lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", batch_size)), target)
+        ruled, tuned = schedule(lowered, target), schedule(lowered, target, schedules)
+        changed[batch_size] = [
+            variable.name_hint
+            for variable, program in ruled.functions_items()
+            if isinstance(program, tvm.tirx.PrimFunc) and program.script() != tuned[variable.name_hint].script()
+        ]
+    assert sum("conv2d" in name for name in changed[1]) == 3
+    assert changed[2] == []
+
+
+def test_without_tuned_schedules_there_is_no_folder_to_read(tmp_path: Path) -> None:
+    (tmp_path / tvm_backend.schedules_name("cpu")).mkdir()  # empty, as a folder that waits to be filled
+    assert tuned_schedules("cpu", tmp_path) is None
 
 
 def test_scheduling_leaves_its_input_alone() -> None:

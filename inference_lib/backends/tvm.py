@@ -156,6 +156,7 @@ def schedule(module: Any, target: Any, schedules: Path | None = None) -> Any:
     """Return the module with every loop program scheduled: tuned where there is a record, else by rules."""
     from tvm import relax
     from tvm.s_tir import dlight
+    from tvm.s_tir.meta_schedule.database import JSONDatabase
 
     from inference_lib.backends.tvm_cpu import VectorTiles
 
@@ -169,7 +170,8 @@ def schedule(module: Any, target: Any, schedules: Path | None = None) -> Any:
     module = copied(module)
     with target:
         if schedules:
-            module = relax.transform.MetaScheduleApplyDatabase(str(schedules))(module)
+            with JSONDatabase(work_dir=str(schedules)):
+                module = relax.transform.MetaScheduleApplyDatabase()(module)
         return dlight.ApplyDefaultSchedule(*rules[target.kind.name])(module)
 
 
