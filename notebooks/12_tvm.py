@@ -13,7 +13,7 @@
 # %% [markdown]
 # # TVM
 #
-# Every other framework of this course picks its kernels from a library. This one writes them.
+# Most frameworks of this course take their convolutions from a library. This one writes them.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
