@@ -336,7 +336,7 @@ glue("12-small-eager", words.times_faster(tiny["pytorch"], tiny["tvm"]))
 glue("12-small-ort", words.times_faster(tiny["onnxruntime"], tiny["tvm"]))
 
 # %% [markdown]
-# On {glue:text}`12-gpu`, FP32, batch 1, with the default rules and no tuning. For ResNet-18, TVM is
+# On {glue:text}`12-gpu`, FP32, batch 1. For ResNet-18, TVM is
 # {glue:text}`12-resnet-eager` than eager PyTorch and {glue:text}`12-resnet-ort` than ONNX Runtime's `run()`. For the
 # small network it is {glue:text}`12-small-eager` and {glue:text}`12-small-ort`.
 #
