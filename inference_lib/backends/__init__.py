@@ -16,6 +16,7 @@ from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
 from inference_lib.backends.tensorrt import TensorRt
 from inference_lib.backends.torch_tensorrt import TorchTensorRt
 from inference_lib.backends.torchscript import TorchScript, TorchScriptCudaGraph
+from inference_lib.backends.tvm import Tvm
 from inference_lib.errors import unknown_name
 
 BACKENDS: dict[str, Backend] = {
@@ -33,6 +34,7 @@ BACKENDS: dict[str, Backend] = {
         TorchTensorRt(),
         OpenVino(),
         OpenVinoThroughput(),
+        Tvm(),
     )
 }
 

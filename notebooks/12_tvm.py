@@ -1,0 +1,656 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # TVM
+#
+# Most frameworks of this course take their convolutions from a library. This one writes them.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# what a compiler does between a graph and machine code, and what a schedule is worth
+# :::
+# :::{grid-item-card} You need
+# the chapter on PyTorch; a GPU for a third of the experiments
+# :::
+# :::{grid-item-card} To read
+# 25 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this framework exists
+#
+# A convolution in PyTorch ends in a library: cuDNN on an NVIDIA GPU, oneDNN on a CPU. Specialists have written its
+# kernels for that hardware. On hardware without such a library, or for an operation that is not in it, there is
+# nothing to call.
+#
+# TVM keeps apart *what* is computed and *how* {cite}`tvm`. What is computed is a few nested loops that anybody could
+# write. How is a *schedule*: a list of changes to these loops (split, reorder, vectorize, put on threads) that leave
+# the result as it is. A new chip then needs schedules, and no library.
+#
+# The price is that a good schedule must be found, by a rule, by a person or by a search.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import re
+import time
+import warnings
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import torch
+import tvm
+from torch.fx.experimental.optimization import fuse
+from torch.utils.flop_counter import FlopCounterMode
+from tvm import relax
+from tvm.relax.frontend.torch import from_exported_program
+from tvm.s_tir import dlight
+
+from inference_lib import MODELS, load_pretrained, open_lab
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import tvm as lib
+from inference_lib.backends.tvm_graph import CONVERTERS, fold_constants
+from inference_lib.measure.operations import operations
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
+
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [
+    ["PyTorch\nmodel"],
+    ["graph\n(Relax)"],
+    ["loop programs\n(TensorIR)"],
+    ["rules", "tuning", "a person"],
+    ["scheduled\nloops"],
+    ["model.so"],
+]
+figure, (axes,) = plots.new_figure(height=1.8)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: model, graph, loop programs, a schedule from rules or tuning or a person, scheduled loops, a library.",
+    caption="From a model to machine code. LLVM or NVIDIA's compiler makes the last step.",
+)
+
+# %% [markdown]
+# ## Export
+#
+# `torch.export` traces the model, and `from_exported_program` translates the trace to TVM's graph language, Relax. The
+# weights become constants of the graph.
+
+# %%
+show_source("inference_lib.backends.tvm", "import_model")
+
+# %% [markdown]
+# The batch norms are folded before, as in the [chapter on PyTorch](04_pytorch). `CONVERTERS` are three functions of the
+# course's own that take the place of TVM's; the section on what goes wrong says why.
+#
+# The graph is data. Its operations can be counted:
+
+
+# %% tags=["nbval-check-output"]
+def operations_in(module):
+    """Count the operations that a Relax graph calls."""
+    return Counter(re.findall(r"R\.([a-z_.0-9]+)\(", module["main"].script()))
+
+
+workload = Workload("resnet18", 1, "fp32", lab.device)
+imported = lib.import_model(load_pretrained("resnet18"), workload)
+calls = operations_in(imported)
+print({name: calls[name] for name in ("nn.conv2d", "add", "nn.relu", "nn.max_pool2d", "matmul")})
+
+# %% [markdown]
+# ### From operations to loops
+#
+# *Legalizing* replaces each operation by a call of a loop program, and *fusing* merges neighbours into one. Both are
+# passes over the graph, and the pipeline called `zero` runs them.
+
+# %%
+show_source("inference_lib.backends.tvm", "lower")
+
+# %%
+target = tvm.target.Target("llvm")  # the counts are the same for every target
+with target:
+    legalized = relax.transform.LegalizeOps()(fold_constants(lib.copied(imported)))
+    fused = relax.get_pipeline("zero")(imported)
+
+
+def size_of(module):
+    """Return how many loop programs a module has, and how often they are called."""
+    programs = [v.name_hint for v, f in module.functions_items() if isinstance(f, tvm.tirx.PrimFunc)]
+    return {"loop programs": len(programs), "calls": module["main"].script().count("R.call_tir(")}
+
+
+sizes = pd.DataFrame({"legalized": size_of(legalized), "fused": size_of(fused)})
+tables.show_table(sizes.rename_axis("").reset_index(), "ResNet-18, before and after fusing.")
+
+# %% [markdown]
+# Layers of one shape share a program, so there are fewer programs than calls. The fused ones carry in their names what
+# they compute:
+
+# %% tags=["nbval-check-output"]
+print(*sorted(v.name_hint for v in fused.get_global_vars())[:6], sep="\n")
+
+# %% [markdown]
+# ### What a loop program is
+#
+# The language is called TensorIR {cite}`tensorir`. This is a linear layer with a ReLU, fused and not scheduled yet:
+
+# %%
+layer = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+program = torch.export.export(layer, (torch.zeros(2, 4),))
+small = from_exported_program(program, run_ep_decomposition=False, custom_convert_map=CONVERTERS)
+lowered = lib.lower(small, lib.target_of("cpu"))
+loops = lowered["fused_matmul_add_relu"].script()
+print(loops[loops.index("    for ") :].rstrip())
+
+# %% [markdown]
+# `grid` is nested loops. A *block* (`sblock`) is a statement that knows which of its loops are free to run in any order
+# (`S`, spatial) and which add up (`R`, reduction), what it reads and what it writes. Because a block knows, TVM can
+# check that a change of the loops around it is allowed.
+#
+# ## A schedule
+#
+# On a CPU, three changes matter. Share the outer loops among the cores. Let the innermost loop run over numbers that
+# lie side by side, so that one instruction does many. Keep a small tile of sums in registers while all products are
+# added to it.
+#
+# TVM has rules for GPUs and hardly any for CPUs, so the course brings one:
+
+# %%
+show_source("inference_lib.backends.tvm_cpu", "VectorTiles.tile")
+
+# %% [markdown]
+# Every call is one change of the program. The arithmetic is not mentioned: the same function schedules a convolution
+# of any size, a depthwise one, a pooling and a matrix product. Here is what it is worth, on the small network:
+
+# %%
+cpu = lib.target_of("cpu")
+image = tvm.runtime.tensor(np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32))
+
+
+def machine_of(module):
+    """Compile a lowered module for the CPU."""
+    return relax.VirtualMachine(tvm.compile(module, cpu), tvm.cpu())
+
+
+def milliseconds(call, repeats=10):
+    """Return the median time of a call on the CPU."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return float(np.median(times))
+
+
+# %%
+small_network = lib.import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1))
+plain = lib.lower(small_network, cpu)
+versions = {"as written": plain, "rule": lib.schedule(plain, cpu)}
+if schedules := lib.tuned_schedules("cpu"):
+    versions["tuned"] = lib.schedule(plain, cpu, schedules)
+machines = {name: machine_of(module) for name, module in versions.items()}
+times = {name: milliseconds(lambda m=machine: m["main"](image)) for name, machine in machines.items()}
+figure, (axes,) = plots.new_figure(height=1.7)
+plots.bars(list(times), list(times.values()), "#999933", "median, ms", axes)
+plots.show_figure(
+    figure,
+    alt="Median time of the small network on the CPU with each kind of schedule.",
+    caption=f"vanilla_cnn, FP32, batch 1, the same loops with different schedules. {lab.machine.name('cpu')}.",
+)
+
+# %% [markdown]
+# ### On a GPU
+#
+# There, an outer loop becomes a grid of thread blocks, and an inner one the threads. TVM's library of rules is called
+# dlight. Each loop program is offered to the rules in turn, and the first that fits takes it. No GPU is needed to ask
+# which:
+
+# %% tags=["nbval-check-output"]
+lib.import_tensor_programs()
+hopper = lib.cuda_target("sm_90")
+rules = [getattr(dlight.gpu, rule)() for rule in ("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback")]
+
+
+def rule_for(program):
+    """Return the name of the first rule that schedules a loop program, and whether it uses tensor cores."""
+    with hopper:
+        rule, found = next((r, f) for r in rules if (f := r.apply(program, hopper, False)) is not None)
+    return type(rule).__name__ + (" (tensor cores)" if "wmma" in found.mod.script() else "")
+
+
+for precision in ("fp32", "fp16"):
+    module = lib.lower(lib.import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1, precision)), hopper)
+    programs = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
+    print(precision, dict(sorted(Counter(map(rule_for, programs)).items())))
+
+# %% [markdown]
+# A convolution is a matrix product in disguise: one matrix has a row for each pixel and a column for each weight of a
+# filter. `Matmul` schedules both in the same way. `Fallback` gives each thread one output, which is right for pooling
+# and slow for everything else.
+#
+# ## Compile
+#
+# The result is a shared library for one device, one batch size and one precision. The weights are inside, and their
+# type can be read from its bytes:
+
+# %%
+show_source("inference_lib.backends.tvm", "compile_module")
+
+# %% tags=["nbval-check-output"]
+artifact = build(get_backend("tvm"), Workload("vanilla_cnn", 1, "fp32", "cpu"))
+stored = lib.constants(artifact.directory / lib.MODEL_FILE)
+print(Counter(dtype for dtype, _ in stored))
+print(max(shape for _, shape in stored if len(shape) == 2))
+
+# %% [markdown]
+# ## Run
+#
+# A small virtual machine calls the loop programs one after another. On a GPU it reads PyTorch's memory in place, by
+# DLPack, and launches on the stream that it is told:
+
+# %%
+show_source("inference_lib.backends.tvm", "CudaRunner.compute")
+
+# %% [markdown]
+# The course does not capture this in a CUDA graph. Each run takes memory for its feature maps from TVM's pool and gives
+# it back. A captured run would go on writing to memory that has another owner by then.
+#
+# ## Is it still the same model?
+#
+# Each batch size is compiled for itself, so only the ends of the range are measured, and on a CPU a single image.
+
+# %%
+batch_sizes = lab.profile.ends(lab.device) if lab.device == "cuda" else (1,)
+records = lab.benchmark(["tvm"], batch_sizes=batch_sizes)
+tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+
+# %% tags=["nbval-check-output"]
+for model in MODELS:
+    print(f"{model}: {words.verdict(records, model)}")
+
+# %% [markdown]
+# ## How fast?
+
+# %%
+rivals = ["pytorch", "pytorch-cudagraph", "onnxruntime", "onnxruntime-cudagraph", "tvm"]
+
+
+def compared(records):
+    """Return the measured records of the rivals in FP32 and FP16, model by model."""
+    mine = select(records, backend=rivals, precision=["fp32", "fp16"])
+    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
+
+
+here = [record for record in compared(lab.records()) if record.device == lab.device]
+tables.show_table(
+    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
+    "Median end-to-end latency at batch 1, ms.",
+)
+
+# %%
+gpu = select(compared(lab.gpu_records()), model="resnet18", precision="fp32")
+resnet = gpu or select(here, model="resnet18")
+single = select(resnet, batch_size=1)
+figure, (axes,) = plots.new_figure()
+plots.latency_ecdf(single, axes)
+plots.show_figure(
+    figure,
+    alt="Distribution of the end-to-end latency of resnet18 at batch 1 in FP32, TVM and its rivals.",
+    caption=f"ResNet-18 at batch 1, FP32. {plots.provenance(single)}",
+)
+
+# %% tags=["remove-cell"]
+one = {name: select(gpu, backend=name, batch_size=1) for name in rivals}
+tiny = select(lab.gpu_records(), model="vanilla_cnn", precision="fp32", batch_size=1)
+tiny = {name: select(tiny, backend=name) for name in rivals}
+glue("12-gpu", words.machines(gpu))
+glue("12-resnet-eager", words.times_faster(one["pytorch"], one["tvm"]))
+glue("12-resnet-ort", words.times_faster(one["onnxruntime"], one["tvm"]))
+glue("12-small-eager", words.times_faster(tiny["pytorch"], tiny["tvm"]))
+glue("12-small-ort", words.times_faster(tiny["onnxruntime"], tiny["tvm"]))
+
+# %% [markdown]
+# On {glue:text}`12-gpu`, FP32, batch 1. For ResNet-18, TVM is
+# {glue:text}`12-resnet-eager` than eager PyTorch and {glue:text}`12-resnet-ort` than ONNX Runtime's `run()`. For the
+# small network it is {glue:text}`12-small-eager` and {glue:text}`12-small-ort`.
+#
+# ### Where the milliseconds are
+
+# %%
+figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
+plots.stacked_parts(single, axes)
+plots.show_figure(
+    figure,
+    alt="Upload, compute and download time of resnet18 at batch 1, TVM and its rivals.",
+    caption=f"ResNet-18 at batch 1, FP32. {plots.provenance(single)}",
+)
+
+# %% [markdown]
+# ### Larger batches
+
+# %%
+figure, (axes,) = plots.new_figure(height=4.2)
+plots.throughput_over_latency(resnet, axes)
+plots.show_figure(
+    figure,
+    alt="Images per second over latency for resnet18 at rising batch sizes, TVM and its rivals.",
+    caption=f"ResNet-18, FP32; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
+)
+
+# %% [markdown]
+# ## Why?
+#
+# The virtual machine tells a function before and after each call, so that every loop program can be timed. The numbers
+# include a wait after each, so their sum is more than a run takes.
+
+# %%
+on_device = tvm.runtime.tensor(image.numpy(), device=tvm.device(lab.device, 0))
+library = build(get_backend("tvm"), workload)
+ours = lib.program_times(lib.open_library(library), on_device)
+tables.show_table(ours.head(6), f"The slowest loop programs of ResNet-18, FP32, batch 1. {lab.machine_name}.")
+
+# %% [markdown]
+# The same work in PyTorch, batch norms folded too, goes to the vendor's library. To compare them, count the arithmetic
+# of the convolutions and divide it by the time that each side spends in them.
+
+# %%
+folded = fuse(load_pretrained("resnet18")).to(lab.device)
+pixels = torch.from_numpy(image.numpy()).to(lab.device)
+with torch.inference_mode():
+    profiles = [operations(lambda: folded(pixels), lab.device) for _ in range(5)]
+    with FlopCounterMode(display=False) as counter:
+        folded(pixels)
+theirs = min(profiles, key=lambda table: table["ms"].sum())
+gflop = counter.get_flop_counts()["Global"][torch.ops.aten.convolution] / 1e9
+
+
+def share(table, names, title):
+    """Return a row: time in the convolutions and in everything else, and the rate of the former."""
+    inside = table[names].str.contains("conv")
+    spent, rest = table["ms"][inside].sum(), table["ms"][~inside].sum()
+    return {"": title, "convolutions, ms": spent, "GFLOP/s": gflop / spent * 1e3, "rest, ms": rest}
+
+
+rows = pd.DataFrame([share(theirs, "operation", "PyTorch"), share(ours, "program", "TVM")])
+tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLOP/s": "{:,.0f}"})
+
+# %% [markdown]
+# TVM has little left to do outside of its convolutions, because the bias, the shortcut and the ReLU are computed on the
+# tile that is still in registers. That is what fusing gains.
+#
+# Inside the convolutions, one rule for all shapes meets a library with many kernels and a choice among them for each
+# shape. cuDNN also has algorithms that need fewer products, such as Winograd's. A tile that suits one layer may leave
+# processors idle in the next. The rates above say what that is worth here.
+#
+# ## Knobs
+#
+# ### The target
+#
+# A compiler may use only the instructions that the target has. The default of TVM is any CPU of the architecture, which
+# on x86 means vectors of four numbers.
+
+
+# %%
+def timed_for(target):
+    """Return the time of the small network, compiled for another target."""
+    module = lib.schedule(lib.lower(small_network, target), target)
+    machine = relax.VirtualMachine(tvm.compile(module, target), tvm.cpu())
+    return milliseconds(lambda: machine["main"](image))
+
+
+knobs = {"any CPU": timed_for(tvm.target.Target("llvm")), "this CPU": timed_for(cpu)}
+
+# %% [markdown]
+# ### Threads
+#
+# TVM brings its own threads, one for each physical core, and they spin while they wait.
+
+# %%
+threads = tvm.get_global_func("runtime.config_threadpool")
+threads(1, 1)  # any core, one thread
+knobs["this CPU, one thread"] = milliseconds(lambda: machines["rule"]["main"](image))
+threads(1, 0)  # as many as there are cores
+figure, (axes,) = plots.new_figure(height=1.7)
+plots.bars(list(knobs), list(knobs.values()), "#999933", "median, ms", axes)
+plots.show_figure(
+    figure,
+    alt="Median time of the small network on the CPU by target and number of threads.",
+    caption=f"vanilla_cnn, FP32, batch 1. {lab.machine.name('cpu')}.",
+)
+
+# %% [markdown]
+# ### Layout, on a GPU
+#
+# For a CPU the course converts images to channels-last, so that channels fill the vectors. For a GPU it keeps PyTorch's
+# layout. Is that right? Compile both:
+
+# %%
+if lab.device == "cuda":
+    channels_last = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})
+    layouts = {}
+    for precision in ("fp32", "fp16"):
+        module = lib.import_model(load_pretrained("resnet18"), Workload("resnet18", 1, precision, "cuda"))
+        images = tvm.runtime.tensor(image.numpy().astype(precision.replace("fp", "float")), device=tvm.cuda(0))
+        for layout, converted in {"NCHW": module, "NHWC": channels_last(module)}.items():
+            machine = relax.VirtualMachine(lib.compile_module(converted, "cuda"), tvm.cuda(0))
+            layouts[f"{precision}, {layout}"] = lab.time(lambda m=machine, x=images: m["main"](x)).p50
+    figure, (axes,) = plots.new_figure(height=2)
+    plots.bars(list(layouts), list(layouts.values()), "#999933", "median, ms (compute only)", axes)
+    shown = plots.show_figure(
+        figure,
+        alt="Median time of resnet18 at batch 1 on the GPU by precision and layout.",
+        caption=f"ResNet-18, batch 1, default rules. {lab.machine_name}.",
+    )
+else:
+    shown = "needs a GPU"
+shown
+
+# %% [markdown]
+# ## Tuning
+#
+# A schedule has numbers in it: the size of a tile, the order of loops, how far to unroll. MetaSchedule searches them
+# {cite}`metaschedule`. It writes candidates, compiles and times some of them on the device, and learns a model of the
+# costs from the measured ones, which says which to try next.
+
+# %%
+show_source("inference_lib.backends.tvm_tuning", "tune")
+
+# %% [markdown]
+# A search takes minutes for a small network and hours for a large one, on the very device, with nothing else running.
+# So its result is kept: a file of loop programs and a file with the best schedule of each. Every export looks in the
+# course's folder for its kind of device. Those for x86-64 come from 320 candidates for the small network,
+# timed on two cores. What is there now:
+
+# %%
+for kept in sorted(lib.SCHEDULES.glob("*/database_tuning_record.json")):
+    print(f"{kept.parent.name}: schedules for {len(kept.read_text().splitlines())} loop programs")
+print("used here:", "these" if lib.tuned_schedules(lab.device) else "rules alone")
+
+# %% [markdown]
+# A program is found by its structure: the same loops of the same lengths. Another batch size is another program.
+# The rows of this chapter use a tuned schedule where there is one for their device, and the rules elsewhere.
+#
+# To make your own, on the machine that they are for (`pip install xgboost-cpu cloudpickle` first):
+#
+# ```
+# python -m inference_lib.backends.tvm_tuning vanilla_cnn cuda --trials 640
+# ```
+#
+# ## What goes wrong
+#
+# ### A half-precision model stops being one
+#
+# TVM's own converter says that a convolution's result is FP32, whatever goes in. What follows is computed in FP32,
+# under an FP16 label. With a bias the import ends in an error, because the bias is still FP16: "Binary operators must
+# have the same datatype".
+
+# %% tags=["nbval-check-output"]
+convolution = torch.nn.Conv2d(3, 4, 3, bias=False).half()
+half = torch.export.export(convolution, (torch.zeros(1, 3, 8, 8, dtype=torch.half),))
+for name, converters in {"TVM's converter": None, "the course's": CONVERTERS}.items():
+    options = {"run_ep_decomposition": False, "unwrap_unit_return_tuple": True}
+    module = from_exported_program(half, custom_convert_map=converters, **options)
+    print(f"{name}: {module['main'].ret_ty.dtype}")
+
+# %% [markdown]
+# The course's converter adds up in FP32, adds the bias there, and rounds once. It is found by the operation's name,
+# `conv2d.default`, so the trace must not be decomposed further before (`run_ep_decomposition`):
+
+# %%
+show_source("inference_lib.backends.tvm_graph", "convert_convolution")
+
+# %% [markdown]
+# ### One activation doubles the transpositions
+#
+# MobileNet's ReLU6 is translated to `clip`. The pass that changes the layout does not know that `clip` works in any
+# layout, so it transposes before and after each one. Nothing fails; it is only slow. The course's converter says the
+# same with a maximum and a minimum, which the pass knows.
+
+
+# %% tags=["nbval-check-output"]
+def transpositions(converters):
+    """Count the transpositions of feature maps in MobileNetV2, channels-last."""
+    model = fuse(load_pretrained("mobilenet_v2"))
+    traced = torch.export.export(model, (torch.zeros(1, 3, 224, 224),))
+    module = from_exported_program(traced, run_ep_decomposition=False, custom_convert_map=converters)
+    converted = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
+    return operations_in(fold_constants(converted))["permute_dims"]
+
+
+print("clip:               ", transpositions({k: v for k, v in CONVERTERS.items() if "hardtanh" not in k}))
+print("maximum and minimum:", transpositions(CONVERTERS))
+
+# %% [markdown]
+# Count the operations after each pass. A compiler that cannot do something well does it anyway.
+#
+# ### One letter turns the tensor cores off
+#
+# TVM's own name for an H100 says `sm_90a`. dlight reads the number in it, finds a letter, and schedules for a GPU
+# without tensor cores. Half precision still works.
+
+# %% tags=["nbval-check-output"]
+half_model = lib.import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1, "fp16", "cuda"))
+for architecture in ("sm_90a", "sm_90"):
+    goal = lib.cuda_target(architecture)
+    script = lib.schedule(lib.lower(half_model, goal), goal).script()
+    print(f"{architecture}: tensor cores {'are' if 'wmma' in script else 'are not'} used")
+
+# %% [markdown]
+# Look for the instruction in the program, not for the option in the script.
+#
+# ### The batch is fixed
+#
+# Shapes are compiled in, and checked at the door:
+
+# %% tags=["nbval-check-output"]
+two = tvm.runtime.tensor(np.zeros((2, 3, 224, 224), np.float32))
+try:
+    machines["rule"]["main"](two)
+except RuntimeError as error:
+    print(re.search(r"\(\d+ vs\. \d+\)", str(error))[0], "shape[0]" in str(error))
+
+# %% [markdown]
+# Compile each batch size that you need. `torch.export` can leave a dimension open and TVM can compile that, but then
+# neither a rule nor a search knows how long the loops are.
+#
+# ### Every candidate fails to build
+#
+# MetaSchedule compiles candidates in new processes and gives each 30 seconds. A new process first imports several
+# hundred small programs for tensor units, and each of these searches all modules of the process for its callers. With
+# PyTorch installed there are thousands of modules, the import alone can take longer than the limit, and the log says
+# no more than `Build errors`. Import them without the search, in each process, before the clock matters:
+
+# %%
+show_source("inference_lib.backends.tvm", "import_tensor_programs")
+
+# %% [markdown]
+# ### Versions that do not fit
+#
+# TVM comes in two packages, `apache-tvm` and `apache-tvm-ffi`, and `pip` takes the newest of the second. With version
+# 0.1.15 or later, the search of TVM 0.27 ends in a segmentation fault on our machines. Pin both.
+
+# %%
+print(get_backend("tvm").versions())
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-12-fusion
+# Count the loop programs and calls of `mobilenet_v2`, legalized and fused. How many operations does the average program
+# hold?
+# ```
+#
+# ```{solution} ex-12-fusion
+# :class: dropdown
+# Import it with `lib.import_model`, and call `size_of` on both modules, as for ResNet-18. Divide the calls of the
+# legalized module by those of the fused one. A convolution takes its bias and its activation along; a projection has no
+# activation, but a shortcut.
+# ```
+#
+# ```{exercise}
+# :label: ex-12-tile
+# `VectorTiles` has two numbers, `columns` and `vectors`. Change them and time the small network. What is the limit?
+# ```
+#
+# ```{solution} ex-12-tile
+# :class: dropdown
+# Make a subclass with other numbers, apply it with `dlight.ApplyDefaultSchedule(Wider())` inside `with cpu:`, and
+# compile with `machine_of`. A tile needs `columns` times `vectors` registers for its sums, and some for the factors. A
+# CPU with AVX2 has 16, with AVX-512 it has 32. What does not fit is written to memory and read again in the innermost
+# loop.
+# ```
+#
+# ```{exercise}
+# :label: ex-12-unfused
+# Compile the legalized module, without fusing, and compare its time with the fused one's. Where does the difference
+# come from?
+# ```
+#
+# ```{solution} ex-12-unfused
+# :class: dropdown
+# Schedule it with `lib.schedule(legalized, cpu)` and build it with `machine_of`. Without fusing, each bias, shortcut
+# and ReLU reads its feature map from memory and writes it back, instead of meeting it in a register. It is a few
+# additions for every number moved, so the time is that of the memory.
+# ```
+#
+# ## Key points
+#
+# - TVM keeps what is computed (loops) apart from how (a schedule), and writes the kernels itself.
+# - The same loops can differ in time by orders of magnitude with their schedule. Rules cost nothing, a search costs
+#   minutes to hours, and what it finds can be kept.
+# - Fusing leaves almost nothing outside of the convolutions. Inside them, a vendor's library has more ways to choose
+#   from.
+# - Everything is compiled in: device, instructions, batch size, precision.
+# - Count what a pass did. What it could not do well, it did not refuse.
+#
+# ## Further reading
+#
+# The paper that started it {cite}`tvm`; the language of loop programs {cite}`tensorir`; the search
+# {cite}`metaschedule`; the documentation {cite}`tvm_docs`.

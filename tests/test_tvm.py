@@ -1,0 +1,262 @@
+"""The TVM backend: the compiled library is the model, in the precision of its label, scheduled as it should be."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import tvm as tvm_backend
+from inference_lib.backends.base import Artifact
+from inference_lib.backends.tvm import (
+    MODEL_FILE,
+    compile_module,
+    constants,
+    import_model,
+    lower,
+    schedule,
+    target_of,
+    tuned_schedules,
+)
+from inference_lib.errors import CourseError
+from inference_lib.models import load_pretrained
+
+tvm = pytest.importorskip("tvm")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of artifacts for the tests that only read them."""
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the library compile for an H100, which takes none."""
+    monkeypatch.setattr(tvm_backend, "gpu_architecture", lambda: "sm_90")
+
+
+def noise(workload: Workload) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=workload.input_shape).astype(workload.host_dtype)
+
+
+def square(workload: Workload) -> np.ndarray:
+    """Return blank images with a bright square, as unlike noise as can be."""
+    batch = np.full(workload.input_shape, -1, workload.host_dtype)
+    batch[:, :, 60:160, 60:160] = 2
+    return batch
+
+
+def eager_logits(model: str, batch: np.ndarray) -> np.ndarray:
+    return load_pretrained(model)(torch.from_numpy(batch).float()).numpy()
+
+
+def largest_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+CASES = [("vanilla_cnn", 1), ("vanilla_cnn", 3)]
+SLOW = [(model, size) for model in ("resnet18", "mobilenet_v2") for size in (1, 3)]
+
+
+@pytest.mark.parametrize(("model", "batch_size"), [*CASES, *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW)])
+def test_a_library_computes_what_the_model_computes(root: Path, model: str, batch_size: int) -> None:
+    backend, workload = get_backend("tvm"), Workload(model, batch_size, "fp32", "cpu")
+    artifact = build(backend, workload, root)
+    with backend.load(artifact) as runner:
+        for batch in (noise(workload), square(workload)):
+            logits = runner.infer(batch)
+            runner.upload(batch)
+            runner.compute()
+            assert largest_difference(logits, eager_logits(model, batch)) < 1e-4
+            np.testing.assert_array_equal(runner.download(), logits)
+            assert logits.dtype == np.float32
+    assert {file.name for file in artifact.directory.iterdir()} == {MODEL_FILE, "manifest.json"}
+
+
+def test_an_answer_that_was_kept_is_not_overwritten(root: Path) -> None:
+    backend, workload = get_backend("tvm"), Workload("vanilla_cnn", 1, "fp32", "cpu")
+    with backend.load(build(backend, workload, root)) as runner:
+        kept = runner.infer(noise(workload))
+        copied = kept.copy()
+        runner.infer(square(workload))
+    np.testing.assert_array_equal(kept, copied)
+
+
+class Head(nn.Module):
+    """Pools to one pixel and classifies, as resnet18 and mobilenet_v2 do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Shortcut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(3, 6, 7, stride=4, padding=3)
+        self.inside = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.narrow(x)
+        return torch.relu(self.inside(x) + x)
+
+
+OPERATORS: dict[str, Callable[[], nn.Module]] = {
+    "strided convolution, no bias": lambda: nn.Conv2d(3, 6, 3, stride=8, padding=1, bias=False),
+    "batch norm, ReLU6": lambda: nn.Sequential(nn.Conv2d(3, 6, 1, stride=8), nn.BatchNorm2d(6).eval(), nn.ReLU6()),
+    "depthwise": lambda: nn.Sequential(nn.Conv2d(3, 8, 1, stride=4), nn.Conv2d(8, 8, 3, padding=1, groups=8)),
+    "overlapping pooling": lambda: nn.Sequential(nn.Conv2d(3, 6, 1, stride=8), nn.MaxPool2d(3, 2, 1)),
+    "shortcut": Shortcut,
+    "head": lambda: nn.Sequential(nn.Conv2d(3, 6, 3, stride=4), Head()),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_each_kind_of_layer_is_compiled_correctly(name: str, precision: str) -> None:
+    torch.manual_seed(0)
+    model = OPERATORS[name]().requires_grad_(False).eval()
+    workload = Workload("resnet18", 2, precision, "cuda")  # a CPU computes FP16 too, slowly: the graph is the same
+    batch = noise(workload)
+    expected = model(torch.from_numpy(batch).float()).numpy()
+    executable = compile_module(import_model(model, workload), "cpu")
+    found = tvm.relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(batch)).numpy()
+    assert found.dtype == workload.host_dtype
+    assert largest_difference(found.astype(np.float32), expected) < {"fp32": 1e-5, "fp16": 2e-3}[precision]
+
+
+@pytest.mark.parametrize("model", ["vanilla_cnn", "mobilenet_v2"])
+def test_every_loop_program_is_scheduled_on_a_cpu(model: str) -> None:
+    module = import_model(load_pretrained(model), Workload(model, 1, "fp32", "cpu"))
+    target = target_of("cpu")
+    lowered = lower(module, target)
+    programs = [f for f in schedule(lowered, target).functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
+    assert len(programs) > 5
+    assert all("T.parallel" in program.script() and "T.vectorized" in program.script() for program in programs)
+    assert sum("transpose" in variable.name_hint for variable in lowered.get_global_vars()) <= 2  # in and out
+
+
+def test_tuned_schedules_are_used_where_they_fit_and_rules_elsewhere() -> None:
+    """Those that come with the course are for vanilla_cnn, batch 1."""
+    if (schedules := tuned_schedules("cpu")) is None:
+        pytest.skip("no tuned schedules for this kind of processor")
+    target, changed = target_of("cpu"), {}
+    for batch_size in (1, 2):
+        lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", batch_size)), target)
+        ruled, tuned = schedule(lowered, target), schedule(lowered, target, schedules)
+        changed[batch_size] = [
+            variable.name_hint
+            for variable, program in ruled.functions_items()
+            if isinstance(program, tvm.tirx.PrimFunc) and program.script() != tuned[variable.name_hint].script()
+        ]
+    assert sum("conv2d" in name for name in changed[1]) == 3
+    assert changed[2] == []
+
+
+def test_without_tuned_schedules_there_is_no_folder_to_read(tmp_path: Path) -> None:
+    (tmp_path / tvm_backend.schedules_name("cpu")).mkdir()  # empty, as a folder that waits to be filled
+    assert tuned_schedules("cpu", tmp_path) is None
+
+
+def test_scheduling_leaves_its_input_alone() -> None:
+    target = target_of("cpu")
+    imported = import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1))
+    before = imported.script()
+    lowered = lower(imported, target)
+    assert imported.script() == before
+    schedule(lowered, target)
+    assert "T.parallel" not in lowered.script()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_stored_precision_is_read_from_the_library(hopper: None, tmp_path: Path, precision: str) -> None:
+    backend, workload = get_backend("tvm"), Workload("vanilla_cnn", 1, precision, "cuda")
+    backend.export(load_pretrained("vanilla_cnn"), workload, tmp_path)
+    assert backend.stored_precision(Artifact(workload, tmp_path)) == precision
+    numbers = sum(math.prod(shape) for _, shape in constants(tmp_path / MODEL_FILE))
+    assert numbers > sum(weight.numel() for weight in load_pretrained("vanilla_cnn").parameters()) * 0.99
+
+
+def test_an_fp32_library_under_an_fp16_label_is_refused(
+    hopper: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        tvm_backend, "import_model", lambda model, _: import_model(model, Workload("vanilla_cnn", 1, "fp32", "cuda"))
+    )
+    with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
+        build(get_backend("tvm"), Workload("vanilla_cnn", 1, "fp16", "cuda"), tmp_path)
+
+
+def test_fp16_convolutions_use_tensor_cores(hopper: None) -> None:
+    module = import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1, "fp16", "cuda"))
+    target = target_of("cuda")
+    scheduled = schedule(lower(module, target), target)
+    assert "wmma" in scheduled.script() or "mma_sync" in scheduled.script()
+    text = schedule(lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target), target)
+    assert "mma" not in text.script()  # FP32 is IEEE
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "reason"),
+    [("fp16", "cpu", "FP16"), ("tf32", "cpu", "TF32"), ("tf32", "cuda", "TF32"), ("bf16", "cuda", "BF16")],
+)
+def test_what_is_not_measured_says_why(precision: str, device: str, reason: str) -> None:
+    support = get_backend("tvm").supports(Workload("vanilla_cnn", 1, precision, device))
+    assert not support.ok
+    assert reason in support.reason
+
+
+def test_what_is_compiled_in_is_in_the_key() -> None:
+    backend = get_backend("tvm")
+    workloads = [
+        Workload("resnet18", size, precision, device)
+        for size in (1, 8)
+        for precision in ("fp32", "fp16")
+        for device in ("cpu", "cuda")
+    ]
+    assert len({backend.artifact_key(workload) for workload in workloads}) == len(workloads)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["vanilla_cnn", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_the_gpu_runner_agrees_with_the_model(root: Path, model: str, precision: str, batch_size: int) -> None:
+    backend, workload = get_backend("tvm"), Workload(model, batch_size, precision, "cuda")
+    tolerance = {"fp32": 1e-3, "fp16": 2e-2}[precision]
+    answers = []
+    with backend.load(build(backend, workload, root)) as runner:
+        for batch in (noise(workload), square(workload)):
+            logits = runner.infer(batch)
+            runner.upload(batch)
+            runner.compute()
+            in_parts = runner.download()
+            assert largest_difference(logits, eager_logits(model, batch)) <= tolerance
+            assert largest_difference(in_parts, logits) <= tolerance / 10
+            answers.append(logits)
+    assert largest_difference(*answers) > tolerance  # a stale output would be equal
+
+
+@pytest.mark.gpu
+def test_the_gpu_runner_works_on_its_own_stream(root: Path) -> None:
+    """Batches queued back to back are each answered, while another stream is busy."""
+    backend, workload = get_backend("tvm"), Workload("vanilla_cnn", 4, "fp32", "cuda")
+    matrix = torch.ones(4096, 4096, device="cuda")
+    with backend.load(build(backend, workload, root)) as runner:
+        expected = {name: eager_logits("vanilla_cnn", make(workload)) for name, make in MAKERS.items()}
+        for _ in range(5):
+            for name, make in MAKERS.items():
+                matrix @ matrix  # on the default stream
+                assert largest_difference(runner.infer(make(workload)), expected[name]) < 1e-3
+        assert runner.stream != torch.cuda.default_stream()
+
+
+MAKERS = {"noise": noise, "square": square}
