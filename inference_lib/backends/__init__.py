@@ -11,6 +11,7 @@ from inference_lib.backends.base import (
 )
 from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
 from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
+from inference_lib.backends.torch_compile import AotInductor, TorchCompile
 from inference_lib.errors import unknown_name
 
 BACKENDS: dict[str, Backend] = {
@@ -18,6 +19,8 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         PyTorchEager(),
         PyTorchCudaGraph(),
+        TorchCompile(),
+        AotInductor(),
         OnnxRuntime(),
         OnnxRuntimeIoBinding(),
         OnnxRuntimeCudaGraph(),

@@ -95,7 +95,8 @@ def _export_ahead(jobs: Sequence[Job]) -> None:
     missing = {
         get_backend(job.backend).artifact_key(workload): (job.backend, workload)
         for job in possible
-        if not is_built(get_backend(job.backend), workload := job.workload(job.batch_sizes[0]))
+        for batch_size in job.batch_sizes
+        if not is_built(get_backend(job.backend), workload := job.workload(batch_size))
     }
     processes = min(len(missing), (os.cpu_count() or 1) // CORES_PER_EXPORT)
     if processes > 1:
