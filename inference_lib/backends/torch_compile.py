@@ -273,13 +273,15 @@ def example(workload: Workload) -> torch.Tensor:
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Compile from nothing, quietly: Inductor's cache on disk is left aside, and so is its talk."""
+    """Compile from nothing, quietly: Inductor's cache on disk is left aside, and so is its talk.
+
+    On a CPU, Inductor would compile and load three small libraries in every process, to see whether the vector
+    instructions that the processor reports do work. It may believe the processor.
+    """
     from torch._inductor import config
     from torch._inductor.utils import fresh_cache
 
-    # Headers compiled ahead pay after several models only, and an empty cache has none.
-    headers = {"cpp_cache_precompile_headers": False, "aot_inductor.precompile_headers": False}
-    with quiet(), config.patch(headers), fresh_cache():
+    with quiet(), config.patch({"cpp.vec_isa_ok": True}), fresh_cache():
         yield
 
 
@@ -356,7 +358,14 @@ class HostRunner:
         return self.download()
 
     def upload(self, batch: np.ndarray) -> None:
-        """Keep a reference to the batch."""
+        """Keep a reference to the batch.
+
+        Raises:
+            CourseError: it has another shape; a library of AOTInductor would not notice.
+
+        """
+        if batch.shape != self.workload.input_shape:
+            raise CourseError(f"compiled for a batch of shape {self.workload.input_shape}, got {batch.shape}")
         self._input = torch.from_numpy(batch)
 
     @torch.inference_mode()
