@@ -1,6 +1,7 @@
 """The torch.compile and AOTInductor backends: what was compiled is the model, and compiled it was."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,12 +109,20 @@ def test_the_stored_precision_is_read_from_the_library(root: Path, precision: st
     assert backend.stored_precision(build(backend, workload, root)) == precision
 
 
-def test_an_fp32_library_under_an_fp16_label_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Workload("vanilla_cnn", 1, "fp32", "cpu")
-    monkeypatch.setattr(compiler, "prepare", lambda model, _: prepare(model.float(), made))
-    monkeypatch.setattr(compiler, "example", lambda _: torch.zeros(made.input_shape))
+def test_an_fp32_library_under_an_fp16_label_is_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = get_backend("aot-inductor")
+    wrong = build(backend, Workload("vanilla_cnn", 1, "fp32", "cpu"), root).directory / PACKAGE_FILE
+    monkeypatch.setattr(compiler, "compile_ahead", lambda model, images, path: shutil.copy(wrong, path))
     with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
-        build(get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp16", "cpu"), tmp_path)
+        build(backend, Workload("vanilla_cnn", 1, "fp16", "cpu"), tmp_path)
+
+
+def test_a_batch_of_another_size_is_refused(root: Path) -> None:
+    backend, workload = get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp32", "cpu")
+    with backend.load(build(backend, workload, root)) as runner, pytest.raises(CourseError, match="shape"):
+        runner.infer(noise(Workload("vanilla_cnn", 2, "fp32", "cpu")))
 
 
 def test_libraries_are_kept_apart_and_the_weights_of_torch_compile_are_those_of_pytorch() -> None:
