@@ -313,13 +313,15 @@ def kernels(code):
 def try_out(recipe):
     """Compile the plain model; return its kernels, the seconds that took, and the time of a call."""
     torch._dynamo.reset()
+    counters.clear()
     start = time.perf_counter()
     with compiling():
         call, code = run_and_get_code(compiled, plain, tensor, recipe)
     seconds = time.perf_counter() - start
     with torch.inference_mode():
         median = lab.time(lambda: call(tensor)).p50
-    return {"kernels": kernels(code[0]), "compiling, s": seconds, "ms": median}
+    cached = "yes" if counters["inductor"]["fxgraph_cache_bypass"] == 0 else "no"
+    return {"kernels": kernels(code[0]), "compiling, s": seconds, "kept in the cache": cached, "ms": median}
 
 
 found = {name: try_out(recipe) for name, recipe in ways.items()}
@@ -333,7 +335,8 @@ for name, row in found.items():
 # %%
 with torch.inference_mode():
     found["eager"] = {"ms": lab.time(lambda: plain(tensor)).p50}
-table = pd.DataFrame(found).T.rename_axis("model").reset_index()[["model", "compiling, s", "ms"]].convert_dtypes()
+columns = ["model", "compiling, s", "kept in the cache", "ms"]
+table = pd.DataFrame([{"model": name} | row for name, row in found.items()])[columns].fillna({columns[2]: "-"})
 tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"compiling, s": "{:.1f}"})
 
 # %% [markdown]
@@ -342,9 +345,9 @@ tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"c
 # that does it reads its four vectors. Inductor at least puts it into one kernel with the ReLU and the pooling that
 # follow.
 #
-# With freezing, the batch norm's constants are multiplied into the filters while compiling: the name stays, and the
-# vectors are not read any more. The filters are stored in the layout that the library wants. On a CPU, bias and ReLU
-# go into oneDNN's convolution.
+# With freezing, the batch norm's constants are multiplied into the filters while compiling, and nothing of it is left.
+# The filters are stored in the layout that the library wants. On a CPU, bias and ReLU go into oneDNN's convolution.
+# What that costs is the cache: a frozen model is not kept there, because its weights are part of the program.
 #
 # The course folds batch norms before the compiler sees the model, in FP32 whatever the precision of the model, so that
 # they are rounded once. Freezing then has the layouts left to do.
@@ -564,6 +567,30 @@ with torch.inference_mode(), torch._dynamo.config.patch(error_on_recompile=True)
 # A size of one is always special, because it broadcasts. And a kernel that serves every batch size knows less than one
 # that is made for a size: Inductor does not even change the layout to channels-last then. The course compiles for each
 # batch size; a service would pick a few and fill its batches up to the next one.
+#
+# ### An option that does nothing
+#
+# `torch.compile` takes options of Inductor, and `freezing` is one. It is accepted, and nothing is frozen: Dynamo has
+# made inputs of the weights before the option is read. Count the operations that were folded into a convolution:
+
+
+# %% tags=["nbval-check-output"]
+def folded(as_option):
+    """Compile a convolution with a batch norm; say whether the batch norm was folded."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8)).eval()
+    settings = {"freezing": True}
+    with torch.inference_mode(), compiling(), torch._inductor.config.patch({} if as_option else settings):
+        torch.compile(model, options=settings if as_option else None)(torch.zeros(1, 3, 8, 8))
+    return counters["inductor"]["binary_folding"] > 0
+
+
+print("given as an option, folded:     ", folded(as_option=True))
+print("set while it compiles, folded:  ", folded(as_option=False))
+
+# %% [markdown]
+# Patch `torch._inductor.config` around the first call, and check that it had an effect.
 #
 # ### A graph in two pieces
 #

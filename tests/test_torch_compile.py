@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import torch_compile as compiler
@@ -123,6 +124,18 @@ def test_a_batch_of_another_size_is_refused(root: Path) -> None:
     backend, workload = get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp32", "cpu")
     with backend.load(build(backend, workload, root)) as runner, pytest.raises(CourseError, match="shape"):
         runner.infer(noise(Workload("vanilla_cnn", 2, "fp32", "cpu")))
+
+
+def test_freezing_folds_batch_norms_and_is_done_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval().requires_grad_(False)
+    images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    counters.clear()
+    with compiler.compiling():
+        call = compiler.compiled(model, images)
+    assert counters["inductor"]["binary_folding"] > 0
+    with torch.inference_mode():
+        torch.testing.assert_close(call(images), model(images))
+    assert counters["stats"]["unique_graphs"] == 1  # compiled once, while the options held
 
 
 def test_libraries_are_kept_apart_and_the_weights_of_torch_compile_are_those_of_pytorch() -> None:

@@ -141,10 +141,13 @@ def compiled(model: nn.Module, images: torch.Tensor, recipe: Recipe = RECIPE) ->
 
     """
     from torch._dynamo.utils import counters
+    from torch._inductor import config
 
     before = counters["stats"]["unique_graphs"]
-    call = torch.compile(model, fullgraph=True, dynamic=False, options=recipe.options)
-    with torch.inference_mode():  # freezing needs to know that no gradients will be asked for
+    call = torch.compile(model, fullgraph=True, dynamic=False)
+    # Freezing needs to know that no gradients will be asked for, and does nothing where it is given as an option of
+    # torch.compile: by then Dynamo has made inputs of the weights.
+    with torch.inference_mode(), config.patch(recipe.options):
         call(images)
     if counters["stats"]["unique_graphs"] == before:
         raise CourseError("torch.compile compiled nothing; unset TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE")
