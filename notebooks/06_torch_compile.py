@@ -127,7 +127,7 @@ show_source(compiled)
 # the shape and the type of the batch, and whether gradients are wanted.
 #
 # `fullgraph=True` makes it an error if a part of the function cannot be recorded; otherwise that part would run as
-# plain Python. `dynamic=False` compiles for this batch size and no other. Of the option `freezing`, more below.
+# plain Python. `dynamic=False` compiles for this batch size and no other. The recipe's one setting is `freezing`; more of it below.
 #
 # What is compiled is the whole way from the image to the logits. Casting and the change to channels-last are part of
 # it, so Inductor makes one kernel of them.
@@ -392,7 +392,7 @@ else:
 #
 # ### The first convolution
 #
-# An image has three channels, and tensor cores read channels by the eight. Two tricks help, and neither changes the
+# An image has three channels, and tensor cores read channels by the eight. Two tricks may help, and neither changes the
 # result. *Padding*: add channels of zeros, and weights of zeros for them. *Space to depth*: a convolution of stride two
 # moves by blocks of two by two pixels; call the pixels of a block channels, and it has twelve of them and stride one.
 
@@ -444,8 +444,9 @@ else:
 # %% [markdown]
 # ## When does compiling pay?
 #
-# Compiling takes seconds, and an inference saves milliseconds at best. So there is a number of inferences after which
-# the compiled model is ahead. Everything counts: exporting, loading, and the first inference.
+# Compiling takes seconds, and an inference saves a small part of one, if it saves anything. So there is a number of
+# inferences after which the compiled model is ahead, or never is. Everything counts: exporting, loading, and the first
+# inference.
 
 # %%
 cells = select(lab.gpu_records() or here, batch_size=1, precision="fp16" if gpu else "fp32")
