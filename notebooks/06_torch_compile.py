@@ -127,7 +127,8 @@ show_source(compiled)
 # the shape and the type of the batch, and whether gradients are wanted.
 #
 # `fullgraph=True` makes it an error if a part of the function cannot be recorded; otherwise that part would run as
-# plain Python. `dynamic=False` compiles for this batch size and no other. The recipe's one setting is `freezing`; more of it below.
+# plain Python. `dynamic=False` compiles for this batch size and no other. The one setting of the recipe is `freezing`;
+# more of it below.
 #
 # What is compiled is the whole way from the image to the logits. Casting and the change to channels-last are part of
 # it, so Inductor makes one kernel of them.
