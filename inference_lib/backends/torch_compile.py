@@ -1,0 +1,404 @@
+"""torch.compile and AOTInductor: the model's operations rewritten and fused by PyTorch's own compiler, Inductor.
+
+``torch-compile`` compiles when the model is loaded, ``aot-inductor`` when it is exported: the same compiler, and the
+same preparation of the model, so that the two differ in when it works.
+See https://docs.pytorch.org/docs/stable/torch.compiler.html.
+"""
+
+import contextlib
+import copy
+import logging
+import os
+import re
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.fx.experimental.optimization import fuse
+from torch.nn import functional
+
+from inference_lib.backends.base import Artifact, Availability, Style, Workload
+from inference_lib.backends.cuda import BufferedRunner, GraphedRunner, float32_products
+from inference_lib.backends.fusion import fuse_convolutions
+from inference_lib.backends.pytorch import PyTorchEager, load_module
+from inference_lib.errors import CourseError
+
+PACKAGE_FILE = "model.pt2"
+
+Call = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to a model before Inductor sees it, and what Inductor is told."""
+
+    channels: int = 0
+    """Fill the first convolution's input with channels of zeros up to so many; 0 for none."""
+    space_to_depth: bool = False
+    """Turn blocks of pixels into channels, so that the first convolution has stride 1 and more channels."""
+    cudnn_fusion: bool = False
+    """Leave bias, shortcut and ReLU to cuDNN's fused convolutions instead of Inductor's kernels (CUDA only)."""
+    options: dict[str, Any] = field(default_factory=lambda: {"freezing": True})
+    """Settings of ``torch._inductor.config``."""
+
+
+RECIPE = Recipe()
+"""What both backends use; the chapter times the others."""
+
+
+class TorchCompile(PyTorchEager):
+    """The model compiled by ``torch.compile`` when it is loaded; on a GPU, captured in a CUDA graph."""
+
+    name = "torch-compile"
+    title = "torch.compile"
+    style = Style("#009E73")
+
+    def availability(self, device: str) -> Availability:
+        """Usable where PyTorch is, a C++ compiler too, and Triton for a GPU."""
+        available = super().availability(device)
+        return _missing_tool(device) or available if available.usable else available
+
+    def load(self, artifact: Artifact) -> "HostRunner | GraphedRunner":  # type: ignore[override]
+        """Compile the model for the workload's batch size.
+
+        Inductor's cache on disk is left aside, so that loading takes as long every time.
+        """
+        workload = artifact.workload
+        with float32_products(workload.precision), compiling():
+            model = prepare(load_module(artifact), workload)
+            return _runner(workload, compiled(model, example(workload)))
+
+
+class AotInductor(PyTorchEager):
+    """The model compiled ahead of time to a shared library, which runs without its Python code."""
+
+    name = "aot-inductor"
+    title = "AOTInductor"
+    style = Style("#009E73", "s", "--")
+
+    def availability(self, device: str) -> Availability:
+        """Usable where ``torch.compile`` is, and for a GPU where CUDA's headers are: the library's host code is C++."""
+        available = TorchCompile().availability(device)
+        if available.usable and device == "cuda" and cuda_home() is None:
+            return Availability(
+                usable=False,
+                version=torch.__version__,
+                reason="CUDA's headers were not found",
+                remedy="pip install nvidia-cuda-runtime, or point CUDA_HOME to a CUDA toolkit",
+            )
+        return available
+
+    def artifact_key(self, workload: Workload) -> str:
+        """Compiled for one device, batch size and arithmetic."""
+        return f"aot-inductor/{workload.model}-{workload.device}-{workload.precision}-b{workload.batch_size}"
+
+    def versions(self) -> dict[str, str]:
+        """Return what the machine code depends on: PyTorch, the processor and the GPU, and how it was prepared."""
+        from inference_lib.measure.machine import this_machine
+
+        return {
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "gpu": this_machine().gpu or "none",
+            "recipe": repr(RECIPE),
+        }
+
+    def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
+        """Write ``model.pt2``: the compiled library with its weights."""
+        model = model.to(workload.device, workload.torch_dtype)
+        with float32_products(workload.precision), compiling():
+            compile_ahead(prepare(model, workload), example(workload), directory / PACKAGE_FILE)
+
+    def stored_precision(self, artifact: Artifact) -> str:
+        """Read the types of the weights (constants of rank 2 and more) from the library's own list of constants."""
+        with zipfile.ZipFile(artifact.directory / PACKAGE_FILE) as package:
+            (source,) = [name for name in package.namelist() if name.endswith(".wrapper.cpp")]
+            listed = package.read(source).decode()
+        types = dict(re.findall(r"constants_info_\[(\d+)\]\.dtype = .*?(float16|bfloat16|float32|float64)\b", listed))
+        shapes = dict(re.findall(r"constants_info_\[(\d+)\]\.shape = \{([^}]*)\}", listed))
+        names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+        return "+".join(sorted({names.get(types[n]) or types[n] for n in types if "," in shapes[n]}))
+
+    def load(self, artifact: Artifact) -> "HostRunner | GraphedRunner":  # type: ignore[override]
+        """Load the library; on a GPU, capture its kernels in a CUDA graph."""
+        with float32_products(artifact.workload.precision), quiet():
+            return _runner(artifact.workload, load_ahead(artifact.directory / PACKAGE_FILE))
+
+
+def compiled(model: nn.Module, images: torch.Tensor, recipe: Recipe = RECIPE) -> Call:
+    """Return ``model`` compiled for batches like ``images``; compiling happens here, not at the first inference.
+
+    Raises:
+        CourseError: nothing was compiled, because an environment variable turns the compiler off.
+
+    """
+    from torch._dynamo.utils import counters
+    from torch._inductor import config
+
+    before = counters["stats"]["unique_graphs"]
+    call = torch.compile(model, fullgraph=True, dynamic=False)
+    # Freezing needs to know that no gradients will be asked for, and does nothing where it is given as an option of
+    # torch.compile: by then Dynamo has made inputs of the weights.
+    with torch.inference_mode(), config.patch(recipe.options):
+        call(images)
+    if counters["stats"]["unique_graphs"] == before:
+        raise CourseError("torch.compile compiled nothing; unset TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE")
+    return call
+
+
+def compile_ahead(model: nn.Module, images: torch.Tensor, path: Path, recipe: Recipe = RECIPE) -> None:
+    """Export ``model`` for batches like ``images``, compile it, and write library and weights to one file."""
+    if images.is_cuda:
+        _show_cuda_home()
+    with torch.no_grad():
+        program = torch.export.export(model, (images,))
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=recipe.options)
+
+
+def load_ahead(path: Path) -> Call:
+    """Load what ``compile_ahead`` wrote."""
+    # Otherwise the library records an event after each run and asks for it before the next, which no graph can hold.
+    return torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+
+
+def prepare(model: nn.Module, workload: Workload, recipe: Recipe = RECIPE) -> fx.GraphModule:
+    """Return ``model`` as Inductor gets it: batch norms folded in FP32, images cast and made channels-last inside.
+
+    The result is traced, so its code is its own: a compiled function is kept for each piece of Python code, and two
+    instances of one class would compete for that place.
+    """
+    first: list[nn.Module] = []
+    if recipe.space_to_depth:
+        model, steps = space_to_depth(model)
+        first += steps
+    if recipe.channels:
+        model, steps = pad_channels(model, recipe.channels)
+        first += steps
+    whole = nn.Sequential(*first, ChannelsLast(), model).eval()
+    dtype = workload.torch_dtype
+    folded = fuse_convolutions(whole) if recipe.cudnn_fusion else fuse(whole.float()).to(dtype)
+    traced = fx.symbolic_trace(nn.Sequential(Cast(dtype), folded))
+    return traced.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+
+
+class Cast(nn.Module):
+    """Convert images to the type of the weights."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``images`` in the wanted type."""
+        return images.to(self.dtype)
+
+
+class ChannelsLast(nn.Module):
+    """Convert images to the layout that tensor cores and vector units read."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``images``, the channels of a pixel beside each other in memory."""
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def pad_channels(model: nn.Module, channels: int) -> tuple[nn.Module, list[nn.Module]]:
+    """Return a copy of ``model`` whose first convolution takes ``channels`` channels, and what makes its input.
+
+    The added channels and their weights are zero, so the result is the same. Tensor cores read several channels at
+    once, and three is not a number they like.
+    """
+    name, convolution = _first_convolution(model)
+    extra = channels - convolution.in_channels
+    if extra <= 0:
+        return model, []
+    weight = functional.pad(convolution.weight, (0, 0, 0, 0, 0, extra))
+    changed = _with_convolution(model, name, weight, convolution.stride, convolution.padding)
+    return changed, [nn.ConstantPad3d((0, 0, 0, 0, 0, extra), 0.0)]
+
+
+def space_to_depth(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+    """Return a copy of ``model`` whose first convolution has stride 1, and what makes its input.
+
+    A convolution of stride s moves by whole blocks of s x s pixels. With the pixels of a block as channels it moves by
+    one block, and reads s * s times as many channels from a filter of fewer places. The filter is filled with zeros
+    to whole blocks. Images whose sides are multiples of s are expected.
+    """
+    name, convolution = _first_convolution(model)
+    stride, kernel, padding = convolution.stride[0], convolution.kernel_size[0], int(convolution.padding[0])
+    before = -(-padding // stride)  # blocks of padding before the image, rounded up
+    shift = before * stride - padding
+    blocks = -(-(shift + kernel) // stride)
+    after = blocks * stride - shift - kernel
+    weight = functional.pad(convolution.weight, (shift, after, shift, after))
+    changed = _with_convolution(model, name, functional.pixel_unshuffle(weight, stride), (1, 1), (0, 0))
+    left, right = before * stride, (blocks - 1 - before) * stride
+    return changed, [nn.ZeroPad2d((left, right, left, right)), nn.PixelUnshuffle(stride)]
+
+
+def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def _with_convolution(
+    model: nn.Module, name: str, weight: torch.Tensor, stride: tuple[int, ...], padding: Any
+) -> nn.Module:
+    """Return a copy of ``model`` with another convolution in place of the one called ``name``; its bias stays."""
+    old = model.get_submodule(name)
+    assert isinstance(old, nn.Conv2d)
+    out, inside, height, width = weight.shape
+    with torch.device("meta"):
+        new = nn.Conv2d(inside, out, (height, width), stride, padding, bias=old.bias is not None)  # type: ignore[arg-type]
+    new.weight, new.bias = nn.Parameter(weight, requires_grad=False), old.bias
+    changed = _shallow_copy(model)
+    changed.set_submodule(name, new)
+    return changed
+
+
+def _shallow_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of the modules that shares their tensors."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def example(workload: Workload) -> torch.Tensor:
+    """Return a batch as the runner of ``workload`` will pass it."""
+    dtype = torch.from_numpy(np.empty(0, workload.host_dtype)).dtype
+    return torch.zeros(workload.input_shape, dtype=dtype, device=workload.device)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Compile from nothing, quietly: Inductor's cache on disk is left aside, and so is its talk.
+
+    On a CPU, Inductor would compile and load three small libraries in every process, to see whether the vector
+    instructions that the processor reports do work. It may believe the processor.
+    """
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
+    with quiet(), config.patch({"cpp.vec_isa_ok": True}), fresh_cache():
+        yield
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep hints out of the reader's way (TF32 that is off on purpose, a missing GPU); errors still raise."""
+    names = ("torch.utils.cpp_extension", "torch._inductor.utils")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _missing_tool(device: str) -> Availability | None:
+    """Say which tool Inductor lacks, if it lacks one."""
+    compiler = os.environ.get("CXX", "g++")  # as Inductor chooses it
+    if shutil.which(compiler) is None:
+        return Availability(
+            usable=False,
+            version=torch.__version__,
+            reason=f"the C++ compiler {compiler} was not found",
+            remedy="apt-get install g++ (or conda install gxx), or set CXX to the one you have",
+        )
+    if device == "cuda" and find_spec("triton") is None:
+        return Availability(
+            usable=False,
+            version=torch.__version__,
+            reason="triton is not installed",
+            remedy="pip install triton==3.6.0",
+        )
+    return None
+
+
+def cuda_home() -> Path | None:
+    """Return a folder with CUDA's headers: the toolkit that PyTorch finds, or what PyTorch was installed with."""
+    with quiet():
+        from torch.utils import cpp_extension
+    nvidia = find_spec("nvidia")
+    wheels = [Path(place) / "cu13" for place in (nvidia.submodule_search_locations or [])] if nvidia else []
+    toolkit = [Path(cpp_extension.CUDA_HOME)] if cpp_extension.CUDA_HOME else []
+    return next((home for home in (*toolkit, *wheels) if (home / "include" / "cuda_runtime_api.h").exists()), None)
+
+
+def _show_cuda_home() -> None:
+    """Tell PyTorch where CUDA's headers are."""
+    from torch.utils import cpp_extension
+
+    cpp_extension.CUDA_HOME = str(cuda_home())
+
+
+def _runner(workload: Workload, call: Call) -> "HostRunner | GraphedRunner":
+    return HostRunner(workload, call) if workload.device == "cpu" else GraphedRunner(DeviceRunner(workload, call))
+
+
+class HostRunner:
+    """A compiled function on the CPU: there is nothing to copy."""
+
+    stream = None
+
+    def __init__(self, workload: Workload, call: Call) -> None:
+        self.workload, self._call = workload, call
+        self._input = self._output = torch.empty(0)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        self.upload(batch)
+        self.compute()
+        return self.download()
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Keep a reference to the batch.
+
+        Raises:
+            CourseError: it has another shape; a library of AOTInductor would not notice.
+
+        """
+        if batch.shape != self.workload.input_shape:
+            raise CourseError(f"compiled for a batch of shape {self.workload.input_shape}, got {batch.shape}")
+        self._input = torch.from_numpy(batch)
+
+    @torch.inference_mode()
+    def compute(self) -> None:
+        """Run the compiled function."""
+        self._output = self._call(self._input)
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the last run."""
+        return self._output.float().numpy()
+
+    def synchronize(self) -> None:
+        """Nothing is asynchronous on the CPU."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        vars(self).clear()
+
+
+class DeviceRunner(BufferedRunner):
+    """A compiled function on fixed buffers of the GPU."""
+
+    def __init__(self, workload: Workload, call: Call) -> None:
+        super().__init__(workload)
+        self._call = call
+
+    @torch.inference_mode()
+    def compute(self) -> None:
+        """Queue the compiled function on the uploaded batch."""
+        with torch.cuda.stream(self.stream):
+            self.buffers.output.copy_(self._call(self.buffers.input))

@@ -1,0 +1,740 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # torch.compile and AOTInductor
+#
+# PyTorch has a compiler of its own: it reads your Python, writes kernels for your model, and can leave the Python
+# behind.
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# what one call of `torch.compile` does, when it is paid for, and how to ship the result without the model's code
+# :::
+# :::{grid-item-card} You need
+# the chapter on PyTorch, and a C++ compiler; a GPU for half of the experiments
+# :::
+# :::{grid-item-card} To read
+# 25 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why this framework exists
+#
+# A CUDA graph makes launching cheap, and leaves the kernels as they are. Between two kernels, a feature map is written
+# to memory and read back. A bias, a ReLU and a shortcut are three trips for a few additions.
+#
+# A kernel that does all of it makes one trip. Nobody can write such a kernel for every model by hand, so a compiler
+# does {cite}`pytorch2`:
+#
+# - *Dynamo* follows your Python function and records the tensor operations that it calls, as a graph.
+# - *Inductor* splits the operations into simple ones, decides which of them go into one kernel, and writes the kernels:
+#   in Triton for a GPU, in C++ for a CPU. Convolutions and matrix products are left to libraries such as cuDNN.
+#
+# With `torch.compile` this happens while your program runs, at the first call. With `torch.export` and AOTInductor it
+# happens ahead of time, and the outcome is a file.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import display
+from torch._dynamo.utils import counters
+
+from inference_lib import MODELS, CourseError, load_pretrained, open_lab
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends.cuda import GraphedRunner
+from inference_lib.backends.torch_compile import (
+    PACKAGE_FILE,
+    DeviceRunner,
+    Recipe,
+    compiled,
+    compiling,
+    example,
+    prepare,
+    quiet,
+)
+from inference_lib.choose import break_even, seconds_to_first_answer
+from inference_lib.report import glue, plots, select, show_source, tables, words
+
+scratch = tempfile.TemporaryDirectory()
+
+lab = open_lab(profile, device, records_dir)
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+library = get_backend("aot-inductor")
+available = library.availability(lab.device)
+if not available.usable:
+    raise CourseError(f"this chapter cannot run here: {available.reason}; {available.remedy}")
+
+# %% tags=["hide-input"]
+stages = [
+    ["Python\nfunction"],
+    ["Dynamo,\nat the first call", "torch.export,\nahead of time"],
+    ["graph of\noperations"],
+    ["Inductor"],
+    ["kernels in\nmemory", "model.pt2"],
+]
+figure, (axes,) = plots.new_figure(height=1.8)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: a Python function, Dynamo or torch.export, a graph, Inductor, kernels in memory or a file.",
+    caption="Two ways to the graph, one compiler, two outcomes.",
+)
+
+# %% [markdown]
+# ## Export
+#
+# ### At run time: `torch.compile`
+#
+# There is nothing to export: the artifact is the weights file of the [chapter on PyTorch](04_pytorch). The model is
+# compiled when it is loaded.
+
+# %%
+show_source(compiled)
+
+# %% [markdown]
+# `torch.compile` itself does nothing yet. The first call compiles, and what it compiles depends on what it is given:
+# the shape and the type of the batch, and whether gradients are wanted.
+#
+# `fullgraph=True` makes it an error if a part of the function cannot be recorded; otherwise that part would run as
+# plain Python. `dynamic=False` compiles for this batch size and no other. The one setting of the recipe is `freezing`;
+# more of it below.
+#
+# What is compiled is the whole way from the image to the logits. Casting and the change to channels-last are part of
+# it, so Inductor makes one kernel of them.
+
+# %%
+show_source(prepare)
+
+# %% [markdown]
+# On a GPU, the compiled function is then captured in a CUDA graph, with the same lines as the eager model.
+#
+# ### Ahead of time: AOTInductor
+#
+# `torch.export` records the model without running it in your process later: the result is a graph with the weights.
+# AOTInductor compiles that graph, with the C++ code that calls the kernels, to a shared library
+# {cite}`aotinductor`. Library and weights are packed into one `.pt2` file.
+
+# %%
+show_source("inference_lib.backends.torch_compile", "compile_ahead")
+
+# %%
+show_source("inference_lib.backends.torch_compile", "load_ahead")
+
+# %% [markdown]
+# The file fits one kind of machine: it holds machine code for this processor and this GPU. That is why the course
+# rebuilds it when either changes.
+#
+# ### The model's code is not needed
+#
+# To prove it, another process loads the file. It is forbidden to import the course's library and torchvision, so the
+# definition of the model is out of its reach.
+
+# %%
+workload = Workload("vanilla_cnn", 1, "fp32", lab.device)
+package = build(library, workload).directory / PACKAGE_FILE
+program = """
+import logging, sys
+logging.disable(logging.WARNING)
+sys.modules["inference_lib"] = sys.modules["torchvision"] = None  # importing either is an error now
+import numpy, torch
+torch.backends.cudnn.allow_tf32 = False  # the file does not say how FP32 is multiplied: the process does
+model = torch._inductor.aoti_load_package(sys.argv[1])
+images = torch.from_numpy(numpy.load("images.npy")).to(sys.argv[2])
+numpy.save("logits.npy", model(images).cpu().numpy())
+"""
+
+# %%
+images = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+np.save(Path(scratch.name) / "images.npy", images)
+command = [sys.executable, "-c", program, str(package), lab.device]
+_ = subprocess.run(command, cwd=scratch.name, check=True)
+
+# %% tags=["nbval-check-output"]
+theirs = np.load(Path(scratch.name) / "logits.npy")
+ours = load_pretrained("vanilla_cnn")(torch.from_numpy(images)).numpy()
+print(theirs.shape, "close to ours:", np.abs(theirs - ours).max() < 1e-3 * np.abs(ours).max())
+
+# %% [markdown]
+# The same file can be loaded by a C++ program, which then needs no Python at all.
+#
+# ## Is it still the same model?
+#
+# A compiler may reorder additions, and does. So the logits are compared before anything is timed. Compiling takes
+# seconds for every shape, so the whole curve of batch sizes is measured for one model, and on a CPU one batch size.
+
+# %%
+names = ["torch-compile", "aot-inductor"]
+if lab.device == "cuda":
+    records = lab.benchmark(names, ["resnet18"], ["fp16"])
+    records += lab.benchmark(names, ["vanilla_cnn", "mobilenet_v2"], ["fp16"], lab.profile.ends("cuda"))
+    records += lab.benchmark(names, precisions=["fp32"], batch_sizes=(1,))
+else:
+    records = lab.benchmark(["torch-compile"], batch_sizes=(1,))
+    records += lab.benchmark(["aot-inductor"], ["vanilla_cnn"], batch_sizes=(1,))
+tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+
+# %% tags=["nbval-check-output"]
+for model in MODELS:
+    print(f"{model}: {words.verdict(records, model)}")
+
+# %% [markdown]
+# ## How fast?
+#
+# The rows of earlier chapters stand beside those of this one, where they were measured.
+
+# %%
+rivals = ["pytorch", "pytorch-cudagraph", *names]
+
+
+def compared(records):
+    """Return the measured records of the rivals in FP32 and FP16, model by model."""
+    mine = select(records, backend=rivals, precision=["fp32", "fp16"])
+    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
+
+
+here = [record for record in compared(lab.records()) if record.device == lab.device]
+tables.show_table(
+    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
+    "Median end-to-end latency at batch 1, ms.",
+)
+
+# %% [markdown]
+# ### Every inference
+
+# %%
+gpu = select(compared(lab.gpu_records()), model="resnet18", precision="fp16")
+resnet = gpu or select(here, model="resnet18")
+single = select(resnet, batch_size=1)
+figure, (axes,) = plots.new_figure()
+plots.latency_ecdf(single, axes)
+plots.show_figure(
+    figure,
+    alt="Distribution of the end-to-end latency of resnet18 at batch 1, eager, CUDA graph and compiled.",
+    caption=f"ResNet-18 at batch 1. {plots.provenance(single)}",
+)
+
+# %% tags=["remove-cell"]
+one = {name: select(gpu, backend=name, batch_size=1) for name in rivals}
+many = {name: select(gpu, backend=name, batch_size=256) for name in rivals}
+glue("06-gpu", words.machines(gpu))
+glue("06-compile-eager", words.times_faster(one["pytorch"], one["torch-compile"]))
+glue("06-compile-graph", words.times_faster(one["pytorch-cudagraph"], one["torch-compile"]))
+glue("06-ahead-compile", words.times_faster(one["torch-compile"], one["aot-inductor"]))
+glue("06-compile-graph-256", words.times_faster(many["pytorch-cudagraph"], many["torch-compile"]))
+glue("06-images-256", words.number(many["torch-compile"], lambda r: r.throughput_images_per_s, "{:,.0f}"))
+
+# %% [markdown]
+# The comparisons on {glue:text}`06-gpu`, FP16, batch 1: against the eager loop, the compiled model is
+# {glue:text}`06-compile-eager`; against the CUDA graph of the eager model, {glue:text}`06-compile-graph`. Against
+# `torch.compile`, AOTInductor is {glue:text}`06-ahead-compile`: both replay a graph of much the same kernels.
+#
+# ### Where the milliseconds are
+
+# %%
+figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
+plots.stacked_parts(single, axes)
+plots.show_figure(
+    figure,
+    alt="Upload, compute and download time of resnet18 at batch 1 for each way, with the end-to-end latency.",
+    caption=f"ResNet-18 at batch 1. {plots.provenance(single)}",
+)
+
+# %% [markdown]
+# ### Larger batches
+
+# %%
+figure, (axes,) = plots.new_figure(height=4.2)
+plots.throughput_over_latency(resnet, axes)
+plots.show_figure(
+    figure,
+    alt="Images per second over latency for resnet18 at rising batch sizes, eager, CUDA graph and compiled.",
+    caption=f"ResNet-18; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
+)
+
+# %% [markdown]
+# At batch 256, end to end, the compiled model is {glue:text}`06-compile-graph-256` against the CUDA graph of the eager
+# model. With the images on the device already, it computes {glue:text}`06-images-256` images per second. A large batch
+# has large feature maps, and every trip to memory that a kernel saves is a long one.
+#
+# ## Why?
+#
+# Inductor writes a program that calls its kernels. A kernel's name lists the operations that it comes from, and its
+# arguments are the arrays that it reads. Compile the small model twice, from an empty cache: as it is, and with
+# `freezing`, which lets the compiler treat the weights as constants.
+
+# %%
+import re
+
+from torch._inductor.utils import run_and_get_code
+
+plain = load_pretrained("vanilla_cnn").to(lab.device)
+tensor = torch.from_numpy(images).to(lab.device)
+ways = {"as it is": Recipe(options={}), "freezing": Recipe()}
+
+
+# %%
+def kernels(code):
+    """Return the operations that each kernel in Inductor's program comes from, and how many arrays it reads."""
+    parts = re.split(r"^\w*?fused_(\w+?)_\d+ = async_compile", code, flags=re.MULTILINE)
+    sources = zip(parts[1::2], parts[2::2], strict=True)
+    return [(name, len(set(re.findall(r"in_(?:out_)?ptr\d+", source)))) for name, source in sources]
+
+
+def try_out(recipe):
+    """Compile the plain model; return its kernels, the seconds that took, and the time of a call."""
+    torch._dynamo.reset()
+    counters.clear()
+    start = time.perf_counter()
+    with compiling():
+        call, code = run_and_get_code(compiled, plain, tensor, recipe)
+    seconds = time.perf_counter() - start
+    with torch.inference_mode():
+        median = lab.time(lambda: call(tensor)).p50
+    cached = "yes" if counters["inductor"]["fxgraph_cache_bypass"] == 0 else "no"
+    return {"kernels": kernels(code[0]), "compiling, s": seconds, "kept in the cache": cached, "ms": median}
+
+
+found = {name: try_out(recipe) for name, recipe in ways.items()}
+
+# %%
+for name, row in found.items():
+    print(f"{name}:")
+    for operations, reads in row["kernels"]:
+        print(f"   {operations} reads {reads}")
+
+# %%
+with torch.inference_mode():
+    found["eager"] = {"ms": lab.time(lambda: plain(tensor)).p50}
+columns = ["model", "compiling, s", "kept in the cache", "ms"]
+table = pd.DataFrame([{"model": name} | row for name, row in found.items()])[columns].fillna({columns[2]: "-"})
+tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"compiling, s": "{:.1f}"})
+
+# %% [markdown]
+# Convolutions and matrix products are left to a library; what Inductor writes is what lies between. Without freezing,
+# weights are inputs that may change at any time, so a batch normalization is computed at every call, and the kernel
+# that does it reads its four vectors. Inductor at least puts it into one kernel with the ReLU and the pooling that
+# follow.
+#
+# With freezing, the batch norm's constants are multiplied into the filters while compiling, and nothing of it is left.
+# The filters are stored in the layout that the library wants. On a CPU, bias and ReLU go into oneDNN's convolution.
+# What that costs is the cache: a frozen model is not kept there, because its weights are part of the program.
+#
+# The course folds batch norms before the compiler sees the model, in FP32 whatever the precision of the model, so that
+# they are rounded once. Freezing then has the layouts left to do.
+#
+# A frozen model no longer follows its `nn.Module`: load new weights into the module, and the compiled function goes on
+# with the old ones. For inference that is what one wants.
+#
+# ## Knobs
+#
+# ### Modes
+#
+# `mode` is a short name for a set of options. `default` is the compiler alone. `reduce-overhead` adds CUDA graphs,
+# which the compiler manages by itself. `max-autotune` also times several implementations of every matrix product and
+# convolution, and keeps the quickest. That takes its time, so it is tried on the small model.
+
+
+# %%
+def time_mode(mode, model, images):
+    """Compile ``model`` in one mode; return the seconds that took and the time of a call."""
+    torch._dynamo.reset()
+    start = time.perf_counter()
+    with torch.inference_mode(), compiling():
+        call = torch.compile(model, mode=mode, fullgraph=True, dynamic=False)
+        call(images), torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        return {"mode": mode, "compiling, s": seconds, "ms": lab.time(lambda: call(images)).p50}
+
+
+# %%
+if lab.device == "cuda":
+    half = load_pretrained("vanilla_cnn").half().cuda().to(memory_format=torch.channels_last)
+    sixteen = torch.zeros(16, 3, 224, 224, dtype=torch.half, device="cuda")
+    sixteen = sixteen.to(memory_format=torch.channels_last)
+    modes = [time_mode(mode, half, sixteen) for mode in ("default", "reduce-overhead", "max-autotune")]
+    display(tables.show_table(pd.DataFrame(modes), f"Vanilla CNN, FP16, batch 16, {lab.machine_name}."))
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# The course takes `default` and captures the CUDA graph itself, around the compiled function: its copies of a small
+# batch are in the graph too, and its output has an address that it knows.
+#
+# ### The first convolution
+#
+# An image has three channels, and tensor cores read channels by the eight. Two tricks may help, and neither changes the
+# result. *Padding*: add channels of zeros, and weights of zeros for them. *Space to depth*: a convolution of stride two
+# moves by blocks of two by two pixels; call the pixels of a block channels, and it has twelve of them and stride one.
+
+# %%
+show_source("inference_lib.backends.torch_compile", "pad_channels")
+
+# %%
+show_source("inference_lib.backends.torch_compile", "space_to_depth")
+
+# %% [markdown]
+# Whether they pay is a matter of the kernels that cuDNN has. So they are variants to time, with two more: a longer
+# search for the shape of the Triton kernels (*coordinate descent*), and cuDNN's fused convolutions in place of
+# Inductor's kernels. Every variant takes seconds to compile, so only some are timed here.
+
+# %%
+variants = {
+    "plain": Recipe(),
+    "no freezing": Recipe(options={}),
+    "4 channels": Recipe(channels=4),
+    "8 channels": Recipe(channels=8),
+    "space to depth": Recipe(space_to_depth=True),
+    "space to depth, 16 channels": Recipe(channels=16, space_to_depth=True),
+    "coordinate descent": Recipe(options={"freezing": True, "coordinate_descent_tuning": True}),
+    "cuDNN's fused convolutions": Recipe(cudnn_fusion=True),
+}
+
+
+def graph_ms(workload, recipe):
+    """Return the median time of a replay of the model, prepared and compiled by ``recipe``."""
+    model = load_pretrained(workload.model).to("cuda", workload.torch_dtype)
+    with compiling():
+        call = compiled(prepare(model, workload, recipe), example(workload), recipe)
+        runner = GraphedRunner(DeviceRunner(workload, call))
+    return lab.time(runner.compute).p50
+
+
+# %%
+if lab.device == "cuda":
+    large = Workload("resnet18", max(lab.profile.ends("cuda")), "fp16", "cuda")
+    tried = ["plain", "no freezing", "8 channels", "space to depth, 16 channels"]
+    times = {name: graph_ms(large, variants[name]) for name in tried}
+    figure, (axes,) = plots.new_figure(height=0.32 * len(times) + 1)
+    plots.bars(list(times), list(times.values()), "#009E73", "median, ms (compute only)", axes)
+    caption = f"ResNet-18, FP16, batch {large.batch_size}, one option at a time. {lab.machine_name}."
+    display(plots.show_figure(figure, "Median time of a batch of resnet18 with each variant.", caption))
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# ## When does compiling pay?
+#
+# Compiling takes seconds, and an inference saves a small part of one, if it saves anything. So there is a number of
+# inferences after which the compiled model is ahead, or never is. Everything counts: exporting, loading, and the first
+# inference.
+
+# %%
+cells = select(lab.gpu_records() or here, batch_size=1, precision="fp16" if gpu else "fp32")
+rows = []
+for record in select(cells, backend=names):
+    for eager_record in select(cells, backend="pytorch", model=record.model):
+        pays = break_even(record, eager_record)
+        row = {"framework": record.title, "model": record.model, "first answer, s": seconds_to_first_answer(record)}
+        rows.append(row | {"pays after": f"{pays:,.0f} inferences" if pays is not None else "never"})
+formats = {"first answer, s": "{:.1f}"}
+if rows:
+    display(tables.show_table(pd.DataFrame(rows), f"Against the eager loop. {plots.provenance(cells)}", formats))
+else:
+    print("needs the eager rows of the chapter on PyTorch")
+
+# %% [markdown]
+# `torch.compile` pays its price in every process. AOTInductor pays once: whoever loads the file later starts at its
+# load time.
+#
+# ### Cold and warm
+#
+# Inductor keeps what it compiled in a folder, `TORCHINDUCTOR_CACHE_DIR`, and finds it again in the next process. Three
+# fresh processes: the first finds the folder empty, the second finds it filled, the third loads the `.pt2` file.
+
+# %%
+start_up = """
+import logging, sys, time
+logging.disable(logging.WARNING)
+import torch
+how, place, device = sys.argv[1:]
+images = torch.zeros(1, 3, 224, 224, device=device)
+if how == "compile":
+    from inference_lib import load_pretrained
+    model = load_pretrained("vanilla_cnn").to(device)
+start = time.perf_counter()
+with torch.inference_mode():
+    call = torch.compile(model) if how == "compile" else torch._inductor.aoti_load_package(place)
+    call(images).cpu()
+print(time.perf_counter() - start)
+"""
+
+
+def first_answer(how):
+    """Return the seconds from a model with its weights, in a fresh process, to the first logits."""
+    settings = {"TORCHINDUCTOR_CACHE_DIR": f"{scratch.name}/cache", "TORCHINDUCTOR_VEC_ISA_OK": "1"}
+    settings["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-W", "ignore", "-c", start_up, how, str(package), lab.device]
+    result = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
+    return float(result.stdout)
+
+
+# %%
+starts = {"compiled, cold": first_answer("compile"), "compiled, warm cache": first_answer("compile")}
+starts["loaded from the .pt2 file"] = first_answer("load")
+figure, (axes,) = plots.new_figure(height=1.7)
+plots.bars(list(starts), list(starts.values()), "#009E73", "seconds to the first answer", axes)
+plots.show_figure(
+    figure,
+    alt="Seconds to the first answer of the small model: cold, with a warm cache, from the file.",
+    caption=f"Vanilla CNN, FP32, batch 1. Importing torch and the model is not counted. {lab.machine_name}.",
+)
+
+# %% [markdown]
+# A warm cache saves the work of Inductor and of the C++ or Triton compiler. It does not save Dynamo's: the Python
+# function is followed again in every process, and Inductor's own modules are imported. "All caches hit, and the start
+# is still slow" is a common complaint ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)). If the
+# start matters, ship the file. Loading it from Python imports modules of Inductor as well; a C++ program needs none.
+#
+# ## What goes wrong
+#
+# ### It compiles again
+#
+# Dynamo notes what it relied on, as *guards*, and checks them at every call. Another batch size breaks a guard, and the
+# function is compiled again, in the middle of your service. Dynamo counts the graphs it has made. The backend `eager`
+# runs them without Inductor, so the experiment takes no time.
+
+
+# %%
+def graphs(sizes, **options):
+    """Call a compiled model with batches of rising size; return the graphs made after each."""
+    torch._dynamo.reset()
+    counters.clear()
+    call = torch.compile(load_pretrained("vanilla_cnn"), backend="eager", **options)
+    made = []
+    for size in sizes:
+        call(torch.zeros(size, 3, 224, 224))
+        made.append(counters["stats"]["unique_graphs"])
+    return made
+
+
+# %% tags=["nbval-check-output"]
+with torch.inference_mode():
+    print("dynamic=None: ", graphs([1, 2, 3, 4, 5]))
+    print("dynamic=False:", graphs([1, 2, 3, 4, 5], dynamic=False))
+    print("dynamic=True: ", graphs([2, 3, 4, 5], dynamic=True))
+
+# %% [markdown]
+# By default the first size is a constant. When a second one comes, Dynamo learns that the dimension varies, compiles
+# for any size, and is done. With `dynamic=False` every size is compiled by itself. After eight of one function it gives
+# up and runs the rest eagerly, with a warning, or with an error if `fullgraph=True`.
+#
+# If you know that the batch varies, say so before the first call, and let a recompilation be an error while you test:
+
+# %% tags=["nbval-check-output"]
+torch._dynamo.reset()
+counters.clear()
+call = torch.compile(load_pretrained("vanilla_cnn"), backend="eager")
+batch = torch.zeros(4, 3, 224, 224)
+torch._dynamo.mark_dynamic(batch, 0)
+with torch.inference_mode(), torch._dynamo.config.patch(error_on_recompile=True):
+    call(batch), call(batch[:2]), call(batch[:3])
+    print(counters["stats"]["unique_graphs"], "graph for batches of 4, 2 and 3")
+    try:
+        call(batch[:1])
+    except torch._dynamo.exc.RecompileError:
+        print("a batch of 1 needs a graph of its own")
+
+# %% [markdown]
+# A size of one is always special, because it broadcasts. And a kernel that serves every batch size knows less than one
+# that is made for a size: Inductor does not even change the layout to channels-last then. The course compiles for each
+# batch size; a service would pick a few and fill its batches up to the next one.
+#
+# ### An option that does nothing
+#
+# `torch.compile` takes options of Inductor, and `freezing` is one. It is accepted, and nothing is frozen: Dynamo has
+# made inputs of the weights before the option is read. Count the operations that were folded into a convolution:
+
+
+# %% tags=["nbval-check-output"]
+def folded(as_option):
+    """Compile a convolution with a batch norm; say whether the batch norm was folded."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8)).eval()
+    settings = {"freezing": True}
+    with torch.inference_mode(), compiling(), torch._inductor.config.patch({} if as_option else settings):
+        torch.compile(model, options=settings if as_option else None)(torch.zeros(1, 3, 8, 8))
+    return counters["inductor"]["binary_folding"] > 0
+
+
+print("given as an option, folded:     ", folded(as_option=True))
+print("set while it compiles, folded:  ", folded(as_option=False))
+
+# %% [markdown]
+# Patch `torch._inductor.config` around the first call, and check that it had an effect.
+#
+# ### A graph in two pieces
+#
+# What Dynamo cannot record, it leaves to Python, and the graph breaks there. `explain` counts the pieces.
+
+# %% tags=["nbval-check-output"]
+import logging
+
+logging.getLogger("torch._dynamo.variables.tensor").setLevel(logging.ERROR)  # its warning says what explain says
+small = load_pretrained("vanilla_cnn")
+
+
+def classify(images):
+    logits = small(images)
+    if logits.max().item() > 100:  # a number that Python needs now
+        return logits
+    return logits.softmax(1)
+
+
+torch._dynamo.reset()
+with quiet(), torch.inference_mode():
+    pieces = torch._dynamo.explain(classify)(batch)
+(piece,) = pieces.break_reasons
+print(f"{pieces.graph_count} graphs: {piece.reason.splitlines()[0]}")
+
+# %% [markdown]
+# Nothing fails, and the pieces are compiled. But nothing is fused across the break, and a GPU has to finish before
+# Python can decide. With `fullgraph=True` it is an error, which is the better default for inference:
+
+# %% tags=["nbval-check-output"]
+torch._dynamo.reset()
+try:
+    with quiet(), torch.inference_mode():
+        torch.compile(classify, backend="eager", fullgraph=True)(batch)
+except torch._dynamo.exc.TorchDynamoException as error:
+    print("refused:", type(error).__name__)
+
+# %% [markdown]
+# ### The library takes whatever it is given
+#
+# The `.pt2` file was compiled for one image in FP32. By default it does not check what it gets:
+
+# %%
+with torch.inference_mode():
+    model = torch._inductor.aoti_load_package(str(package))
+    two = torch.zeros(2, 3, 224, 224, device=lab.device)
+    print("two images in, logits for", len(model(two)), "out")
+
+# %% [markdown]
+# There is no error: it reads as many bytes as it was compiled for. A larger batch loses images; a smaller one makes it
+# read what lies behind. Set `AOTI_RUNTIME_CHECK_INPUTS=1` while you test, and check shape and type at the door.
+
+# %%
+os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"  # a library reads it once, at its first call
+checked = torch._inductor.aoti_load_package(str(package))
+try:
+    checked(two)
+except RuntimeError:
+    print("refused")
+finally:
+    del os.environ["AOTI_RUNTIME_CHECK_INPUTS"]
+
+# %% [markdown]
+# ### The output is overwritten
+#
+# With `reduce-overhead` the output lives in the memory of a CUDA graph, and the next call writes to it again
+# ([pytorch#170604](https://github.com/pytorch/pytorch/issues/170604)). PyTorch notices and refuses to read a result
+# that is gone:
+
+# %%
+if lab.device == "cuda":
+    torch._dynamo.reset()
+    double = torch.compile(lambda x: x * 2, mode="reduce-overhead")
+    with torch.inference_mode():
+        for _ in range(3):  # the first calls warm up and record
+            kept = double(torch.ones(4, device="cuda"))
+        copied = kept.clone()
+        double(torch.zeros(4, device="cuda"))
+    try:
+        print("kept:", kept[0].item())
+    except RuntimeError as error:
+        print("kept:", str(error).split(".")[0])
+    print("copied:", copied[0].item())
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# Copy what you keep, or copy the output to memory of your own at once, as the course's runners do.
+#
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-06-frozen
+# Compile `vanilla_cnn` with and without freezing. Then fill the last layer's bias with ones, in place, and call both
+# again. What do you expect?
+# ```
+#
+# ```{solution} ex-06-frozen
+# :class: dropdown
+# Use `compiled(model, images, Recipe())` and `compiled(model, images, Recipe(options={}))` with
+# `torch._dynamo.reset()` in between, and change `model.head[-1].bias`. Without freezing the parameter is an input of
+# the compiled function, so the logits change. With freezing it was a constant when the kernels were written. Whether
+# the change shows then depends on what was made of that constant: memory that is shared shows it, a copy in another
+# layout does not. Do not rely on either.
+# ```
+#
+# ```{exercise}
+# :label: ex-06-variants
+# If you have a GPU, time the variants that the chapter left out, and all of them at batch 512. Is the best one of
+# batch 256 still the best?
+# ```
+#
+# ```{solution} ex-06-variants
+# :class: dropdown
+# Call `graph_ms(Workload("resnet18", 512, "fp16", "cuda"), recipe)` for each recipe in `variants`, and divide the batch
+# size by the time to compare images per second. The larger the batch, the less the launch and the tail of a kernel
+# count, and the more the trips to memory.
+# ```
+#
+# ```{exercise}
+# :label: ex-06-code
+# Look at the code that Inductor wrote: set the environment variable `TORCH_LOGS=output_code`, and compile
+# `vanilla_cnn` in a fresh process. Which operations went into one kernel?
+# ```
+#
+# ```{solution} ex-06-code
+# :class: dropdown
+# Each kernel begins with a comment that lists the operations it was made from, and the function `call` at the end shows
+# the order of kernels and library calls. Without freezing, a kernel after each convolution normalizes, rectifies and
+# pools.
+# ```
+#
+# ## Key points
+#
+# - `torch.compile` fuses what lies between convolutions and matrix products; those stay with the libraries.
+# - It compiles at the first call, and again when a guard fails. Use `fullgraph=True`, and decide about dynamic shapes.
+# - Freezing makes constants of the weights: batch norms disappear, layouts are chosen, later changes are ignored.
+# - AOTInductor does the same ahead of time. Its file needs neither the model's code nor a warm cache, fits one kind of
+#   machine, and checks nothing.
+# - A warm cache shortens the start; it does not remove it.
+#
+# ## Further reading
+#
+# The paper on Dynamo and Inductor {cite}`pytorch2`; the documentation of AOTInductor {cite}`aotinductor`; what to do
+# when compiling goes wrong {cite}`torch_compile_troubleshooting`; CUDA graphs in PyTorch {cite}`pytorch_cuda_graphs`.

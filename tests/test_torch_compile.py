@@ -1,0 +1,260 @@
+"""The torch.compile and AOTInductor backends: what was compiled is the model, and compiled it was."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import torch_compile as compiler
+from inference_lib.backends.torch_compile import PACKAGE_FILE, Recipe, pad_channels, prepare, space_to_depth
+from inference_lib.errors import CourseError
+from inference_lib.measure.accuracy import LOGIT_TOLERANCE
+from inference_lib.models import MODELS, load_pretrained
+
+NAMES = ("torch-compile", "aot-inductor")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of artifacts for the tests that only read them."""
+    return tmp_path_factory.mktemp("artifacts")
+
+
+def noise(workload: Workload, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=workload.input_shape).astype(workload.host_dtype)
+
+
+def eager_logits(model: str, batch: np.ndarray) -> np.ndarray:
+    return load_pretrained(model)(torch.from_numpy(batch).float()).numpy()
+
+
+# The compiler takes seconds a model: the two larger ones share the batch sizes and the backends between them.
+@pytest.mark.parametrize(
+    ("name", "model", "batch_size"),
+    [
+        ("torch-compile", "vanilla_cnn", 1),
+        ("torch-compile", "vanilla_cnn", 3),
+        ("torch-compile", "resnet18", 2),
+        ("torch-compile", "mobilenet_v2", 1),
+        ("aot-inductor", "vanilla_cnn", 1),
+        ("aot-inductor", "vanilla_cnn", 3),
+    ],
+)
+def test_the_runners_compute_what_the_model_computes(root: Path, name: str, model: str, batch_size: int) -> None:
+    backend, workload = get_backend(name), Workload(model, batch_size, "fp32", "cpu")
+    first, second = noise(workload), noise(workload, seed=1)
+    with backend.load(build(backend, workload, root)) as runner:
+        logits = runner.infer(first)
+        kept = logits.copy()
+        runner.upload(second)
+        runner.compute()
+        in_parts = runner.download()
+    for found, batch in ((logits, first), (in_parts, second)):
+        expected = eager_logits(model, batch)
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    np.testing.assert_array_equal(logits, kept)
+    assert logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "recipe",
+    [Recipe(), Recipe(channels=4), Recipe(channels=8), Recipe(space_to_depth=True), Recipe(16, space_to_depth=True)],
+    ids=["plain", "4 channels", "8 channels", "space to depth", "space to depth, 16 channels"],
+)
+def test_every_recipe_prepares_the_same_function(model: str, recipe: Recipe) -> None:
+    workload = Workload(model, 2, "fp32", "cpu")
+    prepared, batch = prepare(load_pretrained(model), workload, recipe), noise(workload)
+    expected = eager_logits(model, batch)
+    logits = prepared(torch.from_numpy(batch)).numpy()
+    assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        (lambda m: pad_channels(m, 4), (4, 7, 2)),
+        (lambda m: pad_channels(m, 8), (8, 7, 2)),
+        (space_to_depth, (12, 4, 1)),
+    ],
+)
+def test_the_first_convolution_is_changed_in_a_copy(change: object, read: tuple[int, int, int]) -> None:
+    model = load_pretrained("resnet18")
+    changed, _ = change(model)  # type: ignore[operator]
+    found = changed.conv1
+    assert (found.in_channels, found.kernel_size[0], found.stride[0]) == read
+    assert model.conv1.weight.shape == (64, 3, 7, 7)
+    assert changed.fc.weight is model.fc.weight  # nothing else is copied
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_images_enter_as_the_host_has_them_and_leave_as_the_weights_are(precision: str) -> None:
+    workload = Workload("vanilla_cnn", 1, precision, "cuda")
+    prepared = prepare(load_pretrained("vanilla_cnn").to(workload.torch_dtype), workload)
+    assert {p.dtype for p in prepared.parameters()} == {workload.torch_dtype}
+    assert prepared(torch.from_numpy(noise(workload))).dtype == workload.torch_dtype
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_stored_precision_is_read_from_the_library(root: Path, precision: str) -> None:
+    backend, workload = get_backend("aot-inductor"), Workload("vanilla_cnn", 1, precision, "cpu")
+    assert backend.stored_precision(build(backend, workload, root)) == precision
+
+
+def test_an_fp32_library_under_an_fp16_label_is_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = get_backend("aot-inductor")
+    wrong = build(backend, Workload("vanilla_cnn", 1, "fp32", "cpu"), root).directory / PACKAGE_FILE
+    monkeypatch.setattr(compiler, "compile_ahead", lambda model, images, path: shutil.copy(wrong, path))
+    with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
+        build(backend, Workload("vanilla_cnn", 1, "fp16", "cpu"), tmp_path)
+
+
+def test_a_batch_of_another_size_is_refused(root: Path) -> None:
+    backend, workload = get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp32", "cpu")
+    with backend.load(build(backend, workload, root)) as runner, pytest.raises(CourseError, match="shape"):
+        runner.infer(noise(Workload("vanilla_cnn", 2, "fp32", "cpu")))
+
+
+def test_freezing_folds_batch_norms_and_is_done_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval().requires_grad_(False)
+    images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    counters.clear()
+    with compiler.compiling():
+        call = compiler.compiled(model, images)
+    assert counters["inductor"]["binary_folding"] > 0
+    with torch.inference_mode():
+        torch.testing.assert_close(call(images), model(images))
+    assert counters["stats"]["unique_graphs"] == 1  # compiled once, while the options held
+
+
+def test_libraries_are_kept_apart_and_the_weights_of_torch_compile_are_those_of_pytorch() -> None:
+    cells = [("cpu", 1, "fp32"), ("cuda", 1, "fp32"), ("cuda", 2, "fp32"), ("cuda", 1, "tf32"), ("cuda", 1, "fp16")]
+    workloads = [Workload("resnet18", size, precision, device) for device, size, precision in cells]
+    assert len({get_backend("aot-inductor").artifact_key(w) for w in workloads}) == len(workloads)
+    for workload in workloads:
+        assert get_backend("torch-compile").artifact_key(workload) == get_backend("pytorch").artifact_key(workload)
+
+
+@pytest.mark.parametrize("key", ["torch", "cpu", "gpu", "recipe"])
+def test_a_library_depends_on_what_compiled_it_and_for_what(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = get_backend("aot-inductor").versions()
+    if key == "recipe":
+        monkeypatch.setattr(compiler, "RECIPE", Recipe(channels=4))
+    elif key == "torch":
+        monkeypatch.setattr(torch, "__version__", "0.1")
+    elif key == "cpu":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "Z80")
+    else:
+        from inference_lib.measure import machine
+
+        other = machine.this_machine().model_copy(update={"gpu": "another GPU"})
+        monkeypatch.setattr(machine, "this_machine", lambda: other)
+    after = get_backend("aot-inductor").versions()
+    assert [name for name in before if before[name] != after[name]] == [key]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_compiler_is_said_with_its_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get_backend(name).availability("cpu").usable
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = get_backend(name).availability("cpu")
+    assert not found.usable
+    assert "no-such-compiler" in found.reason
+    assert "apt-get install g++" in found.remedy
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_triton_is_said_for_a_gpu_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference_lib.backends.pytorch.gpu_works", lambda: True)
+    monkeypatch.setattr(compiler, "find_spec", lambda name: None)
+    assert get_backend(name).availability("cpu").usable
+    assert get_backend(name).availability("cuda").reason == "triton is not installed"
+
+
+def test_a_compiler_that_is_switched_off_is_noticed(tmp_path: Path) -> None:
+    """The variable is read when PyTorch is imported, so another process has to see it."""
+    program = (
+        "import sys; from pathlib import Path; from inference_lib.backends import Workload, build, get_backend\n"
+        "from inference_lib.errors import CourseError\n"
+        "backend = get_backend('torch-compile')\n"
+        "artifact = build(backend, Workload('vanilla_cnn', 1, 'fp32', 'cpu'), Path(sys.argv[1]))\n"
+        "try: backend.load(artifact)\n"
+        "except CourseError as error: print('refused:', error)"
+    )
+    environment = os.environ | {"TORCH_COMPILE_DISABLE": "1", "PYTHONPATH": str(Path(compiler.__file__).parents[2])}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("refused: torch.compile compiled nothing; unset TORCH_COMPILE_DISABLE")
+
+
+def test_the_library_runs_without_the_course_s_code(root: Path, tmp_path: Path) -> None:
+    backend, workload = get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp32", "cpu")
+    package = build(backend, workload, root).directory / PACKAGE_FILE
+    np.save(tmp_path / "images.npy", noise(workload))
+    program = (
+        "import sys; sys.modules['inference_lib'] = sys.modules['torchvision'] = None\n"
+        "import numpy, torch\n"
+        "call = torch._inductor.aoti_load_package(sys.argv[1])\n"
+        "numpy.save('logits.npy', call(torch.from_numpy(numpy.load('images.npy'))).numpy())"
+    )
+    subprocess.run([sys.executable, "-c", program, str(package)], cwd=tmp_path, check=True)
+    expected = eager_logits("vanilla_cnn", noise(workload))
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("precision", "batch_size"), [("fp32", 1), ("tf32", 5), ("fp16", 1), ("fp16", 20), ("bf16", 5)]
+)
+def test_the_gpu_runners_agree_with_the_model(
+    root: Path, name: str, model: str, precision: str, batch_size: int
+) -> None:
+    backend, workload = get_backend(name), Workload(model, batch_size, precision, "cuda")
+    with backend.load(build(backend, workload, root)) as runner:
+        for seed in (1, 2):  # a second input: a stale output would be the first one's
+            batch = noise(workload, seed)
+            expected = eager_logits(model, batch)
+            logits = runner.infer(batch)
+            runner.upload(batch)
+            runner.compute()
+            np.testing.assert_array_equal(runner.download(), logits)
+            assert np.abs(logits - expected).max() <= LOGIT_TOLERANCE[precision] * np.abs(expected).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_fp32_is_ieee_and_tf32_is_not(root: Path, name: str) -> None:
+    backend, difference = get_backend(name), {}
+    for precision in ("fp32", "tf32"):
+        workload = Workload("resnet18", 4, precision, "cuda")
+        expected = eager_logits("resnet18", noise(workload))
+        with backend.load(build(backend, workload, root)) as runner:
+            difference[precision] = np.abs(runner.infer(noise(workload)) - expected).max() / np.abs(expected).max()
+    assert difference["fp32"] < 5e-5 < difference["tf32"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "recipe", [Recipe(channels=4), Recipe(channels=8), Recipe(16, space_to_depth=True), Recipe(cudnn_fusion=True)]
+)
+def test_every_recipe_compiles_to_the_same_function_on_a_gpu(recipe: Recipe) -> None:
+    workload = Workload("resnet18", 4, "fp16", "cuda")
+    images = torch.from_numpy(noise(workload)).cuda()
+    expected = eager_logits("resnet18", noise(workload))
+    with compiler.compiling(), torch.inference_mode():
+        model = prepare(load_pretrained("resnet18").cuda().half(), workload, recipe)
+        logits = compiler.compiled(model, images, recipe)(images).float().cpu().numpy()
+    assert np.abs(logits - expected).max() <= LOGIT_TOLERANCE["fp16"] * np.abs(expected).max()
