@@ -14,10 +14,10 @@ from inference_lib.backends.onnxruntime_tensorrt import OnnxRuntimeTensorRt
 from inference_lib.backends.openvino import OpenVino, OpenVinoThroughput
 from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
 from inference_lib.backends.tensorrt import TensorRt
+from inference_lib.backends.torch_compile import AotInductor, TorchCompile
 from inference_lib.backends.torch_tensorrt import TorchTensorRt
 from inference_lib.backends.torchscript import TorchScript, TorchScriptCudaGraph
 from inference_lib.backends.tvm import Tvm
-from inference_lib.backends.torch_compile import AotInductor, TorchCompile
 from inference_lib.errors import unknown_name
 
 BACKENDS: dict[str, Backend] = {
