@@ -5,13 +5,16 @@ import inspect
 import textwrap
 from typing import Any
 
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 
-def show_source(thing: Any, name: str = "") -> Markdown:
-    """Return the source of ``thing``, or of ``name`` (dots allowed) in the module called ``thing``."""
+def show_source(thing: Any, name: str = "") -> None:
+    """Show the source of ``thing``, or of ``name`` (dots allowed) in the module called ``thing``.
+
+    It is displayed, not returned, so that one cell can show several.
+    """
     if isinstance(thing, str):
         thing = importlib.import_module(thing)
         for part in name.split("."):
             thing = getattr(thing, part)
-    return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(thing)).rstrip()}\n```")
+    display(Markdown(f"```python\n{textwrap.dedent(inspect.getsource(thing)).rstrip()}\n```"))
