@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from inference_lib.backends.base import Availability, Workload
+from inference_lib.backends.base import Availability, Support, Workload
 from inference_lib.models import NUM_CLASSES
 
 IMAGES_PER_COPY = 16
@@ -21,6 +21,13 @@ NO_GPU = Availability(
     reason="no NVIDIA GPU answers",
     remedy="run on a machine with an NVIDIA GPU and a driver for CUDA 13",
 )
+
+
+def graph_support(workload: Workload) -> Support:
+    """Say whether ``workload`` can be captured in a CUDA graph."""
+    if workload.device != "cuda":
+        return Support(ok=False, reason="CUDA graphs exist on NVIDIA GPUs only")
+    return Support(ok=True)
 
 
 def gpu_works() -> bool:

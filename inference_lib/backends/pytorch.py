@@ -9,7 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, cpu_support
-from inference_lib.backends.cuda import NO_GPU, BufferedRunner, GraphedRunner, float32_products, gpu_works
+from inference_lib.backends.cuda import (
+    NO_GPU,
+    BufferedRunner,
+    GraphedRunner,
+    float32_products,
+    gpu_works,
+    graph_support,
+)
 from inference_lib.backends.fusion import fuse_convolutions
 from inference_lib.models import create_model
 
@@ -71,9 +78,7 @@ class PyTorchCudaGraph(PyTorchEager):
 
     def supports(self, workload: Workload) -> Support:
         """Only a GPU replays CUDA graphs."""
-        if workload.device != "cuda":
-            return Support(ok=False, reason="CUDA graphs exist on NVIDIA GPUs only")
-        return Support(ok=True)
+        return graph_support(workload)
 
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""

@@ -14,7 +14,14 @@ import numpy as np
 import torch
 
 from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload, cpu_support
-from inference_lib.backends.cuda import NO_GPU, BufferedRunner, GraphedRunner, float32_products, gpu_works
+from inference_lib.backends.cuda import (
+    NO_GPU,
+    BufferedRunner,
+    GraphedRunner,
+    float32_products,
+    gpu_works,
+    graph_support,
+)
 from inference_lib.errors import CourseError
 
 MODEL_FILE = "model.pt"
@@ -80,9 +87,7 @@ class TorchScriptCudaGraph(TorchScript):
 
     def supports(self, workload: Workload) -> Support:
         """Only a GPU replays CUDA graphs."""
-        if workload.device != "cuda":
-            return Support(ok=False, reason="CUDA graphs exist on NVIDIA GPUs only")
-        return Support(ok=True)
+        return graph_support(workload)
 
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""

@@ -11,6 +11,8 @@ from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from inference_lib.measure.timing import Mark
+
 # Without this the profiler's library writes an error to the page on machines without a GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
@@ -113,9 +115,6 @@ def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 3) -> pd.D
         if times[name]
     ]
     return pd.DataFrame(rows).sort_values("ms", ascending=False, ignore_index=True)
-
-
-Mark = float | torch.cuda.Event
 
 
 def _mark(device: str) -> Mark:
