@@ -100,17 +100,6 @@ class Support:
     reason: str = ""
 
 
-def cpu_support(workload: Workload) -> Support:
-    """Say whether the course measures the precision of ``workload`` on a CPU: FP32 alone, for now."""
-    reasons = {
-        "tf32": "TF32 is an arithmetic of NVIDIA GPUs",
-        "fp16": "most CPUs emulate FP16; the course measures it on GPUs",
-        "bf16": "BF16 on CPUs is not measured yet",
-    }
-    reason = reasons.get(workload.precision, "")
-    return Support(ok=not reason, reason=reason)
-
-
 @dataclass(frozen=True)
 class Artifact:
     """An exported model on disk, and the manifest that says what it was made from."""

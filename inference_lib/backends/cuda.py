@@ -124,11 +124,13 @@ def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
 class BufferedRunner:
     """A runner on fixed buffers and a stream of its own: an inference is a copy in, ``compute``, a copy out.
 
-    A subclass queues its model on ``stream`` in ``compute``, from ``buffers.input`` to ``buffers.output``.
+    A subclass queues its model on ``stream`` in ``compute``, from ``buffers.input`` to ``buffers.output``. While the
+    runner is entered, PyTorch multiplies FP32 tensors as the workload's precision says.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
+        self._products = float32_products(workload.precision)
         self.stream = torch.cuda.Stream()
         self.buffers = StaticBuffers(workload, self.stream)
 
@@ -155,11 +157,32 @@ class BufferedRunner:
         self.stream.synchronize()
 
     def __enter__(self) -> Self:
+        self._products.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._products.__exit__(None, None, None)
         self.synchronize()
         vars(self).clear()  # whatever holds device memory goes
+
+
+class CudaFunctionRunner(BufferedRunner):
+    """A function from a batch to its logits, both PyTorch tensors on the device."""
+
+    def __init__(self, workload: Workload, call: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(workload)
+        self._call = call
+
+    @torch.inference_mode()
+    def compute(self) -> None:
+        """Queue the function on the uploaded batch."""
+        with torch.cuda.stream(self.stream):
+            self.buffers.output.copy_(self._call(self.buffers.input))
+
+
+def channels_last(model: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    """Return ``model`` called on images that are cast to ``dtype`` and laid out channels-last (NHWC) first."""
+    return lambda images: model(images.to(dtype, memory_format=torch.channels_last))
 
 
 class GraphedRunner(BufferedRunner):
@@ -171,6 +194,7 @@ class GraphedRunner(BufferedRunner):
 
     def __init__(self, runner: BufferedRunner) -> None:
         self.workload, self.stream, self.buffers = runner.workload, runner.stream, runner.buffers
+        self._products = float32_products(self.workload.precision)
         self._captured = runner  # its weights and workspaces are what the graph's kernels use
         for _ in range(3):  # libraries choose their kernels at first use, and must not do so while they are captured
             runner.compute()

@@ -10,12 +10,13 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
+from inference_lib.backends.cpu import CpuFunctionRunner, cpu_support
 from inference_lib.backends.cuda import NO_GPU, BufferedRunner, GraphedRunner, gpu_works
 from inference_lib.errors import CourseError
 
@@ -86,10 +87,10 @@ class OnnxRuntime:
         names = {kinds.FLOAT: "fp32", kinds.FLOAT16: "fp16", kinds.BFLOAT16: "bf16"}
         return "+".join(sorted(names.get(dtype, str(dtype)) for dtype in dtypes))
 
-    def load(self, artifact: Artifact) -> "CpuRunner | BoundRunner":
+    def load(self, artifact: Artifact) -> "CpuFunctionRunner | BoundRunner":
         """Return a session for the workload's device."""
         if artifact.workload.device == "cpu":
-            return CpuRunner(artifact)
+            return open_cpu_runner(artifact)
         return RunRunner(artifact, self.cuda_options)
 
 
@@ -184,40 +185,10 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     return session
 
 
-class CpuRunner:
-    """A session on the CPU: there is nothing to copy."""
-
-    stream = None
-
-    def __init__(self, artifact: Artifact) -> None:
-        self.workload = artifact.workload
-        self._session = open_session(artifact.directory / MODEL_FILE, "cpu")
-        self._input = self._output = np.empty(0)
-
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
-        return self._session.run([OUTPUT], {INPUT: batch})[0]
-
-    def upload(self, batch: np.ndarray) -> None:
-        """Keep a reference to the batch."""
-        self._input = batch
-
-    def compute(self) -> None:
-        """Run the graph."""
-        self._output = self.infer(self._input)
-
-    def download(self) -> np.ndarray:
-        """Return the logits of the last run."""
-        return self._output
-
-    def synchronize(self) -> None:
-        """Nothing is asynchronous on the CPU."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        del self._session
+def open_cpu_runner(artifact: Artifact) -> CpuFunctionRunner:
+    """Return a runner whose session runs on the CPU."""
+    session = open_session(artifact.directory / MODEL_FILE, "cpu")
+    return CpuFunctionRunner(artifact.workload, lambda batch: session.run([OUTPUT], {INPUT: batch})[0])
 
 
 class BoundRunner(BufferedRunner):

@@ -9,12 +9,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
+from inference_lib.backends.cpu import CpuRunner, cpu_support
 from inference_lib.errors import CourseError
 
 MODEL_FILE = "model.xml"
@@ -192,19 +193,16 @@ def layers(compiled: Any) -> list[dict[str, str]]:
     return [{name: str(node[name].value) for name in node} for node in nodes]
 
 
-class RequestRunner:
-    """A compiled model and one request to it. The CPU reads the caller's array: there is nothing to copy."""
-
-    stream = None
+class RequestRunner(CpuRunner):
+    """A compiled model and one request to it."""
 
     def __init__(self, artifact: Artifact, hint: str) -> None:
-        self.workload = artifact.workload
+        super().__init__(artifact.workload)
         options = {"PERFORMANCE_HINT": hint}
         path = artifact.directory / MODEL_FILE
         self.compiled = compile_ir(path, self.workload.batch_size, self.workload.precision, options)
         self._tensor = import_openvino().Tensor
         self._request = self.compiled.create_infer_request()
-        self._batch = np.empty(0)
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the logits of one batch."""
@@ -222,16 +220,6 @@ class RequestRunner:
     def download(self) -> np.ndarray:
         """Return the logits of the last run."""
         return self._request.get_output_tensor().data.copy()
-
-    def synchronize(self) -> None:
-        """Nothing is queued."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.synchronize()
-        vars(self).clear()  # frees the compiled model and its threads
 
 
 class QueueRunner(RequestRunner):

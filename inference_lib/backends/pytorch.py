@@ -1,5 +1,6 @@
 """PyTorch: the eager model as everybody runs it, and the same model, fused, captured in a CUDA graph."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -8,11 +9,13 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload
+from inference_lib.backends.cpu import cpu_support
 from inference_lib.backends.cuda import (
     NO_GPU,
-    BufferedRunner,
+    CudaFunctionRunner,
     GraphedRunner,
+    channels_last,
     float32_products,
     gpu_works,
     graph_support,
@@ -83,7 +86,7 @@ class PyTorchCudaGraph(PyTorchEager):
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""
         with float32_products(artifact.workload.precision):
-            return GraphedRunner(FusedRunner(artifact))
+            return GraphedRunner(CudaFunctionRunner(artifact.workload, load_fused(artifact)))
 
 
 def load_module(artifact: Artifact) -> torch.nn.Module:
@@ -93,6 +96,12 @@ def load_module(artifact: Artifact) -> torch.nn.Module:
         model = create_model(workload.model)
     model.load_state_dict(load_file(artifact.directory / WEIGHTS_FILE, device=workload.device), assign=True)
     return model.eval().requires_grad_(False)
+
+
+def load_fused(artifact: Artifact) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the exported model, its convolutions fused with what follows them, in channels-last layout."""
+    fused = fuse_convolutions(load_module(artifact))
+    return channels_last(fused.to(memory_format=torch.channels_last), artifact.workload.torch_dtype)  # type: ignore[call-overload]
 
 
 class EagerRunner:
@@ -137,19 +146,3 @@ class EagerRunner:
         self._products.__exit__(None, None, None)
         self._model = torch.nn.Identity()
         self._input = self._output = torch.empty(0)
-
-
-class FusedRunner(BufferedRunner):
-    """The fused model in channels-last layout, called as a Python function on fixed buffers."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        super().__init__(artifact.workload)
-        fused = fuse_convolutions(load_module(artifact))
-        self._model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @torch.inference_mode()
-    def compute(self) -> None:
-        """Launch the model on the uploaded batch."""
-        with torch.cuda.stream(self.stream):
-            images = self.buffers.input.to(self.workload.torch_dtype, memory_format=torch.channels_last)
-            self.buffers.output.copy_(self._model(images))

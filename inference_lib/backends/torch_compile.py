@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
 from inference_lib.backends.base import Artifact, Availability, Style, Workload
-from inference_lib.backends.cuda import BufferedRunner, GraphedRunner, float32_products
+from inference_lib.backends.cpu import CpuFunctionRunner, on_arrays
+from inference_lib.backends.cuda import CudaFunctionRunner, GraphedRunner, float32_products
 from inference_lib.backends.fusion import fuse_convolutions
 from inference_lib.backends.pytorch import PyTorchEager, load_module
 from inference_lib.errors import CourseError
@@ -66,7 +67,7 @@ class TorchCompile(PyTorchEager):
         available = super().availability(device)
         return _missing_tool(device) or available if available.usable else available
 
-    def load(self, artifact: Artifact) -> "HostRunner | GraphedRunner":  # type: ignore[override]
+    def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Compile the model for the workload's batch size.
 
         Inductor's cache on disk is left aside, so that loading takes as long every time.
@@ -127,7 +128,7 @@ class AotInductor(PyTorchEager):
         names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
         return "+".join(sorted({names.get(types[n]) or types[n] for n in types if "," in shapes[n]}))
 
-    def load(self, artifact: Artifact) -> "HostRunner | GraphedRunner":  # type: ignore[override]
+    def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Load the library; on a GPU, capture its kernels in a CUDA graph."""
         with float32_products(artifact.workload.precision), quiet():
             return _runner(artifact.workload, load_ahead(artifact.directory / PACKAGE_FILE))
@@ -341,64 +342,14 @@ def _show_cuda_home() -> None:
     cpp_extension.CUDA_HOME = str(cuda_home())
 
 
-def _runner(workload: Workload, call: Call) -> "HostRunner | GraphedRunner":
-    return HostRunner(workload, call) if workload.device == "cpu" else GraphedRunner(DeviceRunner(workload, call))
+def _runner(workload: Workload, call: Call) -> CpuFunctionRunner | GraphedRunner:
+    """Return a runner of a compiled function; on a GPU, its kernels are captured in a CUDA graph."""
+    if workload.device == "cuda":
+        return GraphedRunner(CudaFunctionRunner(workload, call))
 
+    def checked(batch: np.ndarray) -> np.ndarray:
+        if batch.shape != workload.input_shape:  # a library of AOTInductor would not notice
+            raise CourseError(f"compiled for a batch of shape {workload.input_shape}, got {batch.shape}")
+        return on_arrays(call)(batch)
 
-class HostRunner:
-    """A compiled function on the CPU: there is nothing to copy."""
-
-    stream = None
-
-    def __init__(self, workload: Workload, call: Call) -> None:
-        self.workload, self._call = workload, call
-        self._input = self._output = torch.empty(0)
-
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
-        self.upload(batch)
-        self.compute()
-        return self.download()
-
-    def upload(self, batch: np.ndarray) -> None:
-        """Keep a reference to the batch.
-
-        Raises:
-            CourseError: it has another shape; a library of AOTInductor would not notice.
-
-        """
-        if batch.shape != self.workload.input_shape:
-            raise CourseError(f"compiled for a batch of shape {self.workload.input_shape}, got {batch.shape}")
-        self._input = torch.from_numpy(batch)
-
-    @torch.inference_mode()
-    def compute(self) -> None:
-        """Run the compiled function."""
-        self._output = self._call(self._input)
-
-    def download(self) -> np.ndarray:
-        """Return the logits of the last run."""
-        return self._output.float().numpy()
-
-    def synchronize(self) -> None:
-        """Nothing is asynchronous on the CPU."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        vars(self).clear()
-
-
-class DeviceRunner(BufferedRunner):
-    """A compiled function on fixed buffers of the GPU."""
-
-    def __init__(self, workload: Workload, call: Call) -> None:
-        super().__init__(workload)
-        self._call = call
-
-    @torch.inference_mode()
-    def compute(self) -> None:
-        """Queue the compiled function on the uploaded batch."""
-        with torch.cuda.stream(self.stream):
-            self.buffers.output.copy_(self._call(self.buffers.input))
+    return CpuFunctionRunner(workload, checked)

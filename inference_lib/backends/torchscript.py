@@ -8,16 +8,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
-import numpy as np
 import torch
 
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
+from inference_lib.backends.cpu import CpuFunctionRunner, cpu_support, on_arrays
 from inference_lib.backends.cuda import (
     NO_GPU,
-    BufferedRunner,
+    CudaFunctionRunner,
     GraphedRunner,
+    channels_last,
     float32_products,
     gpu_works,
     graph_support,
@@ -25,9 +25,6 @@ from inference_lib.backends.cuda import (
 from inference_lib.errors import CourseError
 
 MODEL_FILE = "model.pt"
-
-WARM_UP_RUNS = 3
-"""The executor watches the first run, rewrites the graph before the second, and is done by the third."""
 
 
 class TorchScript:
@@ -71,11 +68,13 @@ class TorchScript:
         names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
         return "+".join(sorted(names.get(dtype, str(dtype)) for dtype in dtypes))
 
-    def load(self, artifact: Artifact) -> "CpuRunner | ScriptRunner":
+    def load(self, artifact: Artifact) -> CpuFunctionRunner | CudaFunctionRunner:
         """Return the frozen model on the workload's device."""
-        if artifact.workload.device == "cpu":
-            return CpuRunner(load_frozen(artifact))
-        return ScriptRunner(artifact.workload, load_frozen(artifact, torch.channels_last))
+        workload = artifact.workload
+        if workload.device == "cpu":
+            return CpuFunctionRunner(workload, on_arrays(load_frozen(artifact)))
+        model = load_frozen(artifact, torch.channels_last)
+        return CudaFunctionRunner(workload, channels_last(model, workload.torch_dtype))
 
 
 class TorchScriptCudaGraph(TorchScript):
@@ -91,8 +90,10 @@ class TorchScriptCudaGraph(TorchScript):
 
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""
-        with float32_products(artifact.workload.precision):
-            return GraphedRunner(ScriptRunner(artifact.workload, load_fused(artifact)))
+        workload = artifact.workload
+        with float32_products(workload.precision):
+            call = channels_last(load_fused(artifact), workload.torch_dtype)
+            return GraphedRunner(CudaFunctionRunner(workload, call))
 
 
 @contextmanager
@@ -149,68 +150,3 @@ def constants(module: torch.jit.ScriptModule) -> list[torch.Tensor]:
     """Return the tensors that the graph of a frozen module holds: not copies, but the tensors themselves."""
     nodes = (node for node in module.graph.nodes() if node.kind() == "prim::Constant" and node.hasAttribute("value"))
     return [node.t("value") for node in nodes if node.kindOf("value") == "t"]
-
-
-class CpuRunner:
-    """A script on the CPU: there is nothing to copy."""
-
-    stream = None
-
-    def __init__(self, model: torch.jit.ScriptModule) -> None:
-        self._model: torch.nn.Module = model
-        self._input = self._output = np.empty(0)
-
-    @torch.inference_mode()
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
-        return self._model(torch.from_numpy(batch)).numpy()
-
-    def upload(self, batch: np.ndarray) -> None:
-        """Keep a reference to the batch."""
-        self._input = batch
-
-    def compute(self) -> None:
-        """Run the script."""
-        self._output = self.infer(self._input)
-
-    def download(self) -> np.ndarray:
-        """Return the logits of the last run."""
-        return self._output
-
-    def synchronize(self) -> None:
-        """Nothing is asynchronous on the CPU."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._model = torch.nn.Identity()
-        self._input = self._output = np.empty(0)
-
-
-class ScriptRunner(BufferedRunner):
-    """A script on the GPU, on fixed buffers, its images channels-last."""
-
-    def __init__(self, workload: Workload, model: torch.jit.ScriptModule) -> None:
-        super().__init__(workload)
-        self._model = model
-        self._products = float32_products(workload.precision)
-        with float32_products(workload.precision):
-            for _ in range(WARM_UP_RUNS):
-                self.compute()
-        self.synchronize()
-
-    @torch.inference_mode()
-    def compute(self) -> None:
-        """Queue the script on the uploaded batch."""
-        with torch.cuda.stream(self.stream):
-            images = self.buffers.input.to(self.workload.torch_dtype, memory_format=torch.channels_last)
-            self.buffers.output.copy_(self._model(images))
-
-    def __enter__(self) -> Self:
-        self._products.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._products.__exit__(None, None, None)
-        super().__exit__(*exc)

@@ -13,7 +13,7 @@ import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 from torch.fx.experimental.optimization import fuse
 
-from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, cpu_support
+from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload
+from inference_lib.backends.cpu import CpuRunner, cpu_support
 from inference_lib.backends.cuda import NO_GPU, BufferedRunner, gpu_works
 from inference_lib.errors import CourseError
 from inference_lib.hashes import sha256_of
@@ -98,9 +99,9 @@ class Tvm:
         names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
         return "+".join(sorted(names.get(dtype, dtype) for dtype in found))
 
-    def load(self, artifact: Artifact) -> "CpuRunner | CudaRunner":
+    def load(self, artifact: Artifact) -> "TvmCpuRunner | TvmCudaRunner":
         """Return the library on the workload's device."""
-        return CudaRunner(artifact) if artifact.workload.device == "cuda" else CpuRunner(artifact)
+        return TvmCudaRunner(artifact) if artifact.workload.device == "cuda" else TvmCpuRunner(artifact)
 
 
 def import_model(model: torch.nn.Module, workload: Workload) -> Any:
@@ -312,24 +313,16 @@ def program_times(machine: Any, images: Any, repeats: int = 10) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("ms", ascending=False, ignore_index=True)
 
 
-class CpuRunner:
-    """A library on the CPU."""
-
-    stream = None
+class TvmCpuRunner(CpuRunner):
+    """A library on the CPU, which reads an array of its own: aligned, as its kernels expect."""
 
     def __init__(self, artifact: Artifact) -> None:
         import tvm
 
-        self.workload = artifact.workload
+        super().__init__(artifact.workload)
         self._main = open_library(artifact)["main"]
-        self._input = tvm.runtime.empty(self.workload.input_shape, "float32", tvm.cpu())  # aligned, as kernels expect
+        self._input = tvm.runtime.empty(self.workload.input_shape, "float32", tvm.cpu())
         self._output: Any = None
-
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
-        self.upload(batch)
-        self.compute()
-        return self.download()
 
     def upload(self, batch: np.ndarray) -> None:
         """Copy one batch to where the library reads it."""
@@ -343,17 +336,8 @@ class CpuRunner:
         """Return the logits of the last run."""
         return self._output.numpy()
 
-    def synchronize(self) -> None:
-        """Nothing is asynchronous on the CPU."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._main = self._input = self._output = None
-
-
-class CudaRunner(BufferedRunner):
+class TvmCudaRunner(BufferedRunner):
     """A library on the GPU: it reads PyTorch's buffer in place and launches its kernels on the runner's stream.
 
     It is not captured in a CUDA graph: every run takes memory from TVM's pool and gives it back, so a captured run

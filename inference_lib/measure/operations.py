@@ -1,7 +1,6 @@
 """Which operations a call runs, when, and how long each takes on the device that does the work."""
 
 import os
-import time
 from collections.abc import Callable
 from statistics import median
 
@@ -11,7 +10,7 @@ from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from inference_lib.measure.timing import Mark
+from inference_lib.measure.timing import Mark, mark, milliseconds_between
 
 # Without this the profiler's library writes an error to the page on machines without a GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -73,17 +72,18 @@ def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 3) -> pd.D
     and ``bytes`` (input, output and weights). Between a layer's two readings of the clock lie a GPU's kernels, or
     their launches where the GPU has to wait for those.
     """
+    stream = torch.cuda.current_stream() if images.is_cuda else None
     found = {name: layer for name, layer in model.named_modules() if not list(layer.children())}
     starts: dict[str, Mark] = {}
     times: dict[str, list[tuple[Mark, Mark]]] = {name: [] for name in found}
     sizes: dict[str, tuple[int, int]] = {}
 
     def before(name: str) -> Callable[..., None]:
-        return lambda *_: starts.update({name: _mark(images.device.type)})
+        return lambda *_: starts.update({name: mark(stream)})
 
     def after(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            times[name].append((starts[name], _mark(images.device.type)))
+            times[name].append((starts[name], mark(stream)))
             weights = list(layer.parameters())
             products = isinstance(layer, nn.Conv2d | nn.Linear)
             operations = 2 * output.numel() * weights[0][0].numel() if products else 0
@@ -107,7 +107,7 @@ def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 3) -> pd.D
         {
             "layer": name,
             "kind": _kind(layer),
-            "ms": median(_between(*marks) for marks in times[name]),
+            "ms": median(milliseconds_between(*marks) for marks in times[name]),
             "FLOP": sizes[name][0],
             "bytes": sizes[name][1],
         }
@@ -115,21 +115,6 @@ def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 3) -> pd.D
         if times[name]
     ]
     return pd.DataFrame(rows).sort_values("ms", ascending=False, ignore_index=True)
-
-
-def _mark(device: str) -> Mark:
-    """Read the clock of ``device``: milliseconds, or an event on the current stream."""
-    if device != "cuda":
-        return time.perf_counter() * 1e3
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _between(start: Mark, end: Mark) -> float:
-    if isinstance(start, torch.cuda.Event):
-        return start.elapsed_time(end)  # type: ignore[arg-type]
-    return end - start  # type: ignore[operator]
 
 
 def _kind(layer: nn.Module) -> str:

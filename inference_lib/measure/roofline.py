@@ -5,7 +5,6 @@ traffic at the machine's highest rate; the longer of the two is the bound (Willi
 an Insightful Visual Performance Model for Multicore Architectures", CACM 52(4), 2009).
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +27,7 @@ from inference_lib.errors import unknown_name
 from inference_lib.files import write_atomically
 from inference_lib.hashes import sha256_of
 from inference_lib.measure.machine import this_machine
+from inference_lib.measure.timing import mark, milliseconds_between
 from inference_lib.models import create_model
 from inference_lib.report.records import Record
 
@@ -160,20 +160,13 @@ def _product_rate(precision: str, device: str) -> float:
 def _seconds(call: Callable[[], object], device: str) -> float:
     """Return the shortest time of ``call`` in seconds: whatever else the machine does must not lower a ceiling."""
     call(), call()  # not counted: clocks wake up, libraries choose their kernels
+    stream = torch.cuda.current_stream() if device == "cuda" else None
     times = []
     for _ in range(REPETITIONS):
-        if device == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
-        else:
-            before = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - before)
-    return min(times)
+        start = mark(stream)
+        call()
+        times.append(milliseconds_between(start, mark(stream)))
+    return min(times) / 1e3
 
 
 def ceilings(device: str, directory: Path | None = None) -> Ceilings:

@@ -181,7 +181,6 @@ def time_parts(
 
     ``before_each`` runs before every inference, outside the timed parts (to flush a cache, for example).
     """
-    stamp = _cuda_stamps(runner.stream) if runner.stream is not None else _host_stamps(runner)
     rotation = itertools.cycle(inputs)
     rows: list[tuple[float, float, float]] = []
 
@@ -189,12 +188,12 @@ def time_parts(
         if before_each is not None:
             before_each()
         batch = next(rotation)
-        marks = [stamp()]
+        marks = [_mark_of(runner)]
         for part in (lambda: runner.upload(batch), runner.compute, runner.download):
             part()
-            marks.append(stamp())
+            marks.append(_mark_of(runner))
         runner.synchronize()
-        times = [after - before for before, after in itertools.pairwise(_milliseconds(marks))]
+        times = [milliseconds_between(before, after) for before, after in itertools.pairwise(marks)]
         rows.append((times[0], times[1], times[2]))
         return sum(times)
 
@@ -209,17 +208,15 @@ def time_compute(
     before_each: Callable[[], object] | None = None,
 ) -> Samples:
     """Time ``runner.compute`` alone on the batch that was uploaded last."""
-    stamp = _cuda_stamps(runner.stream) if runner.stream is not None else _host_stamps(runner)
 
     def sample() -> float:
         if before_each is not None:
             before_each()
-        marks = [stamp()]
+        start = _mark_of(runner)
         runner.compute()
-        marks.append(stamp())
+        end = _mark_of(runner)
         runner.synchronize()
-        start, end = _milliseconds(marks)
-        return end - start
+        return milliseconds_between(start, end)
 
     return collect(sample, rule)
 
@@ -279,31 +276,28 @@ def cache_flush(stream: torch.cuda.Stream | None) -> Callable[[], object]:
 
 
 Mark = float | torch.cuda.Event
+"""A point in time: milliseconds on the host's clock, or an event of a CUDA stream."""
 
 
-def _host_stamps(runner: Runner) -> Callable[[], Mark]:
-    """Return a function that reads the clock once the runner's own queue, if it has one, is empty."""
-
-    def stamp() -> float:
-        runner.synchronize()
+def mark(stream: torch.cuda.Stream | None) -> Mark:
+    """Return this moment on the host's clock, or, given a stream, the moment when the work queued on it is done."""
+    if stream is None:
         return time.perf_counter() * 1e3
-
-    return stamp
-
-
-def _cuda_stamps(stream: torch.cuda.Stream) -> Callable[[], Mark]:
-    def stamp() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(stream)
-        return event
-
-    return stamp
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(stream)
+    return event
 
 
-def _milliseconds(marks: list[Mark]) -> list[float]:
-    """Return the marks as milliseconds since the first; CUDA events must have completed."""
-    first = marks[0]
-    if isinstance(first, torch.cuda.Event):
-        marks[-1].synchronize()  # type: ignore[union-attr]
-        return [first.elapsed_time(mark) for mark in marks]  # type: ignore[arg-type]
-    return [mark - first for mark in marks]  # type: ignore[operator]
+def milliseconds_between(start: Mark, end: Mark) -> float:
+    """Return the milliseconds from one mark to a later one of the same clock; waits for an event to complete."""
+    if isinstance(start, torch.cuda.Event):
+        end.synchronize()  # type: ignore[union-attr]
+        return start.elapsed_time(end)  # type: ignore[arg-type]
+    return end - start  # type: ignore[operator]
+
+
+def _mark_of(runner: Runner) -> Mark:
+    """Mark a point on the runner's clock; on the host's, once the runner's own queue, if it has one, is empty."""
+    if runner.stream is None:
+        runner.synchronize()
+    return mark(runner.stream)
