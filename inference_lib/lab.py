@@ -59,9 +59,9 @@ class Lab:
         """Return everything measured here so far."""
         return self.store.read()
 
-    def published(self, backends: Sequence[str] | None = None) -> list[Record]:
-        """Return the published records, of ``backends`` alone where given."""
-        return [r for r in self.published_store.read() if backends is None or r.backend in backends]
+    def published(self) -> list[Record]:
+        """Return the published records."""
+        return self.published_store.read()
 
     def gpu_records(self) -> list[Record]:
         """Return records from a GPU: measured here where here is one, else the published ones."""
