@@ -62,8 +62,8 @@ def test_what_is_no_rival_or_was_not_measured_is_left_out(make_record: MakeRecor
 
 
 def test_a_gpu_s_records_are_shown_before_the_cpu_s(make_rival: MakeRecord) -> None:
-    cpu, gpu = make_rival("tvm", device="cpu"), make_rival("tvm", precision="fp16")
-    assert comparison(here=[cpu], published=[gpu]).shown("resnet18", "fp16") == [gpu]
+    cpu, gpu = make_rival("tvm", device="cpu"), make_rival("tvm")
+    assert comparison(here=[cpu], published=[gpu]).shown("resnet18", "fp32") == [gpu]
 
 
 def test_a_gpu_here_is_shown_before_the_published_one(make_rival: MakeRecord) -> None:
