@@ -17,7 +17,8 @@ from inference_lib.measure.machine import Machine, this_machine
 from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.measure.roofline import Ceilings, ceilings, published_ceilings
 from inference_lib.models import MODELS
-from inference_lib.report.records import Distribution, Record, RecordStore
+from inference_lib.report.comparison import Comparison
+from inference_lib.report.records import Distribution, Record, RecordStore, select
 
 RECORDS = paths.BUILD / "records"
 
@@ -58,13 +59,24 @@ class Lab:
         """Return everything measured here so far."""
         return self.store.read()
 
-    def published(self, backends: Sequence[str] | None = None) -> list[Record]:
-        """Return the published records, of ``backends`` alone where given."""
-        return [r for r in self.published_store.read() if backends is None or r.backend in backends]
+    def published(self) -> list[Record]:
+        """Return the published records."""
+        return self.published_store.read()
 
     def gpu_records(self) -> list[Record]:
         """Return records from a GPU: measured here where here is one, else the published ones."""
         return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == "cuda"]
+
+    def compare(
+        self, rivals: Sequence[str], device: str | None = None, precisions: Sequence[str] = ("fp32", "fp16", "bf16")
+    ) -> Comparison:
+        """Return what was measured of the backends ``rivals``: on the lab's device here, on a GPU where published.
+
+        ``device`` compares on that device alone, here and published.
+        """
+        here = select(self.records(), device=device or self.device)
+        published = select(self.published(), device=device or "cuda")
+        return Comparison.of(rivals, here, published, precisions)
 
     def gpu_ceilings(self) -> Ceilings | None:
         """Return what the GPU of ``gpu_records`` does at best: measured here, else published, else None."""

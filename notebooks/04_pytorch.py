@@ -171,31 +171,21 @@ for model in MODELS:
 # published one.
 
 # %%
-tables.show_table(
-    tables.side_by_side(records, lab.published(backends), batch_sizes=(1,)),
-    "Median end-to-end latency at batch 1, ms.",
-)
+compared = lab.compare(backends, precisions=["fp32", "tf32", "fp16"])
+compared.table()
 
 # %% [markdown]
 # A median hides the stragglers. The next figure shows every inference: at each time, the share of inferences that
 # took no longer. A steep line is a steady latency.
 
 # %%
-gpu = lab.gpu_records()
-shown = select(gpu or records, backend=backends, model="resnet18", precision=["fp32", "fp16"], batch_size=1)
-figure, (axes,) = plots.new_figure()
-plots.latency_ecdf(shown, axes)
-plots.show_figure(
-    figure,
-    alt="Distribution of the end-to-end latency of resnet18 at batch 1, eager and CUDA graph, by precision.",
-    caption=f"ResNet-18 at batch 1. {plots.provenance(shown)}",
-)
+compared.latencies("resnet18", "fp32", "fp16")
 
 # %% tags=["remove-cell"]
-eager = select(gpu, backend="pytorch", model="resnet18", batch_size=1, precision="fp16")
-graph = select(gpu, backend="pytorch-cudagraph", model="resnet18", batch_size=1, precision="fp16")
+one = compared.by_rival("resnet18", "fp16")
+eager, graph = one["pytorch"], one["pytorch-cudagraph"]
 glue("04-graph-speedup", words.times_faster(eager, graph))
-glue("04-gpu", words.machines(gpu))
+glue("04-gpu", words.machines(graph))
 glue("04-eager-cv", words.number(eager, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
 glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
 
@@ -210,14 +200,7 @@ glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percen
 # end-to-end latency, measured by itself with the host's clock.
 
 # %%
-shown = select(gpu or records, backend=backends, model="resnet18", batch_size=1)
-figure, (axes,) = plots.new_figure(height=0.45 * len(shown) + 1.2)
-plots.stacked_parts(shown, axes)
-plots.show_figure(
-    figure,
-    alt="Upload, compute and download time of resnet18 at batch 1 for each PyTorch row, with the end-to-end latency.",
-    caption=f"ResNet-18 at batch 1. {plots.provenance(shown)}",
-)
+compared.parts("resnet18")
 
 # %% [markdown]
 # ### Larger batches
@@ -226,14 +209,7 @@ plots.show_figure(
 # and the two curves meet.
 
 # %%
-shown = select(gpu or records, backend=backends, model="resnet18", precision=["fp32", "fp16"])
-figure, (axes,) = plots.new_figure(height=4.2)
-plots.throughput_over_latency(shown, axes)
-plots.show_figure(
-    figure,
-    alt="Images per second over latency for resnet18 at rising batch sizes, eager and CUDA graph.",
-    caption=f"ResNet-18; numbers beside the points are batch sizes. {plots.provenance(shown)}",
-)
+compared.batches("resnet18", "fp32", "fp16")
 
 # %% [markdown]
 # ### Copies beside the computation
@@ -249,7 +225,8 @@ show_source("inference_lib.measure.pipeline", "Pipeline.submit")
 # second" at the largest batch, FP16, for the graph:
 
 # %%
-rows = [r for r in select(gpu, backend="pytorch-cudagraph", precision="fp16") if r.overlapped_images_per_s]
+graphs = select(lab.gpu_records(), backend="pytorch-cudagraph", precision="fp16")
+rows = [r for r in graphs if r.overlapped_images_per_s]
 answers = {
     "model": [r.model for r in rows],
     "batch": [r.batch_size for r in rows],

@@ -73,7 +73,7 @@ from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends.cuda import float32_products
 from inference_lib.backends.torchscript import MODEL_FILE, constants, load_fused, trace
-from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.report import glue, plots, show_source, tables, words
 
 warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)  # shown once, further down
 scratch = tempfile.TemporaryDirectory()
@@ -213,41 +213,19 @@ for model in MODELS:
 # The rows of the [chapter on PyTorch](04_pytorch) stand beside those of this chapter, where they were measured.
 
 # %%
-rivals = ["pytorch", "pytorch-cudagraph", *backends]
-
-
-def compared(records):
-    """Return the measured records of the rivals in FP32 and FP16, model by model."""
-    mine = select(records, backend=rivals, precision=["fp32", "fp16"])
-    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
-
-
-here = [record for record in compared(lab.records()) if record.device == lab.device]
-tables.show_table(
-    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
-    "Median end-to-end latency at batch 1, ms.",
-)
+compared = lab.compare(["pytorch", "pytorch-cudagraph", *backends])
+compared.table()
 
 # %% [markdown]
 # ### Every inference
 
 # %%
-gpu = select(compared(lab.gpu_records()), model="resnet18", precision="fp16")
-mine = select(gpu, backend=backends)
-resnet = gpu if mine else select(here, model="resnet18")
-single = select(resnet, batch_size=1)
-figure, (axes,) = plots.new_figure()
-plots.latency_ecdf(single, axes)
-plots.show_figure(
-    figure,
-    alt="Distribution of the end-to-end latency of resnet18 at batch 1, PyTorch and TorchScript.",
-    caption=f"ResNet-18 at batch 1. {plots.provenance(single)}",
-)
+compared.latencies("resnet18", "fp16")
 
 # %% tags=["remove-cell"]
-one = {name: select(gpu, backend=name, batch_size=1) for name in rivals}
-many = {name: select(gpu, backend=name, batch_size=256) for name in rivals}
-glue("05-gpu", words.machines(mine))
+one = compared.by_rival("resnet18", "fp16")
+many = compared.by_rival("resnet18", "fp16", batch_size=256)
+glue("05-gpu", words.machines(one["torchscript"]))
 glue("05-script-eager", words.times_faster(one["pytorch"], one["torchscript"]))
 glue("05-graph-script", words.times_faster(one["torchscript"], one["torchscript-cudagraph"]))
 glue("05-graph-graph", words.times_faster(one["pytorch-cudagraph"], one["torchscript-cudagraph"]))
@@ -262,25 +240,13 @@ glue("05-graph-graph-256", words.times_faster(many["pytorch-cudagraph"], many["t
 # ### Where the milliseconds are
 
 # %%
-figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
-plots.stacked_parts(single, axes)
-plots.show_figure(
-    figure,
-    alt="Upload, compute and download time of resnet18 at batch 1 for each way, with the end-to-end latency.",
-    caption=f"ResNet-18 at batch 1. {plots.provenance(single)}",
-)
+compared.parts("resnet18", "fp16")
 
 # %% [markdown]
 # ### Larger batches
 
 # %%
-figure, (axes,) = plots.new_figure(height=4.2)
-plots.throughput_over_latency(resnet, axes)
-plots.show_figure(
-    figure,
-    alt="Images per second over latency for resnet18 at rising batch sizes, PyTorch and TorchScript.",
-    caption=f"ResNet-18; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
-)
+compared.batches("resnet18", "fp16")
 
 # %% [markdown]
 # At batch 256, against the eager loop, TorchScript is {glue:text}`05-script-eager-256`; against PyTorch's CUDA graph,

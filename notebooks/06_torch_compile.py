@@ -214,39 +214,19 @@ for model in MODELS:
 # The rows of earlier chapters stand beside those of this one, where they were measured.
 
 # %%
-rivals = ["pytorch", "pytorch-cudagraph", *names]
-
-
-def compared(records):
-    """Return the measured records of the rivals in FP32 and FP16, model by model."""
-    mine = select(records, backend=rivals, precision=["fp32", "fp16"])
-    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
-
-
-here = [record for record in compared(lab.records()) if record.device == lab.device]
-tables.show_table(
-    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
-    "Median end-to-end latency at batch 1, ms.",
-)
+compared = lab.compare(["pytorch", "pytorch-cudagraph", *names])
+compared.table()
 
 # %% [markdown]
 # ### Every inference
 
 # %%
-gpu = select(compared(lab.gpu_records()), model="resnet18", precision="fp16")
-resnet = gpu or select(here, model="resnet18")
-single = select(resnet, batch_size=1)
-figure, (axes,) = plots.new_figure()
-plots.latency_ecdf(single, axes)
-plots.show_figure(
-    figure,
-    alt="Distribution of the end-to-end latency of resnet18 at batch 1, eager, CUDA graph and compiled.",
-    caption=f"ResNet-18 at batch 1. {plots.provenance(single)}",
-)
+compared.latencies("resnet18", "fp16")
 
 # %% tags=["remove-cell"]
-one = {name: select(gpu, backend=name, batch_size=1) for name in rivals}
-many = {name: select(gpu, backend=name, batch_size=256) for name in rivals}
+one = compared.by_rival("resnet18", "fp16")
+many = compared.by_rival("resnet18", "fp16", batch_size=256)
+here, gpu = compared.here, one["pytorch"]  # for the break-even further down
 glue("06-gpu", words.machines(gpu))
 glue("06-compile-eager", words.times_faster(one["pytorch"], one["torch-compile"]))
 glue("06-compile-graph", words.times_faster(one["pytorch-cudagraph"], one["torch-compile"]))
@@ -262,25 +242,13 @@ glue("06-images-256", words.number(many["torch-compile"], lambda r: r.throughput
 # ### Where the milliseconds are
 
 # %%
-figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
-plots.stacked_parts(single, axes)
-plots.show_figure(
-    figure,
-    alt="Upload, compute and download time of resnet18 at batch 1 for each way, with the end-to-end latency.",
-    caption=f"ResNet-18 at batch 1. {plots.provenance(single)}",
-)
+compared.parts("resnet18", "fp16")
 
 # %% [markdown]
 # ### Larger batches
 
 # %%
-figure, (axes,) = plots.new_figure(height=4.2)
-plots.throughput_over_latency(resnet, axes)
-plots.show_figure(
-    figure,
-    alt="Images per second over latency for resnet18 at rising batch sizes, eager, CUDA graph and compiled.",
-    caption=f"ResNet-18; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
-)
+compared.batches("resnet18", "fp16")
 
 # %% [markdown]
 # At batch 256, end to end, the compiled model is {glue:text}`06-compile-graph-256` against the CUDA graph of the eager

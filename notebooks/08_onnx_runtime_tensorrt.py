@@ -66,7 +66,7 @@ from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import onnxruntime_tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import build_engine, load_tensorrt, logger, trt, why_no_build
-from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.report import glue, plots, show_source, tables, words
 
 ort.set_default_logger_severity(4)  # what fails raises; what falls back is shown below
 scratch = tempfile.TemporaryDirectory()
@@ -221,41 +221,20 @@ for model in MODELS:
 # kernels are not. A row that was measured nowhere is missing, not guessed.
 
 # %%
-rivals = ["onnxruntime-iobinding", "onnxruntime-cudagraph", "onnxruntime-tensorrt"]
-
-
-def compared(records):
-    """Return the measured records of the rivals in FP32 and FP16, model by model."""
-    mine = [r for r in select(records, backend=rivals, precision=["fp32", "fp16"]) if r.ok]
-    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
-
-
-here = [record for record in compared(lab.records()) if record.device == lab.device]
-tables.show_table(
-    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
-    "Median end-to-end latency at batch 1, ms.",
-)
+compared = lab.compare(["onnxruntime-iobinding", "onnxruntime-cudagraph", "onnxruntime-tensorrt"])
+compared.table()
 
 # %%
-gpu = compared(lab.gpu_records())
-resnet = select(gpu, model="resnet18", precision="fp16")
-single = select(resnet, batch_size=1)
-figure, (axes,) = plots.new_figure()
-plots.latency_ecdf(single, axes)
-plots.show_figure(
-    figure,
-    alt="Distribution of the end-to-end latency of resnet18 at batch 1, FP16, for the rivals that were measured.",
-    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
-)
+compared.latencies("resnet18", "fp16")
 
 # %% tags=["remove-cell"]
-one = {rival: select(single, backend=rival) for rival in rivals}
-ends = {rival: select(resnet, backend=rival, batch_size=256) for rival in rivals}
-mine, large = one["onnxruntime-tensorrt"], ends["onnxruntime-tensorrt"]
+one = compared.by_rival("resnet18", "fp16")
+many = compared.by_rival("resnet18", "fp16", batch_size=256)
+mine, large = one["onnxruntime-tensorrt"], many["onnxruntime-tensorrt"]
 verdict = (
     f"On {words.machines(mine)}, FP16, against the same binding on the CUDA provider, the TensorRT provider is "
     f"{words.times_faster(one['onnxruntime-iobinding'], mine)} at batch 1 and "
-    f"{words.times_faster(ends['onnxruntime-iobinding'], large)} at batch 256; against the CUDA provider's CUDA graph "
+    f"{words.times_faster(many['onnxruntime-iobinding'], large)} at batch 256; against the CUDA provider's CUDA graph "
     f"at batch 1 it is {words.times_faster(one['onnxruntime-cudagraph'], mine)}"
 )
 if not mine:
@@ -268,25 +247,13 @@ glue("08-verdict", verdict)
 # ### Where the milliseconds are
 
 # %%
-figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
-plots.stacked_parts(single, axes)
-plots.show_figure(
-    figure,
-    alt="Upload, compute and download time of resnet18 at batch 1, FP16, with the end-to-end latency.",
-    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
-)
+compared.parts("resnet18", "fp16")
 
 # %% [markdown]
 # ### Larger batches
 
 # %%
-figure, (axes,) = plots.new_figure(height=3.8)
-plots.throughput_over_latency(resnet, axes)
-plots.show_figure(
-    figure,
-    alt="Images per second over latency for resnet18 at rising batch sizes, FP16, for the rivals that were measured.",
-    caption=f"ResNet-18, FP16; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
-)
+compared.batches("resnet18", "fp16")
 
 # %% [markdown]
 # ### What the first edition of this course measured

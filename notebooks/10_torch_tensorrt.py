@@ -64,7 +64,7 @@ from IPython.display import display
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import torch_tensorrt as backend
-from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.report import glue, plots, show_source, tables, words
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
@@ -241,36 +241,15 @@ for model in MODELS:
 # CUDA graph stands beside them. A row that was measured nowhere is missing, not guessed.
 
 # %%
-rivals = ["pytorch", "pytorch-cudagraph", "torch-tensorrt"]
-
-
-def compared(records):
-    """Return the measured records of the rivals in FP32 and FP16, model by model."""
-    mine = [r for r in select(records, backend=rivals, precision=["fp32", "fp16"]) if r.ok]
-    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
-
-
-here = [record for record in compared(lab.records()) if record.device == lab.device]
-tables.show_table(
-    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
-    "Median end-to-end latency at batch 1, ms.",
-)
+compared = lab.compare(["pytorch", "pytorch-cudagraph", "torch-tensorrt"])
+compared.table()
 
 # %%
-gpu = compared(lab.gpu_records())
-resnet = select(gpu, model="resnet18", precision="fp16")
-single = select(resnet, batch_size=1)
-figure, (axes,) = plots.new_figure()
-plots.latency_ecdf(single, axes)
-plots.show_figure(
-    figure,
-    alt="Distribution of the end-to-end latency of resnet18 at batch 1, FP16, for the rivals that were measured.",
-    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
-)
+compared.latencies("resnet18", "fp16")
 
 # %% tags=["remove-cell"]
-one = {rival: select(single, backend=rival) for rival in rivals}
-many = {rival: select(resnet, backend=rival, batch_size=256) for rival in rivals}
+one = compared.by_rival("resnet18", "fp16")
+many = compared.by_rival("resnet18", "fp16", batch_size=256)
 mine, large = one["torch-tensorrt"], many["torch-tensorrt"]
 verdict = (
     f"On {words.machines(mine)}, FP16, against the eager module, Torch-TensorRT is "
@@ -287,25 +266,13 @@ glue("10-verdict", verdict)
 # ### Where the milliseconds are
 
 # %%
-figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
-plots.stacked_parts(single, axes)
-plots.show_figure(
-    figure,
-    alt="Upload, compute and download time of resnet18 at batch 1, FP16, with the end-to-end latency.",
-    caption=f"ResNet-18 at batch 1, FP16. {plots.provenance(single)}",
-)
+compared.parts("resnet18", "fp16")
 
 # %% [markdown]
 # ### Larger batches
 
 # %%
-figure, (axes,) = plots.new_figure(height=3.8)
-plots.throughput_over_latency(resnet, axes)
-plots.show_figure(
-    figure,
-    alt="Images per second over latency for resnet18 at rising batch sizes, FP16, for the rivals that were measured.",
-    caption=f"ResNet-18, FP16; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
-)
+compared.batches("resnet18", "fp16")
 
 # %% [markdown]
 # ### What the first edition of this course measured

@@ -250,47 +250,25 @@ print(*{words.verdict(records, model) for model in models})
 # %%
 rivals = ["pytorch", "onnxruntime"]
 lab.benchmark(rivals, models, batch_sizes=sizes)
-
-
-def compared(records):
-    """Return the CPU's measured records, model by model."""
-    order = [*rivals, *backends]
-    mine = [r for r in select(records, backend=order) if r.device == "cpu"]
-    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", order.index(r.backend)))
-
-
-here = [record for record in compared(lab.records()) if record.model in models]
-tables.show_table(
-    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
-    "Median end-to-end latency at batch 1, ms.",
-)
+compared = lab.compare([*rivals, *backends], device="cpu")
+compared.table()
 
 # %% [markdown]
 # ### Every inference
 
 # %%
-mobilenet = select(here, model="mobilenet_v2")
-single = select(mobilenet, batch_size=1)
-figure, (axes,) = plots.new_figure()
-plots.latency_ecdf(single, axes)
-plots.show_figure(
-    figure,
-    alt="Distribution of the end-to-end latency of mobilenet_v2 at batch 1 on the CPU, each framework.",
-    caption=f"MobileNetV2 at batch 1. {plots.provenance(single)}",
-)
+compared.latencies("mobilenet_v2")
 
 # %% tags=["remove-cell"]
-one = {(r.backend, r.precision): [r] for r in single}
-eager, ort = one.get(("pytorch", "fp32"), []), one.get(("onnxruntime", "fp32"), [])
-quick_one, queued = one.get(("openvino", "fp32"), []), one.get(("openvino-throughput", "fp32"), [])
-half = one.get(("openvino", "bf16"), [])
-glue("11-cpu", words.machines(single))
-glue("11-openvino-eager", words.times_faster(eager, quick_one))
-glue("11-openvino-ort", words.times_faster(ort, quick_one))
-glue("11-bf16-fp32", words.times_faster(quick_one, half))
-glue("11-throughput-latency", words.times_faster(quick_one, queued))
-glue("11-latency-rate", words.number(quick_one, lambda r: r.throughput_images_per_s, "{:,.0f}"))
-glue("11-queue-rate", words.number(queued, lambda r: r.throughput_images_per_s, "{:,.0f}"))
+one = compared.by_rival("mobilenet_v2", "fp32")
+half = compared.by_rival("mobilenet_v2", "bf16")
+glue("11-cpu", words.machines(one["openvino"]))
+glue("11-openvino-eager", words.times_faster(one["pytorch"], one["openvino"]))
+glue("11-openvino-ort", words.times_faster(one["onnxruntime"], one["openvino"]))
+glue("11-bf16-fp32", words.times_faster(one["openvino"], half["openvino"]))
+glue("11-throughput-latency", words.times_faster(one["openvino"], one["openvino-throughput"]))
+glue("11-latency-rate", words.number(one["openvino"], lambda r: r.throughput_images_per_s, "{:,.0f}"))
+glue("11-queue-rate", words.number(one["openvino-throughput"], lambda r: r.throughput_images_per_s, "{:,.0f}"))
 
 # %% [markdown]
 # The comparisons on {glue:text}`11-cpu`, MobileNetV2, batch 1, latency hint. Against PyTorch's eager loop, OpenVINO in
@@ -300,13 +278,7 @@ glue("11-queue-rate", words.number(queued, lambda r: r.throughput_images_per_s, 
 # ### Where the milliseconds are
 
 # %%
-figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
-plots.stacked_parts(single, axes)
-plots.show_figure(
-    figure,
-    alt="Upload, compute and download time of mobilenet_v2 at batch 1 on the CPU, with the end-to-end latency.",
-    caption=f"MobileNetV2 at batch 1. {plots.provenance(single)}",
-)
+compared.parts("mobilenet_v2")
 
 # %% [markdown]
 # There is no bus to cross: computing is all there is.
@@ -318,6 +290,7 @@ plots.show_figure(
 # back to back, requests fill the streams:
 
 # %%
+single = select(compared.shown("mobilenet_v2"), batch_size=1)
 rates = {
     "framework": [r.title for r in single],
     "precision": [tables.PRECISION_NAMES[r.precision] for r in single],
@@ -336,13 +309,7 @@ tables.show_table(
 # ### Larger batches
 
 # %%
-figure, (axes,) = plots.new_figure(height=4.2)
-plots.throughput_over_latency(mobilenet, axes)
-plots.show_figure(
-    figure,
-    alt="Images per second over latency for mobilenet_v2 at rising batch sizes on the CPU, each framework.",
-    caption=f"MobileNetV2; numbers beside the points are batch sizes. {plots.provenance(mobilenet)}",
-)
+compared.batches("mobilenet_v2")
 
 # %% [markdown]
 # On a GPU a batch fills thousands of lanes that one image leaves empty. A CPU has few cores, and one image may keep

@@ -72,7 +72,7 @@ from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import tvm as lib
 from inference_lib.backends.tvm_graph import CONVERTERS, fold_constants
 from inference_lib.measure.operations import operations
-from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.report import glue, plots, show_source, tables, words
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
 
@@ -298,70 +298,35 @@ for model in MODELS:
 # ## How fast?
 
 # %%
-rivals = ["pytorch", "pytorch-cudagraph", "onnxruntime", "onnxruntime-cudagraph", "tvm"]
-
-
-def compared(records):
-    """Return the measured records of the rivals in FP32 and FP16, model by model."""
-    mine = select(records, backend=rivals, precision=["fp32", "fp16"])
-    return sorted(mine, key=lambda r: (list(MODELS).index(r.model), r.precision != "fp32", rivals.index(r.backend)))
-
-
-here = [record for record in compared(lab.records()) if record.device == lab.device]
-tables.show_table(
-    tables.side_by_side(here, compared(lab.published()), batch_sizes=(1,)),
-    "Median end-to-end latency at batch 1, ms.",
-)
+compared = lab.compare(["pytorch", "pytorch-cudagraph", "onnxruntime", "onnxruntime-cudagraph", "tvm"])
+compared.table()
 
 # %%
-gpu = select(compared(lab.gpu_records()), model="resnet18", precision="fp32")
-resnet = gpu or select(here, model="resnet18")
-single = select(resnet, batch_size=1)
-figure, (axes,) = plots.new_figure()
-plots.latency_ecdf(single, axes)
-plots.show_figure(
-    figure,
-    alt="Distribution of the end-to-end latency of resnet18 at batch 1 in FP32, TVM and its rivals.",
-    caption=f"ResNet-18 at batch 1, FP32. {plots.provenance(single)}",
-)
+compared.latencies("resnet18", "fp32")
 
 # %% tags=["remove-cell"]
-one = {name: select(gpu, backend=name, batch_size=1) for name in rivals}
-tiny = select(lab.gpu_records(), model="vanilla_cnn", precision="fp32", batch_size=1)
-tiny = {name: select(tiny, backend=name) for name in rivals}
-glue("12-gpu", words.machines(gpu))
-glue("12-resnet-eager", words.times_faster(one["pytorch"], one["tvm"]))
-glue("12-resnet-ort", words.times_faster(one["onnxruntime"], one["tvm"]))
-glue("12-small-eager", words.times_faster(tiny["pytorch"], tiny["tvm"]))
-glue("12-small-ort", words.times_faster(tiny["onnxruntime"], tiny["tvm"]))
+resnet, small = (compared.by_rival(model, "fp32") for model in ("resnet18", "vanilla_cnn"))
+glue("12-gpu", words.machines(resnet["tvm"]))
+glue("12-resnet-eager", words.times_faster(resnet["pytorch"], resnet["tvm"]))
+glue("12-resnet-ort", words.times_faster(resnet["onnxruntime"], resnet["tvm"]))
+glue("12-small-eager", words.times_faster(small["pytorch"], small["tvm"]))
+glue("12-small-ort", words.times_faster(small["onnxruntime"], small["tvm"]))
 
 # %% [markdown]
-# On {glue:text}`12-gpu`, FP32, batch 1. For ResNet-18, TVM is
-# {glue:text}`12-resnet-eager` than eager PyTorch and {glue:text}`12-resnet-ort` than ONNX Runtime's `run()`. For the
-# small network it is {glue:text}`12-small-eager` and {glue:text}`12-small-ort`.
+# The comparisons on {glue:text}`12-gpu`, FP32, batch 1. For ResNet-18, TVM is {glue:text}`12-resnet-eager` against
+# eager PyTorch, and {glue:text}`12-resnet-ort` against ONNX Runtime's `run()`. For the small network it is
+# {glue:text}`12-small-eager` and {glue:text}`12-small-ort`.
 #
 # ### Where the milliseconds are
 
 # %%
-figure, (axes,) = plots.new_figure(height=0.45 * len(single) + 1.2)
-plots.stacked_parts(single, axes)
-plots.show_figure(
-    figure,
-    alt="Upload, compute and download time of resnet18 at batch 1, TVM and its rivals.",
-    caption=f"ResNet-18 at batch 1, FP32. {plots.provenance(single)}",
-)
+compared.parts("resnet18", "fp32")
 
 # %% [markdown]
 # ### Larger batches
 
 # %%
-figure, (axes,) = plots.new_figure(height=4.2)
-plots.throughput_over_latency(resnet, axes)
-plots.show_figure(
-    figure,
-    alt="Images per second over latency for resnet18 at rising batch sizes, TVM and its rivals.",
-    caption=f"ResNet-18, FP32; numbers beside the points are batch sizes. {plots.provenance(resnet)}",
-)
+compared.batches("resnet18", "fp32")
 
 # %% [markdown]
 # ## Why?

@@ -45,7 +45,9 @@ def test_a_column_without_measurements_is_left_out(make_record: MakeRecord) -> N
 
 def test_side_by_side_has_a_column_a_machine(make_record: MakeRecord) -> None:
     here = make_record(20.0, device="cpu")
-    table = tables.side_by_side([here], [make_record(2.0)], batch_sizes=(1,))
+    machines = ["Test CPU (2 cores)", "NVIDIA Test GPU"]
+    table = tables.side_by_side([make_record(2.0), here], machines)
+    assert list(table)[-2:] == [f"{machine}, ms" for machine in machines]
     assert table["Test CPU (2 cores), ms"].tolist() == [20.0]
     assert table["NVIDIA Test GPU, ms"].tolist() == [2.0]
 

@@ -15,6 +15,7 @@ from inference_lib.report.records import Record
 
 MISSING = "-"
 
+MODEL_NAMES = {"vanilla_cnn": "Vanilla CNN", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNetV2"}
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
 PRECISION_NAMES = {"fp32": "FP32", "tf32": "TF32", "fp16": "FP16", "bf16": "BF16"}
 
@@ -119,16 +120,17 @@ def agreement(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows.values())
 
 
-def side_by_side(here: Sequence[Record], published: Sequence[Record], batch_sizes: Sequence[int]) -> pd.DataFrame:
-    """Return median end-to-end latency in ms, a row per cell, a column per machine."""
+def side_by_side(records: Iterable[Record], machines: Sequence[str]) -> pd.DataFrame:
+    """Return median end-to-end latency in ms: a row per cell in the order of ``records``, a column per machine."""
     cells: dict[tuple[str, str, str, int], dict[str, float]] = {}
-    for record in (*here, *published):
-        if record.latency and record.batch_size in batch_sizes:
+    for record in records:
+        if record.latency:
             cell = (record.title, record.model, PRECISION_NAMES[record.precision], record.batch_size)
             machine = record.machine.name(record.device)
             cells.setdefault(cell, {})[f"{machine}, ms"] = record.latency.end_to_end.p50
     names = ("framework", "model", "precision", "batch")
-    return pd.DataFrame([dict(zip(names, cell, strict=True)) | times for cell, times in cells.items()])
+    rows = [dict(zip(names, cell, strict=True)) | times for cell, times in cells.items()]
+    return pd.DataFrame(rows, columns=[*names, *(f"{machine}, ms" for machine in machines)])
 
 
 def reference_table(model: str) -> pd.DataFrame:

@@ -1,0 +1,111 @@
+"""Rivals side by side: the table, the figures and the records that every "How fast?" is made of."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from IPython.display import HTML
+from matplotlib.axes import Axes
+
+from inference_lib.models import MODELS
+from inference_lib.report import plots
+from inference_lib.report.records import Record, select
+from inference_lib.report.tables import MODEL_NAMES, PRECISION_NAMES, show_table, side_by_side
+
+NOTHING = "nothing measured yet"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The measured records of some rivals, ordered by model, then precision, then rival."""
+
+    rivals: tuple[str, ...]
+    """Names of backends, in the order of tables and figures."""
+    here: list[Record]
+    """Measured by this lab, on the device of the comparison."""
+    published: list[Record]
+
+    @classmethod
+    def of(
+        cls, rivals: Sequence[str], here: Iterable[Record], published: Iterable[Record], precisions: Sequence[str]
+    ) -> "Comparison":
+        """Return the comparison of ``rivals`` in ``precisions``; other records are left out, and those without times.
+
+        Lab.compare calls this with the right shelves.
+        """
+
+        def shelf(records: Iterable[Record]) -> list[Record]:
+            return _in_order(rivals, select(records, backend=list(rivals), precision=list(precisions)))
+
+        return cls(tuple(rivals), shelf(here), shelf(published))
+
+    def shown(self, model: str, *precisions: str) -> list[Record]:
+        """Return the records of ``model`` that figures draw, in ``precisions``, or in all of them where none is named.
+
+        They are a GPU's: measured here, else published. Where a GPU has none, they are all that was measured here of
+        the model, whatever the precision.
+        """
+        wanted = {"device": "cuda", "model": model, "precision": precisions or tuple(PRECISION_NAMES)}
+        return select(self.here, **wanted) or select(self.published, **wanted) or select(self.here, model=model)
+
+    def by_rival(self, model: str, precision: str, batch_size: int = 1) -> dict[str, list[Record]]:
+        """Return for each rival a list of the one record of this cell, empty where there is none: for sentences."""
+        cell = select(self.shown(model, precision), precision=precision, batch_size=batch_size)
+        return {rival: select(cell, backend=rival) for rival in self.rivals}
+
+    def table(self, batch_size: int = 1) -> HTML:
+        """Return the table of median end-to-end latencies, ms: a row a cell, a column a machine, this one first."""
+        rows = select((*self.here, *self.published), batch_size=batch_size)
+        machines = list(dict.fromkeys(record.machine.name(record.device) for record in rows))
+        caption = f"Median end-to-end latency at batch {batch_size}, ms. {plots.provenance(rows)}"
+        return show_table(side_by_side(_in_order(self.rivals, rows), machines), caption)
+
+    def latencies(self, model: str, *precisions: str) -> HTML:
+        """Return the figure of every inference at batch 1: the share that took at most so long, %, over ms."""
+        records = select(self.shown(model, *precisions), batch_size=1)
+        name = f"{MODEL_NAMES[model]} at batch 1"
+        caption = _with_precisions(name, records)
+        return _figure(plots.latency_ecdf, records, 3.6, f"Distribution of the end-to-end latency of {name}", caption)
+
+    def parts(self, model: str, *precisions: str) -> HTML:
+        """Return the figure of upload, compute and download at batch 1 beside the end-to-end latency, ms."""
+        records = select(self.shown(model, *precisions), batch_size=1)
+        name = f"{MODEL_NAMES[model]} at batch 1"
+        alt = f"Upload, compute and download time of {name}, with the end-to-end latency"
+        return _figure(plots.stacked_parts, records, 0.45 * len(records) + 1.2, alt, _with_precisions(name, records))
+
+    def batches(self, model: str, *precisions: str) -> HTML:
+        """Return the figure of images per second over the latency of a batch, ms, a point a batch size."""
+        records = self.shown(model, *precisions)
+        sizes = ", ".join(str(size) for size in sorted({record.batch_size for record in records}))
+        alt = f"Images per second over latency of {MODEL_NAMES[model]} at batch sizes {sizes or '(none)'}"
+        caption = f"{_with_precisions(MODEL_NAMES[model], records)}; numbers beside the points are batch sizes"
+        return _figure(plots.throughput_over_latency, records, 4.2, alt, caption)
+
+
+def _in_order(rivals: Sequence[str], records: Iterable[Record]) -> list[Record]:
+    """Return ``records`` by model, precision and rival, each in the book's order."""
+
+    def place(record: Record) -> tuple[int, int, int]:
+        precision = list(PRECISION_NAMES).index(record.precision)
+        return list(MODELS).index(record.model), precision, rivals.index(record.backend)
+
+    return sorted(records, key=place)
+
+
+def _with_precisions(name: str, records: Sequence[Record]) -> str:
+    """Return ``name`` and the precisions that ``records`` really have, in their order."""
+    return ", ".join(dict.fromkeys([name, *(PRECISION_NAMES[record.precision] for record in records)]))
+
+
+def _figure(
+    draw: Callable[[Sequence[Record], Axes], None], records: Sequence[Record], height: float, alt: str, caption: str
+) -> HTML:
+    """Draw ``records``, name them in the description and their machine in the caption; or say that there are none."""
+    figure, (axes,) = plots.new_figure(height=height if records else 0.6)
+    if records:
+        draw(records, axes)
+    else:
+        axes.text(0.5, 0.5, NOTHING, ha="center", va="center")
+        axes.set_axis_off()
+    rows = ", ".join(dict.fromkeys(plots.label_of(record) for record in records)) or NOTHING
+    return plots.show_figure(figure, f"{alt}: {rows}.", f"{caption}. {plots.provenance(records)}")
