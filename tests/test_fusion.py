@@ -1,6 +1,7 @@
 """The fused network computes what the plain one does, with fewer operations."""
 
 import copy
+import operator
 
 import pytest
 import torch
@@ -50,6 +51,14 @@ def test_resnet_keeps_only_convolutions_without_a_relu_of_their_own(on_cpu: None
     assert count(fused, convolution_add_relu) == 8  # the second of eight blocks, with its shortcut
     assert count(fused, nn.Conv2d) == 3  # the shortcuts that change the shape
     assert count(fused, nn.ReLU) == 0
+
+
+def test_a_pointwise_convolution_with_a_stride_reads_its_pixels_first(on_cpu: None) -> None:
+    plain, fused = load_pretrained("resnet18"), fusion.fuse_convolutions(load_pretrained("resnet18"))
+    strides = [m.stride for m in plain.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert strides == [(2, 2)] * 3  # of the plain model, which is left alone
+    assert {m.stride for m in fused.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)} == {(1, 1)}
+    assert count(fused, operator.getitem) == 3
 
 
 def test_mobilenet_keeps_the_bound_of_relu6_and_its_depthwise_convolutions(on_cpu: None) -> None:

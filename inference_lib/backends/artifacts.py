@@ -9,13 +9,15 @@ from typing import Any
 from inference_lib import paths
 from inference_lib.backends.base import Artifact, Backend, Workload
 from inference_lib.errors import CourseError
+from inference_lib.hashes import module_hash
 from inference_lib.models import load_pretrained, weights_sha256
 
 
 def build(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS) -> Artifact:
     """Return the artifact of ``workload``, exporting it unless a fresh one is there.
 
-    A stale artifact (other weights, another framework version, another GPU for an engine) is rebuilt, never used.
+    A stale artifact (other weights, another exporter or version of it, another GPU for an engine) is rebuilt, never
+    used.
     ``manifest["build_seconds"]`` is what building it cost, whenever that was.
 
     Raises:
@@ -40,6 +42,7 @@ def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:
         "key": backend.artifact_key(workload),
         "weights_sha256": weights_sha256(workload.model),
         "versions": backend.versions(),
+        "code": module_hash(type(backend).export.__module__),
     }
 
 

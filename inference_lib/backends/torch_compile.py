@@ -51,8 +51,10 @@ class Recipe:
     """Settings of ``torch._inductor.config``."""
 
 
-RECIPE = Recipe()
-"""What both backends use; the chapter times the others."""
+PLAIN = Recipe()
+
+RECIPES = {"cpu": PLAIN, "cuda": Recipe(channels=4, cudnn_fusion=True)}
+"""What both backends use on each device; the chapter times the others."""
 
 
 class TorchCompile(PyTorchEager):
@@ -75,7 +77,7 @@ class TorchCompile(PyTorchEager):
         workload = artifact.workload
         with float32_products(workload.precision), compiling():
             model = prepare(load_module(artifact), workload)
-            return _runner(workload, compiled(model, example(workload)))
+            return _runner(workload, compiled(model, example(workload), RECIPES[workload.device]))
 
 
 class AotInductor(PyTorchEager):
@@ -109,14 +111,15 @@ class AotInductor(PyTorchEager):
             "torch": torch.__version__,
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "gpu": this_machine().gpu or "none",
-            "recipe": repr(RECIPE),
+            "recipes": repr(RECIPES),
         }
 
     def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.pt2``: the compiled library with its weights."""
         model = model.to(workload.device, workload.torch_dtype)
         with float32_products(workload.precision), compiling():
-            compile_ahead(prepare(model, workload), example(workload), directory / PACKAGE_FILE)
+            recipe = RECIPES[workload.device]
+            compile_ahead(prepare(model, workload), example(workload), directory / PACKAGE_FILE, recipe)
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the types of the weights (constants of rank 2 and more) from the library's own list of constants."""
@@ -134,7 +137,7 @@ class AotInductor(PyTorchEager):
             return _runner(artifact.workload, load_ahead(artifact.directory / PACKAGE_FILE))
 
 
-def compiled(model: nn.Module, images: torch.Tensor, recipe: Recipe = RECIPE) -> Call:
+def compiled(model: nn.Module, images: torch.Tensor, recipe: Recipe = PLAIN) -> Call:
     """Return ``model`` compiled for batches like ``images``; compiling happens here, not at the first inference.
 
     Raises:
@@ -155,7 +158,7 @@ def compiled(model: nn.Module, images: torch.Tensor, recipe: Recipe = RECIPE) ->
     return call
 
 
-def compile_ahead(model: nn.Module, images: torch.Tensor, path: Path, recipe: Recipe = RECIPE) -> None:
+def compile_ahead(model: nn.Module, images: torch.Tensor, path: Path, recipe: Recipe = PLAIN) -> None:
     """Export ``model`` for batches like ``images``, compile it, and write library and weights to one file."""
     if images.is_cuda:
         _show_cuda_home()
@@ -170,12 +173,15 @@ def load_ahead(path: Path) -> Call:
     return torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
 
 
-def prepare(model: nn.Module, workload: Workload, recipe: Recipe = RECIPE) -> fx.GraphModule:
+def prepare(model: nn.Module, workload: Workload, recipe: Recipe | None = None) -> fx.GraphModule:
     """Return ``model`` as Inductor gets it: batch norms folded in FP32, images cast and made channels-last inside.
+
+    Without a ``recipe`` it is that of the workload's device.
 
     The result is traced, so its code is its own: a compiled function is kept for each piece of Python code, and two
     instances of one class would compete for that place.
     """
+    recipe = recipe or RECIPES[workload.device]
     first: list[nn.Module] = []
     if recipe.space_to_depth:
         model, steps = space_to_depth(model)

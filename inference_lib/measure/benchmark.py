@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import Backend, Workload, build, get_backend
 from inference_lib.backends.artifacts import is_built
 from inference_lib.data import ensure_fashion_mnist
 from inference_lib.errors import CourseError
-from inference_lib.hashes import library_hash, sha256_of
+from inference_lib.hashes import module_hash, sha256_of
 from inference_lib.measure.accuracy import reference_path, write_reference
 from inference_lib.measure.cell import Job, empty_record, measure
 from inference_lib.measure.machine import this_machine
@@ -57,7 +57,7 @@ def benchmark(
             device,
             tuple(sorted(batch_sizes or profile.batch_sizes.get(precision, (1,)))),
             profile,
-            fingerprint(model, profile),
+            fingerprint(get_backend(name), model, device, profile),
         )
         for name in backends
         for model in models
@@ -76,14 +76,20 @@ def benchmark(
     return records
 
 
-def fingerprint(model: str, profile: Profile) -> str:
-    """Hash what two repetitions of a measurement share."""
+def fingerprint(backend: Backend, model: str, device: str, profile: Profile) -> str:
+    """Hash what two repetitions of a measurement share.
+
+    That is the code that measures and the backend's own, so that a change elsewhere leaves the records valid; what
+    the backend's artifacts depend on; the weights, the machine and the profile.
+    """
+    code = module_hash(measure.__module__, build.__module__, type(backend).__module__)
+    versions = repr(backend.versions() if backend.availability(device).usable else {})
     machine = this_machine().model_dump_json(exclude={"commit"})
-    parts = [library_hash(), weights_sha256(model), machine, repr(profile)]
+    parts = [code, versions, weights_sha256(model), machine, repr(profile)]
     return sha256_of(part.encode() for part in parts)[:16]
 
 
-CORES_PER_EXPORT = 4
+CORES_PER_EXPORT = 2
 
 
 def _export_ahead(jobs: Sequence[Job]) -> None:
