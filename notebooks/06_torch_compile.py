@@ -349,8 +349,8 @@ for name, row in found.items():
 with torch.inference_mode():
     found["eager"] = {"ms": lab.time(lambda: plain(tensor)).p50}
 columns = ["model", "compiling, s", "kept in the cache", "ms"]
-table = pd.DataFrame([{"model": name} | row for name, row in found.items()], columns=columns)
-table = table.fillna({"kept in the cache": "-"})
+unknown = {"compiling, s": float("nan"), "kept in the cache": "-"}
+table = pd.DataFrame([{"model": name} | unknown | row for name, row in found.items()])[columns]
 tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"compiling, s": "{:.1f}"})
 
 # %% [markdown]
