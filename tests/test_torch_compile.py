@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor import cpu_vec_isa
 
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import torch_compile as compiler
@@ -173,6 +174,19 @@ def test_a_missing_compiler_is_said_with_its_remedy(name: str, monkeypatch: pyte
     assert not found.usable
     assert "no-such-compiler" in found.reason
     assert "apt-get install g++" in found.remedy
+
+
+@pytest.mark.parametrize(("flags", "known"), [("-mavx2", True), ("-mno-such-instructions", False)])
+def test_vector_instructions_are_believed_if_the_compiler_knows_them(
+    flags: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instructions = cpu_vec_isa.VecAVX2()
+    monkeypatch.setattr(instructions, "build_arch_flags", lambda: flags)
+    loaded: list[object] = []
+    monkeypatch.setattr(subprocess, "check_call", loaded.append)  # Inductor's own test ends in another process
+    with compiler.believing_the_processor():
+        assert instructions.check_build("") is known
+    assert not loaded
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,13 +11,15 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -31,6 +33,9 @@ from inference_lib.backends.cuda import CudaFunctionRunner, GraphedRunner, float
 from inference_lib.backends.fusion import fuse_convolutions
 from inference_lib.backends.pytorch import PyTorchEager, load_module
 from inference_lib.errors import CourseError
+
+if TYPE_CHECKING:
+    from torch._inductor.cpu_vec_isa import VecISA
 
 PACKAGE_FILE = "model.pt2"
 
@@ -133,7 +138,7 @@ class AotInductor(PyTorchEager):
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Load the library; on a GPU, capture its kernels in a CUDA graph."""
-        with float32_products(artifact.workload.precision), quiet():
+        with float32_products(artifact.workload.precision), quiet(), believing_the_processor():
             return _runner(artifact.workload, load_ahead(artifact.directory / PACKAGE_FILE))
 
 
@@ -283,16 +288,34 @@ def example(workload: Workload) -> torch.Tensor:
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Compile from nothing, quietly: Inductor's cache on disk is left aside, and so is its talk.
-
-    On a CPU, Inductor would compile and load three small libraries in every process, to see whether the vector
-    instructions that the processor reports do work. It may believe the processor.
-    """
-    from torch._inductor import config
+    """Compile from nothing, quietly: Inductor's cache on disk is left aside, and so is its talk."""
     from torch._inductor.utils import fresh_cache
 
-    with quiet(), config.patch({"cpp.vec_isa_ok": True}), fresh_cache():
+    with quiet(), believing_the_processor(), fresh_cache():
         yield
+
+
+@contextlib.contextmanager
+def believing_the_processor() -> Iterator[None]:
+    """Let Inductor use the vector instructions that the processor reports, if the C++ compiler knows them.
+
+    By itself, Inductor compiles a small library for each set of instructions, and loads it in another process, which
+    imports PyTorch: seconds in every process that compiles for a CPU, or loads what was compiled for one.
+    """
+    from torch._inductor import config
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    with config.patch({"cpp.vec_isa_ok": True}), mock.patch.object(VecISA, "check_build", _compiler_knows):
+        yield
+
+
+def _compiler_knows(instructions: "VecISA", code: str) -> bool:
+    """Say whether Inductor's C++ compiler takes the flags of a set of vector instructions; ``code`` uses them."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    flags = instructions.build_arch_flags().split()
+    command = [get_cpp_compiler(), *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ PROFILES = {
         load_s=LOAD_S,
         load_cells=(("fp32", 1), ("fp16", 1)),
         test_images=256,
-        cpu_test_images=256,
+        cpu_test_images=128,
     ),
     "full": Profile(
         name="full",
