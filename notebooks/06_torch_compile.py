@@ -56,7 +56,9 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
+import itertools
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -83,7 +85,8 @@ from inference_lib.backends.torch_compile import (
     quiet,
 )
 from inference_lib.choose import break_even, seconds_to_first_answer
-from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.measure.operations import timeline
+from inference_lib.report import glue, plots, show_source, tables, words
 
 scratch = tempfile.TemporaryDirectory()
 
@@ -138,7 +141,8 @@ show_source(compiled)
 show_source(prepare)
 
 # %% [markdown]
-# On a GPU, the compiled function is then captured in a CUDA graph, with the same lines as the eager model.
+# What the recipe asks for depends on the device; the section on knobs measures why. On a GPU, the compiled function is
+# then captured in a CUDA graph, with the same lines as the eager model.
 #
 # ### Ahead of time: AOTInductor
 #
@@ -236,13 +240,13 @@ compared.latencies("resnet18", "fp16")
 # %% tags=["remove-cell"]
 one = compared.by_rival("resnet18", "fp16")
 many = compared.by_rival("resnet18", "fp16", batch_size=256)
-here, gpu = compared.here, one["pytorch"]  # for the break-even further down
-glue("06-gpu", words.machines(gpu))
+glue("06-gpu", words.machines(one["torch-compile"]))
 glue("06-compile-eager", words.times_faster(one["pytorch"], one["torch-compile"]))
 glue("06-compile-graph", words.times_faster(one["pytorch-cudagraph"], one["torch-compile"]))
 glue("06-ahead-compile", words.times_faster(one["torch-compile"], one["aot-inductor"]))
 glue("06-compile-graph-256", words.times_faster(many["pytorch-cudagraph"], many["torch-compile"]))
 glue("06-images-256", words.number(many["torch-compile"], lambda r: r.throughput_images_per_s, "{:,.0f}"))
+glue("06-overlapped-256", words.number(many["torch-compile"], lambda r: r.overlapped_images_per_s, "{:,.0f}"))
 
 # %% [markdown]
 # The comparisons on {glue:text}`06-gpu`, FP16, batch 1: against the eager loop, the compiled model is
@@ -262,8 +266,9 @@ compared.batches("resnet18", "fp16")
 
 # %% [markdown]
 # At batch 256, end to end, the compiled model is {glue:text}`06-compile-graph-256` against the CUDA graph of the eager
-# model. With the images on the device already, it computes {glue:text}`06-images-256` images per second. A large batch
-# has large feature maps, and every trip to memory that a kernel saves is a long one.
+# model. With the images on the device already, it computes {glue:text}`06-images-256` images per second; from pinned
+# host memory and back, with copies beside the computation, {glue:text}`06-overlapped-256`. A large batch has large
+# feature maps, and every trip to memory that a kernel saves is a long one.
 #
 # ## Why?
 #
@@ -272,8 +277,6 @@ compared.batches("resnet18", "fp16")
 # `freezing`, which lets the compiler treat the weights as constants.
 
 # %%
-import re
-
 from torch._inductor.utils import run_and_get_code
 
 plain = load_pretrained("vanilla_cnn").to(lab.device)
@@ -371,22 +374,39 @@ else:
 # The course takes `default` and captures the CUDA graph itself, around the compiled function: its copies of a small
 # batch are in the graph too, and its output has an address that it knows.
 #
-# ### The first convolution
+# ### What comes before the compiler
 #
-# An image has three channels, and tensor cores read channels by the eight. Two tricks may help, and neither changes the
-# result. *Padding*: add channels of zeros, and weights of zeros for them. *Space to depth*: a convolution of stride two
-# moves by blocks of two by two pixels; call the pixels of a block channels, and it has twelve of them and stride one.
+# Inductor leaves convolutions to cuDNN, so it helps to ask cuDNN for the right ones. Three changes of the model do
+# that, and none changes its result.
+#
+# *Fused convolutions.* cuDNN can add the bias and the shortcut and apply the ReLU before it writes the result. Inductor
+# writes a kernel for them, which reads the result and writes it again. The CUDA graph of the
+# [chapter on PyTorch](04_pytorch) fuses them already; the compiler can be given the same model.
+#
+# *The first convolution.* An image has three channels, and tensor cores read several at once. One remedy is *padding*:
+# add channels of zeros, and weights of zeros for them.
 
 # %%
 show_source("inference_lib.backends.torch_compile", "pad_channels")
+
+# %% [markdown]
+# Another is *space to depth*: a convolution of stride two moves by blocks of two by two pixels. Call the pixels of a
+# block channels, and it has twelve of them and stride one.
 
 # %%
 show_source("inference_lib.backends.torch_compile", "space_to_depth")
 
 # %% [markdown]
-# Whether they pay is a matter of the kernels that cuDNN has. So they are variants to time, with two more: a longer
-# search for the shape of the Triton kernels (*coordinate descent*), and cuDNN's fused convolutions in place of
-# Inductor's kernels. Every variant takes seconds to compile, so only some are timed here.
+# *Shortcuts with a stride.* A convolution of one pixel with stride two reads every other pixel and is a matrix product
+# of those. cuDNN may not see that. So the pixels are picked first, as a part of the fusion:
+
+# %%
+show_source("inference_lib.backends.fusion", "subsample_first")
+
+# %% [markdown]
+# Whether a change pays is a matter of the kernels that cuDNN has. So they are variants to time. Every variant takes
+# seconds to compile, so only some are tried here, and the profiler says where the time of a batch goes: to the
+# library's products, to Inductor's kernels, or to copies that change a layout.
 
 # %%
 variants = {
@@ -394,35 +414,46 @@ variants = {
     "no freezing": Recipe(options={}),
     "4 channels": Recipe(channels=4),
     "8 channels": Recipe(channels=8),
-    "space to depth": Recipe(space_to_depth=True),
     "space to depth, 16 channels": Recipe(channels=16, space_to_depth=True),
     "coordinate descent": Recipe(options={"freezing": True, "coordinate_descent_tuning": True}),
     "cuDNN's fused convolutions": Recipe(cudnn_fusion=True),
+    "fused and 4 channels": Recipe(channels=4, cudnn_fusion=True),
 }
 
 
-def graph_ms(workload, recipe):
-    """Return the median time of a replay of the model, prepared and compiled by ``recipe``."""
+def kind(kernel):
+    """Say what a kernel is for, by its name."""
+    if kernel.startswith("triton"):
+        return "Inductor, ms"
+    return "products, ms" if re.search("fprop|convolve|gemm|nvjet|first_layer", kernel) else "copies, ms"
+
+
+def try_recipe(workload, recipe):
+    """Return how long a replay of the model takes that ``recipe`` prepared, and what its kernels are for."""
     model = load_pretrained(workload.model).to("cuda", workload.torch_dtype)
     with compiling():
         call = compiled(prepare(model, workload, recipe), example(workload), recipe)
         runner = GraphedRunner(CudaFunctionRunner(workload, call))
-    return lab.time(runner.compute).p50
+    kernels = timeline(runner.compute, "cuda").query("row == 'device'")
+    parts = kernels.groupby(kernels["name"].map(kind))["length_ms"].sum()
+    median = lab.time(runner.compute).p50
+    return {"images/s": workload.batch_size / median * 1e3, "a batch, ms": median} | parts.to_dict()
 
 
 # %%
 if on_gpu:
     large = Workload("resnet18", max(lab.profile.ends("cuda")), "fp16", "cuda")
-    tried = ["plain", "no freezing", "8 channels", "space to depth, 16 channels"]
-    times = {name: graph_ms(large, variants[name]) for name in tried}
-    figure, (axes,) = plots.new_figure(height=0.32 * len(times) + 1)
-    plots.bars(list(times), list(times.values()), "#009E73", "median, ms (compute only)", axes)
-    caption = f"ResNet-18, FP16, batch {large.batch_size}, one option at a time. {lab.machine_name}."
-    display(plots.show_figure(figure, "Median time of a batch of resnet18 with each variant.", caption))
+    tried = ["plain", "4 channels", "cuDNN's fused convolutions", "fused and 4 channels"]
+    tries = pd.DataFrame([{"variant": name} | try_recipe(large, variants[name]) for name in tried])
+    caption = f"ResNet-18, FP16, batch {large.batch_size}, compute only. {lab.machine_name}."
+    display(tables.show_table(tries, caption, {"images/s": "{:,.0f}"}))
 else:
     print(missing or "needs a GPU")
 
 # %% [markdown]
+# The kernels' times come from the profiler, which slows them a little. The last variant is the recipe of the course on
+# a GPU. On a CPU, freezing fuses bias and ReLU into oneDNN's convolutions, so nothing of this is needed there.
+#
 # ## When does compiling pay?
 #
 # Compiling takes seconds, and an inference saves a small part of one, if it saves anything. So there is a number of
@@ -430,16 +461,18 @@ else:
 # inference.
 
 # %%
-cells = select(lab.gpu_records() or here, batch_size=1, precision="fp16" if gpu else "fp32")
 rows = []
-for record in select(cells, backend=names):
-    for eager_record in select(cells, backend="pytorch", model=record.model):
-        pays = break_even(record, eager_record)
+for model in MODELS:
+    by_precision = [compared.by_rival(model, precision) for precision in ("fp16", "fp32")]
+    cell = next((found for found in by_precision if found["pytorch"]), by_precision[0])
+    for record, eager in itertools.product([r for name in names for r in cell[name]], cell["pytorch"]):
+        pays = break_even(record, eager)
         row = {"framework": record.title, "model": record.model, "first answer, s": seconds_to_first_answer(record)}
         rows.append(row | {"pays after": f"{pays:,.0f} inferences" if pays is not None else "never"})
 formats = {"first answer, s": "{:.1f}"}
 if rows:
-    display(tables.show_table(pd.DataFrame(rows), f"Against the eager loop. {plots.provenance(cells)}", formats))
+    caption = f"Batch 1, against the eager loop. {plots.provenance(cell['pytorch'])}"
+    display(tables.show_table(pd.DataFrame(rows), caption, formats))
 else:
     print("needs the eager rows of the chapter on PyTorch")
 
@@ -705,8 +738,8 @@ else:
 #
 # ```{solution} ex-06-variants
 # :class: dropdown
-# Call `graph_ms(Workload("resnet18", 512, "fp16", "cuda"), recipe)` for each recipe in `variants`, and divide the batch
-# size by the time to compare images per second. The larger the batch, the less the launch and the tail of a kernel
+# Call `try_recipe(Workload("resnet18", 512, "fp16", "cuda"), recipe)` for each recipe in `variants`, and compare the
+# images per second. The larger the batch, the less the launch and the tail of a kernel
 # count, and the more the trips to memory.
 # ```
 #
