@@ -320,7 +320,7 @@ def _compiler_knows(instructions: "VecISA", code: str) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep hints out of the reader's way (TF32 off on purpose, operations that are not Inductor's); errors still raise."""
+    """Keep hints out of the reader's way (TF32 is off on purpose, an operation is a library's); errors still raise."""
     names = ("torch.utils.cpp_extension", "torch._inductor.utils", "torch._inductor.ir")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:

@@ -53,9 +53,12 @@ class Comparison:
         return {rival: select(cell, backend=rival) for rival in self.rivals}
 
     def table(self, batch_size: int = 1) -> HTML:
-        """Return the table of median end-to-end latencies, ms: a row a cell, a column a machine, this one first."""
-        rows = select((*self.here, *self.published), batch_size=batch_size)
-        machines = list(dict.fromkeys(record.machine.name(record.device) for record in rows))
+        """Return the table of median end-to-end latencies, ms: a row a cell, a column a machine, this one first.
+
+        Where this machine is the published one, its own records are shown.
+        """
+        machines = list(dict.fromkeys(r.machine.name(r.device) for r in (*self.here, *self.published)))
+        rows = select((*self.published, *self.here), batch_size=batch_size)
         caption = f"Median end-to-end latency at batch {batch_size}, ms. {plots.provenance(rows)}"
         return show_table(side_by_side(_in_order(self.rivals, rows), machines), caption)
 
