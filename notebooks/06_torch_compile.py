@@ -687,6 +687,19 @@ else:
     print(missing)
 
 # %% [markdown]
+# ### The library crashes when it is loaded
+#
+# On the machine of the published edition (Ubuntu 24.04, GCC 13.3), every `.pt2` file ended the process with signal 11
+# while it was loaded. The backtrace (`torch._C._set_print_stack_traces_on_fatal_signal(True)`, set before loading)
+# showed `std::regex` in the library, called with parts of two C++ runtimes. Starting Python with the system's runtime
+# in front of all others mended it:
+#
+# ```
+# LD_PRELOAD=/lib/x86_64-linux-gnu/libstdc++.so.6 python ...
+# ```
+#
+# If a compiled library dies where Python code would raise, look at the linker first.
+#
 # ### The output is overwritten
 #
 # With `reduce-overhead` the output lives in the memory of a CUDA graph, and the next call writes to it again

@@ -68,7 +68,7 @@ PROFILES = {
         load_s=LOAD_S,
         load_cells=(("fp32", 1), ("fp16", 1)),
         test_images=10_000,
-        cpu_test_images=1_000,
+        cpu_test_images=512,
     ),
 }
 

@@ -37,7 +37,7 @@ class StoppingRule:
     budget_s: float
     relative_width: float = 0.01
     min_samples: int = 200
-    floor_samples: int = 5
+    floor_samples: int = 3
     max_samples: int = 20_000
 
     def reason_to_stop(self, samples: Sequence[float], elapsed_s: float) -> str | None:
