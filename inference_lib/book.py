@@ -175,6 +175,8 @@ def render(edition: str = "local", strict: bool = True, course: Course = COURSE)
     source = stage(edition, course)
     work, log = course.build / "render" / edition, course.build / "render" / f"{edition}.log"
     target = course.build / ("html" if edition == "local" else "published/html")
+    if _static_files_changed(source, work):
+        shutil.rmtree(work)  # Sphinx copies them only where it builds a page again
     work.mkdir(parents=True, exist_ok=True)
     print(f"rendering the {edition} edition: ", end="", flush=True)
     start = time.monotonic()
@@ -187,6 +189,12 @@ def render(edition: str = "local", strict: bool = True, course: Course = COURSE)
     print(f"{time.monotonic() - start:.1f} s")
     print(target / "index.html")
     return target / "index.html"
+
+
+def _static_files_changed(source: Path, work: Path) -> bool:
+    rendered = work / "_build" / "html" / "_static"
+    pairs = [(path, rendered / path.name) for path in (source / "book" / "_static").glob("*")]
+    return any(old.exists() and old.read_bytes() != path.read_bytes() for path, old in pairs)
 
 
 def _jupyter_book(source: Path, work: Path, log: Path, strict: bool) -> bool:

@@ -309,3 +309,15 @@ def test_the_published_edition_leaves_out_what_was_not_published(tiny: Course, c
     assert listed == [False] + [True] * (len(listed) - 1)
     assert len(listed) > 1
     assert f"the published edition has no {left_out} yet" in capsys.readouterr().out
+
+
+def test_a_new_style_sheet_renders_every_page_again(tmp_path: Path) -> None:
+    """Sphinx leaves the old one in place where no page changed."""
+    staged, rendered = tmp_path / "book" / "_static", tmp_path / "work" / "_build" / "html" / "_static"
+    for folder in (staged, rendered):
+        folder.mkdir(parents=True)
+        (folder / "course.css").write_text("p {}")
+    assert not book._static_files_changed(tmp_path, tmp_path / "work")
+    (staged / "course.css").write_text("p { color: red }")
+    assert book._static_files_changed(tmp_path, tmp_path / "work")
+    assert not book._static_files_changed(tmp_path, tmp_path / "nothing-rendered-yet")
