@@ -136,3 +136,12 @@ def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path:
         "4.0 times faster",
     ]
     assert "9.000" not in text
+
+
+@pytest.mark.parametrize(("precisions", "strengths"), [(["fp32"], [1]), (["fp32", "fp16"], [0.45, 1])])
+def test_fewer_bits_are_drawn_stronger_where_there_is_something_to_tell_apart(
+    precisions: list[str], strengths: list[float], make_record: MakeRecord
+) -> None:
+    _, (axes,) = plots.new_figure()
+    plots.latency_ecdf([make_record(2.0, precision=precision) for precision in precisions], axes)
+    assert [line.get_alpha() for line in axes.lines] == strengths

@@ -54,7 +54,7 @@ mpl.rcParams.update(
 )
 
 PRECISION_ALPHA = {"fp32": 0.45, "tf32": 0.7}
-"""The fewer bits, the stronger the line."""
+"""The fewer bits, the stronger the line, where a figure shows several precisions."""
 
 PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
 
@@ -113,6 +113,7 @@ def label_of(record: Record) -> str:
 
 def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
     """Draw the share of inferences that took at most so long: one line a record, log scale in time."""
+    alphas = _alphas(records)
     for record in records:
         assert record.latency is not None
         sketch = record.latency.end_to_end.quantiles
@@ -122,7 +123,7 @@ def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
             np.linspace(0, 100, len(sketch)),
             color=style.color,
             linestyle=style.dash,
-            alpha=PRECISION_ALPHA.get(record.precision, 1),
+            alpha=alphas[record.precision],
             label=label_of(record),
         )
     axes.set(xscale="log", xlabel="end-to-end latency, ms", ylabel="inferences at most this slow, %")
@@ -132,6 +133,7 @@ def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
 
 def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
     """Draw images per second over latency, one line a backend and precision, one point a batch size."""
+    alphas = _alphas(records)
     for line in _lines(records):
         style = style_of(line[0])
         axes.plot(
@@ -141,7 +143,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
             linestyle=style.dash,
             marker=style.marker,
             markersize=5,
-            alpha=PRECISION_ALPHA.get(line[0].precision, 1),
+            alpha=alphas[line[0].precision],
             label=label_of(line[0]),
         )
         for record in line:
@@ -158,6 +160,12 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
     )
     _plain_ticks(axes, "x", "y")
     _legend_above(axes)
+
+
+def _alphas(records: Sequence[Record]) -> dict[str, float]:
+    """Return how opaque a line of each precision is; one precision alone needs no telling apart."""
+    precisions = {record.precision for record in records}
+    return {name: PRECISION_ALPHA.get(name, 1) if len(precisions) > 1 else 1 for name in precisions}
 
 
 def _lines(records: Sequence[Record]) -> list[list[Record]]:
