@@ -101,7 +101,7 @@ def test_the_first_convolution_is_changed_in_a_copy(change: object, read: tuple[
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_images_enter_as_the_host_has_them_and_leave_as_the_weights_are(precision: str) -> None:
     workload = Workload("vanilla_cnn", 1, precision, "cuda")
-    prepared = prepare(load_pretrained("vanilla_cnn").to(workload.torch_dtype), workload)
+    prepared = prepare(load_pretrained("vanilla_cnn").to(workload.torch_dtype), workload, Recipe(channels=4))
     assert {p.dtype for p in prepared.parameters()} == {workload.torch_dtype}
     assert prepared(torch.from_numpy(noise(workload))).dtype == workload.torch_dtype
 
@@ -117,7 +117,7 @@ def test_an_fp32_library_under_an_fp16_label_is_refused(
 ) -> None:
     backend = get_backend("aot-inductor")
     wrong = build(backend, Workload("vanilla_cnn", 1, "fp32", "cpu"), root).directory / PACKAGE_FILE
-    monkeypatch.setattr(compiler, "compile_ahead", lambda model, images, path: shutil.copy(wrong, path))
+    monkeypatch.setattr(compiler, "compile_ahead", lambda model, images, path, recipe: shutil.copy(wrong, path))
     with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
         build(backend, Workload("vanilla_cnn", 1, "fp16", "cpu"), tmp_path)
 
