@@ -6,39 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inputs import eager_logits, noise
 
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import onnxruntime as ort_backend
 from inference_lib.backends.onnxruntime import MODEL_FILE, open_session
 from inference_lib.errors import CourseError
-from inference_lib.models import load_pretrained
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 NAMES = ("onnxruntime", "onnxruntime-iobinding", "onnxruntime-cudagraph")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder of artifacts for the tests that only read them."""
-    return tmp_path_factory.mktemp("artifacts")
-
-
-def noise(workload: Workload) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=workload.input_shape).astype(workload.host_dtype)
-
-
-def square(workload: Workload) -> np.ndarray:
-    """Return blank images with a bright square, as unlike noise as can be."""
-    batch = np.full(workload.input_shape, -1, workload.host_dtype)
-    batch[:, :, 60:160, 60:160] = 2
-    return batch
-
-
-def eager_logits(model: str, batch: np.ndarray) -> np.ndarray:
-    return load_pretrained(model)(torch.from_numpy(batch).float()).numpy()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -129,53 +108,6 @@ def test_a_half_written_artifact_is_not_used(tmp_path: Path, monkeypatch: pytest
     with backend.load(build(backend, workload, tmp_path)) as runner:
         assert runner.infer(noise(workload)).shape == (1, 10)
     assert [d.name for d in directory.parent.iterdir()] == [directory.name]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
-@pytest.mark.parametrize("batch_size", [1, 5])
-def test_the_gpu_runners_agree_with_the_model(root: Path, name: str, precision: str, batch_size: int) -> None:
-    backend, workload = get_backend(name), Workload("resnet18", batch_size, precision, "cuda")
-    tolerance = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2}[precision]
-    answers = []
-    with backend.load(build(backend, workload, root)) as runner:
-        for batch in (noise(workload), square(workload)):
-            expected = eager_logits("resnet18", batch)
-            largest = np.abs(expected).max()
-            logits = runner.infer(batch)
-            runner.upload(batch)
-            runner.compute()
-            in_parts = runner.download()
-            assert np.abs(logits - expected).max() <= tolerance * largest
-            assert np.abs(logits - in_parts).max() <= tolerance / 10 * largest
-            assert logits.dtype == in_parts.dtype == np.float32
-            answers.append((logits, in_parts))
-    for before, after in zip(*answers, strict=True):  # a stale output would be equal
-        assert np.abs(before - after).max() > tolerance * np.abs(before).max()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", NAMES)
-def test_an_answer_that_was_kept_is_not_overwritten(root: Path, name: str) -> None:
-    backend, workload = get_backend(name), Workload("vanilla_cnn", 1, "fp16", "cuda")
-    with backend.load(build(backend, workload, root)) as runner:
-        kept = runner.infer(noise(workload))
-        copied = kept.copy()
-        runner.infer(square(workload))
-        np.testing.assert_array_equal(kept, copied)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", NAMES)
-def test_fp32_is_ieee_and_tf32_is_not(root: Path, name: str) -> None:
-    backend, difference = get_backend(name), {}
-    for precision in ("fp32", "tf32"):
-        workload = Workload("resnet18", 4, precision, "cuda")
-        expected = eager_logits("resnet18", noise(workload))
-        with backend.load(build(backend, workload, root)) as runner:
-            difference[precision] = np.abs(runner.infer(noise(workload)) - expected).max() / np.abs(expected).max()
-    assert difference["fp32"] < 5e-5 < difference["tf32"]
 
 
 @pytest.mark.gpu

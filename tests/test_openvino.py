@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inputs import eager_logits, noise
 
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import openvino as ov_backend
@@ -22,20 +23,6 @@ NAMES = ("openvino", "openvino-throughput")
 HAS_BF16 = get_backend("openvino").supports(Workload("vanilla_cnn", 1, "bf16", "cpu")).ok
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no instructions for BF16")
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder of artifacts for the tests that only read them."""
-    return tmp_path_factory.mktemp("artifacts")
-
-
-def noise(workload: Workload, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=workload.input_shape).astype(workload.host_dtype)
-
-
-def eager_logits(model: str, batch: np.ndarray) -> np.ndarray:
-    return load_pretrained(model)(torch.from_numpy(batch)).numpy()
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -1,6 +1,5 @@
 """The torch.compile and AOTInductor backends: what was compiled is the model, and compiled it was."""
 
-import itertools
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inputs import eager_logits, noise
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor import cpu_vec_isa
@@ -22,20 +22,6 @@ from inference_lib.measure.accuracy import LOGIT_TOLERANCE
 from inference_lib.models import MODELS, load_pretrained
 
 NAMES = ("torch-compile", "aot-inductor")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder of artifacts for the tests that only read them."""
-    return tmp_path_factory.mktemp("artifacts")
-
-
-def noise(workload: Workload, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=workload.input_shape).astype(workload.host_dtype)
-
-
-def eager_logits(model: str, batch: np.ndarray) -> np.ndarray:
-    return load_pretrained(model)(torch.from_numpy(batch).float()).numpy()
 
 
 # The compiler takes seconds a model: the two larger ones share the batch sizes and the backends between them.
@@ -226,39 +212,6 @@ def test_the_library_runs_without_the_course_s_code(root: Path, tmp_path: Path) 
     subprocess.run([sys.executable, "-c", program, str(package)], cwd=tmp_path, check=True)
     expected = eager_logits("vanilla_cnn", noise(workload))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("model", "precision", "batch_size"),
-    [*itertools.product(MODELS, ["fp32"], [1]), *itertools.product(MODELS, ["fp16"], [20]), ("resnet18", "bf16", 5)],
-)
-def test_the_gpu_runners_agree_with_the_model(
-    root: Path, name: str, model: str, precision: str, batch_size: int
-) -> None:
-    backend, workload = get_backend(name), Workload(model, batch_size, precision, "cuda")
-    with backend.load(build(backend, workload, root)) as runner:
-        for seed in (1, 2):  # a second input: a stale output would be the first one's
-            batch = noise(workload, seed)
-            expected = eager_logits(model, batch)
-            logits = runner.infer(batch)
-            runner.upload(batch)
-            runner.compute()
-            np.testing.assert_array_equal(runner.download(), logits)
-            assert np.abs(logits - expected).max() <= LOGIT_TOLERANCE[precision] * np.abs(expected).max()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", NAMES)
-def test_fp32_is_ieee_and_tf32_is_not(root: Path, name: str) -> None:
-    backend, difference = get_backend(name), {}
-    for precision in ("fp32", "tf32"):
-        workload = Workload("resnet18", 4, precision, "cuda")
-        expected = eager_logits("resnet18", noise(workload))
-        with backend.load(build(backend, workload, root)) as runner:
-            difference[precision] = np.abs(runner.infer(noise(workload)) - expected).max() / np.abs(expected).max()
-    assert difference["fp32"] < 5e-5 < difference["tf32"]
 
 
 @pytest.mark.gpu

@@ -1,0 +1,29 @@
+"""Inputs for the backends' tests, and what the model answers."""
+
+import numpy as np
+import torch
+
+from inference_lib.backends import Workload
+from inference_lib.models import load_pretrained
+
+
+def noise(workload: Workload, seed: int = 0) -> np.ndarray:
+    """Return a batch of random numbers."""
+    return np.random.default_rng(seed).normal(size=workload.input_shape).astype(workload.host_dtype)
+
+
+def square(workload: Workload) -> np.ndarray:
+    """Return blank images with a bright square, as unlike noise as can be."""
+    batch = np.full(workload.input_shape, -1, workload.host_dtype)
+    batch[:, :, 60:160, 60:160] = 2
+    return batch
+
+
+def eager_logits(model: str, batch: np.ndarray) -> np.ndarray:
+    """Return the logits of the FP32 eager model on the CPU."""
+    return load_pretrained(model)(torch.from_numpy(batch).float()).numpy()
+
+
+def largest_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of a logit, as a part of the largest logit."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
