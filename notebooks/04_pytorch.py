@@ -192,7 +192,8 @@ glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percen
 # %% [markdown]
 # On {glue:text}`04-gpu`, against the eager loop, the FP16 CUDA graph is {glue:text}`04-graph-speedup` at batch 1. Its
 # latency varies by {glue:text}`04-graph-cv` (standard deviation over mean), the eager loop's by
-# {glue:text}`04-eager-cv`. Every launch is a chance for the interpreter to be late; the graph has one.
+# {glue:text}`04-eager-cv`. Every launch is a chance for the interpreter to be late, and the graph has one. But the
+# shorter a latency is, the larger a part of it is the same delay.
 #
 # ### Where the milliseconds are
 #
