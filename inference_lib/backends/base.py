@@ -5,6 +5,7 @@ into a :class:`Runner` (``load``). The two are separate so that building, storin
 so that an artifact is built once and used by many measurements.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,6 +18,7 @@ from inference_lib.models import MODELS
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 DEVICES = ("cpu", "cuda")
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 IMAGE_SHAPE = (3, 224, 224)
 """Channels, height, width of one input image."""
 
@@ -64,7 +66,7 @@ class Workload:
     @property
     def torch_dtype(self) -> torch.dtype:
         """Dtype of the weights and activations in PyTorch."""
-        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision, torch.float32)
+        return DTYPES[self.precision]
 
     def __str__(self) -> str:
         return f"{self.model} {self.precision} batch {self.batch_size} on {self.device}"
@@ -98,6 +100,12 @@ class Support:
 
     ok: bool
     reason: str = ""
+
+
+def precision_of(dtypes: Iterable[str]) -> str:
+    """Return what the course calls dtypes (``torch.float16``: ``fp16``); several are joined with a plus."""
+    names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    return "+".join(sorted({names.get(dtype.removeprefix("torch."), dtype) for dtype in dtypes}))
 
 
 @dataclass(frozen=True)

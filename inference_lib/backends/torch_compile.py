@@ -27,7 +27,7 @@ from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
-from inference_lib.backends.base import Artifact, Availability, Style, Workload
+from inference_lib.backends.base import Artifact, Availability, Style, Workload, precision_of
 from inference_lib.backends.cpu import CpuFunctionRunner, on_arrays
 from inference_lib.backends.cuda import CudaFunctionRunner, GraphedRunner, float32_products
 from inference_lib.backends.fusion import fuse_convolutions
@@ -133,8 +133,7 @@ class AotInductor(PyTorchEager):
             listed = package.read(source).decode()
         types = dict(re.findall(r"constants_info_\[(\d+)\]\.dtype = .*?(float16|bfloat16|float32|float64)\b", listed))
         shapes = dict(re.findall(r"constants_info_\[(\d+)\]\.shape = \{([^}]*)\}", listed))
-        names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-        return "+".join(sorted({names.get(types[n]) or types[n] for n in types if "," in shapes[n]}))
+        return precision_of(types[n] for n in types if "," in shapes[n])
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Load the library; on a GPU, capture its kernels in a CUDA graph."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload
+from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, precision_of
 from inference_lib.backends.cuda import NO_GPU, BufferedRunner, float32_products, gpu_works
 from inference_lib.backends.tensorrt import (
     PACKAGE,
@@ -84,8 +84,7 @@ class TorchTensorRt:
         import torch_tensorrt
 
         program = torch_tensorrt.load(str(artifact.directory / PROGRAM_FILE))
-        names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-        return "+".join(sorted(names.get(dtype, str(dtype)) for dtype in tensor_types(program.graph)))
+        return precision_of(str(dtype) for dtype in tensor_types(program.graph))
 
     def load(self, artifact: Artifact) -> "ProgramRunner":
         """Return the compiled program on fixed buffers."""

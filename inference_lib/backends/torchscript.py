@@ -11,23 +11,22 @@ from pathlib import Path
 
 import torch
 
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
-from inference_lib.backends.cpu import CpuFunctionRunner, cpu_support, on_arrays
+from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Style, Support, Workload, precision_of
+from inference_lib.backends.cpu import CpuFunctionRunner, on_arrays
 from inference_lib.backends.cuda import (
-    NO_GPU,
     CudaFunctionRunner,
     GraphedRunner,
     channels_last,
     float32_products,
-    gpu_works,
     graph_support,
 )
+from inference_lib.backends.pytorch import PyTorchEager
 from inference_lib.errors import CourseError
 
 MODEL_FILE = "model.pt"
 
 
-class TorchScript:
+class TorchScript(PyTorchEager):
     """The traced model, loaded from its file and frozen: weights are constants, batch norms are folded.
 
     On a GPU the weights and images are kept channels-last (NHWC), the layout that tensor cores read.
@@ -36,16 +35,6 @@ class TorchScript:
     name = "torchscript"
     title = "TorchScript"
     style = Style("#E69F00")
-
-    def availability(self, device: str) -> Availability:
-        """TorchScript is a part of PyTorch; a GPU may not be there."""
-        if device == "cuda" and not gpu_works():
-            return NO_GPU
-        return Availability(usable=True, version=torch.__version__)
-
-    def supports(self, workload: Workload) -> Support:
-        """FP32 everywhere; TF32 and the 16-bit types on a GPU."""
-        return cpu_support(workload) if workload.device == "cpu" else Support(ok=True)
 
     def artifact_key(self, workload: Workload) -> str:
         """One file for every device and batch size. A trace records whether TF32 was allowed, so TF32 has its own."""
@@ -64,11 +53,9 @@ class TorchScript:
         """Read the dtypes of the stored weight matrices and filters (parameters of rank 2 and more)."""
         with deprecations_silenced():
             stored = torch.jit.load(artifact.directory / MODEL_FILE, map_location="cpu")
-        dtypes = {weight.dtype for weight in stored.parameters() if weight.dim() >= 2}
-        names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-        return "+".join(sorted(names.get(dtype, str(dtype)) for dtype in dtypes))
+        return precision_of(str(weight.dtype) for weight in stored.parameters() if weight.dim() >= 2)
 
-    def load(self, artifact: Artifact) -> CpuFunctionRunner | CudaFunctionRunner:
+    def load(self, artifact: Artifact) -> CpuFunctionRunner | CudaFunctionRunner:  # type: ignore[override]
         """Return the frozen model on the workload's device."""
         workload = artifact.workload
         if workload.device == "cpu":

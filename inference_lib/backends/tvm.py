@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch.fx.experimental.optimization import fuse
 
-from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload
+from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, precision_of
 from inference_lib.backends.cpu import CpuRunner, cpu_support
 from inference_lib.backends.cuda import NO_GPU, BufferedRunner, gpu_works
 from inference_lib.errors import CourseError
@@ -95,9 +95,7 @@ class Tvm:
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the dtypes of the weight matrices and filters (constants longer than one in two directions)."""
         library = artifact.directory / MODEL_FILE
-        found = {dtype for dtype, shape in constants(library) if sum(size > 1 for size in shape) >= 2}
-        names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-        return "+".join(sorted(names.get(dtype, dtype) for dtype in found))
+        return precision_of(dtype for dtype, shape in constants(library) if sum(size > 1 for size in shape) >= 2)
 
     def load(self, artifact: Artifact) -> "TvmCpuRunner | TvmCudaRunner":
         """Return the library on the workload's device."""

@@ -101,8 +101,6 @@ def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 3) -> pd.D
             model(images)
     for hook in hooks:
         hook.remove()
-    if images.device.type == "cuda":
-        torch.cuda.synchronize()
     rows = [
         {
             "layer": name,

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference_lib import paths
-from inference_lib.backends.base import IMAGE_SHAPE
+from inference_lib.backends.base import DTYPES, IMAGE_SHAPE
 from inference_lib.backends.cuda import float32_products
 from inference_lib.backends.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU
 from inference_lib.errors import unknown_name
@@ -30,8 +30,6 @@ from inference_lib.measure.machine import this_machine
 from inference_lib.measure.timing import mark, milliseconds_between
 from inference_lib.models import create_model
 from inference_lib.report.records import Record
-
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Traffic = Literal["unfused", "fused"]
 """Whose memory traffic: that of operations run one by one, or the least that any program needs."""
