@@ -331,7 +331,7 @@ tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"c
 #
 # With freezing, the batch norm's constants are multiplied into the filters while compiling, and nothing of it is left.
 # The filters are stored in the layout that the library wants. On a CPU, bias and ReLU go into oneDNN's convolution.
-# What that costs is the cache: a frozen model is not kept there, because its weights are part of the program.
+# What that can cost is the cache: a program that holds its weights is not kept there. The table says whether it was.
 #
 # The course folds batch norms before the compiler sees the model, in FP32 whatever the precision of the model, so that
 # they are rounded once. Freezing then has the layouts left to do.
@@ -360,7 +360,7 @@ def time_mode(mode, model, images):
         return {"mode": mode, "compiling, s": seconds, "ms": lab.time(lambda: call(images)).p50}
 
 
-# %%
+# %% tags=["remove-stderr"]
 if on_gpu:
     half = load_pretrained("vanilla_cnn").half().cuda().to(memory_format=torch.channels_last)
     sixteen = torch.zeros(16, 3, 224, 224, dtype=torch.half, device="cuda")
@@ -673,7 +673,7 @@ else:
 # There is no error: it reads as many bytes as it was compiled for. A larger batch loses images; a smaller one makes it
 # read what lies behind. Set `AOTI_RUNTIME_CHECK_INPUTS=1` while you test, and check shape and type at the door.
 
-# %%
+# %% tags=["remove-stderr"]
 if compiles:
     os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"  # a library reads it once, at its first call
     checked = torch._inductor.aoti_load_package(str(package))
@@ -703,8 +703,8 @@ else:
 # ### The output is overwritten
 #
 # With `reduce-overhead` the output lives in the memory of a CUDA graph, and the next call writes to it again
-# ([pytorch#170604](https://github.com/pytorch/pytorch/issues/170604)). PyTorch notices and refuses to read a result
-# that is gone:
+# ([pytorch#170604](https://github.com/pytorch/pytorch/issues/170604)). In some cases PyTorch notices, and refuses to
+# read a result that is gone. Here, both results were twos when they were computed:
 
 # %%
 if on_gpu:
