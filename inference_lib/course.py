@@ -191,10 +191,12 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
     finished = course.executed / f"{chapter.name}.ipynb"
     failed = course.executed / f"{chapter.name}.failed.ipynb"
     part = course.executed / f".{chapter.name}.part.ipynb"
-    start = time.monotonic()
+    spent = course.executed / f".{chapter.name}.seconds"
+    start = time.monotonic() - _seconds_in(spent)
     try:
         executed = _execute(notebook, part, profile, device, course)
     except KeyboardInterrupt:
+        spent.write_text(f"{time.monotonic() - start:.1f}")
         part.unlink(missing_ok=True)
         print("interrupted")
         raise
@@ -203,6 +205,7 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
         _keep(part, failed, course)
         return False
     seconds = round(time.monotonic() - start, 1)
+    spent.unlink(missing_ok=True)
     where = {"seconds": seconds, "machine": this_machine().name(device)}
     executed.metadata[STAMP] = {**executed.metadata.get(STAMP, {}), **stamp, **where}
     nbformat.write(clean(executed, course.root), part)
@@ -210,6 +213,11 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
     failed.unlink(missing_ok=True)
     print(f"{seconds:.1f} s")
     return True
+
+
+def _seconds_in(spent: Path) -> float:
+    """Return what interrupted attempts took: what they measured is used again, so their time counts, too."""
+    return float(spent.read_text()) if spent.exists() else 0.0
 
 
 def _execute(notebook: Notebook, output: Path, profile: str, device: str, course: Course) -> Notebook:

@@ -228,18 +228,11 @@ compared.table()
 compared.latencies("resnet18", "fp16")
 
 # %% tags=["remove-cell"]
-one = compared.by_rival("resnet18", "fp16")
-many = compared.by_rival("resnet18", "fp16", batch_size=256)
-mine, large = one["onnxruntime-tensorrt"], many["onnxruntime-tensorrt"]
-verdict = (
-    f"On {words.machines(mine)}, FP16, against the same binding on the CUDA provider, the TensorRT provider is "
-    f"{words.times_faster(one['onnxruntime-iobinding'], mine)} at batch 1 and "
-    f"{words.times_faster(many['onnxruntime-iobinding'], large)} at batch 256; against the CUDA provider's CUDA graph "
-    f"at batch 1 it is {words.times_faster(one['onnxruntime-cudagraph'], mine)}"
-)
-if not mine:
-    verdict = "The provider ran on none of the machines whose records are here, so there is nothing to compare yet"
-glue("08-verdict", verdict)
+rivals = {
+    "the same binding on the CUDA provider": "onnxruntime-iobinding",
+    "the CUDA provider's CUDA graph": "onnxruntime-cudagraph",
+}
+glue("08-verdict", compared.verdict("onnxruntime-tensorrt", rivals))
 
 # %% [markdown]
 # {glue:text}`08-verdict`.

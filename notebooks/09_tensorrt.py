@@ -233,19 +233,11 @@ compared.table()
 compared.latencies("resnet18", "fp16")
 
 # %% tags=["remove-cell"]
-one = compared.by_rival("resnet18", "fp16")
-many = compared.by_rival("resnet18", "fp16", batch_size=256)
-mine, large = one["tensorrt"], many["tensorrt"]
-verdict = (
-    f"On {words.machines(mine)}, FP16, against PyTorch's CUDA graph, TensorRT is "
-    f"{words.times_faster(one['pytorch-cudagraph'], mine)} at batch 1 and "
-    f"{words.times_faster(many['pytorch-cudagraph'], large)} at batch 256; against ONNX Runtime's it is "
-    f"{words.times_faster(one['onnxruntime-cudagraph'], mine)} and "
-    f"{words.times_faster(many['onnxruntime-cudagraph'], large)}"
-)
-if not mine:
-    verdict = "TensorRT ran on none of the machines whose records are here, so there is nothing to compare yet"
-glue("09-verdict", verdict)
+rivals = {
+    "PyTorch's CUDA graph": "pytorch-cudagraph",
+    "ONNX Runtime's": "onnxruntime-cudagraph",
+}
+glue("09-verdict", compared.verdict("tensorrt", rivals))
 
 # %% [markdown]
 # {glue:text}`09-verdict`.

@@ -248,17 +248,11 @@ compared.table()
 compared.latencies("resnet18", "fp16")
 
 # %% tags=["remove-cell"]
-one = compared.by_rival("resnet18", "fp16")
-many = compared.by_rival("resnet18", "fp16", batch_size=256)
-mine, large = one["torch-tensorrt"], many["torch-tensorrt"]
-verdict = (
-    f"On {words.machines(mine)}, FP16, against the eager module, Torch-TensorRT is "
-    f"{words.times_faster(one['pytorch'], mine)} at batch 1 and {words.times_faster(many['pytorch'], large)} at batch "
-    f"256; against PyTorch's CUDA graph at batch 1 it is {words.times_faster(one['pytorch-cudagraph'], mine)}"
-)
-if not mine:
-    verdict = "Torch-TensorRT ran on none of the machines whose records are here, so there is nothing to compare yet"
-glue("10-verdict", verdict)
+rivals = {
+    "the eager module": "pytorch",
+    "PyTorch's CUDA graph": "pytorch-cudagraph",
+}
+glue("10-verdict", compared.verdict("torch-tensorrt", rivals))
 
 # %% [markdown]
 # {glue:text}`10-verdict`.

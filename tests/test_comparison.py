@@ -100,6 +100,21 @@ def test_a_sentence_about_fp16_gets_no_fp32_records(make_rival: MakeRecord) -> N
     assert compared.by_rival("resnet18", "fp16") == {"tvm": [], "pytorch": []}
 
 
+def test_the_verdict_compares_with_every_rival_at_every_batch_size(make_rival: MakeRecord) -> None:
+    records = [make_rival("pytorch", milliseconds=4.0), make_rival("pytorch", milliseconds=9.0, batch_size=8)]
+    records += [make_rival("tvm", milliseconds=2.0), make_rival("tvm", milliseconds=3.0, batch_size=8)]
+    compared = comparison(here=records)
+    assert compared.verdict("tvm", {"the loop": "pytorch"}, precision="fp32", batch_sizes=(1, 8)) == (
+        "On NVIDIA Test GPU, FP32, TVM end to end: "
+        "against the loop it is 2.0 times faster at batch 1 and 3.0 times faster at batch 8"
+    )
+
+
+def test_there_is_no_verdict_on_what_did_not_run(make_rival: MakeRecord) -> None:
+    compared = comparison(here=[make_rival("pytorch")])
+    assert "nothing to compare" in compared.verdict("tvm", {"the loop": "pytorch"}, precision="fp32")
+
+
 def test_the_table_has_this_machine_first_and_rows_in_order(make_rival: MakeRecord) -> None:
     here = make_rival("pytorch", milliseconds=20.0, device="cpu")
     published = [make_rival("pytorch", milliseconds=3.0), make_rival("tvm", milliseconds=2.5)]

@@ -75,7 +75,13 @@ def test_shown_tables_format_numbers_and_mark_gaps() -> None:
 
 @pytest.mark.parametrize(
     ("slow", "fast", "expected"),
-    [(4.0, 2.0, "2.0 times faster"), (2.0, 4.0, "2.0 times slower"), (2.0, 2.02, "about as fast")],
+    [
+        (4.0, 2.0, "2.0 times faster"),
+        (2.0, 4.0, "2.0 times slower"),
+        (2.08, 2.0, "4 % faster"),
+        (2.0, 2.08, "4 % slower"),
+        (2.0, 2.02, "about as fast"),
+    ],
 )
 def test_a_comparison_reads_right_both_ways(make_record: MakeRecord, slow: float, fast: float, expected: str) -> None:
     assert words.times_faster([make_record(slow)], [make_record(fast)]) == expected

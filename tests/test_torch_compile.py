@@ -98,6 +98,11 @@ def test_the_stored_precision_is_read_from_the_library(root: Path, precision: st
     assert backend.stored_precision(build(backend, workload, root)) == precision
 
 
+def test_exporting_leaves_the_recipe_as_it_was(root: Path) -> None:
+    build(get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root)
+    assert compiler.RECIPES["cpu"] == Recipe()  # PyTorch adds options of its own to those it is given
+
+
 def test_an_fp32_library_under_an_fp16_label_is_refused(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

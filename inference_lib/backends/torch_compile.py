@@ -168,7 +168,8 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, path: Path, recipe: Re
         _show_cuda_home()
     with torch.no_grad():
         program = torch.export.export(model, (images,))
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=recipe.options)
+        settings = dict(recipe.options)  # PyTorch adds its own to what it is given
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
 
 def load_ahead(path: Path) -> Call:

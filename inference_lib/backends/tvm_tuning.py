@@ -28,11 +28,18 @@ from inference_lib.backends.tvm import (
 )
 from inference_lib.models import MODELS, load_pretrained
 
-WORTH_TUNING = ("conv2d", "matmul")
-"""Names of the loop programs that take the time; the rest is moving memory."""
+WORTH_TUNING = {"cpu": ("conv2d", "matmul"), "cuda": ("conv2d",)}
+"""Names of the loop programs that take the time; the rest is moving memory. On a GPU, so is the product of one image
+with a matrix: each weight is read once."""
 
 ROUND = 32
 """Candidates that are compiled and timed before the cost model learns from them."""
+
+COMPILE_SECONDS = 30
+"""A candidate that takes longer to compile is given up."""
+
+CANDIDATES_A_PROCESS = 200
+"""A compiling process is replaced after so many, because TVM's leak memory."""
 
 
 def tune(model: str, device: str, trials: int, directory: Path, batch_size: int = 1, precision: str = "fp32") -> Path:
@@ -47,7 +54,8 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
     module = import_model(load_pretrained(model), Workload(model, batch_size, precision, device))
     target = tuning_target(device)
     lowered = lower(module, target)
-    programs = [v.name_hint for v in lowered.get_global_vars() if any(name in v.name_hint for name in WORTH_TUNING)]
+    worth = WORTH_TUNING[device]
+    programs = [v.name_hint for v in lowered.get_global_vars() if any(name in v.name_hint for name in worth)]
     folder = directory / schedules_name(device)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -58,14 +66,52 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
             work_dir=scratch,
             max_trials_global=trials,
             max_trials_per_task=max(1, trials // len(programs)),
-            # Each compiling process imports these, and would take longer than it is given.
-            builder=meta_schedule.builder.LocalBuilder(initializer=import_tensor_programs),
+            builder=_builder(),
             num_trials_per_iter=min(ROUND, max(1, trials // len(programs))),
-            op_names=list(WORTH_TUNING),
+            op_names=list(worth),
             seed=0,
         )
         found.dump_pruned(meta_schedule.database.JSONDatabase(work_dir=str(folder)))
     return folder
+
+
+def _builder() -> Any:
+    """Return a builder whose processes stay from one round to the next.
+
+    TVM's own starts new ones for every round, and each imports PyTorch and TVM's programs for tensor units, which takes
+    longer than compiling the round.
+    """
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.builder import BuilderResult, PyBuilder
+    from tvm.support.popen_pool import PopenPoolExecutor, StatusKind
+
+    @derived_object
+    class WarmBuilder(PyBuilder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = PopenPoolExecutor(
+                timeout=COMPILE_SECONDS,
+                initializer=import_tensor_programs,
+                maximum_process_uses=CANDIDATES_A_PROCESS,
+            )
+
+        def build(self, candidates: list[Any]) -> list[Any]:
+            jobs = [(candidate.mod, candidate.target) for candidate in candidates]
+            return [
+                BuilderResult(done.value, None)
+                if done.status == StatusKind.COMPLETE
+                else BuilderResult(None, f"{done.status.name.lower()}: {done.value}")
+                for done in self.pool.map_with_error_catching(lambda job: _compile(*job), jobs)
+            ]
+
+    return WarmBuilder()
+
+
+def _compile(module: Any, target: Any) -> str:
+    """Compile one candidate, in a process of the pool; return the path of the result."""
+    from tvm.s_tir.meta_schedule.builder.local_builder import default_build, default_export
+
+    return default_export(default_build(module, target, None))
 
 
 def tuning_target(device: str) -> Any:

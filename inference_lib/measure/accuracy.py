@@ -1,6 +1,7 @@
 """Is it still the same model? Logits on the test set, compared with the FP32 eager model's."""
 
 import io
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -52,12 +53,16 @@ def logits_of(runner: Runner, workload: Workload, images: int, *, ahead: bool = 
 
 
 def _batches(workload: Workload, images: int) -> Iterator[np.ndarray]:
-    """Yield preprocessed batches; a short last one is filled with zeros, since a runner takes its own size only."""
+    """Yield preprocessed batches; a short last one is filled with zeros, since a runner takes its own size only.
+
+    Two arrays take turns: a batch is overwritten when the next but one is asked for.
+    """
     pictures, _ = test_set()
+    arrays = itertools.cycle([np.empty(workload.input_shape, workload.host_dtype) for _ in range(2)])
     for start in range(0, images, workload.batch_size):
-        batch = preprocess(pictures[start : min(start + workload.batch_size, images)], workload.host_dtype)
-        if missing := workload.batch_size - len(batch):
-            batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
+        batch, chosen = next(arrays), pictures[start : min(start + workload.batch_size, images)]
+        preprocess(chosen, workload.host_dtype, out=batch[: len(chosen)])
+        batch[len(chosen) :] = 0
         yield batch
 
 

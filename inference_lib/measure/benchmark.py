@@ -89,11 +89,8 @@ def fingerprint(backend: Backend, model: str, device: str, profile: Profile) -> 
     return sha256_of(part.encode() for part in parts)[:16]
 
 
-CORES_PER_EXPORT = 2
-
-
 def _export_ahead(jobs: Sequence[Job]) -> None:
-    """Export what is missing, several models at a time where there are cores to spare: an export keeps one busy.
+    """Export what is missing, as many at a time as there are cores: an export keeps one busy for most of its time.
 
     Nothing is measured meanwhile. An export that fails is tried again by its worker, whose record says why.
     """
@@ -104,7 +101,7 @@ def _export_ahead(jobs: Sequence[Job]) -> None:
         for batch_size in job.batch_sizes
         if not is_built(get_backend(job.backend), workload := job.workload(batch_size))
     }
-    processes = min(len(missing), (os.cpu_count() or 1) // CORES_PER_EXPORT)
+    processes = min(len(missing), os.cpu_count() or 1)
     if processes > 1:
         with _context().Pool(processes, initializer=_leave_interrupts_to_the_parent) as pool:
             pool.starmap(_try_export, missing.values())

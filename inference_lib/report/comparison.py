@@ -1,6 +1,6 @@
 """Rivals side by side: the table, the figures and the records that every "How fast?" is made of."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from IPython.display import HTML
@@ -10,6 +10,7 @@ from inference_lib.models import MODELS
 from inference_lib.report import plots
 from inference_lib.report.records import Record, select
 from inference_lib.report.tables import MODEL_NAMES, PRECISION_NAMES, show_table, side_by_side
+from inference_lib.report.words import machines, times_faster
 
 NOTHING = "nothing measured yet"
 
@@ -51,6 +52,31 @@ class Comparison:
         """Return for each rival a list of the one record of this cell, empty where there is none: for sentences."""
         cell = select(self.shown(model, precision), precision=precision, batch_size=batch_size)
         return {rival: select(cell, backend=rival) for rival in self.rivals}
+
+    def verdict(
+        self,
+        mine: str,
+        against: Mapping[str, str],
+        model: str = "resnet18",
+        precision: str = "fp16",
+        batch_sizes: Sequence[int] = (1, 256),
+    ) -> str:
+        """Return how the rival ``mine`` compares end to end with others, as a sentence without its full stop.
+
+        ``against`` maps what the sentence calls each of them to the backend's name.
+        """
+        cells = {size: self.by_rival(model, precision, size) for size in batch_sizes}
+        records = [record for cell in cells.values() for record in cell[mine]]
+        if not records:
+            return "It ran on none of the machines whose records are here, so there is nothing to compare yet"
+        clauses = [
+            f"against {name} it is "
+            + " and ".join(f"{times_faster(cell[rival], cell[mine])} at batch {size}" for size, cell in cells.items())
+            for name, rival in against.items()
+        ]
+        return (
+            f"On {machines(records)}, {PRECISION_NAMES[precision]}, {records[0].title} end to end: {'; '.join(clauses)}"
+        )
 
     def table(self, batch_size: int = 1) -> HTML:
         """Return the table of median end-to-end latencies, ms: a row a cell, a column a machine, this one first.

@@ -7,6 +7,9 @@ from inference_lib.report.records import Record
 
 NOT_MEASURED = "(not measured)"
 
+TIMES_FROM = 1.15
+"""A smaller ratio is told in percent: rounded to "1.0 times", it would say nothing."""
+
 
 def number(records: Sequence[Record], read: Callable[[Record], float | None], form: str = "{:.2f}") -> str:
     """Return ``read`` of the one record, formatted."""
@@ -17,18 +20,19 @@ def number(records: Sequence[Record], read: Callable[[Record], float | None], fo
 def times_faster(slow: Sequence[Record], fast: Sequence[Record]) -> str:
     """Return how the end-to-end median of the one record ``fast`` compares with that of ``slow``.
 
-    ``2.1 times faster``, ``1.3 times slower``, ``about as fast``, or ``not clearly faster or slower`` where the
-    uncertainty of the two leaves it open.
+    ``2.1 times faster``, ``1.3 times slower``, ``4 % slower``, ``about as fast``, or ``not clearly faster or slower``
+    where the uncertainty of the two leaves it open.
     """
     if len(slow) != 1 or len(fast) != 1 or not (slow[0].latency and fast[0].latency):
         return NOT_MEASURED
     found = compare(slow[0].latency.end_to_end, fast[0].latency.end_to_end)
-    return {
-        "faster": f"{found.ratio:.1f} times faster",
-        "slower": f"{1 / found.ratio:.1f} times slower",
-        "same": "about as fast",
-        "cannot tell": "not clearly faster or slower",
-    }[found.verdict]
+    if found.verdict in ("faster", "slower"):
+        return f"{_times(max(found.ratio, 1 / found.ratio))} {found.verdict}"
+    return {"same": "about as fast", "cannot tell": "not clearly faster or slower"}[found.verdict]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} times" if ratio >= TIMES_FROM else f"{(ratio - 1) * 100:.0f} %"
 
 
 def machines(records: Sequence[Record]) -> str:
