@@ -52,6 +52,7 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
+import itertools
 import re
 import time
 import warnings
@@ -415,24 +416,24 @@ plots.show_figure(
 # %% [markdown]
 # ### Layout, on a GPU
 #
-# For a CPU the course converts images to channels-last, so that channels fill the vectors. For a GPU it keeps PyTorch's
-# layout. Is that right? Compile both:
+# For a CPU the course converts images to channels-last, so that channels fill the vectors. What suits a GPU depends on
+# its rules: in which order does a thread block fetch its tiles? Compile for both layouts, at both precisions:
 
 # %%
 if lab.device == "cuda":
-    channels_last = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})
-    module = lib.import_model(load_pretrained("resnet18"), Workload("resnet18", 1, "fp16", "cuda"))
-    images = tvm.runtime.tensor(image.numpy().astype(np.float16), device=tvm.cuda(0))
     layouts = {}
-    for layout, converted in {"NCHW": module, "NHWC": channels_last(module)}.items():
-        machine = relax.VirtualMachine(lib.compile_module(converted, "cuda"), tvm.cuda(0))
-        layouts[layout] = lab.time(lambda m=machine: m["main"](images)).p50
-    figure, (axes,) = plots.new_figure(height=1.3)
+    for precision, layout in itertools.product(("fp32", "fp16"), (lib.PYTORCH_LAYOUT, ("NHWC", "OHWI"))):
+        variant = Workload("resnet18", 1, precision, "cuda")
+        module = lib.import_model(load_pretrained("resnet18"), variant)
+        machine = relax.VirtualMachine(lib.compile_module(module, "cuda", layout=layout), tvm.cuda(0))
+        images = tvm.runtime.tensor(image.numpy().astype(variant.host_dtype), device=tvm.cuda(0))
+        layouts[f"{precision} {layout[0]}"] = lab.time(lambda m=machine, x=images: m["main"](x)).p50
+    figure, (axes,) = plots.new_figure(height=1.9)
     plots.bars(list(layouts), list(layouts.values()), "#999933", "median, ms (compute only)", axes)
     shown = plots.show_figure(
         figure,
-        alt="Median time of resnet18 at batch 1 on the GPU by layout.",
-        caption=f"ResNet-18, FP16, batch 1, default rules. {lab.machine_name}.",
+        alt="Median time of resnet18 at batch 1 on the GPU by precision and layout.",
+        caption=f"ResNet-18, batch 1, default rules; the course uses {lib.LAYOUTS['cuda'][0]}. {lab.machine_name}.",
     )
 else:
     shown = "needs a GPU"

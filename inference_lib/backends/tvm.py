@@ -33,6 +33,14 @@ PACKAGES = "apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post0"
 SCHEDULES = Path(__file__).with_name("tvm_schedules")
 """Tuned schedules that come with the course, a folder per target; see tvm_tuning.py."""
 
+Layout = tuple[str, str]
+"""The order of the axes of images and of filters: batch N, channels C, height H, width W; outputs O, inputs I."""
+
+PYTORCH_LAYOUT: Layout = ("NCHW", "OIHW")
+LAYOUTS: dict[str, Layout] = {"llvm": ("NHWC", "HWIO"), "cuda": PYTORCH_LAYOUT}
+"""What convolutions are compiled for, by the target's kind. On a CPU, the innermost loop runs over the last axis:
+output channels, which lie side by side in memory and fill the vector units."""
+
 CONSTANT = struct.pack("<Q", 0xDD5E40F096B4A13F)
 """What every constant in a compiled library begins with (kTVMTensorMagic in TVM's tensor.h)."""
 
@@ -121,33 +129,33 @@ def import_model(model: torch.nn.Module, workload: Workload) -> Any:
     )
 
 
-def compile_module(module: Any, device: str, schedules: Path | None = None) -> Any:
+def compile_module(module: Any, device: str, schedules: Path | None = None, layout: Layout | None = None) -> Any:
     """Return the executable of an imported model: lowered, scheduled and compiled for ``device`` of this machine.
 
-    ``schedules`` is a folder with tuned schedules: used where a loop program is in it.
+    ``schedules`` is a folder with tuned schedules: used where a loop program is in it. ``layout`` is that of ``lower``.
     """
     import tvm
 
     target = target_of(device)
-    scheduled = schedule(lower(module, target), target, schedules)
+    scheduled = schedule(lower(module, target, layout), target, schedules)
     if device == "cuda" and (toolkit := cuda_toolkit()):
         os.environ["CUDA_PATH"] = str(toolkit)  # or TVM looks for it above nvcc, which may be a wrapper elsewhere
     return tvm.compile(scheduled, target)
 
 
-def lower(module: Any, target: Any) -> Any:
+def lower(module: Any, target: Any, layout: Layout | None = None) -> Any:
     """Return the module with every operator as a loop program, those that can share one fused.
 
-    On a CPU, images become channels-last first: then the innermost loop runs over channels, which lie side by side
-    in memory and fill the vector units.
+    Convolutions are converted to ``layout`` first, or to the one that the course uses for the target (``LAYOUTS``).
     """
     from tvm import relax
 
     from inference_lib.backends.tvm_graph import fold_constants
 
+    layout = layout or LAYOUTS[target.kind.name]
     with target:
-        if target.kind.name == "llvm":
-            module = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
+        if layout != PYTORCH_LAYOUT:
+            module = relax.transform.ConvertLayout({"relax.nn.conv2d": list(layout)})(module)
         return relax.get_pipeline("zero")(fold_constants(copied(module)))
 
 
