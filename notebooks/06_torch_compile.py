@@ -371,6 +371,9 @@ else:
     print(missing or "needs a GPU")
 
 # %% [markdown]
+# Compare the last two rows. Kernels that are chosen one by one, each timed alone, need not make the whole quicker, and
+# the search has to be paid for.
+#
 # The course takes `default` and captures the CUDA graph itself, around the compiled function: its copies of a small
 # batch are in the graph too, and its output has an address that it knows.
 #

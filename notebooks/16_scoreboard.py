@@ -103,7 +103,7 @@ plots.show_figure(
 # - **GPU memory** is what the process added, the CUDA context included.
 # - **GPU busy** is the share of time in which some kernel ran, not how full the GPU was.
 # - Below a table stand the rows that could not be measured and why, and what makes a row less trustworthy: a latency
-#   that varies by more than ten percent, clocks that were held down.
+#   that varies by more than ten percent, a full queue slower than a single caller, clocks that were held down.
 #
 # The layout is that of the project this course grew from, which measured six frameworks at batch 1 on a Quadro T2000,
 # a laptop GPU. Its table follows each of ours.

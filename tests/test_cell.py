@@ -46,6 +46,11 @@ def test_a_scattered_latency_flags_the_record(make_record) -> None:
     assert flags(record) == []
 
 
+@pytest.mark.parametrize(("images_per_s", "found"), [(750.0, ["throughput is 25 % below FPS"]), (960.0, [])])
+def test_a_queue_slower_than_one_caller_flags_the_record(make_record, images_per_s: float, found: list) -> None:
+    assert flags(make_record(4.0, batch_size=4, throughput_images_per_s=images_per_s)) == found
+
+
 def test_a_series_keeps_its_median_interval_and_why_it_ended() -> None:
     times = np.random.default_rng(0).lognormal(size=100)
     summed = distribution(Samples(times, "time budget"))

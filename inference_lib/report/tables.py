@@ -165,7 +165,8 @@ def show_table(
     """Return ``table`` as HTML: numbers formatted and right-aligned, gaps shown as a dash, ``notes`` below it."""
     formats = SCOREBOARD_FORMATS | (formats or {})
     known = {name: formats[name] for name in table.columns if name in formats}
-    known |= {name: "{:.3f}" for name in table.columns if name.endswith(", ms")}
+    for unit, form in ((", ms", "{:.3f}"), (", s", "{:.1f}")):
+        known |= {name: form for name in table.columns if name.endswith(unit)}
     numbers = [name for name in table.columns if pd.api.types.is_numeric_dtype(table[name])]
     styled = (
         Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
