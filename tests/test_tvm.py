@@ -137,6 +137,27 @@ def test_tuned_schedules_are_used_where_they_fit_and_rules_elsewhere() -> None:
     assert changed[2] == []
 
 
+def test_candidates_are_compiled_and_a_broken_one_takes_no_other_along() -> None:
+    pytest.importorskip("cloudpickle")
+    from tvm.s_tir.meta_schedule.builder import BuilderInput
+
+    from inference_lib.backends.tvm_tuning import candidate_builder, tuning_target
+
+    target = tuning_target("cpu")
+    lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
+    name = next(v for v in lowered.get_global_vars() if "conv2d" in v.name_hint)
+    program = lowered[name].with_attr("global_symbol", "main")
+    sound = BuilderInput(tvm.IRModule({"main": program}), target)
+    unsound = BuilderInput(tvm.IRModule({"main": program, "other": program}), target)  # two of one name
+    builder = candidate_builder()
+    for _ in range(2):  # the second round in the processes of the first
+        good, broken = builder.build([sound, unsound])
+        assert Path(good.artifact_path).exists()
+        assert good.error_msg is None
+        assert broken.artifact_path is None
+        assert broken.error_msg.startswith("exception")
+
+
 def test_without_tuned_schedules_there_is_no_folder_to_read(tmp_path: Path) -> None:
     (tmp_path / tvm_backend.schedules_name("cpu")).mkdir()  # empty, as a folder that waits to be filled
     assert tuned_schedules("cpu", tmp_path) is None

@@ -66,7 +66,7 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
             work_dir=scratch,
             max_trials_global=trials,
             max_trials_per_task=max(1, trials // len(programs)),
-            builder=_builder(),
+            builder=candidate_builder(),
             num_trials_per_iter=min(ROUND, max(1, trials // len(programs))),
             op_names=list(worth),
             seed=0,
@@ -75,7 +75,7 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
     return folder
 
 
-def _builder() -> Any:
+def candidate_builder() -> Any:
     """Return a builder whose processes stay from one round to the next.
 
     TVM's own starts new ones for every round, and each imports PyTorch and TVM's programs for tensor units, which takes
