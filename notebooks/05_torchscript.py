@@ -397,7 +397,7 @@ def other_fuser():
         torch.jit.enable_onednn_fusion(False)
 
 
-# %%
+# %% tags=["nbval-skip"]
 def time_options(model):
     """Return the median of each option, in milliseconds."""
     modules = variants(model)
@@ -414,7 +414,7 @@ def time_options(model):
 
 times = {model: time_options(model) for model in ("resnet18", "mobilenet_v2")}
 
-# %%
+# %% tags=["nbval-skip"]
 height = 0.3 * len(times["resnet18"]) + 0.9
 figure, axes = plots.new_figure(width=7.6, height=2 * height, rows=2)
 for axis, (model, found) in zip(axes, times.items(), strict=True):

@@ -284,7 +284,7 @@ tensor = torch.from_numpy(images).to(lab.device)
 ways = {"as it is": Recipe(options={}), "freezing": Recipe()}
 
 
-# %%
+# %% tags=["nbval-skip"]
 def kernels(code):
     """Return the operations that each kernel in Inductor's program comes from, and how many arrays it reads."""
     parts = re.split(r"^\w*?fused_(\w+?)_\d+ = async_compile", code, flags=re.MULTILINE)
@@ -309,13 +309,13 @@ def try_out(recipe):
 found = {name: try_out(recipe) for name, recipe in ways.items()} if compiles else {}
 print(missing or f"compiled {len(found)} times")
 
-# %%
+# %% tags=["nbval-skip"]
 for name, row in found.items():
     print(f"{name}:")
     for operations, reads in row["kernels"]:
         print(f"   {operations} reads {reads}")
 
-# %%
+# %% tags=["nbval-skip"]
 with torch.inference_mode():
     found["eager"] = {"ms": lab.time(lambda: plain(tensor)).p50}
 columns = ["model", "compiling, s", "kept in the cache", "ms"]
@@ -513,7 +513,7 @@ def first_answer():
     return float(result.stdout)
 
 
-# %%
+# %% tags=["nbval-skip"]
 if compiles:
     starts = {"compiled, cold": first_answer(), "compiled, warm cache": first_answer()}
     starts["loaded from the .pt2 file"] = load_seconds
