@@ -335,7 +335,7 @@ if runs:
     knobs = {"plain": {}, "FP16 allowed": {"trt_fp16_enable": "1"}, "CUDA graph": {"trt_cuda_graph_enable": "1"}}
     knobs |= {"level 0": {"trt_builder_optimization_level": "0"}}
     turned = pd.DataFrame([{"option": option} | turn(options) for option, options in knobs.items()])
-    display(tables.show_table(turned, f"FP32 file, batch 1. {lab.machine_name}.", {"first answer, s": "{:.1f}"}))
+    display(tables.show_table(turned, f"FP32 file, batch 1. {lab.machine_name}."))
 else:
     print("needs TensorRT and a GPU")
 

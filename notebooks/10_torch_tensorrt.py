@@ -327,7 +327,7 @@ if runs:
         seconds = time.perf_counter() - start
         with torch.inference_mode():
             turned.append({"option": label, "ms": lab.time(lambda f=faster: f(example)).p50, "compile, s": seconds})
-    display(tables.show_table(pd.DataFrame(turned), f"FP32, batch 8. {lab.machine_name}.", {"compile, s": "{:.1f}"}))
+    display(tables.show_table(pd.DataFrame(turned), f"FP32, batch 8. {lab.machine_name}."))
 else:
     print("needs Torch-TensorRT and a GPU")
 
