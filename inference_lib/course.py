@@ -191,7 +191,7 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
     finished = course.executed / f"{chapter.name}.ipynb"
     failed = course.executed / f"{chapter.name}.failed.ipynb"
     part = course.executed / f".{chapter.name}.part.ipynb"
-    spent = course.executed / f".{chapter.name}.seconds"
+    spent = course.executed / f".{chapter.name}.{profile}-{device}.seconds"
     start = time.monotonic() - _seconds_in(spent)
     try:
         executed = _execute(notebook, part, profile, device, course)

@@ -191,7 +191,7 @@ def test_ctrl_c_keeps_what_was_finished(tiny: Course) -> None:
     out, _ = process.communicate(timeout=60)
     assert out.decode().splitlines()[-1] == "[2/2] 02_second: interrupted"
     assert process.returncode != 0
-    spent = tiny.executed / ".02_second.seconds"
+    spent = tiny.executed / ".02_second.quick-cpu.seconds"
     assert sorted(p.name for p in tiny.executed.iterdir()) == [spent.name, "01_first.ipynb"]
     assert float(spent.read_text()) > 0
 
@@ -201,7 +201,9 @@ def test_the_time_of_an_interrupted_attempt_counts_once(tiny: Course) -> None:
         return nbformat.read(tiny.executed / "02_second.ipynb", as_version=4).metadata[notebook.STAMP]["seconds"]
 
     tiny.executed.mkdir(parents=True)
-    (tiny.executed / ".02_second.seconds").write_text("1000.0")
+    (tiny.executed / ".02_second.quick-cpu.seconds").write_text("1000.0")
+    assert run(tiny, "02", profile="full") == 0
+    assert seconds() < 300  # that attempt had another profile
     assert run(tiny, "02") == 0
     assert 1000 < seconds() < 1300
     assert run(tiny, "02", force=True) == 0

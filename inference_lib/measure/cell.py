@@ -214,10 +214,10 @@ def flags(record: Record) -> list[str]:
     found = []
     if record.latency and record.latency.end_to_end.cv_percent > HIGH_CV_PERCENT:
         found.append(f"latency varies by {record.latency.end_to_end.cv_percent:.0f} %")
-    if record.latency and record.throughput_images_per_s is not None:
-        one_caller = record.batch_size * 1e3 / record.latency.end_to_end.p50
-        if record.throughput_images_per_s < LOW_THROUGHPUT * one_caller:
-            found.append(f"throughput is {100 * (1 - record.throughput_images_per_s / one_caller):.0f} % below FPS")
+    if record.fps and record.throughput_images_per_s is not None:
+        part = record.throughput_images_per_s / record.fps
+        if part < LOW_THROUGHPUT:
+            found.append(f"throughput is {100 * (1 - part):.0f} % below FPS")
     held_down = {reason for phase in (record.clocks, record.load) if phase for reason in phase.throttle_reasons}
     if held_down:
         found.append(f"clocks were held down: {', '.join(sorted(held_down))}")
