@@ -205,13 +205,12 @@ else:
 # ## Is it still the same model?
 #
 # A compiler may reorder additions, and does. So the logits are compared before anything is timed. Compiling takes
-# seconds for every shape, so the whole curve of batch sizes is measured for one model, and on a CPU one batch size.
+# seconds for every shape. So the curve of batch sizes is measured in FP16, and FP32 and a CPU get one batch size.
 
 # %%
 names = ["torch-compile", "aot-inductor"]
 if lab.device == "cuda":
-    records = lab.benchmark(names, ["resnet18"], ["fp16"])
-    records += lab.benchmark(names, ["vanilla_cnn", "mobilenet_v2"], ["fp16"], lab.profile.ends("cuda"))
+    records = lab.benchmark(names, precisions=["fp16"])
     records += lab.benchmark(names, precisions=["fp32"], batch_sizes=(1,))
 else:
     records = lab.benchmark(["torch-compile"], batch_sizes=(1,))
@@ -321,7 +320,7 @@ with torch.inference_mode():
 columns = ["model", "compiling, s", "kept in the cache", "ms"]
 unknown = {"compiling, s": float("nan"), "kept in the cache": "-"}
 table = pd.DataFrame([{"model": name} | unknown | row for name, row in found.items()])[columns]
-tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"compiling, s": "{:.1f}"})
+tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.")
 
 # %% [markdown]
 # Convolutions and matrix products are left to a library; what Inductor writes is what lies between. Without freezing,
@@ -472,10 +471,9 @@ for model in MODELS:
         pays = break_even(record, eager)
         row = {"framework": record.title, "model": record.model, "first answer, s": seconds_to_first_answer(record)}
         rows.append(row | {"pays after": f"{pays:,.0f} inferences" if pays is not None else "never"})
-formats = {"first answer, s": "{:.1f}"}
 if rows:
     caption = f"Batch 1, against the eager loop. {plots.provenance(cell['pytorch'])}"
-    display(tables.show_table(pd.DataFrame(rows), caption, formats))
+    display(tables.show_table(pd.DataFrame(rows), caption))
 else:
     print("needs the eager rows of the chapter on PyTorch")
 

@@ -37,7 +37,7 @@ Layout = tuple[str, str]
 """The order of the axes of images and of filters: batch N, channels C, height H, width W; outputs O, inputs I."""
 
 PYTORCH_LAYOUT: Layout = ("NCHW", "OIHW")
-LAYOUTS: dict[str, Layout] = {"llvm": ("NHWC", "HWIO"), "cuda": PYTORCH_LAYOUT}
+LAYOUTS: dict[str, Layout] = {"llvm": ("NHWC", "HWIO"), "cuda": ("NHWC", "OHWI")}
 """What convolutions are compiled for, by the target's kind. On a CPU, the innermost loop runs over the last axis:
 output channels, which lie side by side in memory and fill the vector units."""
 
