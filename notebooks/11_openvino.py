@@ -439,7 +439,7 @@ def images_per_second(compiled, requests):
     queue.start_async([images])
     queue.wait_all()
     submit = lambda _: queue.start_async([images], share_inputs=True)  # noqa: E731
-    return fill_budget(submit, queue.wait_all, 1, lab.profile.budget_s).images_per_s
+    return fill_budget(submit, queue.wait_all, 1, lab.profile.budget_s, at_once=requests).images_per_s
 
 
 optimal = throughput.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")

@@ -52,7 +52,6 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
-import itertools
 import re
 import time
 import warnings
@@ -66,7 +65,6 @@ from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
-from tvm.s_tir import dlight
 
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import Workload, build, get_backend
@@ -76,6 +74,7 @@ from inference_lib.measure.operations import operations
 from inference_lib.report import glue, plots, show_source, tables, words
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
+lib.use_all_cores()  # TVM would take half of them; see "Threads"
 
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
@@ -233,28 +232,88 @@ plots.show_figure(
 # which:
 
 # %% tags=["nbval-check-output"]
-lib.import_tensor_programs()
 hopper = lib.cuda_target("sm_90")
-rules = [getattr(dlight.gpu, rule)() for rule in ("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback")]
 
 
-def rule_for(program):
+def rule_for(program, rules):
     """Return the name of the first rule that schedules a loop program, and whether it uses tensor cores."""
     with hopper:
         rule, found = next((r, f) for r in rules if (f := r.apply(program, hopper, False)) is not None)
     return type(rule).__name__ + (" (tensor cores)" if "wmma" in found.mod.script() else "")
 
 
-for precision in ("fp32", "fp16"):
-    module = lib.lower(lib.import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1, precision)), hopper)
+def rules_taken(module, rules):
+    """Count which rule takes how many of a module's loop programs."""
     programs = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
-    print(precision, dict(sorted(Counter(map(rule_for, programs)).items())))
+    return dict(sorted(Counter(rule_for(program, rules) for program in programs).items()))
+
+
+mobile = lib.lower(lib.import_model(load_pretrained("mobilenet_v2"), Workload("mobilenet_v2", 8, "fp16")), hopper)
+for name, count in rules_taken(mobile, lib.dlight_rules()).items():
+    print(f"{name}: {count}")
 
 # %% [markdown]
 # A convolution is a matrix product in disguise: one matrix has a row for each pixel and a column for each weight of a
-# filter. `Matmul` schedules both in the same way. `Fallback` gives each thread one output, which is right for pooling
-# and slow for everything else.
+# filter. `Matmul` schedules both in the same way. `Fallback` gives each thread one output, which is right for pooling.
 #
+# Two things in this list are expensive. `GeneralReduction` takes the depthwise convolutions, and lets the 256 threads
+# of a block add up each sum of nine products together: almost all of them wait. And `Matmul` leaves tensor cores alone
+# unless there are more than 64 rows, columns and terms. A third does not show here: at batch 1, the last convolutions
+# of a network have so few pixels that the tiles of `Matmul` fill a tenth of the GPU.
+#
+# So the course has three rules that are asked first. This is the one for sums of a few terms; each thread makes one
+# output, and the bias and the ReLU are applied before it is stored:
+
+# %%
+show_source("inference_lib.backends.tvm_gpu", "ShortSums.apply")
+
+# %%
+show_source("inference_lib.backends.tvm_gpu", "TensorCores")
+
+# %%
+show_source("inference_lib.backends.tvm_gpu", "FilledMatmul.tile_for")
+
+# %% tags=["nbval-check-output"]
+for name, count in rules_taken(mobile, lib.course_rules(hopper)).items():
+    print(f"{name}: {count}")
+
+# %% [markdown]
+# Where there is a GPU, time what each set of rules makes of the same loops:
+
+
+# %%
+def on_gpu(workload, machine):
+    """Return the median time of a compiled model on the GPU, compute only."""
+    batch = tvm.runtime.tensor(np.zeros(workload.input_shape, workload.host_dtype), device=tvm.cuda(0))
+    return lab.time(lambda: machine["main"](batch)).p50
+
+
+def compiled_anew(workload, **options):
+    """Return the virtual machine of a model that is compiled for this GPU with ``options``."""
+    module = lib.import_model(load_pretrained(workload.model), workload)
+    return relax.VirtualMachine(lib.compile_module(module, "cuda", **options), tvm.cuda(0))
+
+
+def as_exported(workload):
+    """Return the virtual machine of a model as the course exports it."""
+    return lib.open_library(build(get_backend("tvm"), workload))
+
+
+# %%
+if lab.device == "cuda":
+    tried = [Workload("mobilenet_v2", 8, "fp16", "cuda"), Workload("resnet18", 1, "fp32", "cuda")]
+    rows = []
+    for each in tried:
+        dlights = on_gpu(each, compiled_anew(each, rules=lib.dlight_rules()))
+        ours = on_gpu(each, as_exported(each))
+        name = f"{each.model}, {each.precision.upper()}, batch {each.batch_size}"
+        rows.append({"": name, "dlight's rules, ms": dlights, "the course's first, ms": ours})
+    shown = tables.show_table(pd.DataFrame(rows), f"Median of one run, compute only. {lab.machine_name}.")
+else:
+    shown = "needs a GPU"
+shown
+
+# %% [markdown]
 # ## Compile
 #
 # The result is a shared library for one device, one batch size and one precision. The weights are inside, and their
@@ -398,13 +457,20 @@ knobs = {"any CPU": timed_for(tvm.target.Target("llvm")), "this CPU": timed_for(
 # %% [markdown]
 # ### Threads
 #
-# TVM brings its own threads, one for each physical core, and they spin while they wait.
+# TVM brings its own threads, and they spin while they wait. How many? On x86 it takes half of the processors that it
+# sees, in the belief that each core shows two. On a machine that shows its cores, half of them do nothing. So the
+# course says how many:
+
+# %%
+show_source(lib.use_all_cores)
 
 # %%
 threads = tvm.get_global_func("runtime.config_threadpool")
-threads(1, 1)  # any core, one thread
-knobs["this CPU, one thread"] = milliseconds(lambda: machines["rule"]["main"](image))
-threads(1, 0)  # as many as there are cores
+every = torch.get_num_threads()
+for count in sorted({1, max(1, every // 2)} - {every}):
+    threads(1, count)  # any core, so many threads
+    knobs[f"this CPU, {count} of {every} threads"] = milliseconds(lambda: machines["rule"]["main"](image))
+threads(1, 0)  # all of them again
 figure, (axes,) = plots.new_figure(height=1.7)
 plots.bars(list(knobs), list(knobs.values()), "#999933", "median, ms", axes)
 plots.show_figure(
@@ -414,6 +480,9 @@ plots.show_figure(
 )
 
 # %% [markdown]
+# The second variable is about manners. TVM binds the thread that calls it to a part of the cores. Every process that
+# this thread starts later inherits that, and measures a smaller machine without a word.
+#
 # ### Layout, on a GPU
 #
 # For a CPU the course converts images to channels-last, so that channels fill the vectors. What suits a GPU depends on
@@ -422,18 +491,17 @@ plots.show_figure(
 # %%
 if lab.device == "cuda":
     layouts = {}
-    for precision, layout in itertools.product(("fp32", "fp16"), (lib.PYTORCH_LAYOUT, ("NHWC", "OHWI"))):
-        variant = Workload("resnet18", 1, precision, "cuda")
-        module = lib.import_model(load_pretrained("resnet18"), variant)
-        machine = relax.VirtualMachine(lib.compile_module(module, "cuda", layout=layout), tvm.cuda(0))
-        images = tvm.runtime.tensor(image.numpy().astype(variant.host_dtype), device=tvm.cuda(0))
-        layouts[f"{precision} {layout[0]}"] = lab.time(lambda m=machine, x=images: m["main"](x)).p50
+    for precision in ("fp32", "fp16"):
+        each = Workload("resnet18", 1, precision, "cuda")
+        other = compiled_anew(each, layout=lib.PYTORCH_LAYOUT)
+        layouts[f"{precision.upper()} {lib.PYTORCH_LAYOUT[0]}"] = on_gpu(each, other)
+        layouts[f"{precision.upper()} {lib.LAYOUTS['cuda'][0]}"] = on_gpu(each, as_exported(each))
     figure, (axes,) = plots.new_figure(height=1.9)
     plots.bars(list(layouts), list(layouts.values()), "#999933", "median, ms (compute only)", axes)
     shown = plots.show_figure(
         figure,
         alt="Median time of resnet18 at batch 1 on the GPU by precision and layout.",
-        caption=f"ResNet-18, batch 1, default rules; the course uses {lib.LAYOUTS['cuda'][0]}. {lab.machine_name}.",
+        caption=f"ResNet-18, batch 1; the course uses {lib.LAYOUTS['cuda'][0]}. {lab.machine_name}.",
     )
 else:
     shown = "needs a GPU"
@@ -451,9 +519,10 @@ show_source("inference_lib.backends.tvm_tuning", "tune")
 
 # %% [markdown]
 # A search takes minutes for a small network and hours for a large one, on the very device, with nothing else running.
-# So its result is kept: a file of loop programs and a file with the best schedule of each. Every export looks in the
-# course's folder for its kind of device. Those for x86-64 come from 320 candidates for the small network,
-# timed on two cores. What is there now:
+# So its result is kept: a file of loop programs and a file with the best schedule of each, where it beats the rules.
+# Every export looks in the course's folder for its kind of device. Those for x86-64-v4, which is any x86 processor with
+# AVX-512, come from 320 candidates for the small network, timed on two cores; those for an H100 (sm_90) come from 96.
+# What is there now:
 
 # %%
 for kept in sorted(lib.SCHEDULES.glob("*/database_tuning_record.json")):
@@ -526,7 +595,7 @@ print("maximum and minimum:", transpositions(CONVERTERS))
 half_model = lib.import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1, "fp16", "cuda"))
 for architecture in ("sm_90a", "sm_90"):
     goal = lib.cuda_target(architecture)
-    script = lib.schedule(lib.lower(half_model, goal), goal).script()
+    script = lib.schedule(lib.lower(half_model, goal), goal, rules=lib.dlight_rules()).script()
     print(f"{architecture}: tensor cores {'are' if 'wmma' in script else 'are not'} used")
 
 # %% [markdown]
@@ -589,8 +658,8 @@ print(get_backend("tvm").versions())
 #
 # ```{solution} ex-12-tile
 # :class: dropdown
-# Make a subclass with other numbers, apply it with `dlight.ApplyDefaultSchedule(Wider())` inside `with cpu:`, and
-# compile with `machine_of`. A tile needs `columns` times `vectors` registers for its sums, and some for the factors. A
+# Make a subclass with other numbers, schedule with `lib.schedule(plain, cpu, rules=[Wider()])`, and compile with
+# `machine_of`. A tile needs `columns` times `vectors` registers for its sums, and some for the factors. A
 # CPU with AVX2 has 16, with AVX-512 it has 32. What does not fit is written to memory and read again in the innermost
 # loop.
 # ```

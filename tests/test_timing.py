@@ -29,6 +29,7 @@ class FakeRunner:
     """Takes a fixed time for each part, on a fake clock."""
 
     stream = None
+    at_once = 1
 
     def __init__(self, clock: FakeClock, seconds: float) -> None:
         self.clock, self.seconds, self.seen = clock, seconds, []
@@ -95,6 +96,30 @@ def test_throughput_is_images_over_wall_time() -> None:
     assert result.images_per_s == pytest.approx(800)
     assert result.seconds == pytest.approx(result.batches * 0.01)
     assert 0.5 <= result.seconds < 1.1
+
+
+class SideBySide(FakeRunner):
+    """Computes up to four batches at a time: they take no longer than one."""
+
+    at_once = 4
+
+    def __init__(self, clock: FakeClock, seconds: float) -> None:
+        super().__init__(clock, seconds)
+        self.queued = 0
+
+    def compute(self) -> None:
+        self.queued += 1
+
+    def synchronize(self) -> None:
+        self.clock.advance(self.seconds * math.ceil(self.queued / self.at_once))
+        self.queued = 0
+
+
+def test_a_queue_is_filled_even_where_one_batch_takes_longer_than_the_budget() -> None:
+    clock = FakeClock()
+    result = timing.time_throughput(SideBySide(clock, 0.3), np.zeros((8, 1)), 0.1, clock)
+    assert result.images_per_s == pytest.approx(4 * 8 / 0.3)
+    assert result.batches >= 8
 
 
 def test_short_queues_with_their_waits_are_not_counted() -> None:

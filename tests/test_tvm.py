@@ -1,6 +1,10 @@
 """The TVM backend: the compiled library is the model, in the precision of its label, scheduled as it should be."""
 
 import math
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +21,8 @@ from inference_lib.backends.tvm import (
     MODEL_FILE,
     compile_module,
     constants,
+    cuda_target,
+    dlight_rules,
     import_model,
     lower,
     schedule,
@@ -137,6 +143,44 @@ def test_tuned_schedules_are_used_where_they_fit_and_rules_elsewhere() -> None:
     assert changed[2] == []
 
 
+def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two programs with a candidate each, one candidate is quicker. The search is replaced by its result."""
+    pytest.importorskip("cloudpickle")
+    from tvm.s_tir.meta_schedule.database import JSONDatabase
+
+    from inference_lib.backends import tvm_tuning
+
+    if (schedules := tuned_schedules("cpu")) is None:
+        pytest.skip("no tuned schedules for this kind of processor")
+    target = target_of("cpu")
+    lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
+    names = sorted(v.name_hint for v in lowered.get_global_vars() if "conv2d" in v.name_hint)[:2]
+    programs = [(name, tvm_tuning.normalized(lowered[name])) for name in names]
+    times = iter([9.0, 4.0, 3.0, 5.0])  # by the rules, by the search; of the first program, of the second
+    monkeypatch.setattr(tvm_tuning, "microseconds", lambda *_: next(times))
+    tvm_tuning.keep_better(JSONDatabase(work_dir=str(schedules)), programs, target, None, tmp_path)
+    kept = JSONDatabase(work_dir=str(tmp_path))
+    records = [kept.query_tuning_record(program, target, name) for name, program in programs]
+    assert [record is not None for record in records] == [True, False]
+    assert [float(seconds) for seconds in records[0].run_secs] == [pytest.approx(4e-6)]
+
+
+def test_a_scheduled_program_is_timed_and_a_broken_one_says_why() -> None:
+    pytest.importorskip("cloudpickle")
+    from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+
+    from inference_lib.backends.tvm_tuning import candidate_builder, microseconds, normalized
+
+    target = target_of("cpu")
+    lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
+    name = next(v.name_hint for v in lowered.get_global_vars() if "conv2d" in v.name_hint)
+    program, builder = normalized(lowered[name]), candidate_builder()
+    arguments = ArgInfo.from_prim_func(program["main"])
+    assert 1 < microseconds(program, arguments, target, builder) < 1e6
+    with pytest.raises(CourseError, match="does not run"):
+        microseconds(program, arguments[:1], target, builder)
+
+
 def test_candidates_are_compiled_and_a_broken_one_takes_no_other_along() -> None:
     pytest.importorskip("cloudpickle")
     from tvm.s_tir.meta_schedule.builder import BuilderInput
@@ -156,6 +200,38 @@ def test_candidates_are_compiled_and_a_broken_one_takes_no_other_along() -> None
         assert good.error_msg is None
         assert broken.artifact_path is None
         assert broken.error_msg.startswith("exception")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "level"),
+    [("emeraldrapids", "x86-64-v4"), ("znver4", "x86-64-v4"), ("haswell", "x86-64-v3"), ("core2", None)],
+)
+def test_the_level_of_a_cpu_is_that_of_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, cpu: str, level: str | None
+) -> None:
+    monkeypatch.setattr(tvm_backend, "target_of", lambda _: tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
+    assert tvm_backend.cpu_level() == level
+
+
+COUNT_CORES = """
+import os, sys
+from pathlib import Path
+from inference_lib.backends import Workload, build, get_backend
+before = os.sched_getaffinity(0)
+backend = get_backend("tvm")
+with backend.load(build(backend, Workload("vanilla_cnn", 1, "fp32", "cpu"), Path(sys.argv[1]))) as runner:
+    runner.compute()
+import torch, tvm
+print(tvm.get_global_func("runtime.NumThreads")() == torch.get_num_threads(), os.sched_getaffinity(0) == before)
+"""
+
+
+def test_every_core_computes_and_no_core_is_taken_from_others(root: Path) -> None:
+    """TVM takes half of the cores on x86, and binds the thread that calls it: a worker started later inherits that."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("TVM_")}
+    command = [sys.executable, "-W", "ignore", "-c", COUNT_CORES, str(root)]
+    result = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True", "True"]
 
 
 def test_without_tuned_schedules_there_is_no_folder_to_read(tmp_path: Path) -> None:
@@ -192,13 +268,60 @@ def test_an_fp32_library_under_an_fp16_label_is_refused(
         build(get_backend("tvm"), Workload("vanilla_cnn", 1, "fp16", "cuda"), tmp_path)
 
 
-def test_fp16_convolutions_use_tensor_cores(hopper: None) -> None:
-    module = import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1, "fp16", "cuda"))
-    target = target_of("cuda")
-    scheduled = schedule(lower(module, target), target)
-    assert "wmma" in scheduled.script() or "mma_sync" in scheduled.script()
-    text = schedule(lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target), target)
-    assert "mma" not in text.script()  # FP32 is IEEE
+def programs_of(model: nn.Module | str, workload: Workload, rules: list[object] | None = None) -> dict[str, str]:
+    """Return the scheduled loop programs of a model for an H100, by name, as text."""
+    target = cuda_target("sm_90")
+    module = import_model(load_pretrained(model) if isinstance(model, str) else model, workload)
+    scheduled = schedule(lower(module, target), target, rules=rules)
+    return {v.name_hint: f.script() for v, f in scheduled.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
+
+
+def blocks_of(program: str) -> int:
+    """Return how many thread blocks a scheduled program starts."""
+    return math.prod(int(n) for n in re.findall(r'thread_binding\(T\.int64\((\d+)\), thread="blockIdx', program))
+
+
+def test_every_fp16_convolution_uses_tensor_cores_and_no_fp32_one() -> None:
+    half = programs_of("vanilla_cnn", Workload("vanilla_cnn", 1, "fp16", "cuda"))
+    assert ["wmma" in text for name, text in half.items() if "conv2d" in name] == [True] * 3
+    full = programs_of("vanilla_cnn", Workload("vanilla_cnn", 1, "fp32", "cuda"))
+    assert not any("mma" in text for text in full.values())  # FP32 is IEEE
+    by_dlight = programs_of("vanilla_cnn", Workload("vanilla_cnn", 1, "fp16", "cuda"), dlight_rules())
+    assert sum("wmma" in text for text in by_dlight.values()) == 1
+
+
+def test_small_products_are_spread_over_the_gpu() -> None:
+    """The last convolutions of resnet18 at batch 1 have 49 pixels."""
+    workload = Workload("resnet18", 1, "fp32", "cuda")
+    ours, dlights = (programs_of("resnet18", workload, rules) for rules in (None, dlight_rules()))
+    last = [name for name in ours if "conv2d9" in name]
+    assert last
+    assert all(blocks_of(dlights[name]) < 20 and blocks_of(ours[name]) >= 100 for name in last)
+    large = Workload("resnet18", 64, "fp32", "cuda")
+    assert programs_of("resnet18", large)[last[0]] == programs_of("resnet18", large, dlight_rules())[last[0]]
+
+
+def test_a_depthwise_convolution_takes_a_thread_for_each_output_and_is_right() -> None:
+    """The schedule runs on the CPU here, its threads one after another."""
+    from inference_lib.backends.tvm_gpu import ShortSums
+
+    torch.manual_seed(0)
+    depthwise = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ReLU6())
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, stride=16), depthwise, nn.MaxPool2d(3, 2, 1)).requires_grad_(False).eval()
+    workload, target = Workload("resnet18", 1, "fp32", "cuda"), target_of("cpu")
+    module = lower(import_model(model, workload), target, ("NHWC", "OHWI"))
+    found = {}
+    for variable, function in list(module.functions_items()):
+        if isinstance(function, tvm.tirx.PrimFunc) and (made := ShortSums().apply(function, target, False)):
+            found[variable.name_hint] = text = made.mod.script()
+            serial = re.sub(r'T\.thread_binding\((.*?), thread="[^"]*"\)', r"T.serial(\1)", text)
+            module[variable] = tvm.script.from_source(serial)["main"].with_attr("tirx.is_scheduled", True)
+    assert sorted("pool" in name for name in found) == [False, True]  # the pooling too, and not the first convolution
+    assert all('T.int64(256), thread="threadIdx.x"' in text for text in found.values())
+    batch = noise(workload)
+    machine = tvm.relax.VirtualMachine(tvm.compile(module, target), tvm.cpu())
+    logits = machine["main"](tvm.runtime.tensor(batch)).numpy()
+    assert largest_difference(logits, model(torch.from_numpy(batch)).numpy()) < 1e-5
 
 
 @pytest.mark.parametrize(

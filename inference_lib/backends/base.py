@@ -130,6 +130,9 @@ class Runner(Protocol):
     first two may return before the device is done.
     """
 
+    at_once: int
+    """How many computations run side by side if that many are queued: 1, unless the framework has a queue."""
+
     @property
     def stream(self) -> torch.cuda.Stream | None:
         """The CUDA stream on which the parts are queued; None on a CPU."""

@@ -27,6 +27,7 @@ class CpuRunner:
     """
 
     stream = None
+    at_once = 1
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload

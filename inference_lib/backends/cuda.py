@@ -128,6 +128,8 @@ class BufferedRunner:
     runner is entered, PyTorch multiplies FP32 tensors as the workload's precision says.
     """
 
+    at_once = 1
+
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self._products = float32_products(workload.precision)

@@ -231,8 +231,8 @@ class QueueRunner(RequestRunner):
 
     def __init__(self, artifact: Artifact, hint: str) -> None:
         super().__init__(artifact, hint)
-        optimal = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._queue = import_openvino().AsyncInferQueue(self.compiled, optimal)
+        self.at_once = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._queue = import_openvino().AsyncInferQueue(self.compiled, self.at_once)
         self._input = self._tensor(np.empty(0))
         self._last = 0
 

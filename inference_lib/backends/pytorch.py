@@ -107,6 +107,8 @@ def load_fused(artifact: Artifact) -> Callable[[torch.Tensor], torch.Tensor]:
 class EagerRunner:
     """The plain loop: copy to the device, call the model, copy back."""
 
+    at_once = 1
+
     def __init__(self, artifact: Artifact) -> None:
         self.workload = artifact.workload
         self.stream = torch.cuda.current_stream() if self.workload.device == "cuda" else None

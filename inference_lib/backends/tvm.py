@@ -10,6 +10,7 @@ import platform
 import shutil
 import struct
 import time
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,9 @@ from inference_lib.backends.cuda import NO_GPU, BufferedRunner, gpu_works
 from inference_lib.errors import CourseError
 from inference_lib.hashes import sha256_of
 
+Rules = Sequence[Any]
+"""What gives a loop program its schedule: TVM's ``ScheduleRule`` objects, of which the first that fits is taken."""
+
 MODEL_FILE = "model.so"
 PACKAGES = "apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post0"
 
@@ -39,7 +43,14 @@ Layout = tuple[str, str]
 PYTORCH_LAYOUT: Layout = ("NCHW", "OIHW")
 LAYOUTS: dict[str, Layout] = {"llvm": ("NHWC", "HWIO"), "cuda": ("NHWC", "OHWI")}
 """What convolutions are compiled for, by the target's kind. On a CPU, the innermost loop runs over the last axis:
-output channels, which lie side by side in memory and fill the vector units."""
+output channels, which lie side by side in memory and fill the vector units. On a GPU, a thread block fetches its tiles
+along the last axes: the terms of a sum, channels first."""
+
+CPU_LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"},
+}
+"""What each level of x86-64 adds, highest first, by LLVM's names (https://gitlab.com/x86-psABIs/x86-64-ABI)."""
 
 CONSTANT = struct.pack("<Q", 0xDD5E40F096B4A13F)
 """What every constant in a compiled library begins with (kTVMTensorMagic in TVM's tensor.h)."""
@@ -129,15 +140,21 @@ def import_model(model: torch.nn.Module, workload: Workload) -> Any:
     )
 
 
-def compile_module(module: Any, device: str, schedules: Path | None = None, layout: Layout | None = None) -> Any:
+def compile_module(
+    module: Any,
+    device: str,
+    schedules: Path | None = None,
+    layout: Layout | None = None,
+    rules: Rules | None = None,
+) -> Any:
     """Return the executable of an imported model: lowered, scheduled and compiled for ``device`` of this machine.
 
-    ``schedules`` is a folder with tuned schedules: used where a loop program is in it. ``layout`` is that of ``lower``.
+    ``layout`` is that of ``lower``; ``schedules`` and ``rules`` are those of ``schedule``.
     """
     import tvm
 
     target = target_of(device)
-    scheduled = schedule(lower(module, target, layout), target, schedules)
+    scheduled = schedule(lower(module, target, layout), target, schedules, rules)
     if device == "cuda" and (toolkit := cuda_toolkit()):
         os.environ["CUDA_PATH"] = str(toolkit)  # or TVM looks for it above nvcc, which may be a wrapper elsewhere
     return tvm.compile(scheduled, target)
@@ -159,27 +176,41 @@ def lower(module: Any, target: Any, layout: Layout | None = None) -> Any:
         return relax.get_pipeline("zero")(fold_constants(copied(module)))
 
 
-def schedule(module: Any, target: Any, schedules: Path | None = None) -> Any:
-    """Return the module with every loop program scheduled: tuned where there is a record, else by rules."""
+def schedule(module: Any, target: Any, schedules: Path | None = None, rules: Rules | None = None) -> Any:
+    """Return the module with every loop program scheduled.
+
+    ``schedules`` is a folder with tuned ones, used where a program is in it. ``rules`` give the others theirs: by
+    default the course's (``course_rules``).
+    """
     from tvm import relax
     from tvm.s_tir import dlight
     from tvm.s_tir.meta_schedule.database import JSONDatabase
 
-    from inference_lib.backends.tvm_cpu import VectorTiles
-
-    gpu = dlight.gpu
-    rules = {
-        "llvm": [VectorTiles()],
-        "cuda": [gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback()],
-    }
-    if target.kind.name == "cuda":
-        import_tensor_programs()
     module = copied(module)
     with target:
         if schedules:
             with JSONDatabase(work_dir=str(schedules)):
                 module = relax.transform.MetaScheduleApplyDatabase()(module)
-        return dlight.ApplyDefaultSchedule(*rules[target.kind.name])(module)
+        return dlight.ApplyDefaultSchedule(*(rules or course_rules(target)))(module)
+
+
+def course_rules(target: Any) -> Rules:
+    """Return the rules that the course schedules with: its own first, on a GPU dlight's for the rest."""
+    if target.kind.name == "llvm":
+        from inference_lib.backends.tvm_cpu import VectorTiles
+
+        return [VectorTiles()]
+    from inference_lib.backends.tvm_gpu import FilledMatmul, ShortSums, TensorCores
+
+    return [ShortSums(), TensorCores(), FilledMatmul(), *dlight_rules()]
+
+
+def dlight_rules() -> Rules:
+    """Return TVM's own rules for a GPU, in the order of its documentation."""
+    from tvm.s_tir.dlight import gpu
+
+    import_tensor_programs()
+    return [gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback()]
 
 
 def copied(module: Any) -> Any:
@@ -226,6 +257,17 @@ def gpu_architecture() -> str:
     return f"sm_{major}{minor}"
 
 
+def use_all_cores() -> None:
+    """Give TVM as many threads as PyTorch has, and let the system place them; call this before it computes anything.
+
+    On x86, TVM takes half of the processors, in the belief that each core shows two. It also binds the thread that
+    calls it to a part of them, and every process that is started later inherits that. Variables that are set already
+    stay.
+    """
+    os.environ.setdefault("TVM_NUM_THREADS", str(torch.get_num_threads()))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
 def tuned_schedules(device: str, root: Path = SCHEDULES) -> Path | None:
     """Return the folder with schedules tuned for this kind of ``device``, or None if there is none."""
     folder = root / schedules_name(device)
@@ -234,7 +276,15 @@ def tuned_schedules(device: str, root: Path = SCHEDULES) -> Path | None:
 
 def schedules_name(device: str) -> str:
     """Return what the folder of schedules for ``device`` is called: schedules fit a family of processors."""
-    return gpu_architecture() if device == "cuda" else platform.machine()
+    return gpu_architecture() if device == "cuda" else cpu_level() or platform.machine()
+
+
+def cpu_level() -> str | None:
+    """Return the highest level of x86-64 whose instructions this CPU has, None for less and for other processors."""
+    from tvm.target.codegen import llvm_get_cpu_features
+
+    mine = {str(feature) for feature in llvm_get_cpu_features(target_of("cpu"))}
+    return next((level for level, instructions in CPU_LEVELS.items() if instructions <= mine), None)
 
 
 def _hash_of_schedules() -> str:
@@ -325,6 +375,7 @@ class TvmCpuRunner(CpuRunner):
     def __init__(self, artifact: Artifact) -> None:
         import tvm
 
+        use_all_cores()
         super().__init__(artifact.workload)
         self._main = open_library(artifact)["main"]
         self._input = tvm.runtime.empty(self.workload.input_shape, "float32", tvm.cpu())
