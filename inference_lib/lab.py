@@ -67,6 +67,10 @@ class Lab:
         """Return records from a GPU: measured here where here is one, else the published ones."""
         return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == "cuda"]
 
+    def host_records(self) -> list[Record]:
+        """Return records from the CPU of the machine of ``gpu_records``: measured here where here is a GPU."""
+        return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == "cpu"]
+
     def compare(
         self, rivals: Sequence[str], device: str | None = None, precisions: Sequence[str] = ("fp32", "fp16", "bf16")
     ) -> Comparison:

@@ -332,6 +332,10 @@ tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.")
 # The filters are stored in the layout that the library wants. On a CPU, bias and ReLU go into oneDNN's convolution.
 # What that can cost is the cache: a program that holds its weights is not kept there. The table says whether it was.
 #
+# On a GPU, do not read too much into the last column. Each call goes through Python, checks what the compiler relied
+# on, and launches its kernels one by one; for one image of a small network, that is most of the time, and the compiled
+# function may well be behind the eager model. The rows under "How fast?" replay a CUDA graph, which does none of it.
+#
 # The course folds batch norms before the compiler sees the model, in FP32 whatever the precision of the model, so that
 # they are rounded once. Freezing then has the layouts left to do.
 #
@@ -370,8 +374,8 @@ else:
     print(missing or "needs a GPU")
 
 # %% [markdown]
-# Compare the last two rows. Kernels that are chosen one by one, each timed alone, need not make the whole quicker, and
-# the search has to be paid for.
+# Compare the last two rows: what the search gains, and what it costs. Kernels that are chosen one by one, each timed
+# alone, need not make the whole quicker; where they do, it is because a kernel in Triton beat the library's.
 #
 # The course takes `default` and captures the CUDA graph itself, around the compiled function: its copies of a small
 # batch are in the graph too, and its output has an address that it knows.
@@ -526,8 +530,10 @@ else:
 # %% [markdown]
 # A warm cache saves the work of Inductor and of the C++ or Triton compiler. It does not save Dynamo's: the Python
 # function is followed again in every process, and Inductor's own modules are imported. "All caches hit, and the start
-# is still slow" is a common complaint ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)). If the
-# start matters, ship the file. Loading it from Python imports modules of Inductor as well; a C++ program needs none.
+# is still slow" is a common complaint ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)).
+#
+# The file compiles nothing, in the first process either, and needs no cache on the machine that it is shipped to. What
+# is left of its start, in Python, is mostly the import of Inductor's modules. A C++ program needs none of them.
 #
 # On a CPU there is one more cost, which is left out here. In every process that compiles or loads, Inductor compiles
 # small libraries and loads each in another process, to see whether the processor's vector instructions work. The course

@@ -74,6 +74,7 @@ def book_order(record) -> tuple:
 
 here = sorted((r for r in lab.records() if r.device == lab.device), key=book_order)
 gpu = sorted(lab.gpu_records(), key=book_order)
+host = sorted(lab.host_records(), key=book_order)  # the CPU of the GPU's machine
 shown = gpu or here
 print(f"this machine: {len(here)} records of {lab.machine_name}")
 print(f"GPU: {len(gpu)} records of {words.machines(gpu)}" if gpu else "GPU: not published yet")
@@ -111,8 +112,8 @@ plots.show_figure(
 
 # %%
 def show_boards(model: str) -> None:
-    """Show one model's rows at batch 1: this machine, the published GPU, the reference project."""
-    for records in (here, gpu if lab.device == "cpu" else []):
+    """Show one model's rows at batch 1: this machine, the published GPU, its host's CPU, the reference project."""
+    for records in (here, gpu if lab.device == "cpu" else [], host):
         if rows := [r for r in records if r.model == model and r.batch_size == 1]:
             display(tables.show_scoreboard(rows, model, f"{model}, batch 1. {plots.provenance(rows)}"))
     caption = f"{model}, batch 1: the reference project, Quadro T2000."
@@ -244,6 +245,44 @@ glue("16-mobilenet-best", words.times_faster(quickest_of["resnet18"], quickest_o
 # with ResNet-18, MobileNetV2 is {glue:text}`16-mobilenet-loop` in the reference loop, and
 # {glue:text}`16-mobilenet-best` when each is in its quickest row. Multiply-adds alone could not tell: the number of
 # operations to launch and the activations to move count as well.
+#
+# ## Without the GPU
+#
+# The GPU's host has processors too. What do they do with the same models, each side with its quickest framework for
+# one caller, and with its most productive one for a full queue?
+
+
+# %%
+def best_rows(device: str, records: list, model: str) -> dict:
+    """Return one row: the quickest record at batch 1, and the one that computes most images per second."""
+    mine = select(records, model=model)
+    first, most = quickest(select(mine, batch_size=1)), max(mine, key=lambda r: r.throughput_images_per_s)
+    return {
+        "model": model,
+        "on": device,
+        "one caller": plots.label_of(first),
+        "latency ms": latency_ms(first),
+        "full queue": f"{plots.label_of(most)}, batch {most.batch_size}",
+        "images/s": most.throughput_images_per_s,
+    }
+
+
+sides = {"CPU": host, "GPU": gpu}
+both = [
+    best_rows(device, records, model)
+    for model in MODELS
+    for device, records in sides.items()
+    if select(records, model=model, batch_size=1)
+]
+if both:
+    caption = f"A GPU and its host. {plots.provenance(select([*host, *gpu]))}"
+    display(tables.show_table(pd.DataFrame(both), caption, {"images/s": "{:,.0f}"}))
+else:
+    print("needs records of a GPU or its host")
+
+# %% [markdown]
+# Mind the units of a decision: a GPU answers sooner, but a CPU is there anyway. Where one caller asks now and then and
+# a few milliseconds do not matter, nothing needs to be bought.
 #
 # ## Accuracy over latency
 #

@@ -122,6 +122,7 @@ def test_a_caption_names_machine_software_and_day(make_record: MakeRecord) -> No
     caption = plots.provenance([make_record()])
     for part in ("NVIDIA Test GPU", "driver 1.2.3", "torch 2.11.0", "2026-01-02"):
         assert part in caption
+    assert "driver" not in plots.provenance([make_record(device="cpu")])
 
 
 def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path: Path, make_record: MakeRecord) -> None:

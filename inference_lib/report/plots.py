@@ -86,7 +86,12 @@ def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
 def provenance(records: Sequence[Record]) -> str:
     """Return the machine, the software and the day that ``records`` come from, for a caption."""
     sources = {
-        (r.machine.name(r.device), r.machine.driver, r.machine.packages.get("torch"), r.measured_on.isoformat())
+        (
+            r.machine.name(r.device),
+            r.machine.driver if r.device == "cuda" else None,
+            r.machine.packages.get("torch"),
+            r.measured_on.isoformat(),
+        )
         for r in records
     }
     described = [
