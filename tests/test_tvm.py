@@ -324,6 +324,21 @@ def test_a_depthwise_convolution_takes_a_thread_for_each_output_and_is_right() -
     assert largest_difference(logits, model(torch.from_numpy(batch)).numpy()) < 1e-5
 
 
+def test_the_kernels_between_input_and_output_are_captured_together(hopper: None) -> None:
+    workload = Workload("resnet18", 1, "fp16", "cuda")
+    module = import_model(load_pretrained("resnet18"), workload)
+    plain, graph = (compile_module(module, "cuda", cuda_graph=on).as_text() for on in (False, True))
+    assert "cuda_graph" not in plain
+    captured = graph[graph.index("@main_cuda_graph_capture:") :]
+    assert captured[: captured.index("  ret ")].count("call  fused_conv2d") == 20
+
+
+def test_a_graph_needs_a_gpu() -> None:
+    support = get_backend("tvm-cudagraph").supports(Workload("vanilla_cnn", 1, "fp32", "cpu"))
+    assert not support.ok
+    assert "GPU" in support.reason
+
+
 @pytest.mark.parametrize(
     ("precision", "device", "reason"),
     [("fp16", "cpu", "FP16"), ("tf32", "cpu", "TF32"), ("tf32", "cuda", "TF32"), ("bf16", "cuda", "BF16")],
@@ -335,14 +350,14 @@ def test_what_is_not_measured_says_why(precision: str, device: str, reason: str)
 
 
 def test_what_is_compiled_in_is_in_the_key() -> None:
-    backend = get_backend("tvm")
     workloads = [
         Workload("resnet18", size, precision, device)
         for size in (1, 8)
         for precision in ("fp32", "fp16")
         for device in ("cpu", "cuda")
     ]
-    assert len({backend.artifact_key(workload) for workload in workloads}) == len(workloads)
+    backends = [get_backend(name) for name in ("tvm", "tvm-cudagraph")]
+    assert len({b.artifact_key(workload) for b in backends for workload in workloads}) == 2 * len(workloads)
 
 
 @pytest.mark.gpu

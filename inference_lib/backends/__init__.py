@@ -17,7 +17,7 @@ from inference_lib.backends.tensorrt import TensorRt
 from inference_lib.backends.torch_compile import AotInductor, TorchCompile
 from inference_lib.backends.torch_tensorrt import TorchTensorRt
 from inference_lib.backends.torchscript import TorchScript, TorchScriptCudaGraph
-from inference_lib.backends.tvm import Tvm
+from inference_lib.backends.tvm import Tvm, TvmCudaGraph
 from inference_lib.errors import unknown_name
 
 BACKENDS: dict[str, Backend] = {
@@ -38,6 +38,7 @@ BACKENDS: dict[str, Backend] = {
         OpenVino(),
         OpenVinoThroughput(),
         Tvm(),
+        TvmCudaGraph(),
     )
 }
 

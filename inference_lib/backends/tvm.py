@@ -24,7 +24,7 @@ from torch.fx.experimental.optimization import fuse
 
 from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, precision_of
 from inference_lib.backends.cpu import CpuRunner, cpu_support
-from inference_lib.backends.cuda import NO_GPU, BufferedRunner, gpu_works
+from inference_lib.backends.cuda import NO_GPU, BufferedRunner, gpu_works, graph_support
 from inference_lib.errors import CourseError
 from inference_lib.hashes import sha256_of
 
@@ -62,6 +62,7 @@ class Tvm:
     name = "tvm"
     title = "TVM"
     style = Style("#999933")
+    cuda_graph = False
 
     def availability(self, device: str) -> Availability:
         """Usable where TVM, a C++ linker and, for a GPU, CUDA's headers are installed."""
@@ -108,7 +109,8 @@ class Tvm:
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the compiled library, weights included."""
         module = import_model(model, workload)
-        executable = compile_module(module, workload.device, tuned_schedules(workload.device))
+        schedules = tuned_schedules(workload.device)
+        executable = compile_module(module, workload.device, schedules, cuda_graph=self.cuda_graph)
         executable.export_library(str(directory / MODEL_FILE))
 
     def stored_precision(self, artifact: Artifact) -> str:
@@ -119,6 +121,23 @@ class Tvm:
     def load(self, artifact: Artifact) -> "TvmCpuRunner | TvmCudaRunner":
         """Return the library on the workload's device."""
         return TvmCudaRunner(artifact) if artifact.workload.device == "cuda" else TvmCpuRunner(artifact)
+
+
+class TvmCudaGraph(Tvm):
+    """A library whose virtual machine captures what it can of a run in a CUDA graph, and replays that."""
+
+    name = "tvm-cudagraph"
+    title = "TVM (CUDA graph)"
+    style = Style("#999933", "s", "--")
+    cuda_graph = True
+
+    def supports(self, workload: Workload) -> Support:
+        """Only a GPU replays CUDA graphs."""
+        return graph_support(workload) if workload.device == "cpu" else super().supports(workload)
+
+    def artifact_key(self, workload: Workload) -> str:
+        """Tell the library apart from the one without a graph, which is a part of the program."""
+        return f"{super().artifact_key(workload)}-cudagraph"
 
 
 def import_model(model: torch.nn.Module, workload: Workload) -> Any:
@@ -146,10 +165,14 @@ def compile_module(
     schedules: Path | None = None,
     layout: Layout | None = None,
     rules: Rules | None = None,
+    *,
+    cuda_graph: bool = False,
 ) -> Any:
     """Return the executable of an imported model: lowered, scheduled and compiled for ``device`` of this machine.
 
-    ``layout`` is that of ``lower``; ``schedules`` and ``rules`` are those of ``schedule``.
+    ``layout`` is that of ``lower``; ``schedules`` and ``rules`` are those of ``schedule``. With ``cuda_graph``, TVM
+    moves the kernels between the input and the output to a function of their own, whose memory is planned and kept,
+    and its virtual machine captures that at the first run.
     """
     import tvm
 
@@ -157,7 +180,8 @@ def compile_module(
     scheduled = schedule(lower(module, target, layout), target, schedules, rules)
     if device == "cuda" and (toolkit := cuda_toolkit()):
         os.environ["CUDA_PATH"] = str(toolkit)  # or TVM looks for it above nvcc, which may be a wrapper elsewhere
-    return tvm.compile(scheduled, target)
+    with tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": cuda_graph}):
+        return tvm.compile(scheduled, target)
 
 
 def lower(module: Any, target: Any, layout: Layout | None = None) -> Any:
@@ -397,8 +421,8 @@ class TvmCpuRunner(CpuRunner):
 class TvmCudaRunner(BufferedRunner):
     """A library on the GPU: it reads PyTorch's buffer in place and launches its kernels on the runner's stream.
 
-    It is not captured in a CUDA graph: every run takes memory from TVM's pool and gives it back, so a captured run
-    would write to memory that the next one may be given.
+    The course does not capture it in a graph of PyTorch's: every run takes memory from TVM's pool and gives it back, so
+    a captured run would write to memory that the next one may be given. TVM's own graph (``TvmCudaGraph``) keeps it.
     """
 
     def __init__(self, artifact: Artifact) -> None:
