@@ -96,7 +96,7 @@ plots.show_figure(
 # ## How to read a row
 #
 # - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it
-#   predicts what the FP32 eager model predicts. A quick run uses the first few hundred pictures.
+#   predicts what the FP32 eager model predicts. A quick run, and a CPU, get the first few hundred pictures only.
 # - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
 #   every answer.
 # - **throughput** queues batches back to back, their pictures already on the device. It is not the reciprocal of
@@ -112,7 +112,7 @@ plots.show_figure(
 
 # %%
 def show_boards(model: str) -> None:
-    """Show one model's rows at batch 1: this machine, the published GPU, its host's CPU, the reference project."""
+    """Show one model's rows at batch 1: this machine, the published GPU and its host, the reference project."""
     for records in (here, gpu if lab.device == "cpu" else [], host):
         if rows := [r for r in records if r.model == model and r.batch_size == 1]:
             display(tables.show_scoreboard(rows, model, f"{model}, batch 1. {plots.provenance(rows)}"))
@@ -281,8 +281,8 @@ else:
     print("needs records of a GPU or its host")
 
 # %% [markdown]
-# Mind the units of a decision: a GPU answers sooner, but a CPU is there anyway. Where one caller asks now and then and
-# a few milliseconds do not matter, nothing needs to be bought.
+# A GPU answers sooner, but the CPU is there anyway. Where one caller asks now and then, and a few milliseconds do not
+# matter, nothing needs to be bought.
 #
 # ## Accuracy over latency
 #
