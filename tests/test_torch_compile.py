@@ -24,18 +24,9 @@ from inference_lib.models import MODELS, load_pretrained
 NAMES = ("torch-compile", "aot-inductor")
 
 
-# The compiler takes seconds a model: the two larger ones share the batch sizes and the backends between them.
-@pytest.mark.parametrize(
-    ("name", "model", "batch_size"),
-    [
-        ("torch-compile", "vanilla_cnn", 1),
-        ("torch-compile", "vanilla_cnn", 3),
-        ("torch-compile", "resnet18", 2),
-        ("torch-compile", "mobilenet_v2", 1),
-        ("aot-inductor", "vanilla_cnn", 1),
-        ("aot-inductor", "vanilla_cnn", 3),
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("batch_size", [1, 64])
 def test_the_runners_compute_what_the_model_computes(root: Path, name: str, model: str, batch_size: int) -> None:
     backend, workload = get_backend(name), Workload(model, batch_size, "fp32", "cpu")
     first, second = noise(workload), noise(workload, seed=1)

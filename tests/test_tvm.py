@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from inference_lib.backends.tvm import (
     tuned_schedules,
 )
 from inference_lib.errors import CourseError
-from inference_lib.models import load_pretrained
+from inference_lib.models import MODELS, load_pretrained
 
 tvm = pytest.importorskip("tvm")
 
@@ -41,11 +42,8 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tvm_backend, "gpu_architecture", lambda: "sm_90")
 
 
-CASES = [("vanilla_cnn", 1), ("vanilla_cnn", 3)]
-SLOW = [(model, size) for model in ("resnet18", "mobilenet_v2") for size in (1, 3)]
-
-
-@pytest.mark.parametrize(("model", "batch_size"), [*CASES, *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW)])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("batch_size", [1, 64])
 def test_a_library_computes_what_the_model_computes(root: Path, model: str, batch_size: int) -> None:
     backend, workload = get_backend("tvm"), Workload(model, batch_size, "fp32", "cpu")
     artifact = build(backend, workload, root)
@@ -165,27 +163,34 @@ def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(tmp_path: Path, mon
     assert [float(seconds) for seconds in records[0].run_secs] == [pytest.approx(4e-6)]
 
 
-def test_a_scheduled_program_is_timed_and_a_broken_one_says_why() -> None:
+@pytest.fixture(scope="module")
+def builder() -> Any:
+    """One builder of tuning candidates: its processes take seconds to start."""
     pytest.importorskip("cloudpickle")
+    from inference_lib.backends.tvm_tuning import candidate_builder
+
+    return candidate_builder()
+
+
+def test_a_scheduled_program_is_timed_and_a_broken_one_says_why(builder: Any) -> None:
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-    from inference_lib.backends.tvm_tuning import candidate_builder, microseconds, normalized
+    from inference_lib.backends.tvm_tuning import microseconds, normalized
 
     target = target_of("cpu")
     lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
     name = next(v.name_hint for v in lowered.get_global_vars() if "conv2d" in v.name_hint)
-    program, builder = normalized(lowered[name]), candidate_builder()
+    program = normalized(lowered[name])
     arguments = ArgInfo.from_prim_func(program["main"])
     assert 1 < microseconds(program, arguments, target, builder) < 1e6
     with pytest.raises(CourseError, match="does not run"):
         microseconds(program, arguments[:1], target, builder)
 
 
-def test_candidates_are_compiled_and_a_broken_one_takes_no_other_along() -> None:
-    pytest.importorskip("cloudpickle")
+def test_candidates_are_compiled_and_a_broken_one_takes_no_other_along(builder: Any) -> None:
     from tvm.s_tir.meta_schedule.builder import BuilderInput
 
-    from inference_lib.backends.tvm_tuning import candidate_builder, tuning_target
+    from inference_lib.backends.tvm_tuning import tuning_target
 
     target = tuning_target("cpu")
     lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
@@ -193,7 +198,6 @@ def test_candidates_are_compiled_and_a_broken_one_takes_no_other_along() -> None
     program = lowered[name].with_attr("global_symbol", "main")
     sound = BuilderInput(tvm.IRModule({"main": program}), target)
     unsound = BuilderInput(tvm.IRModule({"main": program, "other": program}), target)  # two of one name
-    builder = candidate_builder()
     for _ in range(2):  # the second round in the processes of the first
         good, broken = builder.build([sound, unsound])
         assert Path(good.artifact_path).exists()
