@@ -141,8 +141,10 @@ def test_tuned_schedules_are_used_where_they_fit_and_rules_elsewhere() -> None:
     assert changed[2] == []
 
 
-def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two programs with a candidate each, one candidate is quicker. The search is replaced by its result."""
+def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three programs with a candidate each, one candidate is quicker. The search is replaced by its result."""
     pytest.importorskip("cloudpickle")
     from tvm.s_tir.meta_schedule.database import JSONDatabase
 
@@ -152,15 +154,22 @@ def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(tmp_path: Path, mon
         pytest.skip("no tuned schedules for this kind of processor")
     target = target_of("cpu")
     lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
-    names = sorted(v.name_hint for v in lowered.get_global_vars() if "conv2d" in v.name_hint)[:2]
+    names = sorted(v.name_hint for v in lowered.get_global_vars() if "conv2d" in v.name_hint)
     programs = [(name, tvm_tuning.normalized(lowered[name])) for name in names]
     times = iter([9.0, 4.0, 3.0, 5.0])  # by the rules, by the search; of the first program, of the second
-    monkeypatch.setattr(tvm_tuning, "microseconds", lambda *_: next(times))
+
+    def time_or_fail(*_: object) -> float:
+        if (found := next(times, None)) is None:
+            raise CourseError("the third does not run")
+        return found
+
+    monkeypatch.setattr(tvm_tuning, "microseconds", time_or_fail)
     tvm_tuning.keep_better(JSONDatabase(work_dir=str(schedules)), programs, target, None, tmp_path)
     kept = JSONDatabase(work_dir=str(tmp_path))
     records = [kept.query_tuning_record(program, target, name) for name, program in programs]
-    assert [record is not None for record in records] == [True, False]
+    assert [record is not None for record in records] == [True, False, False]
     assert [float(seconds) for seconds in records[0].run_secs] == [pytest.approx(4e-6)]
+    assert "the third does not run" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,11 @@ def keep_better(found: Any, programs: Iterable[tuple[str, Any]], target: Any, bu
         with target:
             ruled = dlight.ApplyDefaultSchedule(*course_rules(target))(copied(program))
         candidate = found.query_ir_module(program, target, name)
-        by_rule, searched = (microseconds(each, record.args_info, target, builder) for each in (ruled, candidate))
+        try:
+            by_rule, searched = (microseconds(each, record.args_info, target, builder) for each in (ruled, candidate))
+        except CourseError as error:
+            print(f"{name}: left to the rules; {error}")
+            continue
         better = searched < by_rule
         print(f"{name}: {by_rule:.1f} us by the rules, {searched:.1f} us by the search{', kept' if better else ''}")
         if better:
