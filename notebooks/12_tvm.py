@@ -69,6 +69,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import Workload, build, get_backend
 from inference_lib.backends import tvm as lib
+from inference_lib.backends.tvm_cpu import VectorTiles, divisor
 from inference_lib.backends.tvm_graph import CONVERTERS, fold_constants
 from inference_lib.measure.operations import operations
 from inference_lib.report import glue, plots, show_source, tables, words
@@ -599,6 +600,37 @@ print("maximum and minimum:", transpositions(CONVERTERS))
 # %% [markdown]
 # Count the operations after each pass. A compiler that cannot do something well does it anyway.
 #
+# ### A vector of 24 numbers
+#
+# The innermost loop may have any length, and TVM turns it into one vector. A layer of MobileNetV2 has 144 channels.
+# Where registers hold 16 numbers, the longest part of 144 that fits into two of them is 24. LLVM compiles that too, and
+# badly. The course's rule takes powers of two:
+
+
+# %%
+class AnyLength(VectorTiles):
+    """The same tiles, with vectors of any length that divides the loop."""
+
+    length = staticmethod(divisor)
+
+
+mobile_cpu = lib.lower(lib.import_model(load_pretrained("mobilenet_v2"), Workload("mobilenet_v2", 1)), cpu)
+lengths = {}
+for name, rule in {"any length": AnyLength(), "powers of two": VectorTiles()}.items():
+    machine = machine_of(lib.schedule(mobile_cpu, cpu, rules=[rule]))
+    lengths[name] = milliseconds(lambda m=machine: m["main"](image))
+figure, (axes,) = plots.new_figure(height=1.4)
+plots.bars(list(lengths), list(lengths.values()), "#999933", "median, ms", axes)
+plots.show_figure(
+    figure,
+    alt="Median time of MobileNetV2 on the CPU with vectors of any length, and of powers of two.",
+    caption=f"MobileNetV2, FP32, batch 1. {lab.machine.name('cpu')}.",
+)
+
+# %% [markdown]
+# Both give the right answer, and neither gives a warning. Look at the slowest program, and ask what is odd about its
+# numbers.
+#
 # ### One letter turns the tensor cores off
 #
 # TVM's own name for an H100 says `sm_90a`. dlight reads the number in it, finds a letter, and schedules for a GPU
@@ -666,15 +698,16 @@ print(get_backend("tvm").versions())
 #
 # ```{exercise}
 # :label: ex-12-tile
-# `VectorTiles` has two numbers, `columns` and `vectors`. Change them and time the small network. What is the limit?
+# `VectorTiles` holds `vectors` registers for each pixel, and takes as many pixels as the registers allow. Make a
+# subclass with another number of vectors, and time the small network. What are the limits?
 # ```
 #
 # ```{solution} ex-12-tile
 # :class: dropdown
 # Make a subclass with other numbers, schedule with `lib.schedule(plain, cpu, rules=[Wider()])`, and compile with
-# `machine_of`. A tile needs `columns` times `vectors` registers for its sums, and some for the factors. A
-# CPU with AVX2 has 16, with AVX-512 it has 32. What does not fit is written to memory and read again in the innermost
-# loop.
+# `machine_of`. A CPU with AVX2 has 16 registers, with AVX-512 it has 32. With one vector, each number of the image is
+# read for few products. With many, few pixels are left, and each weight is read for few products. More tiles than
+# registers would be written to memory and read again in the innermost loop.
 # ```
 #
 # ```{exercise}

@@ -1,5 +1,6 @@
 """How the course schedules loops on a CPU: TVM has rules for GPUs that do this, and hardly any for CPUs."""
 
+import platform
 from typing import Any
 
 import tvm
@@ -12,6 +13,21 @@ Loop = Any
 Block = Any
 
 
+def divisor(program: s_tir.Schedule, loop: Loop, most: int) -> int:
+    """Return the largest number up to ``most`` that divides the length of ``loop``."""
+    extent = int(program.get(loop).extent)
+    return max(size for size in range(1, most + 1) if extent % size == 0)
+
+
+def power_of_two(program: s_tir.Schedule, loop: Loop, most: int) -> int:
+    """Return the largest power of two up to ``most`` that divides the length of ``loop``.
+
+    LLVM makes a poor job of vectors of another length.
+    """
+    extent = int(program.get(loop).extent)
+    return max(size for size in (2**k for k in range(most.bit_length())) if size <= most and extent % size == 0)
+
+
 class VectorTiles(ScheduleRule):  # type: ignore[misc]
     """Compute small tiles of the output in vector registers, many tiles at once on all cores.
 
@@ -19,11 +35,11 @@ class VectorTiles(ScheduleRule):  # type: ignore[misc]
     first, what comes after it is computed on each tile while it is still in registers.
     """
 
-    columns = 7
-    """Pixels of a tile, at most: 7 divides the height and width of most feature maps."""
-
     vectors = 2
-    """Vector registers of a pixel, at most."""
+    """Vector registers of a pixel, at most. As many pixels make a tile as leave two registers for the factors."""
+
+    length = staticmethod(power_of_two)
+    """How many numbers a vector gets, of a loop and at most so many."""
 
     def apply(self, func: tvm.tirx.PrimFunc, target: tvm.target.Target, _: bool) -> s_tir.Schedule | None:
         """Return the schedule of ``func``, or None where this rule does not know how."""
@@ -32,7 +48,8 @@ class VectorTiles(ScheduleRule):  # type: ignore[misc]
         reductions = [i for i, block in enumerate(blocks or []) if not block.is_injective()]
         if not blocks or len(reductions) > 1:
             return None
-        lanes = self.vectors * llvm_get_vector_width(target) // 32
+        width = llvm_get_vector_width(target)
+        lanes, columns = self.vectors * width // 32, (registers(width) - 2) // self.vectors
         at = reductions[0] if reductions else 0
         for block in blocks[:at]:
             parallel_vectors(program, block.block_rv, lanes)
@@ -42,19 +59,23 @@ class VectorTiles(ScheduleRule):  # type: ignore[misc]
             return parallel_vectors(program, blocks[-1].block_rv, lanes)
         after = blocks[-1].block_rv if at < len(blocks) - 1 else None
         spatial = len(blocks[at].dom_kind().rstrip("R"))
-        return self.tile(program, blocks[at].block_rv, after, spatial, lanes)
+        return self.tile(program, blocks[at].block_rv, after, spatial, (columns, lanes))
 
     def tile(
-        self, program: s_tir.Schedule, reduction: Block, after: Block | None, spatial: int, lanes: int
+        self, program: s_tir.Schedule, reduction: Block, after: Block | None, spatial: int, most: tuple[int, int]
     ) -> s_tir.Schedule:
-        """Tile the last two of the ``spatial`` loops around ``reduction``, and compute ``after`` on each tile."""
+        """Tile the last two of the ``spatial`` loops around ``reduction``, and compute ``after`` on each tile.
+
+        ``most`` is the size of a tile, at most: pixels, and numbers of a vector.
+        """
         loops = program.get_loops(reduction)
         outer, sums = loops[:spatial], loops[spatial:]
-        inner: list[Loop] = []
-        for most in (lanes, self.columns)[: len(outer)]:
-            position = len(outer) - 1 - len(inner)
-            outer[position], tile = split(program, outer[position], most)
-            inner.insert(0, tile)
+        columns, lanes = most
+        outer[-1], vector = split(program, outer[-1], self.length(program, outer[-1], lanes))
+        inner = [vector]
+        if len(outer) > 1:
+            outer[-2], pixels = split(program, outer[-2], divisor(program, outer[-2], columns))
+            inner.insert(0, pixels)
         program.reorder(*outer, *sums, *inner)
         tiles = program.fuse(*outer)
         program.parallel(tiles)
@@ -81,15 +102,18 @@ class VectorTiles(ScheduleRule):  # type: ignore[misc]
 def parallel_vectors(program: s_tir.Schedule, block: Block, lanes: int) -> s_tir.Schedule:
     """Share the loops around ``block`` among the cores, the innermost in vectors."""
     *outer, last = program.get_loops(block)
-    rest, vector = split(program, last, lanes)
+    rest, vector = split(program, last, power_of_two(program, last, lanes))
     program.vectorize(vector)
     program.parallel(program.fuse(*outer, rest))
     return program
 
 
-def split(program: s_tir.Schedule, loop: Loop, most: int) -> tuple[Loop, Loop]:
-    """Split ``loop`` in two, the inner one as long as it can be up to ``most`` without a remainder."""
-    extent = int(program.get(loop).extent)
-    size = max(size for size in range(1, most + 1) if extent % size == 0)
+def split(program: s_tir.Schedule, loop: Loop, size: int) -> tuple[Loop, Loop]:
+    """Split ``loop`` in two, the inner one of ``size``."""
     outer, inner = program.split(loop, [None, size])
     return outer, inner
+
+
+def registers(width: int) -> int:
+    """Return the number of vector registers of ``width`` bits: 16 on x86 before AVX-512, else 32."""
+    return 16 if platform.machine() in ("x86_64", "AMD64") and width < 512 else 32
