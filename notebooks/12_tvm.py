@@ -268,11 +268,20 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 # %%
 show_source("inference_lib.backends.tvm_gpu", "ShortSums.apply")
 
+# %% [markdown]
+# The second asks for less before it uses tensor cores, and leaves the schedule itself to dlight:
+
 # %%
 show_source("inference_lib.backends.tvm_gpu", "TensorCores")
 
+# %% [markdown]
+# The third chooses a smaller tile for the rest, where large ones would leave multiprocessors without work:
+
 # %%
 show_source("inference_lib.backends.tvm_gpu", "FilledMatmul.tile_for")
+
+# %% [markdown]
+# Who takes what now?
 
 # %% tags=["nbval-check-output"]
 for name, count in rules_taken(mobile, lib.course_rules(hopper)).items():
@@ -403,7 +412,7 @@ compared.parts("resnet18", "fp32")
 # ### Larger batches
 
 # %%
-compared.batches("resnet18", "fp32")
+compared.batches("resnet18", "fp16")
 
 # %% [markdown]
 # ## Why?
