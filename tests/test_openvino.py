@@ -27,7 +27,7 @@ PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_the_compiled_graph_computes_what_the_model_computes(
     root: Path, model: str, precision: str, batch_size: int
 ) -> None:
