@@ -65,11 +65,14 @@ class Lab:
 
     def gpu_records(self) -> list[Record]:
         """Return records from a GPU: measured here where here is one, else the published ones."""
-        return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == "cuda"]
+        return self._of_a_gpu_machine("cuda")
 
     def host_records(self) -> list[Record]:
         """Return records from the CPU of the machine of ``gpu_records``: measured here where here is a GPU."""
-        return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == "cpu"]
+        return self._of_a_gpu_machine("cpu")
+
+    def _of_a_gpu_machine(self, device: str) -> list[Record]:
+        return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == device]
 
     def compare(
         self, rivals: Sequence[str], device: str | None = None, precisions: Sequence[str] = ("fp32", "fp16", "bf16")

@@ -406,10 +406,10 @@ def median_ms(options):
 times = {name: median_ms(options) for name, options in knobs.items()}
 
 # %%
-figure, (axes,) = plots.new_figure(height=2.8)
-plots.bars(list(times), list(times.values()), "#CC79A7", "median, ms", axes)
-plots.show_figure(
-    figure,
+plots.show_bars(
+    times,
+    "#CC79A7",
+    "median, ms",
     alt="Median time of mobilenet_v2 at batch 1 with each option of OpenVINO.",
     caption=f"MobileNetV2, FP32, batch 1. {lab.machine_name}, {threads} threads by the hint.",
 )
@@ -448,10 +448,10 @@ flying = {f"{count} in flight": images_per_second(throughput, count) for count i
 flying["latency hint, 1 in flight"] = images_per_second(latency, 1)
 
 # %%
-figure, (axes,) = plots.new_figure(height=2.4)
-plots.bars(list(flying), list(flying.values()), "#CC79A7", "images per second", axes)
-plots.show_figure(
-    figure,
+plots.show_bars(
+    flying,
+    "#CC79A7",
+    "images per second",
     alt="Images per second of mobilenet_v2 with rising numbers of requests in flight.",
     caption=f"MobileNetV2, FP32, batch 1, throughput hint: {optimal} requests are optimal. {lab.machine_name}.",
 )

@@ -217,10 +217,10 @@ if schedules := lib.tuned_schedules("cpu"):
     versions["tuned"] = lib.schedule(plain, cpu, schedules)
 machines = {name: machine_of(module) for name, module in versions.items()}
 times = {name: milliseconds(lambda m=machine: m["main"](image)) for name, machine in machines.items()}
-figure, (axes,) = plots.new_figure(height=1.7)
-plots.bars(list(times), list(times.values()), "#999933", "median, ms", axes)
-plots.show_figure(
-    figure,
+plots.show_bars(
+    times,
+    "#999933",
+    "median, ms",
     alt="Median time of the small network on the CPU with each kind of schedule.",
     caption=f"vanilla_cnn, FP32, batch 1, the same loops with different schedules. {lab.machine.name('cpu')}.",
 )
@@ -494,10 +494,10 @@ for count in sorted({1, max(1, every // 2)} - {every}):
     threads(1, count)  # any core, so many threads
     knobs[f"this CPU, {count} of {every} threads"] = milliseconds(lambda: machines["rule"]["main"](image))
 threads(1, 0)  # all of them again
-figure, (axes,) = plots.new_figure(height=1.7)
-plots.bars(list(knobs), list(knobs.values()), "#999933", "median, ms", axes)
-plots.show_figure(
-    figure,
+plots.show_bars(
+    knobs,
+    "#999933",
+    "median, ms",
     alt="Median time of the small network on the CPU by target and number of threads.",
     caption=f"vanilla_cnn, FP32, batch 1. {lab.machine.name('cpu')}.",
 )
@@ -519,10 +519,10 @@ if lab.device == "cuda":
         other = compiled_anew(each, layout=lib.PYTORCH_LAYOUT)
         layouts[f"{precision.upper()} {lib.PYTORCH_LAYOUT[0]}"] = on_gpu(each, other)
         layouts[f"{precision.upper()} {lib.LAYOUTS['cuda'][0]}"] = on_gpu(each, as_exported(each))
-    figure, (axes,) = plots.new_figure(height=1.9)
-    plots.bars(list(layouts), list(layouts.values()), "#999933", "median, ms (compute only)", axes)
-    shown = plots.show_figure(
-        figure,
+    shown = plots.show_bars(
+        layouts,
+        "#999933",
+        "median, ms (compute only)",
         alt="Median time of resnet18 at batch 1 on the GPU by precision and layout.",
         caption=f"ResNet-18, batch 1; the course uses {lib.LAYOUTS['cuda'][0]}. {lab.machine_name}.",
     )
@@ -628,10 +628,10 @@ lengths = {}
 for name, rule in {"any length": AnyLength(), "powers of two": VectorTiles()}.items():
     machine = machine_of(lib.schedule(mobile_cpu, cpu, rules=[rule]))
     lengths[name] = milliseconds(lambda m=machine: m["main"](image))
-figure, (axes,) = plots.new_figure(height=1.4)
-plots.bars(list(lengths), list(lengths.values()), "#999933", "median, ms", axes)
-plots.show_figure(
-    figure,
+plots.show_bars(
+    lengths,
+    "#999933",
+    "median, ms",
     alt="Median time of MobileNetV2 on the CPU with vectors of any length, and of powers of two.",
     caption=f"MobileNetV2, FP32, batch 1. {lab.machine.name('cpu')}.",
 )

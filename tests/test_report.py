@@ -152,3 +152,9 @@ def test_fewer_bits_are_drawn_stronger_where_there_is_something_to_tell_apart(
     _, (axes,) = plots.new_figure()
     plots.latency_ecdf([make_record(2.0, precision=precision) for precision in precisions], axes)
     assert [line.get_alpha() for line in axes.lines] == strengths
+
+
+def test_a_figure_of_bars_names_and_numbers_each() -> None:
+    page = plots.show_bars({"cold": 12.5, "warm": 3.25}, "#999933", "seconds", alt="Two starts.", caption="Here.").data
+    for part in ("cold", "warm", "12.5", "3.25", "seconds", "Two starts.", "Here."):
+        assert part in page

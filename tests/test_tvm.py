@@ -281,10 +281,10 @@ def test_an_fp32_library_under_an_fp16_label_is_refused(
         build(get_backend("tvm"), Workload("vanilla_cnn", 1, "fp16", "cuda"), tmp_path)
 
 
-def programs_of(model: nn.Module | str, workload: Workload, rules: list[object] | None = None) -> dict[str, str]:
-    """Return the scheduled loop programs of a model for an H100, by name, as text."""
+def programs_of(workload: Workload, rules: list[object] | None = None) -> dict[str, str]:
+    """Return the scheduled loop programs of a workload for an H100, by name, as text."""
     target = cuda_target("sm_90")
-    module = import_model(load_pretrained(model) if isinstance(model, str) else model, workload)
+    module = import_model(load_pretrained(workload.model), workload)
     scheduled = schedule(lower(module, target), target, rules=rules)
     return {v.name_hint: f.script() for v, f in scheduled.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
 
@@ -295,23 +295,23 @@ def blocks_of(program: str) -> int:
 
 
 def test_every_fp16_convolution_uses_tensor_cores_and_no_fp32_one() -> None:
-    half = programs_of("vanilla_cnn", Workload("vanilla_cnn", 1, "fp16", "cuda"))
+    half = programs_of(Workload("vanilla_cnn", 1, "fp16", "cuda"))
     assert ["wmma" in text for name, text in half.items() if "conv2d" in name] == [True] * 3
-    full = programs_of("vanilla_cnn", Workload("vanilla_cnn", 1, "fp32", "cuda"))
+    full = programs_of(Workload("vanilla_cnn", 1, "fp32", "cuda"))
     assert not any("mma" in text for text in full.values())  # FP32 is IEEE
-    by_dlight = programs_of("vanilla_cnn", Workload("vanilla_cnn", 1, "fp16", "cuda"), dlight_rules())
+    by_dlight = programs_of(Workload("vanilla_cnn", 1, "fp16", "cuda"), dlight_rules())
     assert sum("wmma" in text for text in by_dlight.values()) == 1
 
 
 def test_small_products_are_spread_over_the_gpu() -> None:
     """The last convolutions of resnet18 at batch 1 have 49 pixels."""
     workload = Workload("resnet18", 1, "fp32", "cuda")
-    ours, dlights = (programs_of("resnet18", workload, rules) for rules in (None, dlight_rules()))
+    ours, dlights = (programs_of(workload, rules) for rules in (None, dlight_rules()))
     last = [name for name in ours if "conv2d9" in name]
     assert last
     assert all(blocks_of(dlights[name]) < 20 and blocks_of(ours[name]) >= 100 for name in last)
     large = Workload("resnet18", 64, "fp32", "cuda")
-    assert programs_of("resnet18", large)[last[0]] == programs_of("resnet18", large, dlight_rules())[last[0]]
+    assert programs_of(large)[last[0]] == programs_of(large, dlight_rules())[last[0]]
 
 
 def test_a_depthwise_convolution_takes_a_thread_for_each_output_and_is_right() -> None:

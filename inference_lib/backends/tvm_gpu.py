@@ -1,5 +1,6 @@
 """How the course schedules loops on a GPU where TVM's own rules, dlight, leave most of it idle."""
 
+import re
 from math import ceil, prod
 from typing import Any, NamedTuple
 
@@ -148,7 +149,7 @@ class _Tiled(Matmul):  # type: ignore[misc]
 
 def architecture(target: tvm.target.Target) -> int:
     """Return the number of a GPU's architecture: 90 for ``sm_90`` and for ``sm_90a``."""
-    return int(str(target.attrs["arch"]).removeprefix("sm_").rstrip("abcdefghijklmnopqrstuvwxyz"))
+    return int(re.sub(r"\D", "", str(target.attrs["arch"])))
 
 
 def product_of(func: tvm.tirx.PrimFunc) -> Product | None:

@@ -19,13 +19,12 @@ from typing import Any
 from inference_lib.backends.base import DEVICES, Workload
 from inference_lib.backends.tvm import (
     SCHEDULES,
-    copied,
-    course_rules,
     cpu_level,
     cuda_toolkit,
     import_model,
     import_tensor_programs,
     lower,
+    schedule,
     schedules_name,
     target_of,
     use_all_cores,
@@ -94,7 +93,6 @@ def keep_better(found: Any, programs: Iterable[tuple[str, Any]], target: Any, bu
 
     ``programs`` are names and modules, see ``normalized``. A search that is cut short may find nothing better.
     """
-    from tvm.s_tir import dlight
     from tvm.s_tir.meta_schedule.database import JSONDatabase, TuningRecord
 
     kept = JSONDatabase(work_dir=str(folder))
@@ -102,11 +100,9 @@ def keep_better(found: Any, programs: Iterable[tuple[str, Any]], target: Any, bu
         record = found.query_tuning_record(program, target, name)
         if record is None:
             continue
-        with target:
-            ruled = dlight.ApplyDefaultSchedule(*course_rules(target))(copied(program))
-        candidate = found.query_ir_module(program, target, name)
+        versions = (schedule(program, target), found.query_ir_module(program, target, name))
         try:
-            by_rule, searched = (microseconds(each, record.args_info, target, builder) for each in (ruled, candidate))
+            by_rule, searched = (microseconds(version, record.args_info, target, builder) for version in versions)
         except CourseError as error:
             print(f"{name}: left to the rules; {error}")
             continue

@@ -8,7 +8,7 @@ import html
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -278,6 +278,13 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
         axes.annotate(label, place, (6, -3), textcoords="offset points", fontsize="x-small")
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOP per byte, nothing fused", ylabel="TFLOP/s")
     _plain_ticks(axes, "x", "y")
+
+
+def show_bars(values: Mapping[str, float], color: str, unit: str, alt: str, caption: str) -> HTML:
+    """Return a figure of its own with one bar for each of ``values``; see ``bars`` and ``show_figure``."""
+    figure, (axes,) = new_figure(height=0.35 * len(values) + 0.65)
+    bars(list(values), list(values.values()), color, unit, axes)
+    return show_figure(figure, alt, caption)
 
 
 def bars(labels: Sequence[str], values: Sequence[float], color: str, unit: str, axes: Axes) -> None:
