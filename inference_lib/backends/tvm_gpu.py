@@ -81,7 +81,7 @@ class ShortSums(ScheduleRule):  # type: ignore[misc]
 class TensorCores(ScheduleRule):  # type: ignore[misc]
     """Half-precision products on tensor cores, smaller ones too than those that dlight puts there.
 
-    dlight wants more than 64 rows, columns and terms. A tile of 128 by 128 that is not full is often quicker still.
+    dlight wants more than 64 rows, columns and terms. Smaller products fill a part of a tile of 128 by 128.
     """
 
     smallest = 32
