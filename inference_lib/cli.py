@@ -72,16 +72,23 @@ def _export(options: argparse.Namespace) -> None:
 def _benchmark(options: argparse.Namespace) -> int:
     from inference_lib.backends import BACKENDS
     from inference_lib.lab import resolve_device
-    from inference_lib.measure.benchmark import benchmark
+    from inference_lib.measure.benchmark import benchmark, export_ahead
     from inference_lib.measure.profiles import get_profile
     from inference_lib.models import MODELS
     from inference_lib.report.records import RecordStore
 
+    backends, models = options.backend or list(BACKENDS), options.model or list(MODELS)
+    device, profile = resolve_device(options.device), get_profile(options.profile)
+    if options.export_only:
+        exported = export_ahead(backends, models, device, profile, options.precision, options.batch_size)
+        failed = [key for key, there in exported.items() if not there]
+        print(f"exported {len(exported) - len(failed)}" + (f", failed: {', '.join(failed)}" if failed else ""))
+        return EXIT_ERROR if failed else 0
     records = benchmark(
-        options.backend or list(BACKENDS),
-        options.model or list(MODELS),
-        resolve_device(options.device),
-        get_profile(options.profile),
+        backends,
+        models,
+        device,
+        profile,
         RecordStore(options.records),
         options.precision,
         options.batch_size,
@@ -190,6 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("benchmark", _benchmark, "measure frameworks and write records")
     for name, kind in (("backend", str), ("model", str), ("precision", str), ("batch-size", int)):
         bench.add_argument(f"--{name}", type=kind, nargs="+", help="one or more; default: all of the profile's")
+    bench.add_argument(
+        "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"
+    )
     bench.add_argument("--again", action="store_true", help="measure what was measured before, too")
     choices(bench, profile=True, records=True)
 

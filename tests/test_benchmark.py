@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from inference_lib.backends import Workload
+from inference_lib.cli import main
 from inference_lib.errors import CourseError
 from inference_lib.measure import accuracy
 from inference_lib.measure import benchmark as module
@@ -150,3 +152,21 @@ def test_missing_artifacts_are_exported_side_by_side_before_anything_is_measured
         ("pytorch", "vanilla_cnn"),
         ("pytorch", "resnet18"),
     ]
+
+
+def test_exporting_ahead_measures_nothing_and_says_what_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exported(backend: str, workload: Workload) -> None:
+        if workload.model != "resnet18":
+            there.add(workload.model)
+
+    there: set[str] = set()
+    monkeypatch.setattr(module, "is_built", lambda _, workload: workload.model in there)
+    monkeypatch.setattr(module, "_export", lambda missing: [exported(*each) for each in missing.values()])
+    monkeypatch.setattr(module, "_measure_job", None)
+    command = ["benchmark", "--export-only", "--device", "cpu", "--backend", "pytorch", "--batch-size", "1"]
+    assert main([*command, "--model", "vanilla_cnn", "resnet18"]) == 1
+    assert capsys.readouterr().out == "exported 1, failed: pytorch/resnet18-fp32\n"
+    assert main([*command, "--model", "vanilla_cnn"]) == 0
+    assert capsys.readouterr().out == "exported 0\n"

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
@@ -49,6 +49,51 @@ def benchmark(
     """
     store.check_writable()
     ensure_fashion_mnist()
+    jobs = _jobs(backends, models, device, profile, precisions, batch_sizes)
+    missing = _missing(jobs)
+    if len(missing) > 1:  # a single one is as quickly exported by its worker
+        _export(missing)
+    records: list[Record] = []
+    for number, job in enumerate(jobs, start=1):
+        start = time.perf_counter()
+        records += _measure_job(job, store, reuse)
+        seconds = time.perf_counter() - start
+        progress(f"{number}/{len(jobs)} {job.backend} {job.model} {job.precision}: {seconds:.1f} s")
+    return records
+
+
+def export_ahead(
+    backends: Sequence[str],
+    models: Sequence[str],
+    device: str,
+    profile: Profile,
+    precisions: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+) -> dict[str, bool]:
+    """Export what ``benchmark`` would, side by side, and measure nothing.
+
+    Return the keys of the artifacts that were missing, and whether each is there now.
+
+    Raises:
+        CourseError: an unknown name; nothing is exported then.
+
+    """
+    jobs = _jobs(backends, models, device, profile, precisions, batch_sizes)
+    if missing := _missing(jobs):
+        _export(missing)
+    failed = _missing(jobs)
+    return {key: key not in failed for key in missing}
+
+
+def _jobs(
+    backends: Sequence[str],
+    models: Sequence[str],
+    device: str,
+    profile: Profile,
+    precisions: Sequence[str] | None,
+    batch_sizes: Sequence[int] | None,
+) -> list[Job]:
+    """Return one job for every backend, model and precision; CourseError for an unknown name."""
     jobs = [
         Job(
             get_backend(name).name,
@@ -66,14 +111,7 @@ def benchmark(
     for job in jobs:
         for batch_size in job.batch_sizes:
             job.workload(batch_size)  # rejects unknown names before anything runs
-    _export_ahead(jobs)
-    records: list[Record] = []
-    for number, job in enumerate(jobs, start=1):
-        start = time.perf_counter()
-        records += _measure_job(job, store, reuse)
-        seconds = time.perf_counter() - start
-        progress(f"{number}/{len(jobs)} {job.backend} {job.model} {job.precision}: {seconds:.1f} s")
-    return records
+    return jobs
 
 
 def fingerprint(backend: Backend, model: str, device: str, profile: Profile) -> str:
@@ -89,22 +127,25 @@ def fingerprint(backend: Backend, model: str, device: str, profile: Profile) -> 
     return sha256_of(part.encode() for part in parts)[:16]
 
 
-def _export_ahead(jobs: Sequence[Job]) -> None:
-    """Export what is missing, as many at a time as there are cores: an export keeps one busy for most of its time.
-
-    Nothing is measured meanwhile. An export that fails is tried again by its worker, whose record says why.
-    """
+def _missing(jobs: Sequence[Job]) -> dict[str, tuple[str, Workload]]:
+    """Return what to export before ``jobs`` can be measured: backend and workload by the artifact's key."""
     possible = [job for job in jobs if _why_not(job) is None]
-    missing = {
+    return {
         get_backend(job.backend).artifact_key(workload): (job.backend, workload)
         for job in possible
         for batch_size in job.batch_sizes
         if not is_built(get_backend(job.backend), workload := job.workload(batch_size))
     }
+
+
+def _export(missing: Mapping[str, tuple[str, Workload]]) -> None:
+    """Export as many at a time as there are cores: an export keeps one busy for most of its time.
+
+    Nothing is measured meanwhile. An export that fails is tried again by its worker, whose record says why.
+    """
     processes = min(len(missing), os.cpu_count() or 1)
-    if processes > 1:
-        with _context().Pool(processes, initializer=_leave_interrupts_to_the_parent) as pool:
-            pool.starmap(_try_export, missing.values())
+    with _context().Pool(processes, initializer=_leave_interrupts_to_the_parent) as pool:
+        pool.starmap(_try_export, missing.values())
 
 
 def _try_export(backend: str, workload: Workload) -> None:
