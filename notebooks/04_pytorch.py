@@ -293,10 +293,10 @@ with torch.inference_mode():
             times["TF32"] = lab.time(knobs["plain"])
 
 # %%
-figure, (axes,) = plots.new_figure(height=2.6)
-plots.bars(list(times), [t.p50 for t in times.values()], "#D55E00", "median, ms (compute only)", axes)
-plots.show_figure(
-    figure,
+plots.show_bars(
+    {name: time.p50 for name, time in times.items()},
+    "#D55E00",
+    "median, ms (compute only)",
     alt="Median time of resnet18 at batch 1 with each option.",
     caption=f"One option at a time, FP32, batch 1. {lab.machine_name}.",
 )

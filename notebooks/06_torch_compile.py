@@ -519,11 +519,9 @@ def first_answer():
 if compiles:
     starts = {"compiled, cold": first_answer(), "compiled, warm cache": first_answer()}
     starts["loaded from the .pt2 file"] = load_seconds
-    figure, (axes,) = plots.new_figure(height=1.7)
-    plots.bars(list(starts), list(starts.values()), "#009E73", "seconds to the first answer", axes)
     alt = "Seconds to the first answer of the small model: cold, with a warm cache, from the file."
     caption = f"Vanilla CNN, FP32, batch 1. Importing torch and the model is not counted. {lab.machine_name}."
-    display(plots.show_figure(figure, alt, caption))
+    display(plots.show_bars(starts, "#009E73", "seconds to the first answer", alt, caption))
 else:
     print(missing)
 

@@ -329,10 +329,10 @@ graphs |= {"exported, optimized here": (model_path, session_options())}
 times = {name: time_graph(*graph) for name, graph in graphs.items()}
 
 # %%
-figure, (axes,) = plots.new_figure(height=1.9)
-plots.bars(list(times), list(times.values()), "#3A8FD0", "median of run(), ms", axes)
-plots.show_figure(
-    figure,
+plots.show_bars(
+    times,
+    "#3A8FD0",
+    "median of run(), ms",
     alt="Median time of resnet18 at batch 1 for the traced and the exported graph.",
     caption=f"ResNet-18, FP32, batch 1. {lab.machine_name}.",
 )
@@ -423,10 +423,10 @@ def turn(options, provider_options):
 turned = pd.DataFrame({name: turn(*options) for name, options in knobs.items()}).T.rename_axis("option").reset_index()
 
 # %%
-figure, (axes,) = plots.new_figure(height=0.32 * len(turned) + 1)
-plots.bars(list(turned["option"]), list(turned["ms"]), "#3A8FD0", "median, ms (compute only)", axes)
-plots.show_figure(
-    figure,
+plots.show_bars(
+    dict(zip(turned["option"], turned["ms"], strict=True)),
+    "#3A8FD0",
+    "median, ms (compute only)",
     alt="Median time of resnet18 at batch 1 with each option of ONNX Runtime.",
     caption=f"One option at a time, FP32, batch 1. {lab.machine_name}.",
 )

@@ -259,8 +259,9 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 #
 # Two things in this list are expensive. `GeneralReduction` takes the depthwise convolutions, and lets the 256 threads
 # of a block add up each sum of nine products together: almost all of them wait. And `Matmul` leaves tensor cores alone
-# unless there are more than 64 rows, columns and terms. A third does not show here: at batch 1, the last convolutions
-# of a network have so few pixels that the tiles of `Matmul` fill a tenth of the GPU.
+# unless there are more than 64 rows, columns and terms. A third does not show here: a thread block of `Matmul` computes
+# a tile of 128 by 128 outputs on tensor cores, and of 32 by 64 without. At batch 1, the last convolutions of a network
+# have 49 pixels, which make so few tiles that most of the GPU has nothing to do.
 #
 # So the course has three rules that are asked first. This is the one for sums of a few terms; each thread makes one
 # output, and the bias and the ReLU are applied before it is stored:
@@ -269,16 +270,17 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 show_source("inference_lib.backends.tvm_gpu", "ShortSums.apply")
 
 # %% [markdown]
-# The second asks for less before it uses tensor cores, and leaves the schedule itself to dlight:
+# The second puts half-precision products on tensor cores. A tensor core multiplies *fragments* of 16 by 16 numbers that
+# the 32 threads of a warp hold together, so a tile is some warps side by side, each with some fragments:
 
 # %%
-show_source("inference_lib.backends.tvm_gpu", "TensorCores")
+show_source("inference_lib.backends.tvm_tensor_cores", "on_tensor_cores")
 
 # %% [markdown]
-# The third chooses a smaller tile for the rest, where large ones would leave multiprocessors without work:
+# The third is dlight's rule for products without tensor cores, with a choice of tiles. Both choose in the same way:
 
 # %%
-show_source("inference_lib.backends.tvm_gpu", "FilledMatmul.tile_for")
+show_source("inference_lib.backends.tvm_gpu", "filling")
 
 # %% [markdown]
 # Who takes what now?

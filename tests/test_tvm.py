@@ -314,6 +314,49 @@ def test_small_products_are_spread_over_the_gpu() -> None:
     assert programs_of(large)[last[0]] == programs_of(large, dlight_rules())[last[0]]
 
 
+def test_small_products_are_spread_over_tensor_cores_too() -> None:
+    workload = Workload("resnet18", 1, "fp16", "cuda")
+    ours, dlights = (programs_of(workload, rules) for rules in (None, dlight_rules()))
+    convolutions = [name for name in ours if "conv2d" in name]
+    assert all("wmma" in ours[name] for name in convolutions)
+    last = [name for name in convolutions if "conv2d9" in name]
+    assert last
+    assert all(blocks_of(dlights[name]) <= 32 <= blocks_of(ours[name]) for name in last)
+
+
+def test_a_tile_is_the_largest_of_which_there_is_one_for_every_multiprocessor() -> None:
+    from inference_lib.backends.tvm_gpu import FilledMatmul, Product, filling, tile_count
+    from inference_lib.backends.tvm_tensor_cores import TensorCores
+
+    for tiles in (TensorCores.tiles, FilledMatmul.tiles):
+        sizes = [tile.rows * tile.columns for tile in tiles]
+        assert sizes == sorted(sizes, reverse=True)
+        for tile in tiles:
+            covered = Product(tile.rows * 12, tile.columns * 11, 64, "float16")
+            assert tile_count(covered, tile) == 132
+            assert filling(tiles, covered) is tile
+            assert tile_count(covered._replace(columns=covered.columns + 1), tile) == 144
+        assert filling(tiles, Product(1, 1, 1, "float16")) is tiles[-1]
+
+
+def cuda_source(module: Any) -> str:
+    """Return the CUDA code in a compiled module, found among what it imports."""
+    if module.kind == "cuda":
+        return module.inspect_source()
+    return next(filter(None, map(cuda_source, module.imports)), "")
+
+
+@pytest.mark.parametrize("model", ["vanilla_cnn", "mobilenet_v2"])
+@pytest.mark.skipif(tvm_backend.cuda_toolkit() is None, reason="NVIDIA's compiler needs CUDA's headers")
+def test_what_the_rules_write_for_a_gpu_compiles(hopper: None, model: str) -> None:
+    """Where there is no GPU, TVM leaves it to the machine that has one."""
+    from tvm.support.nvcc import compile_cuda
+
+    executable = compile_module(import_model(load_pretrained(model), Workload(model, 8, "fp16", "cuda")), "cuda")
+    with cuda_target("sm_90"):
+        assert len(compile_cuda(cuda_source(executable.mod), target_format="cubin")) > 10_000
+
+
 def test_a_depthwise_convolution_takes_a_thread_for_each_output_and_is_right() -> None:
     """The schedule runs on the CPU here, its threads one after another."""
     from inference_lib.backends.tvm_gpu import ShortSums

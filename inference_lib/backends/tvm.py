@@ -224,7 +224,8 @@ def course_rules(target: Any) -> Rules:
         from inference_lib.backends.tvm_cpu import VectorTiles
 
         return [VectorTiles()]
-    from inference_lib.backends.tvm_gpu import FilledMatmul, ShortSums, TensorCores
+    from inference_lib.backends.tvm_gpu import FilledMatmul, ShortSums
+    from inference_lib.backends.tvm_tensor_cores import TensorCores
 
     return [ShortSums(), TensorCores(), FilledMatmul(), *dlight_rules()]
 

@@ -1,8 +1,10 @@
 """How the course schedules loops on a GPU where TVM's own rules, dlight, leave most of it idle."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import tvm
 from tvm import s_tir
@@ -11,18 +13,13 @@ from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.s_tir.dlight.gpu.matmul import (
     IterKind,
     Matmul,
-    MatmulTensorization,
     detect_iter_traits,
     get_in_out_dtypes,
     get_reduction_blocks,
 )
 
 MULTIPROCESSORS = 132
-"""Those of an H100. With fewer thread blocks, some have no work."""
-
-
-FIRST_WITH_TENSOR_CORES = 70
-"""The number of the architecture: Volta."""
+"""Those of an H100 and an H200. With fewer thread blocks, some have no work."""
 
 
 class Product(NamedTuple):
@@ -78,63 +75,84 @@ class ShortSums(ScheduleRule):  # type: ignore[misc]
         return prod(int(axis.dom) for axis in block.iters if axis.kind == "R")
 
 
-class TensorCores(ScheduleRule):  # type: ignore[misc]
-    """Half-precision products on tensor cores, smaller ones too than those that dlight puts there.
+class Tile(Protocol):
+    """The part of a product's result that one thread block computes."""
 
-    dlight wants more than 64 rows, columns and terms. Smaller products fill a part of a tile of 128 by 128.
+    @property
+    def rows(self) -> int:
+        """Rows of the result."""
+        ...
+
+    @property
+    def columns(self) -> int:
+        """Columns of the result."""
+        ...
+
+
+SomeTile = TypeVar("SomeTile", bound=Tile)
+
+
+def filling(tiles: Sequence[SomeTile], product: Product) -> SomeTile:
+    """Return the first of ``tiles`` of which there is one for every multiprocessor, else the last.
+
+    ``tiles`` are sorted, the largest first.
     """
-
-    smallest = 32
-    """Rows, columns and terms, at least."""
-
-    def apply(self, func: tvm.tirx.PrimFunc, target: tvm.target.Target, tunable: bool) -> s_tir.Schedule | None:
-        """Return the schedule of ``func``, or None where this rule is not meant for it."""
-        product = product_of(func)
-        if product is None or product.dtype != "float16" or min(product[:3]) < self.smallest:
-            return None
-        if architecture(target) < FIRST_WITH_TENSOR_CORES:
-            return None
-        return MatmulTensorization().apply(func, target, tunable)
+    enough = (tile for tile in tiles if tile_count(product, tile) >= MULTIPROCESSORS)
+    return next(enough, tiles[-1])
 
 
-def tile(threads: tuple[int, int], outputs: tuple[int, int]) -> Matmul.Config:
-    """Return a tile of ``threads``, each of which computes ``outputs``: (along the rows, along the columns)."""
-    return Matmul.Config(
-        block_size_x=threads[0],
-        block_size_y=threads[1],
-        micro_size_x=outputs[0],
-        micro_size_y=outputs[1],
-        micro_size_k=16,
-        vector_size=2,
-        storage_align=True,
-    )
+def tile_count(product: Product, tile: Tile) -> int:
+    """Return the number of tiles that cover the result."""
+    return ceil(product.rows / tile.rows) * ceil(product.columns / tile.columns)
+
+
+@dataclass(frozen=True)
+class ThreadTile:
+    """What one thread block computes without tensor cores: threads side by side, each with outputs side by side."""
+
+    threads: tuple[int, int]
+    """Along the rows, along the columns."""
+    outputs: tuple[int, int]
+    """Of one thread, likewise."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the result."""
+        return self.threads[0] * self.outputs[0]
+
+    @property
+    def columns(self) -> int:
+        """Columns of the result."""
+        return self.threads[1] * self.outputs[1]
+
+    @property
+    def config(self) -> Matmul.Config:
+        """The tile as dlight's rule for products takes it."""
+        return Matmul.Config(
+            block_size_x=self.threads[0],
+            block_size_y=self.threads[1],
+            micro_size_x=self.outputs[0],
+            micro_size_y=self.outputs[1],
+            micro_size_k=16,
+            vector_size=2,
+            storage_align=True,
+        )
 
 
 class FilledMatmul(ScheduleRule):  # type: ignore[misc]
     """dlight's rule for products, with tiles so small that there is one for every multiprocessor."""
 
     tiles = (
-        tile(threads=(8, 16), outputs=(4, 4)),  # dlight's own
-        tile(threads=(8, 8), outputs=(2, 4)),
-        tile(threads=(8, 8), outputs=(2, 2)),
+        ThreadTile(threads=(8, 16), outputs=(4, 4)),  # dlight's own
+        ThreadTile(threads=(8, 8), outputs=(2, 4)),
+        ThreadTile(threads=(8, 8), outputs=(2, 2)),
     )
     """Largest first."""
 
     def apply(self, func: tvm.tirx.PrimFunc, target: tvm.target.Target, tunable: bool) -> s_tir.Schedule | None:
         """Return the schedule of ``func``, or None where this rule is not meant for it."""
         product = product_of(func)
-        return _Tiled(self.tile_for(product)).apply(func, target, tunable) if product else None
-
-    def tile_for(self, product: Product) -> Matmul.Config:
-        """Return the largest tile of which there are enough, else the smallest."""
-        enough = (tile for tile in self.tiles if tile_count(product, tile) >= MULTIPROCESSORS)
-        return next(enough, self.tiles[-1])
-
-
-def tile_count(product: Product, tile: Matmul.Config) -> int:
-    """Return the number of tiles that cover the result."""
-    rows, columns = tile.block_size_x * tile.micro_size_x, tile.block_size_y * tile.micro_size_y
-    return ceil(product.rows / rows) * ceil(product.columns / columns)
+        return _Tiled(filling(self.tiles, product).config).apply(func, target, tunable) if product else None
 
 
 class _Tiled(Matmul):  # type: ignore[misc]
