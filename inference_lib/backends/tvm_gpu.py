@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, gcd, prod
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import tvm
@@ -41,7 +41,8 @@ class ShortSums(ScheduleRule):  # type: ignore[misc]
     terms = 32
     """The longest sum that one thread adds up."""
 
-    threads = 256
+    threads, lanes = 128, 4
+    """Threads of a block, and neighbouring outputs of a thread."""
 
     def apply(self, func: tvm.tirx.PrimFunc, _: tvm.target.Target, __: bool) -> s_tir.Schedule | None:
         """Return the schedule of ``func``, or None where this rule is not meant for it."""
@@ -60,12 +61,16 @@ class ShortSums(ScheduleRule):  # type: ignore[misc]
             program.set_scope(sums, 0, "local")
         spatial = len(reductions[0].dom_kind().rstrip("R"))
         outputs, terms = program.get_loops(sums)[:spatial], program.get_loops(sums)[spatial:]
-        group, thread = program.split(program.fuse(*outputs), [None, self.threads])
+        lanes = gcd(self.lanes, int(program.get(outputs[-1]).extent))
+        group, thread, lane = program.split(program.fuse(*outputs), [None, self.threads, lanes])
         program.bind(group, "blockIdx.x")
         program.bind(thread, "threadIdx.x")
+        program.reorder(*terms, lane)
         program.reverse_compute_at(last, thread)
         for loop in terms:
             program.unroll(loop)
+        for loop in (lane, program.get_loops(last)[-1]):
+            program.vectorize(loop)
         program.decompose_reduction(sums, terms[0])
         return program
 
