@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, gcd, prod
+from math import ceil, prod
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import tvm
@@ -20,6 +20,9 @@ from tvm.s_tir.dlight.gpu.matmul import (
 
 MULTIPROCESSORS = 132
 """Those of an H100 and an H200. With fewer thread blocks, some have no work."""
+
+ENOUGH = 4
+"""Tiles for each multiprocessor: while one waits for memory, it works on another, and the last ones end together."""
 
 
 class Product(NamedTuple):
@@ -41,8 +44,7 @@ class ShortSums(ScheduleRule):  # type: ignore[misc]
     terms = 32
     """The longest sum that one thread adds up."""
 
-    threads, lanes = 128, 4
-    """Threads of a block, and neighbouring outputs of a thread."""
+    threads = 256
 
     def apply(self, func: tvm.tirx.PrimFunc, _: tvm.target.Target, __: bool) -> s_tir.Schedule | None:
         """Return the schedule of ``func``, or None where this rule is not meant for it."""
@@ -61,16 +63,12 @@ class ShortSums(ScheduleRule):  # type: ignore[misc]
             program.set_scope(sums, 0, "local")
         spatial = len(reductions[0].dom_kind().rstrip("R"))
         outputs, terms = program.get_loops(sums)[:spatial], program.get_loops(sums)[spatial:]
-        lanes = gcd(self.lanes, int(program.get(outputs[-1]).extent))
-        group, thread, lane = program.split(program.fuse(*outputs), [None, self.threads, lanes])
+        group, thread = program.split(program.fuse(*outputs), [None, self.threads])
         program.bind(group, "blockIdx.x")
         program.bind(thread, "threadIdx.x")
-        program.reorder(*terms, lane)
         program.reverse_compute_at(last, thread)
         for loop in terms:
             program.unroll(loop)
-        for loop in (lane, program.get_loops(last)[-1]):
-            program.vectorize(loop)
         program.decompose_reduction(sums, terms[0])
         return program
 
@@ -98,11 +96,11 @@ SomeTile = TypeVar("SomeTile", bound=Tile)
 
 
 def filling(tiles: Sequence[SomeTile], product: Product) -> SomeTile:
-    """Return the first of ``tiles`` of which there is one for every multiprocessor, else the last.
+    """Return the first of ``tiles`` of which there are enough for every multiprocessor, else the last.
 
     ``tiles`` are sorted, the largest first.
     """
-    enough = (tile for tile in tiles if tile_count(product, tile) >= MULTIPROCESSORS)
+    enough = (tile for tile in tiles if tile_count(product, tile) >= ENOUGH * MULTIPROCESSORS)
     return next(enough, tiles[-1])
 
 

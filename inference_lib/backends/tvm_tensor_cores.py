@@ -74,7 +74,7 @@ class TensorCores(ScheduleRule):  # type: ignore[misc]
 
     tiles = (
         FragmentTile(warps=(4, 2), fragments=(2, 2), depth=2),
-        FragmentTile(warps=(2, 2), fragments=(2, 2), depth=2),
+        FragmentTile(warps=(2, 2), fragments=(2, 2), depth=4),
         FragmentTile(warps=(2, 2), fragments=(1, 1), depth=4),
     )
     """Largest first."""
