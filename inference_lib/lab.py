@@ -11,7 +11,7 @@ from inference_lib.backends.base import DEVICES
 from inference_lib.backends.cuda import gpu_works, set_float32_products
 from inference_lib.errors import CourseError, unknown_name
 from inference_lib.measure import timing
-from inference_lib.measure.benchmark import benchmark, start_ahead
+from inference_lib.measure.benchmark import benchmark
 from inference_lib.measure.cell import distribution
 from inference_lib.measure.machine import Machine, this_machine
 from inference_lib.measure.profiles import Profile, get_profile
@@ -106,7 +106,6 @@ def open_lab(profile: str = "quick", device: str = "auto", records_dir: str | Pa
 
     """
     set_float32_products("fp32")
-    start_ahead()
     return Lab(
         profile=get_profile(profile),
         device=resolve_device(device),

@@ -324,18 +324,19 @@ def test_small_products_are_spread_over_tensor_cores_too() -> None:
     assert all(blocks_of(dlights[name]) <= 32 <= blocks_of(ours[name]) for name in last)
 
 
-def test_a_tile_is_the_largest_of_which_there_is_one_for_every_multiprocessor() -> None:
-    from inference_lib.backends.tvm_gpu import FilledMatmul, Product, filling, tile_count
+def test_a_tile_is_the_largest_of_which_there_are_enough_for_every_multiprocessor() -> None:
+    from inference_lib.backends.tvm_gpu import ENOUGH, MULTIPROCESSORS, FilledMatmul, Product, filling, tile_count
     from inference_lib.backends.tvm_tensor_cores import TensorCores
 
+    side = (2 * ENOUGH, MULTIPROCESSORS // 2)
     for tiles in (TensorCores.tiles, FilledMatmul.tiles):
         sizes = [tile.rows * tile.columns for tile in tiles]
         assert sizes == sorted(sizes, reverse=True)
         for tile in tiles:
-            covered = Product(tile.rows * 12, tile.columns * 11, 64, "float16")
-            assert tile_count(covered, tile) == 132
+            covered = Product(tile.rows * side[0], tile.columns * side[1], 64, "float16")
+            assert tile_count(covered, tile) == ENOUGH * MULTIPROCESSORS
             assert filling(tiles, covered) is tile
-            assert tile_count(covered._replace(columns=covered.columns + 1), tile) == 144
+            assert tile_count(covered._replace(columns=covered.columns + 1), tile) > ENOUGH * MULTIPROCESSORS
         assert filling(tiles, Product(1, 1, 1, "float16")) is tiles[-1]
 
 

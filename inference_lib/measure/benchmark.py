@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from inference_lib.backends import Backend, Workload, build, get_backend
@@ -249,12 +248,6 @@ def _work(
 def _leave_interrupts_to_the_parent() -> None:
     """Ignore Ctrl-C: it reaches the parent too, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def start_ahead() -> None:
-    """Start the process that workers are made from, which imports PyTorch meanwhile: they come seconds sooner."""
-    _context()
-    forkserver.ensure_running()
 
 
 def _context() -> multiprocessing.context.ForkServerContext:
