@@ -52,6 +52,13 @@ def test_side_by_side_has_a_column_a_machine(make_record: MakeRecord) -> None:
     assert table["NVIDIA Test GPU, ms"].tolist() == [2.0]
 
 
+def test_a_backend_on_two_devices_keeps_both_its_agreements(make_record: MakeRecord) -> None:
+    cuda, cpu = make_record(device="cuda"), make_record(device="cpu")
+    both = tables.agreement([cuda, make_record(device="cuda", batch_size=8), cpu])
+    assert list(both["device"]) == ["GPU", "CPU"]
+    assert "device" not in tables.agreement([cuda]).columns
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_reference_table_has_six_frameworks_in_two_precisions(model: str) -> None:
     table = tables.reference_table(model)

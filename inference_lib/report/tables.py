@@ -103,11 +103,15 @@ def _note(record: Record) -> str:
 
 
 def agreement(records: Iterable[Record]) -> pd.DataFrame:
-    """Return accuracy and agreement with the FP32 eager model, a row per backend, model and precision."""
+    """Return accuracy and agreement with the FP32 eager model, a row per backend, model, precision and device.
+
+    The device has a column where there are several.
+    """
     rows = {
-        (record.title, record.model, record.precision): {
+        (record.title, record.model, record.precision, record.device): {
             "framework": record.title,
             "model": record.model,
+            "device": DEVICE_NAMES[record.device],
             "precision": PRECISION_NAMES[record.precision],
             "accuracy %": record.accuracy.accuracy_percent,
             "agreement %": record.accuracy.agreement_percent,
@@ -117,7 +121,8 @@ def agreement(records: Iterable[Record]) -> pd.DataFrame:
         for record in records
         if record.accuracy
     }
-    return pd.DataFrame(rows.values())
+    table = pd.DataFrame(rows.values())
+    return table if len({device for *_, device in rows}) > 1 else table.drop(columns="device", errors="ignore")
 
 
 def side_by_side(records: Iterable[Record], machines: Sequence[str]) -> pd.DataFrame:
