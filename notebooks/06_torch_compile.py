@@ -250,7 +250,8 @@ glue("06-overlapped-256", words.number(many["torch-compile"], lambda r: r.overla
 # %% [markdown]
 # The comparisons on {glue:text}`06-gpu`, FP16, batch 1: against the eager loop, the compiled model is
 # {glue:text}`06-compile-eager`; against the CUDA graph of the eager model, {glue:text}`06-compile-graph`. Against
-# `torch.compile`, AOTInductor is {glue:text}`06-ahead-compile`: both replay a graph of much the same kernels.
+# `torch.compile`, AOTInductor is {glue:text}`06-ahead-compile`. Both replay a graph of much the same kernels, so a
+# difference between them says more about two moments of one machine than about two compilers.
 #
 # ### Where the milliseconds are
 
@@ -464,7 +465,7 @@ else:
 #
 # Compiling takes seconds, and an inference saves a small part of one, if it saves anything. So there is a number of
 # inferences after which the compiled model is ahead, or never is. Everything counts: exporting, loading, and the first
-# inference.
+# inference. Models are exported side by side here, one on each core, so that each takes longer than it would alone.
 
 # %%
 rows = []

@@ -454,12 +454,16 @@ rows = pd.DataFrame([share(theirs, "operation", "PyTorch"), share(ours, "program
 tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLOP/s": "{:,.0f}"})
 
 # %% [markdown]
-# TVM has little left to do outside of its convolutions, because the bias, the shortcut and the ReLU are computed on the
-# tile that is still in registers. That is what fusing gains.
+# TVM has little left to do outside of its convolutions, because the bias, the shortcut and the ReLU are computed on a
+# tile before it leaves the chip. That is what fusing gains.
 #
-# Inside the convolutions, one rule for all shapes meets a library with many kernels and a choice among them for each
-# shape. cuDNN also has algorithms that need fewer products, such as Winograd's. A tile that suits one layer may leave
-# processors idle in the next. The rates above say what that is worth here.
+# Inside the convolutions, a few tiles for all shapes meet a library with many kernels and a choice among them for each
+# shape. cuDNN also has algorithms that need fewer products, such as Winograd's, and kernels that fetch the next numbers
+# while they multiply the last ones. The rates above say what that is worth here.
+#
+# That is an advantage in large products, of which ResNet-18 consists. MobileNetV2 consists of thin ones and of
+# depthwise convolutions, with a few terms each, which wait for memory in whatever order they are computed. If you have
+# a GPU, compare the two networks in the table above before you call a compiler slow.
 #
 # ## Knobs
 #
@@ -546,7 +550,8 @@ show_source("inference_lib.backends.tvm_tuning", "tune")
 # A search takes minutes for a small network and hours for a large one, on the very device, with nothing else running.
 # So its result is kept: a file of loop programs and a file with the best schedule of each, where it beats the rules.
 # Every export looks in the course's folder for its kind of device. Those for x86-64-v4, which is any x86 processor with
-# AVX-512, come from 320 candidates for the small network, timed on two cores; those for an H100 (sm_90) come from 96.
+# AVX-512, come from 320 candidates for the small network, timed on two cores; those for sm_90, which is an
+# H100 or an H200, come from 96.
 # What is there now:
 
 # %%

@@ -416,7 +416,8 @@ glue("16-memory-process", words.number(loop["resnet18"], lambda r: r.gpu_memory_
 # ## The price of getting started
 #
 # Exporting, loading and the first inference come before the first answer. A row that starts later and then runs
-# faster pays for itself after so many inferences; a program that stops before should have used the plain loop.
+# faster pays for itself after so many inferences; a program that stops before should have used the plain loop. Exports
+# run side by side, one on each core, and each takes longer than it would alone.
 
 # %%
 show_source(break_even)
