@@ -561,6 +561,8 @@ print("used here:", "these" if lib.tuned_schedules(lab.device) else "rules alone
 
 # %% [markdown]
 # A program is found by its structure: the same loops of the same lengths. Another batch size is another program.
+# A schedule also fits the machine that it was searched on: how many tiles there are for how many cores is a part of it,
+# and what won on two cores may lose on sixteen. Compare "rule" and "tuned" in the first figure of this chapter.
 # The rows of this chapter use a tuned schedule where there is one for their device, and the rules elsewhere.
 #
 # To make your own, on the machine that they are for (`pip install xgboost-cpu cloudpickle` first):
