@@ -72,7 +72,7 @@ def _export(options: argparse.Namespace) -> None:
 def _benchmark(options: argparse.Namespace) -> int:
     from inference_lib.backends import BACKENDS
     from inference_lib.lab import resolve_device
-    from inference_lib.measure.benchmark import benchmark, export_ahead
+    from inference_lib.measure.benchmark import benchmark, export_ahead, jobs_of
     from inference_lib.measure.profiles import get_profile
     from inference_lib.models import MODELS
     from inference_lib.report.records import RecordStore
@@ -80,7 +80,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     backends, models = options.backend or list(BACKENDS), options.model or list(MODELS)
     device, profile = resolve_device(options.device), get_profile(options.profile)
     if options.export_only:
-        exported = export_ahead(backends, models, device, profile, options.precision, options.batch_size)
+        exported = export_ahead(jobs_of(backends, models, device, profile, options.precision, options.batch_size))
         failed = [key for key, there in exported.items() if not there]
         print(f"exported {len(exported) - len(failed)}" + (f", failed: {', '.join(failed)}" if failed else ""))
         return EXIT_ERROR if failed else 0

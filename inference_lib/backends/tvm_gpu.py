@@ -143,7 +143,7 @@ class ThreadTile:
 
 
 class FilledMatmul(ScheduleRule):  # type: ignore[misc]
-    """dlight's rule for products, with tiles so small that there is one for every multiprocessor."""
+    """dlight's rule for products, with tiles so small that there are enough for every multiprocessor."""
 
     tiles = (
         ThreadTile(threads=(8, 16), outputs=(4, 4)),  # dlight's own

@@ -21,7 +21,7 @@ from tvm.s_tir.dlight.gpu.matmul import (
     get_reduction_blocks,
 )
 
-from inference_lib.backends.tvm_gpu import Product, architecture, filling, product_of
+from inference_lib.backends.tvm_gpu import architecture, filling, product_of
 
 FRAGMENT = 16
 """A tensor core multiplies matrices of 16 by 16, which a warp holds in its registers together."""
@@ -70,14 +70,15 @@ class FragmentTile:
 
 
 class TensorCores(ScheduleRule):  # type: ignore[misc]
-    """Half-precision products on tensor cores, with tiles so small that there is one for every multiprocessor."""
+    """Half-precision products on tensor cores, with tiles so small that there are enough for every multiprocessor."""
 
     tiles = (
         FragmentTile(warps=(4, 2), fragments=(2, 2), depth=2),
         FragmentTile(warps=(2, 2), fragments=(2, 2), depth=4),
         FragmentTile(warps=(2, 2), fragments=(1, 1), depth=4),
     )
-    """Largest first."""
+    """Largest first. On an H200, at batch 1, the products of each of the course's models took two to five percent
+    longer with these than with the best of eight sizes for each product."""
 
     smallest = FRAGMENT
     """Rows, columns and terms, at least."""
@@ -89,11 +90,7 @@ class TensorCores(ScheduleRule):  # type: ignore[misc]
             return None
         if architecture(target) < FIRST_WITH_TENSOR_CORES:
             return None
-        return on_tensor_cores(func, self.tile_for(product))
-
-    def tile_for(self, product: Product) -> FragmentTile:
-        """Return the largest tile of which there are enough, else the smallest."""
-        return filling(self.tiles, product)
+        return on_tensor_cores(func, filling(self.tiles, product))
 
 
 def on_tensor_cores(func: tvm.tirx.PrimFunc, tile: FragmentTile) -> s_tir.Schedule:

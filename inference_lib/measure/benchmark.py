@@ -49,7 +49,7 @@ def benchmark(
     """
     store.check_writable()
     ensure_fashion_mnist()
-    jobs = _jobs(backends, models, device, profile, precisions, batch_sizes)
+    jobs = jobs_of(backends, models, device, profile, precisions, batch_sizes)
     missing = _missing(jobs)
     if len(missing) > 1:  # a single one is as quickly exported by its worker
         _export(missing)
@@ -62,38 +62,31 @@ def benchmark(
     return records
 
 
-def export_ahead(
-    backends: Sequence[str],
-    models: Sequence[str],
-    device: str,
-    profile: Profile,
-    precisions: Sequence[str] | None = None,
-    batch_sizes: Sequence[int] | None = None,
-) -> dict[str, bool]:
-    """Export what ``benchmark`` would, side by side, and measure nothing.
+def export_ahead(jobs: Sequence[Job]) -> dict[str, bool]:
+    """Export what ``jobs`` need, side by side, and measure nothing.
 
     Return the keys of the artifacts that were missing, and whether each is there now.
-
-    Raises:
-        CourseError: an unknown name; nothing is exported then.
-
     """
-    jobs = _jobs(backends, models, device, profile, precisions, batch_sizes)
     if missing := _missing(jobs):
         _export(missing)
     failed = _missing(jobs)
     return {key: key not in failed for key in missing}
 
 
-def _jobs(
+def jobs_of(
     backends: Sequence[str],
     models: Sequence[str],
     device: str,
     profile: Profile,
-    precisions: Sequence[str] | None,
-    batch_sizes: Sequence[int] | None,
+    precisions: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] | None = None,
 ) -> list[Job]:
-    """Return one job for every backend, model and precision; CourseError for an unknown name."""
+    """Return what ``benchmark`` measures: one job for every backend, model and precision.
+
+    Raises:
+        CourseError: an unknown name.
+
+    """
     jobs = [
         Job(
             get_backend(name).name,
