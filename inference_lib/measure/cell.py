@@ -2,7 +2,6 @@
 
 import gc
 import itertools
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,16 +135,12 @@ def _measure_runner(
     record.build.first_inference_s = began - start
 
     images = min(max(CHECKED_IMAGES, workload.batch_size), len(reference))
-    logits = accuracy.logits_of(runner, workload, images)
-    a_batch_s = (time.perf_counter() - began) / math.ceil(images / workload.batch_size)
-    checked = accuracy.compare(logits, reference)
+    checked = accuracy.compare(accuracy.logits_of(runner, workload, images), reference)
     if problem := accuracy.problem(checked, workload.precision):
         raise ValueError(problem)
 
     if workload.device == "cuda":
         device.wake_clocks(lambda: runner.infer(inputs[0]))
-    if a_batch_s < job.profile.budget_s:  # a slower runner has seen two batches now, and warming up makes two calls
-        timing.warm_up(lambda: runner.infer(inputs[0]), budget_s=job.profile.budget_s)
     _time(job.profile, runner, inputs, record)
     if workload.device == "cuda":
         record.clocks = device.clocks()
@@ -161,7 +156,8 @@ def _measure_runner(
 
 
 def _time(profile: Profile, runner: Runner, inputs: list[np.ndarray], record: Record) -> None:
-    """Fill in latency and throughput, ``profile.budget_s`` seconds at most for each series."""
+    """Warm up, then fill in latency and throughput, ``profile.budget_s`` seconds at most for each."""
+    timing.warm_up(lambda: runner.infer(inputs[0]), budget_s=profile.budget_s)
     end_to_end = timing.time_end_to_end(runner, inputs, profile.rule)
     parts = timing.time_parts(runner, inputs, profile.rule)
     record.latency = Latency(
