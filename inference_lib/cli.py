@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference_lib.errors import CourseError
+from inference_lib.support.errors import CourseError
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -29,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from inference_lib.data import ensure_fashion_mnist
+    from inference_lib.zoo.fashion_mnist import ensure_fashion_mnist
 
     print(ensure_fashion_mnist(options.directory) if options.directory else ensure_fashion_mnist())
 
 
 def _train(options: argparse.Namespace) -> None:
     from inference_lib.lab import resolve_device
-    from inference_lib.training import train
+    from inference_lib.zoo.training import train
 
     for model in options.models:
         result = train(
@@ -54,8 +54,9 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from inference_lib.backends import Workload, build, get_backend
+    from inference_lib.backends import get_backend
     from inference_lib.lab import resolve_device
+    from inference_lib.seam import Workload, build
 
     device = resolve_device(options.device)
     workload = Workload(options.model, options.batch_size, options.precision, device)
@@ -72,35 +73,75 @@ def _export(options: argparse.Namespace) -> None:
 def _benchmark(options: argparse.Namespace) -> int:
     from inference_lib.backends import BACKENDS
     from inference_lib.lab import resolve_device
-    from inference_lib.measure.benchmark import benchmark, export_ahead, jobs_of
+    from inference_lib.measure.benchmark import Session, whole_grid
+    from inference_lib.measure.exports import export_missing
+    from inference_lib.measure.plan import grid, why_not
     from inference_lib.measure.profiles import get_profile
-    from inference_lib.models import MODELS
-    from inference_lib.report.records import RecordStore
+    from inference_lib.records.store import RecordStore
+    from inference_lib.seam import FASHION_MNIST, MODELS, Device
 
     backends, models = options.backend or list(BACKENDS), options.model or list(MODELS)
-    device, profile = resolve_device(options.device), get_profile(options.profile)
+    device, profile = Device.of(resolve_device(options.device)), get_profile(options.profile)
+    if options.precision or options.batch_size:
+        rivals = grid(backends, models, device, profile, options.precision, options.batch_size)
+    else:
+        rivals = whole_grid(backends, models, device, profile)
+    store = RecordStore(options.records)
+    store.check_writable()
+    FASHION_MNIST.ensure()
     if options.export_only:
-        exported = export_ahead(jobs_of(backends, models, device, profile, options.precision, options.batch_size))
-        failed = [key for key, there in exported.items() if not there]
-        print(f"exported {len(exported) - len(failed)}" + (f", failed: {', '.join(failed)}" if failed else ""))
+        failed = export_missing([rival for rival in rivals if why_not(rival) is None], _say)
+        print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return EXIT_ERROR if failed else 0
-    records = benchmark(
-        backends,
-        models,
-        device,
-        profile,
-        RecordStore(options.records),
-        options.precision,
-        options.batch_size,
-        reuse=not options.again,
-        progress=lambda line: print(line, file=sys.stderr),
-    )
+    session = Session(profile, store, options.run, not options.again, _say)
+    session.measure(rivals)
+    records = [session.records[rival] for rival in rivals]
     print(_formatted(records, options.format))
     return EXIT_ERROR if any(r.status in ("failed", "out_of_memory") for r in records) else 0
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _replicate(options: argparse.Namespace) -> int:
+    import json
+
+    from inference_lib.records.replication import replication
+    from inference_lib.records.store import RecordStore, select
+
+    first, second = (select(RecordStore(folder).read(), run=run) for folder, run in _two_runs(options))
+    found = replication(first, second)
+    if options.format == "json":
+        print(json.dumps(found, indent=1))
+    else:
+        from inference_lib.report.tables import text_replication
+
+        print(text_replication(found))
+    worst = max(_percent(found[kind]["contradicted"], found[kind]["claims"]) for kind in found)
+    return EXIT_ERROR if worst > options.max_contradicted else 0
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100 * part / whole if whole else 0.0
+
+
+def _two_runs(options: argparse.Namespace) -> list[tuple[Path, str]]:
+    """Return folder and name of two runs: two of one folder, or the first of each of two folders."""
+    from inference_lib.records.store import RecordStore
+
+    folders = options.records
+    found = [(folder, run) for folder in folders for run in RecordStore(folder).runs()]
+    if len(folders) == 2:
+        found = [next(pair for pair in found if pair[0] == folder) for folder in folders if RecordStore(folder).runs()]
+    if len(found) < 2:
+        named = " and ".join(str(folder) for folder in folders)
+        raise CourseError(f"{named}: two runs are needed; measure again with `benchmark --run 2`")
+    return found[:2]
+
+
 def _report(options: argparse.Namespace) -> None:
-    from inference_lib.report.records import RecordStore
+    from inference_lib.records.store import RecordStore
 
     if not options.records.is_dir():
         raise CourseError(f"no records in {options.records}; make some with `python -m inference_lib benchmark`")
@@ -120,7 +161,7 @@ def _formatted(records: Sequence[Any], kind: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from inference_lib import course
+    from inference_lib.course import run as course
 
     return course.run_chapters(
         options.chapters or None, profile=options.profile, device=options.device, force=options.again
@@ -128,7 +169,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _book(options: argparse.Namespace) -> int:
-    from inference_lib import book, course
+    from inference_lib.course import book
+    from inference_lib.course import run as course
 
     status = 0
     if options.edition == "local":
@@ -139,7 +181,7 @@ def _book(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> None:
-    from inference_lib import book
+    from inference_lib.course import book
 
     names = book.publish(options.executed, options.records)
     print(f"published {', '.join(names)}")
@@ -152,7 +194,7 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from inference_lib import paths
+    from inference_lib.support import paths
 
     parser = argparse.ArgumentParser(
         prog="python -m inference_lib", description="Measure inference, run the chapters, make the book."
@@ -200,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"
     )
+    bench.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
     bench.add_argument("--again", action="store_true", help="measure what was measured before, too")
     choices(bench, profile=True, records=True)
 
@@ -219,6 +262,15 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", _report, "print the scoreboard of a folder of records")
     report.add_argument("--batch-size", type=int, nargs="+", help="of these batch sizes alone")
     choices(report, device=False, records=True)
+
+    replicate = command("replicate", _replicate, "compare two runs of one grid: which claims held?")
+    replicate.add_argument(
+        "--records", type=Path, nargs="+", default=[paths.BUILD / "records"], help="one folder with two runs, or two"
+    )
+    replicate.add_argument("--format", choices=("table", "json"), default="table")
+    replicate.add_argument(
+        "--max-contradicted", type=float, default=2.0, metavar="PERCENT", help="exit with 1 above (default: 2)"
+    )
 
     command("doctor", _doctor, "say which frameworks work here, and what would mend the others")
     return parser

@@ -2,16 +2,15 @@
 
 import pandas as pd
 
-from inference_lib.backends import BACKENDS, Backend, Workload
-from inference_lib.backends.base import DEVICES
-from inference_lib.measure.machine import this_machine
-from inference_lib.models import MODELS
+from inference_lib.backends import BACKENDS
+from inference_lib.records.machine import this_machine
+from inference_lib.seam import DEVICE_KINDS, MODELS, Backend, Workload
 
 
 def report() -> str:
     """Return the machine and a line per backend and device: usable, version, why not, what would mend it."""
     machine = this_machine()
-    rows = [_row(backend, device) for backend in BACKENDS.values() for device in DEVICES]
+    rows = [_row(backend, device) for backend in BACKENDS.values() for device in DEVICE_KINDS]
     head = [
         f"GPU     {machine.gpu or 'none'}" + (f", driver {machine.driver}" if machine.driver else ""),
         f"CPU     {machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB",

@@ -1,24 +1,24 @@
 """What a chapter opens first: the device, the profile, and the two shelves of records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from inference_lib import paths
-from inference_lib.backends.base import DEVICES
-from inference_lib.backends.cuda import gpu_works, set_float32_products
-from inference_lib.errors import CourseError, unknown_name
+from inference_lib.backends.shared.cuda import gpu_works, set_float32_products
 from inference_lib.measure import timing
 from inference_lib.measure.benchmark import benchmark
-from inference_lib.measure.cell import distribution
-from inference_lib.measure.machine import Machine, this_machine
 from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.measure.roofline import Ceilings, ceilings, published_ceilings
-from inference_lib.models import MODELS
-from inference_lib.report.comparison import Comparison
-from inference_lib.report.records import Distribution, Record, RecordStore, select
+from inference_lib.measure.turns import Turns, take_turns
+from inference_lib.records.machine import Machine, this_machine
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore, select, select_all
+from inference_lib.report.rivals import Rivals
+from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS, Model
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError, unknown_name
 
 RECORDS = paths.BUILD / "records"
 
@@ -32,36 +32,47 @@ class Lab:
     machine: Machine
     store: RecordStore
     published_store: RecordStore
+    run: str = "1"
 
     def benchmark(
         self,
         backends: Sequence[str],
-        models: Sequence[str] = tuple(MODELS),
+        models: Sequence[str | Model] = tuple(MODELS),
         precisions: Sequence[str] | None = None,
         batch_sizes: Sequence[int] | None = None,
         device: str | None = None,
     ) -> list[Record]:
         """Measure ``backends`` with the lab's profile, on its device or another; see measure.benchmark.benchmark."""
-        return benchmark(backends, models, device or self.device, self.profile, self.store, precisions, batch_sizes)
+        place = device or self.device
+        return benchmark(backends, models, place, self.profile, self.store, precisions, batch_sizes, run=self.run)
 
-    def time(self, call: Callable[[], object]) -> Distribution:
+    def time(self, call: Callable[[], object]) -> timing.Samples:
         """Time ``call`` with the host's clock, the device's work included: for the experiments inside a chapter."""
+        sample = self._waited_for(call)
+        timing.warm_up(sample, budget_s=self.profile.budget_s)
+        return timing.time_call(sample, self.profile.rule)
 
+    def turns(self, calls: Mapping[str, Callable[[], object]]) -> Turns:
+        """Time ``calls`` in turn, each with the device's work included: what is compared is the ratio in a round."""
+        return take_turns({name: self._waited_for(call) for name, call in calls.items()}, self.profile.budget_s / 10)
+
+    def _waited_for(self, call: Callable[[], object]) -> Callable[[], object]:
         def sample() -> None:
             call()
             if self.device == "cuda":
                 torch.cuda.synchronize()
 
-        timing.warm_up(sample, budget_s=self.profile.budget_s)
-        return distribution(timing.time_call(sample, self.profile.rule))
+        return sample
 
     def records(self) -> list[Record]:
-        """Return everything measured here so far."""
-        return self.store.read()
+        """Return what was measured here so far with the lab's profile, in the lab's run, on this machine."""
+        mine = {self.machine.name(device) for device in DEVICE_KINDS}
+        found = select_all(self.store.read(), profile=self.profile.name, run=self.run)
+        return [record for record in found if record.machine.name(record.device) in mine]
 
     def published(self) -> list[Record]:
-        """Return the published records."""
-        return self.published_store.read()
+        """Return the records of the published edition's first run."""
+        return select_all(self.published_store.read(), run=self.run)
 
     def gpu_records(self) -> list[Record]:
         """Return records from a GPU: measured here where here is one, else the published ones."""
@@ -75,15 +86,18 @@ class Lab:
         return [r for r in (self.records() if self.device == "cuda" else self.published()) if r.device == device]
 
     def compare(
-        self, rivals: Sequence[str], device: str | None = None, precisions: Sequence[str] = ("fp32", "fp16", "bf16")
-    ) -> Comparison:
+        self, rivals: Sequence[str], device: str | None = None, precisions: Sequence[str] | None = None
+    ) -> Rivals:
         """Return what was measured of the backends ``rivals``: on the lab's device here, on a GPU where published.
+
+        All precisions but TF32, unless others are named.
 
         ``device`` compares on that device alone, here and published.
         """
         here = select(self.records(), device=device or self.device)
         published = select(self.published(), device=device or "cuda")
-        return Comparison.of(rivals, here, published, precisions)
+        precisions = precisions or [name for name in PRECISIONS if name != "tf32"]
+        return Rivals.of(rivals, here, published, precisions)
 
     def gpu_ceilings(self) -> Ceilings | None:
         """Return what the GPU of ``gpu_records`` does at best: measured here, else published, else None."""
@@ -119,8 +133,8 @@ def resolve_device(device: str) -> str:
     """Return ``cpu`` or ``cuda``: ``auto`` takes the GPU if one works."""
     if device == "auto":
         return "cuda" if gpu_works() else "cpu"
-    if device not in DEVICES:
-        raise unknown_name("device", device, ("auto", *DEVICES))
+    if device not in DEVICE_KINDS:
+        raise unknown_name("device", device, ("auto", *DEVICE_KINDS))
     if device == "cuda" and not gpu_works():
         raise CourseError("no NVIDIA GPU answers; use --device cpu, or install a driver for CUDA 13")
     return device

@@ -64,10 +64,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference_lib import MODELS, load_pretrained, open_lab
-from inference_lib.data import CLASS_NAMES, MEAN, STD, load_fashion_mnist, preprocess
 from inference_lib.measure.accuracy import read_reference, reference_path, write_reference
-from inference_lib.models import PRETRAINED, weights_sha256
 from inference_lib.report import glue, plots, show_source, tables
+from inference_lib.zoo.fashion_mnist import CLASS_NAMES, MEAN, STD, load_fashion_mnist, preprocess
+from inference_lib.zoo.networks import PRETRAINED, weights_sha256
 
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
@@ -127,10 +127,10 @@ plots.show_figure(
 # and repeat the grey channel three times, because the networks expect colours.
 
 # %%
-show_source("inference_lib.data", "preprocess")
+show_source("inference_lib.zoo.fashion_mnist", "preprocess")
 
 # %%
-show_source("inference_lib.data", "enlarge")
+show_source("inference_lib.zoo.fashion_mnist", "enlarge")
 
 # %% tags=["nbval-check-output"]
 batch = preprocess(pictures[:64])
@@ -149,10 +149,10 @@ print(f"one picture: {pictures[0].nbytes} bytes, one input: {batch[0].nbytes} by
 # and width.
 
 # %%
-show_source("inference_lib.models", "_block")
+show_source("inference_lib.zoo.networks", "_block")
 
 # %%
-show_source("inference_lib.models", "VanillaCNN.__init__")
+show_source("inference_lib.zoo.networks", "VanillaCNN.__init__")
 
 # %% [markdown]
 # ### ResNet-18: add the input back

@@ -70,13 +70,15 @@ import torch
 from matplotlib.ticker import LogLocator
 
 from inference_lib import load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
-from inference_lib.backends.cuda import float32_products
-from inference_lib.data import load_fashion_mnist, preprocess
-from inference_lib.measure import compare, timing
+from inference_lib.backends import get_backend
+from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.measure import timing
 from inference_lib.measure.cell import distribution
-from inference_lib.measure.device import wake_clocks
+from inference_lib.measure.gpu import wake_clocks
+from inference_lib.records import comparison as compare
 from inference_lib.report import glue, plots, show_source, tables
+from inference_lib.seam import Workload, build
+from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
 
 lab = open_lab(profile, device, records_dir)
 on_gpu = lab.device == "cuda"
@@ -747,7 +749,7 @@ tables.show_table(clocks, caption, {"difference %": "{:+.1f}"})
 # Two medians always differ. Whether that means something is decided by their intervals, not by their order:
 
 # %%
-show_source("inference_lib.measure.compare", "compare")
+show_source("inference_lib.records.comparison", "compare")
 
 # %% [markdown]
 # The intervals of both medians give an interval of their ratio. A win is claimed when all of it lies beyond a margin,

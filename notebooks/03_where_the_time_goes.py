@@ -66,10 +66,10 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 from inference_lib import MODELS, load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
-from inference_lib.backends.fusion import fuse_convolutions
+from inference_lib.backends import get_backend
+from inference_lib.backends.shared.fusion import fuse_convolutions
 from inference_lib.measure import operations, timing
-from inference_lib.measure.device import sample_load
+from inference_lib.measure.gpu import sample_load
 from inference_lib.measure.roofline import (
     DTYPES,
     Measured,
@@ -82,6 +82,7 @@ from inference_lib.measure.roofline import (
     work_of,
 )
 from inference_lib.report import glue, plots, show_source, tables
+from inference_lib.seam import Workload, build
 
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")

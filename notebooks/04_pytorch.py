@@ -56,8 +56,9 @@ import pandas as pd
 import torch
 
 from inference_lib import MODELS, load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.seam import Workload, build
 
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
@@ -126,8 +127,8 @@ show_source("inference_lib.backends.pytorch", "EagerRunner.infer")
 # where the graph reads it, and the output is copied from where the graph writes it.
 
 # %%
-show_source("inference_lib.backends.cuda", "GraphedRunner.__init__")
-show_source("inference_lib.backends.cuda", "GraphedRunner._capture")
+show_source("inference_lib.backends.shared.graphs", "GraphedRunner.__init__")
+show_source("inference_lib.backends.shared.graphs", "GraphedRunner._capture")
 
 # %% [markdown]
 # Three runs come first, on the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and must
@@ -141,7 +142,7 @@ show_source("inference_lib.backends.cuda", "GraphedRunner._capture")
 # `torch.fx` turns the model into a list of operations, and a few lines replace the patterns:
 
 # %%
-show_source("inference_lib.backends.fusion", "_fused_with")
+show_source("inference_lib.backends.shared.fusion", "_fused_with")
 
 # %% [markdown]
 # The batch norms have been folded into the filters before, as the section on knobs explains. Images are kept
@@ -274,7 +275,7 @@ print(f"{work['calls'].sum():.0f} operations, {work['ms'].sum():.2f} ms in them,
 # %%
 from torch.fx.experimental.optimization import fuse
 
-from inference_lib.backends.cuda import float32_products
+from inference_lib.backends.shared.cuda import float32_products
 
 plain = load_pretrained("resnet18").to(lab.device)
 channels_last = load_pretrained("resnet18").to(lab.device, memory_format=torch.channels_last)
@@ -310,7 +311,7 @@ plots.show_bars(
 # says TF32:
 
 # %%
-show_source("inference_lib.backends.cuda", "set_float32_products")
+show_source("inference_lib.backends.shared.cuda", "set_float32_products")
 
 # %% [markdown]
 # ## What goes wrong
@@ -321,7 +322,7 @@ show_source("inference_lib.backends.cuda", "set_float32_products")
 # and the answers are wrong.
 
 # %%
-from inference_lib.data import load_fashion_mnist, preprocess
+from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
 
 pictures, labels = load_fashion_mnist("test")
 batch = torch.from_numpy(preprocess(pictures[:32])).to(lab.device)

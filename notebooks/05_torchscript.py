@@ -70,10 +70,11 @@ import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
-from inference_lib.backends.cuda import float32_products
+from inference_lib.backends import get_backend
+from inference_lib.backends.shared.cuda import float32_products
 from inference_lib.backends.torchscript import MODEL_FILE, constants, load_fused, trace
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.seam import Workload, build
 
 warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)  # shown once, further down
 scratch = tempfile.TemporaryDirectory()

@@ -72,8 +72,9 @@ from IPython.display import display
 from torch._dynamo.utils import counters
 
 from inference_lib import MODELS, load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
-from inference_lib.backends.cuda import CudaFunctionRunner, GraphedRunner
+from inference_lib.backends import get_backend
+from inference_lib.backends.shared.buffers import CudaFunctionRunner
+from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.torch_compile import (
     PACKAGE_FILE,
     Recipe,
@@ -84,9 +85,10 @@ from inference_lib.backends.torch_compile import (
     prepare,
     quiet,
 )
-from inference_lib.choose import break_even, seconds_to_first_answer
 from inference_lib.measure.operations import timeline
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report.choose import break_even, seconds_to_first_answer
+from inference_lib.seam import Workload, build
 
 scratch = tempfile.TemporaryDirectory()
 
@@ -408,7 +410,7 @@ show_source("inference_lib.backends.torch_compile", "space_to_depth")
 # of those. cuDNN may not see that. So the pixels are picked first, as a part of the fusion:
 
 # %%
-show_source("inference_lib.backends.fusion", "subsample_first")
+show_source("inference_lib.backends.shared.fusion", "subsample_first")
 
 # %% [markdown]
 # Whether a change pays is a matter of the kernels that cuDNN has. So they are variants to time. Every variant takes

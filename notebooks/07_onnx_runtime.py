@@ -69,9 +69,10 @@ import pandas as pd
 import torch
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, OUTPUT, PROVIDERS, export_onnx, open_session
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.seam import Workload, build
 
 ort.set_default_logger_severity(3)  # errors, no warnings
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides

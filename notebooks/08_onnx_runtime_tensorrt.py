@@ -62,11 +62,12 @@ import pandas as pd
 from IPython.display import display
 
 from inference_lib import MODELS, CourseError, open_lab
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import onnxruntime_tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import build_engine, load_tensorrt, logger, trt, why_no_build
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.seam import Workload, build
 
 ort.set_default_logger_severity(4)  # what fails raises; what falls back is shown below
 scratch = tempfile.TemporaryDirectory()

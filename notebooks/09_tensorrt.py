@@ -64,11 +64,12 @@ import torch
 from IPython.display import display
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
-from inference_lib.backends import Artifact, Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import ENGINE_FILE, EngineRunner, load_tensorrt, log, logger, trt
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.seam import Artifact, Workload, build
 
 scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
@@ -435,7 +436,7 @@ print((large * large).item(), (large * large - large * large).item(), (large.flo
 # Before you blame a compiler, look at the largest activation of your model on real inputs:
 
 # %%
-from inference_lib.data import load_fashion_mnist, preprocess
+from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
 
 pictures = torch.from_numpy(preprocess(load_fashion_mnist("test")[0][:8]))
 

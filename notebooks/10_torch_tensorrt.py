@@ -62,9 +62,10 @@ import torch
 from IPython.display import display
 
 from inference_lib import MODELS, load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import torch_tensorrt as backend
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.seam import Workload, build
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
 warnings.filterwarnings("ignore", message="The given buffer is not writable")

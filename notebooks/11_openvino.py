@@ -65,7 +65,7 @@ import pandas as pd
 import torch
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends.openvino import (
     MODEL_FILE,
     compile_ir,
@@ -74,9 +74,10 @@ from inference_lib.backends.openvino import (
     import_openvino,
     layers,
 )
-from inference_lib.data import MEAN, STD, load_fashion_mnist, preprocess
 from inference_lib.measure.timing import fill_budget
 from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.seam import Workload, build
+from inference_lib.zoo.fashion_mnist import MEAN, STD, load_fashion_mnist, preprocess
 
 ov = import_openvino()  # the package openvino, its telemetry turned off
 core = ov.Core()

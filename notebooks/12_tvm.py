@@ -67,12 +67,13 @@ from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
 from inference_lib import MODELS, load_pretrained, open_lab
-from inference_lib.backends import Workload, build, get_backend
-from inference_lib.backends import tvm as lib
-from inference_lib.backends.tvm_cpu import VectorTiles, divisor
-from inference_lib.backends.tvm_graph import CONVERTERS, fold_constants
+from inference_lib.backends import get_backend
+from inference_lib.backends.tvm import backend as lib
+from inference_lib.backends.tvm.cpu import VectorTiles, divisor
+from inference_lib.backends.tvm.graph import CONVERTERS, fold_constants
 from inference_lib.measure.operations import operations
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.seam import Workload, build
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
 lib.use_all_cores()  # TVM would take half of them; see "Threads"
@@ -104,7 +105,7 @@ plots.show_figure(
 # weights become constants of the graph.
 
 # %%
-show_source("inference_lib.backends.tvm", "import_model")
+show_source("inference_lib.backends.tvm.backend", "import_model")
 
 # %% [markdown]
 # The batch norms are folded before, as in the [chapter on PyTorch](04_pytorch). `CONVERTERS` are three functions of the
@@ -131,7 +132,7 @@ print({name: calls[name] for name in ("nn.conv2d", "add", "nn.relu", "nn.max_poo
 # passes over the graph, and the pipeline called `zero` runs them.
 
 # %%
-show_source("inference_lib.backends.tvm", "lower")
+show_source("inference_lib.backends.tvm.backend", "lower")
 
 # %%
 target = tvm.target.Target("llvm")  # the counts are the same for every target
@@ -183,7 +184,7 @@ print(loops[loops.index("    for ") :].rstrip())
 # TVM has rules for GPUs and hardly any for CPUs, so the course brings one:
 
 # %%
-show_source("inference_lib.backends.tvm_cpu", "VectorTiles.tile")
+show_source("inference_lib.backends.tvm.cpu", "VectorTiles.tile")
 
 # %% [markdown]
 # Every call is one change of the program. The arithmetic is not mentioned: the same function schedules a convolution
@@ -267,20 +268,20 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 # output, and the bias and the ReLU are applied before it is stored:
 
 # %%
-show_source("inference_lib.backends.tvm_gpu", "ShortSums.apply")
+show_source("inference_lib.backends.tvm.gpu", "ShortSums.apply")
 
 # %% [markdown]
 # The second puts half-precision products on tensor cores. A tensor core multiplies *fragments* of 16 by 16 numbers that
 # the 32 threads of a warp hold together, so a tile is some warps side by side, each with some fragments:
 
 # %%
-show_source("inference_lib.backends.tvm_tensor_cores", "on_tensor_cores")
+show_source("inference_lib.backends.tvm.tensor_cores", "on_tensor_cores")
 
 # %% [markdown]
 # The third is dlight's rule for products without tensor cores, with a choice of tiles. Both choose in the same way:
 
 # %%
-show_source("inference_lib.backends.tvm_gpu", "filling")
+show_source("inference_lib.backends.tvm.gpu", "filling")
 
 # %% [markdown]
 # Who takes what now?
@@ -332,7 +333,7 @@ shown
 # type can be read from its bytes:
 
 # %%
-show_source("inference_lib.backends.tvm", "compile_module")
+show_source("inference_lib.backends.tvm.backend", "compile_module")
 
 # %% tags=["nbval-check-output"]
 artifact = build(get_backend("tvm"), Workload("vanilla_cnn", 1, "fp32", "cpu"))
@@ -347,7 +348,7 @@ print(max(shape for _, shape in stored if len(shape) == 2))
 # DLPack, and launches on the stream that it is told:
 
 # %%
-show_source("inference_lib.backends.tvm", "TvmCudaRunner.compute")
+show_source("inference_lib.backends.tvm.backend", "TvmCudaRunner.compute")
 
 # %% [markdown]
 # PyTorch's way of capturing a CUDA graph would do harm here. Each run takes memory for its feature maps from TVM's pool
@@ -544,7 +545,7 @@ shown
 # costs from the measured ones, which says which to try next.
 
 # %%
-show_source("inference_lib.backends.tvm_tuning", "tune")
+show_source("inference_lib.backends.tvm.tuning", "tune")
 
 # %% [markdown]
 # A search takes minutes for a small network and hours for a large one, on the very device, with nothing else running.
@@ -592,7 +593,7 @@ for name, converters in {"TVM's converter": None, "the course's": CONVERTERS}.it
 # `conv2d.default`, so the trace must not be decomposed further before (`run_ep_decomposition`):
 
 # %%
-show_source("inference_lib.backends.tvm_graph", "convert_convolution")
+show_source("inference_lib.backends.tvm.graph", "convert_convolution")
 
 # %% [markdown]
 # ### One activation doubles the transpositions
@@ -687,7 +688,7 @@ except RuntimeError as error:
 # no more than `Build errors`. Import them without the search, in each process, before the clock matters:
 
 # %%
-show_source("inference_lib.backends.tvm", "import_tensor_programs")
+show_source("inference_lib.backends.tvm.backend", "import_tensor_programs")
 
 # %% [markdown]
 # ### Versions that do not fit

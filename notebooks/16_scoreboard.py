@@ -57,10 +57,18 @@ from matplotlib.lines import Line2D
 
 from inference_lib import MODELS, open_lab
 from inference_lib.backends import BACKENDS
-from inference_lib.backends.base import PRECISIONS
-from inference_lib.choose import break_even, choose, images_per_s, latency_ms, level_with, pareto_front, quickest
 from inference_lib.measure.roofline import roofline_table
 from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.report.choose import (
+    break_even,
+    choose,
+    images_per_s,
+    latency_ms,
+    level_with,
+    pareto_front,
+    quickest,
+)
+from inference_lib.seam import PRECISIONS
 
 lab = open_lab(profile, device, records_dir)
 frameworks = list(BACKENDS)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference_lib.measure.machine import Machine
-from inference_lib.report.records import Accuracy, Build, Distribution, Latency, Load, Record
+from inference_lib.records.machine import Machine
+from inference_lib.records.record import Accuracy, Build, Distribution, Latency, Load, Record
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from inference_lib import course
-from inference_lib.course import Course
+from inference_lib.course import run as course
+from inference_lib.course.run import Course
 
 NAMES = [chapter.name for chapter in course.chapters()]
 

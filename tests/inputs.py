@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import torch
 
-from inference_lib.backends import Workload
-from inference_lib.models import load_pretrained
+from inference_lib.seam import Workload
+from inference_lib.zoo.networks import load_pretrained
 
 
 def noise(workload: Workload, seed: int = 0) -> np.ndarray:

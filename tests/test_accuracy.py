@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from inference_lib.backends import Workload
-from inference_lib.data import preprocess
 from inference_lib.measure import accuracy
-from inference_lib.report.records import Accuracy
+from inference_lib.records.record import Accuracy
+from inference_lib.seam import Workload
+from inference_lib.zoo.fashion_mnist import preprocess
 
 WORKLOAD = Workload("vanilla_cnn", 4, "fp32", "cpu")
 

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from inference_lib.records.store import RecordStore
 
-from inference_lib.backends import Workload
 from inference_lib.cli import main
-from inference_lib.errors import CourseError
 from inference_lib.measure import accuracy
 from inference_lib.measure import benchmark as module
 from inference_lib.measure.benchmark import benchmark, run_worker
 from inference_lib.measure.cell import Job, empty_record
 from inference_lib.measure.profiles import PROFILES
-from inference_lib.report.records import RecordStore
+from inference_lib.seam import Workload
+from inference_lib.support.errors import CourseError
 
 TINY = replace(
     PROFILES["quick"], name="tiny", batch_sizes={"fp32": (1, 2)}, budget_s=0.02, min_samples=3, cpu_test_images=8

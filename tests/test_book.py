@@ -11,8 +11,9 @@ import yaml
 from bs4 import BeautifulSoup
 from executed_course import executed_course
 
-from inference_lib import book, paths
-from inference_lib.course import Course
+from inference_lib.course import book
+from inference_lib.course.run import Course
+from inference_lib.support import paths
 
 
 @pytest.fixture(scope="session", params=["local", "published"])

@@ -5,7 +5,7 @@ import pytest
 
 from inference_lib.measure.cell import HIGH_CV_PERCENT, distribution, flags
 from inference_lib.measure.timing import Samples, median_interval
-from inference_lib.report.records import Clocks, Load
+from inference_lib.records.record import Clocks, Load
 
 
 def load(*reasons: str) -> Load:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference_lib.choose import (
+from inference_lib.records.record import Accuracy, Build, Record
+from inference_lib.report.choose import (
     break_even,
     choose,
     images_per_s,
@@ -16,8 +17,7 @@ from inference_lib.choose import (
     quickest,
     seconds_to_first_answer,
 )
-from inference_lib.errors import CourseError
-from inference_lib.report.records import Accuracy, Build, Record
+from inference_lib.support.errors import CourseError
 
 MakeRecord = Callable[..., Record]
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from inference_lib.records.store import RecordStore
 
 from inference_lib.cli import main
-from inference_lib.report.records import Record, RecordStore
+from inference_lib.records.record import Record
 
 MakeRecord = Callable[..., Record]
 

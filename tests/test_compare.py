@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_lib.measure.cell import distribution
-from inference_lib.measure.compare import compare
 from inference_lib.measure.timing import Samples
+from inference_lib.records.comparison import compare
 
 
 def series(median: float, scatter: float, samples: int, seed: int):

@@ -11,10 +11,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from inference_lib import book, course, notebook
-from inference_lib.course import Course
-from inference_lib.errors import CourseError
-from inference_lib.measure.machine import this_machine
+from inference_lib.course import book, notebook
+from inference_lib.course import run as course
+from inference_lib.course.run import Course
+from inference_lib.records.machine import this_machine
+from inference_lib.support.errors import CourseError
 
 HEADER = """\
 # ---

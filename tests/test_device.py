@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from inference_lib.measure import device
-from inference_lib.report.records import Clocks
+from inference_lib.measure import gpu as device
+from inference_lib.records.record import Clocks
 
 
 class FakeGpu:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from inference_lib.backends import fusion
-from inference_lib.models import MODELS, load_pretrained
+from inference_lib.backends.shared import fusion
+from inference_lib.zoo.networks import MODELS, load_pretrained
 
 
 def convolution_relu(x, weight, bias, *geometry):

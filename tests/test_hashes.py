@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from inference_lib.hashes import sources_of
+from inference_lib.support.hashes import sources_of
 
 SOURCES = {
     "root.py": "from library.inner import helper\n\ndef late():\n    import library.lazy\n",
@@ -28,4 +28,4 @@ def test_the_timer_is_part_of_a_measurement_and_a_figure_is_not() -> None:
     found = sources_of("inference_lib.measure.cell", "inference_lib.backends.onnxruntime")
     assert {"inference_lib.measure.timing", "inference_lib.backends.cuda"} <= set(found)
     assert not {name for name in found if name.startswith(("inference_lib.report.plots", "inference_lib.lab"))}
-    assert "inference_lib.backends.tvm" not in found
+    assert "inference_lib.backends.tvm.backend" not in found

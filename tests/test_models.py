@@ -6,9 +6,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from inference_lib import files, models
-from inference_lib.errors import CourseError
-from inference_lib.models import MODELS, PRETRAINED, create_model, load_pretrained, save_pretrained, weights_sha256
+from inference_lib.support import files
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo import networks as models
+from inference_lib.zoo.networks import (
+    MODELS,
+    PRETRAINED,
+    create_model,
+    load_pretrained,
+    save_pretrained,
+    weights_sha256,
+)
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import pytest
 import torch
 from inputs import eager_logits, noise
 
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import onnxruntime as ort_backend
 from inference_lib.backends.onnxruntime import MODEL_FILE, open_session
-from inference_lib.errors import CourseError
-from inference_lib.models import MODELS
+from inference_lib.seam import Workload, build
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import MODELS
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -8,18 +8,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from inference_lib.backends import Artifact, Workload, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import onnxruntime_tensorrt as backend_module
 from inference_lib.backends.onnxruntime import MODEL_FILE, export_onnx
-from inference_lib.backends.onnxruntime_tensorrt import (
-    environment,
-    linked_tensorrt,
-    open_session,
-    provider_options,
-)
+from inference_lib.backends.onnxruntime_tensorrt import environment, linked_tensorrt, open_session, provider_options
 from inference_lib.backends.tensorrt import load_tensorrt
-from inference_lib.errors import CourseError
-from inference_lib.models import load_pretrained
+from inference_lib.seam import Artifact, Workload
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import load_pretrained
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")

@@ -8,13 +8,14 @@ import pytest
 import torch
 from inputs import eager_logits, noise
 
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import openvino as ov_backend
 from inference_lib.backends.openvino import MODEL_FILE, compile_ir, computed_precisions, import_openvino
-from inference_lib.errors import CourseError
 from inference_lib.measure import timing
 from inference_lib.measure.accuracy import LOGIT_TOLERANCE
-from inference_lib.models import MODELS, load_pretrained
+from inference_lib.seam import Workload, build
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import MODELS, load_pretrained
 
 if not get_backend("openvino").availability("cpu").usable:  # it imports openvino without its telemetry
     pytest.skip("openvino is not installed", allow_module_level=True)

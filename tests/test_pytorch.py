@@ -8,10 +8,11 @@ import pytest
 import torch
 from inputs import eager_logits, noise
 
-from inference_lib.backends import Workload, build, get_backend
-from inference_lib.backends.cuda import float32_products
-from inference_lib.errors import CourseError
-from inference_lib.models import MODELS, load_pretrained
+from inference_lib.backends import get_backend
+from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.seam import Workload, build
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import MODELS, load_pretrained
 
 
 @pytest.mark.parametrize("model", MODELS)

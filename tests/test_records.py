@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from inference_lib.records.store import RecordStore, select
 
-from inference_lib.errors import CourseError
-from inference_lib.report.records import Record, RecordStore, select
+from inference_lib.records.record import Record
+from inference_lib.support.errors import CourseError
 
 MakeRecord = Callable[..., Record]
 

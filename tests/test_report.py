@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from inference_lib.models import MODELS
+from inference_lib.records.record import Record
 from inference_lib.report import plots, readme, tables, words
-from inference_lib.report.records import Record
+from inference_lib.zoo.networks import MODELS
 
 MakeRecord = Callable[..., Record]
 

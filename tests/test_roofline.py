@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from inference_lib.backends.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU, fuse_convolutions
-from inference_lib.errors import CourseError
+from inference_lib.backends.shared.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU, fuse_convolutions
 from inference_lib.measure import roofline
 from inference_lib.measure.roofline import Ceilings, Measured, Work, count, published_ceilings
-from inference_lib.models import load_pretrained
 from inference_lib.report import plots
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import load_pretrained
 
 INPUT = 3 * 224 * 224
 MACHINE = Ceilings(flops={"fp32": 100.0, "fp16": 400.0}, bandwidth=10.0, machine="invented")

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from inputs import eager_logits, largest_difference, noise, square
 
-from inference_lib.backends import BACKENDS, Runner, Workload, build
-from inference_lib.backends.cuda import IMAGES_PER_COPY
+from inference_lib.backends import BACKENDS
+from inference_lib.backends.shared.buffers import IMAGES_PER_COPY
 from inference_lib.measure.accuracy import LOGIT_TOLERANCE
-from inference_lib.models import MODELS
+from inference_lib.seam import Runner, Workload, build
+from inference_lib.zoo.networks import MODELS
 
 pytestmark = pytest.mark.gpu
 

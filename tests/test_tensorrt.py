@@ -14,12 +14,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from inference_lib.records.store import RecordStore
 
-from inference_lib import paths
-from inference_lib.backends import Artifact, Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import tensorrt as backend_module
-from inference_lib.backends.cuda import BufferedRunner
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, OUTPUT, export_onnx
+from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.tensorrt import (
     ENGINE_FILE,
     EngineRunner,
@@ -35,11 +35,12 @@ from inference_lib.backends.tensorrt import (
     why_no_build,
     write_timings,
 )
-from inference_lib.errors import CourseError
 from inference_lib.measure.benchmark import benchmark
 from inference_lib.measure.profiles import get_profile
-from inference_lib.models import MODELS, load_pretrained
-from inference_lib.report.records import RecordStore
+from inference_lib.seam import Artifact, Workload, build
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import MODELS, load_pretrained
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from inference_lib.backends import Runner, Workload, build, get_backend
-from inference_lib.measure import device, timing
+from inference_lib.backends import get_backend
+from inference_lib.measure import gpu as device
+from inference_lib.measure import timing
 from inference_lib.measure.cell import distribution
-from inference_lib.measure.compare import compare
 from inference_lib.measure.pipeline import Pipeline, time_overlapped
-from inference_lib.report.records import Distribution, Load
+from inference_lib.records.comparison import compare
+from inference_lib.records.record import Distribution, Load
+from inference_lib.seam import Runner, Workload, build
 
 pytestmark = pytest.mark.gpu
 

@@ -14,12 +14,13 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor import cpu_vec_isa
 
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import torch_compile as compiler
 from inference_lib.backends.torch_compile import PACKAGE_FILE, Recipe, pad_channels, prepare, space_to_depth
-from inference_lib.errors import CourseError
 from inference_lib.measure.accuracy import LOGIT_TOLERANCE
-from inference_lib.models import MODELS, load_pretrained
+from inference_lib.seam import Workload, build
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import MODELS, load_pretrained
 
 NAMES = ("torch-compile", "aot-inductor")
 
@@ -140,7 +141,7 @@ def test_a_library_depends_on_what_compiled_it_and_for_what(key: str, monkeypatc
     elif key == "cpu":
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "Z80")
     else:
-        from inference_lib.measure import machine
+        from inference_lib.records import machine
 
         other = machine.this_machine().model_copy(update={"gpu": "another GPU"})
         monkeypatch.setattr(machine, "this_machine", lambda: other)

@@ -11,19 +11,16 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from inference_lib import notebook, paths
-from inference_lib.backends import Artifact, Workload, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import torch_tensorrt as backend_module
-from inference_lib.backends.cuda import BufferedRunner
+from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.tensorrt import load_tensorrt
-from inference_lib.backends.torch_tensorrt import (
-    ProgramRunner,
-    compile_options,
-    outside_of_engines,
-    tensor_types,
-)
-from inference_lib.errors import CourseError
-from inference_lib.models import load_pretrained
+from inference_lib.backends.torch_tensorrt import ProgramRunner, compile_options, outside_of_engines, tensor_types
+from inference_lib.course import notebook
+from inference_lib.seam import Artifact, Workload
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import load_pretrained
 
 FP16 = Workload("vanilla_cnn", 2, "fp16", "cuda")
 

@@ -12,12 +12,13 @@ import torch
 from inputs import eager_logits, noise, square
 from torch import nn
 
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
 from inference_lib.backends import torchscript as backend_module
 from inference_lib.backends.torchscript import MODEL_FILE, constants, load_frozen, load_fused, trace
-from inference_lib.errors import CourseError
 from inference_lib.measure.accuracy import LOGIT_TOLERANCE
-from inference_lib.models import MODELS
+from inference_lib.seam import Workload, build
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import MODELS
 
 NAMES = ("torchscript", "torchscript-cudagraph")
 

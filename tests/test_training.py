@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from inference_lib import cli, training
-from inference_lib.errors import CourseError
-from inference_lib.models import MODELS, load_pretrained
-from inference_lib.training import RECIPES, LabelledImages, augment, split, train
+from inference_lib import cli
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo import training
+from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.training import RECIPES, LabelledImages, augment, split, train
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,9 @@ import torch
 from inputs import eager_logits, largest_difference, noise, square
 from torch import nn
 
-from inference_lib.backends import Workload, build, get_backend
-from inference_lib.backends import tvm as tvm_backend
-from inference_lib.backends.base import Artifact
-from inference_lib.backends.tvm import (
+from inference_lib.backends import get_backend
+from inference_lib.backends.tvm import backend as tvm_backend
+from inference_lib.backends.tvm.backend import (
     MODEL_FILE,
     compile_module,
     constants,
@@ -30,8 +29,9 @@ from inference_lib.backends.tvm import (
     target_of,
     tuned_schedules,
 )
-from inference_lib.errors import CourseError
-from inference_lib.models import MODELS, load_pretrained
+from inference_lib.seam import Artifact, Workload, build
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import MODELS, load_pretrained
 
 tvm = pytest.importorskip("tvm")
 
@@ -148,7 +148,7 @@ def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(
     pytest.importorskip("cloudpickle")
     from tvm.s_tir.meta_schedule.database import JSONDatabase
 
-    from inference_lib.backends import tvm_tuning
+    from inference_lib.backends.tvm import tuning as tvm_tuning
 
     if (schedules := tuned_schedules("cpu")) is None:
         pytest.skip("no tuned schedules for this kind of processor")
@@ -176,7 +176,7 @@ def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(
 def builder() -> Any:
     """One builder of tuning candidates: its processes take seconds to start."""
     pytest.importorskip("cloudpickle")
-    from inference_lib.backends.tvm_tuning import candidate_builder
+    from inference_lib.backends.tvm.tuning import candidate_builder
 
     return candidate_builder()
 
@@ -184,7 +184,7 @@ def builder() -> Any:
 def test_a_scheduled_program_is_timed_and_a_broken_one_says_why(builder: Any) -> None:
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-    from inference_lib.backends.tvm_tuning import microseconds, normalized
+    from inference_lib.backends.tvm.tuning import microseconds, normalized
 
     target = target_of("cpu")
     lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
@@ -199,7 +199,7 @@ def test_a_scheduled_program_is_timed_and_a_broken_one_says_why(builder: Any) ->
 def test_candidates_are_compiled_and_a_broken_one_takes_no_other_along(builder: Any) -> None:
     from tvm.s_tir.meta_schedule.builder import BuilderInput
 
-    from inference_lib.backends.tvm_tuning import tuning_target
+    from inference_lib.backends.tvm.tuning import tuning_target
 
     target = tuning_target("cpu")
     lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
@@ -325,8 +325,8 @@ def test_small_products_are_spread_over_tensor_cores_too() -> None:
 
 
 def test_a_tile_is_the_largest_of_which_there_are_enough_for_every_multiprocessor() -> None:
-    from inference_lib.backends.tvm_gpu import ENOUGH, MULTIPROCESSORS, FilledMatmul, Product, filling, tile_count
-    from inference_lib.backends.tvm_tensor_cores import TensorCores
+    from inference_lib.backends.tvm.gpu import ENOUGH, MULTIPROCESSORS, FilledMatmul, Product, filling, tile_count
+    from inference_lib.backends.tvm.tensor_cores import TensorCores
 
     side = (2 * ENOUGH, MULTIPROCESSORS // 2)
     for tiles in (TensorCores.tiles, FilledMatmul.tiles):
@@ -360,7 +360,7 @@ def test_what_the_rules_write_for_a_gpu_compiles(hopper: None, model: str) -> No
 
 def test_a_depthwise_convolution_takes_a_thread_for_each_output_and_is_right() -> None:
     """The schedule runs on the CPU here, its threads one after another."""
-    from inference_lib.backends.tvm_gpu import ShortSums
+    from inference_lib.backends.tvm.gpu import ShortSums
 
     torch.manual_seed(0)
     depthwise = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ReLU6())

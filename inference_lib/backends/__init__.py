@@ -1,14 +1,5 @@
 """The frameworks of the course. A new one is a file beside this and a line in ``BACKENDS``."""
 
-from inference_lib.backends.artifacts import build
-from inference_lib.backends.base import (
-    Artifact,
-    Availability,
-    Backend,
-    Runner,
-    Support,
-    Workload,
-)
 from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
 from inference_lib.backends.onnxruntime_tensorrt import OnnxRuntimeTensorRt
 from inference_lib.backends.openvino import OpenVino, OpenVinoThroughput
@@ -17,8 +8,9 @@ from inference_lib.backends.tensorrt import TensorRt
 from inference_lib.backends.torch_compile import AotInductor, TorchCompile
 from inference_lib.backends.torch_tensorrt import TorchTensorRt
 from inference_lib.backends.torchscript import TorchScript, TorchScriptCudaGraph
-from inference_lib.backends.tvm import Tvm, TvmCudaGraph
-from inference_lib.errors import unknown_name
+from inference_lib.backends.tvm.backend import Tvm, TvmCudaGraph
+from inference_lib.seam import Artifact, Availability, Backend, Runner, Support, Workload, build
+from inference_lib.support.errors import unknown_name
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
-from inference_lib.backends.cpu import CpuFunctionRunner, cpu_support
-from inference_lib.backends.cuda import NO_GPU, BufferedRunner, GraphedRunner, gpu_works
-from inference_lib.errors import CourseError
+from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, cpu_support
+from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
+from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "images", "logits"
@@ -31,7 +33,6 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     title = "ONNX Runtime (run)"
-    style = Style("#3A8FD0")
     cuda_options: dict[str, str] = {}  # noqa: RUF012
     runs_on_cpu = True
 
@@ -57,15 +58,15 @@ class OnnxRuntime:
 
     def supports(self, workload: Workload) -> Support:
         """FP32 on a CPU; FP32, TF32 and FP16 on a GPU."""
-        if workload.device == "cpu" and not self.runs_on_cpu:
+        if not workload.on_gpu and not self.runs_on_cpu:
             return Support(ok=False, reason=f"{self.title} needs device memory to bind to")
-        if workload.precision == "bf16":
+        if workload.precision.name == "bf16":
             return Support(ok=False, reason="ONNX Runtime has no BF16 convolutions")
-        return cpu_support(workload) if workload.device == "cpu" else Support(ok=True)
+        return cpu_support(workload) if not workload.on_gpu else Support(ok=True)
 
     def artifact_key(self, workload: Workload) -> str:
         """One graph with a dynamic batch serves every backend, device and batch size."""
-        return f"onnx/{workload.model}-{workload.storage}"
+        return f"onnx/{workload.model}-{workload.precision.storage}"
 
     def versions(self) -> dict[str, str]:
         """Return the exporter's versions."""
@@ -75,21 +76,19 @@ class OnnxRuntime:
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.onnx``, its batch dimension dynamic, its weights in the workload's precision."""
-        export_onnx(model, workload.torch_dtype, directory / MODEL_FILE)
+        export_onnx(model, workload, directory / MODEL_FILE)
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the dtypes of the graph's weight matrices and filters (initializers of rank 2 and more)."""
         import onnx
 
         graph = onnx.load(artifact.directory / MODEL_FILE).graph
-        dtypes = {weight.data_type for weight in graph.initializer if len(weight.dims) >= 2}
-        kinds = onnx.TensorProto
-        names = {kinds.FLOAT: "fp32", kinds.FLOAT16: "fp16", kinds.BFLOAT16: "bf16"}
-        return "+".join(sorted(names.get(dtype, str(dtype)) for dtype in dtypes))
+        weights = (weight for weight in graph.initializer if len(weight.dims) >= 2)
+        return precision_of(onnx.TensorProto.DataType.Name(weight.data_type) for weight in weights)
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | BoundRunner":
         """Return a session for the workload's device."""
-        if artifact.workload.device == "cpu":
+        if not artifact.workload.on_gpu:
             return open_cpu_runner(artifact)
         return RunRunner(artifact, self.cuda_options)
 
@@ -99,7 +98,6 @@ class OnnxRuntimeIoBinding(OnnxRuntime):
 
     name = "onnxruntime-iobinding"
     title = "ONNX Runtime (IOBinding)"
-    style = Style("#3A8FD0", "D", "-.")
     runs_on_cpu = False
 
     def load(self, artifact: Artifact) -> "BoundRunner":
@@ -115,7 +113,6 @@ class OnnxRuntimeCudaGraph(OnnxRuntimeIoBinding):
 
     name = "onnxruntime-cudagraph"
     title = "ONNX Runtime (CUDA graph)"
-    style = Style("#3A8FD0", "s", "--")
     cuda_options = {"prefer_nhwc": "1"}  # noqa: RUF012
 
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
@@ -123,17 +120,17 @@ class OnnxRuntimeCudaGraph(OnnxRuntimeIoBinding):
         return GraphedRunner(BoundRunner(artifact, self.cuda_options))
 
 
-def export_onnx(model: torch.nn.Module, dtype: torch.dtype, path: Path) -> None:
-    """Export ``model`` to one ONNX file with a dynamic batch, in ``dtype``.
+def export_onnx(model: torch.nn.Module, workload: Workload, path: Path) -> None:
+    """Export ``model`` to one ONNX file with a dynamic batch, in the precision of ``workload``.
 
     The model is cast before the export, so the graph itself is in that precision: a later conversion would clip
     constants. The example holds two images because ``torch.export`` may take a dimension of one as a constant; the
     exporter of recent versions works around that.
     """
-    images = torch.zeros(2, *IMAGE_SHAPE, dtype=dtype)
+    images = torch.zeros(2, *workload.model.input_shape, dtype=workload.torch_dtype)
     with _quiet():
         torch.onnx.export(
-            model.to(dtype),
+            model.to(workload.torch_dtype),
             (images,),
             str(path),
             dynamo=True,
@@ -199,7 +196,7 @@ class BoundRunner(BufferedRunner):
 
         super().__init__(artifact.workload)
         options = cuda_options | {
-            "use_tf32": "1" if self.workload.precision == "tf32" else "0",
+            "use_tf32": "1" if self.workload.precision.name == "tf32" else "0",
             "user_compute_stream": str(self.stream.cuda_stream),
         }
         self._session = self.open_session(artifact.directory / MODEL_FILE, options)

@@ -14,10 +14,8 @@ from typing import Any
 
 import torch
 
-from inference_lib import paths
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
-from inference_lib.backends.cuda import NO_GPU, gpu_works
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime, export_onnx
+from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.tensorrt import (
     NAMES,
     REMEDY,
@@ -27,7 +25,9 @@ from inference_lib.backends.tensorrt import (
     load_tensorrt,
     timing_cache_path,
 )
-from inference_lib.errors import CourseError
+from inference_lib.seam import Artifact, Availability, Support, Workload
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
 
 PROVIDER = "TensorrtExecutionProvider"
 
@@ -37,7 +37,6 @@ class OnnxRuntimeTensorRt(OnnxRuntime):
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime (TensorRT)"
-    style = Style("#3A8FD0", "^", ":")
     runs_on_cpu = False
 
     def availability(self, device: str) -> Availability:
@@ -80,7 +79,7 @@ class OnnxRuntimeTensorRt(OnnxRuntime):
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.onnx`` and let a process of its own build the engine into the provider's cache."""
-        export_onnx(model, workload.torch_dtype, directory / MODEL_FILE)
+        export_onnx(model, workload, directory / MODEL_FILE)
         with kernels_timed_alone(directory.parent):
             build_in_process_of_its_own(directory, workload)
 
@@ -123,9 +122,9 @@ def linked_tensorrt() -> str:
 def provider_options(directory: Path, workload: Workload) -> dict[str, str]:
     """Return the provider's options: the precision, the one shape that the engine is for, and where it is kept."""
     timings = timing_cache_path(directory.parent)
-    shape = f"{INPUT}:" + "x".join(str(size) for size in (workload.batch_size, *IMAGE_SHAPE))
+    shape = f"{INPUT}:" + "x".join(str(size) for size in workload.input_shape)
     return {
-        "trt_fp16_enable": "1" if workload.precision == "fp16" else "0",
+        "trt_fp16_enable": "1" if workload.precision.name == "fp16" else "0",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(directory),
         "trt_timing_cache_enable": "1" if timings else "0",
@@ -182,7 +181,7 @@ def environment(workload: Workload) -> dict[str, str]:
     (https://github.com/microsoft/onnxruntime/issues/26029).
     """
     inherited = {name: value for name, value in os.environ.items() if name != "NVIDIA_TF32_OVERRIDE"}
-    policy = {} if workload.precision == "tf32" else {"NVIDIA_TF32_OVERRIDE": "0"}
+    policy = {} if workload.precision.name == "tf32" else {"NVIDIA_TF32_OVERRIDE": "0"}
     return inherited | policy | {"PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), *sys.path]))}
 
 
@@ -196,7 +195,7 @@ def build_in_process_of_its_own(directory: Path, workload: Workload) -> None:
     timings = timing_cache_path(directory.parent)
     if timings:
         timings.with_suffix("").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", __name__, str(directory), workload.model, workload.precision]
+    command = [sys.executable, "-m", __name__, str(directory), workload.model.name, workload.precision.name]
     process = subprocess.run(
         [*command, str(workload.batch_size)], env=environment(workload), capture_output=True, text=True, check=False
     )

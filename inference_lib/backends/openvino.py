@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
-from inference_lib.backends.cpu import CpuRunner, cpu_support
-from inference_lib.errors import CourseError
+from inference_lib.backends.shared.cpu import CpuRunner, cpu_support
+from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.xml"
 INPUT, OUTPUT = "images", "logits"
 PACKAGE = "openvino==2026.4.1"
-TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-"""OpenVINO's names of the precisions."""
+TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+"""OpenVINO's names of types."""
 
 PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 """Operations that multiply by weights, in a graph (IR) and in a compiled model."""
@@ -41,7 +41,6 @@ class OpenVino:
 
     name = "openvino"
     title = "OpenVINO (latency)"
-    style = Style("#CC79A7")
     hint = "LATENCY"
 
     def availability(self, device: str) -> Availability:
@@ -62,16 +61,16 @@ class OpenVino:
 
     def supports(self, workload: Workload) -> Support:
         """FP32 on every CPU, BF16 where the CPU multiplies it."""
-        if workload.device == "cuda":
+        if workload.on_gpu:
             return Support(ok=False, reason="OpenVINO does not run on NVIDIA GPUs")
-        if workload.precision != "bf16":
+        if workload.precision.name != "bf16":
             return cpu_support(workload)
         ok = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return Support(ok=ok, reason="" if ok else "this CPU has no instructions for BF16")
 
     def artifact_key(self, workload: Workload) -> str:
         """One graph with a dynamic batch serves both hints and every batch size."""
-        return f"openvino/{workload.model}-{workload.storage}"
+        return f"openvino/{workload.model}-{workload.precision.storage}"
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the two exporters."""
@@ -79,14 +78,13 @@ class OpenVino:
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.xml`` and ``model.bin``, the batch dynamic, the weights in the workload's precision."""
-        export_ir(model, workload.precision, directory / MODEL_FILE)
+        export_ir(model, workload, directory / MODEL_FILE)
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the types of the constants that the convolutions and matrix products multiply by."""
         graph = import_openvino().Core().read_model(artifact.directory / MODEL_FILE)
         types = {_stored(weights).get_element_type().get_type_name() for weights in _weights(graph)}
-        names = {name: precision for precision, name in TYPES.items()}
-        return "+".join(sorted(names.get(name, name) for name in types))
+        return precision_of(types)
 
     def load(self, artifact: Artifact) -> "RequestRunner":
         """Compile the graph for the workload and return its runner."""
@@ -98,7 +96,6 @@ class OpenVinoThroughput(OpenVino):
 
     name = "openvino-throughput"
     title = "OpenVINO (throughput)"
-    style = Style("#CC79A7", "s", "--")
     hint = "THROUGHPUT"
 
     def load(self, artifact: Artifact) -> "QueueRunner":
@@ -106,7 +103,7 @@ class OpenVinoThroughput(OpenVino):
         return QueueRunner(artifact, self.hint)
 
 
-def export_ir(model: torch.nn.Module, precision: str, path: Path) -> None:
+def export_ir(model: torch.nn.Module, workload: Workload, path: Path) -> None:
     """Convert ``model`` to OpenVINO's graph, with a dynamic batch, and write it.
 
     ``torch.export`` captures the model: where it cannot follow a condition it refuses. ``convert_model`` given the
@@ -114,15 +111,16 @@ def export_ir(model: torch.nn.Module, precision: str, path: Path) -> None:
     The example holds two images because ``torch.export`` takes a dimension of one for a constant.
     """
     ov = import_openvino()
-    images = torch.zeros(2, *IMAGE_SHAPE)
+    picture = workload.model.input_shape
+    images = torch.zeros(2, *picture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about PyTorch's own insides
         program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         graph = ov.convert_model(program)
-    graph.reshape([-1, *IMAGE_SHAPE])
+    graph.reshape([-1, *picture])
     graph.input().set_names({INPUT})
     graph.output().set_names({OUTPUT})
-    if precision == "bf16":
+    if workload.torch_dtype == torch.bfloat16:
         store_weights_as_bf16(graph)
     ov.save_model(graph, path, compress_to_fp16=False)
 
@@ -152,22 +150,23 @@ def _stored(weights: Any) -> Any:
     return weights.input_value(0).get_node() if weights.get_type_name() == "Convert" else weights
 
 
-def compile_ir(path: Path, batch_size: int, precision: str, options: dict[str, Any]) -> Any:
-    """Return the graph in ``path``, compiled for the CPU at a fixed batch size, to compute in ``precision``.
+def compile_ir(path: Path, workload: Workload, options: dict[str, Any]) -> Any:
+    """Return the graph in ``path``, compiled for the CPU at the workload's batch size, to compute in its precision.
 
     Raises:
         CourseError: some layer computes in another precision.
 
     """
+    wanted = TYPES[workload.torch_dtype]
     core = import_openvino().Core()
     graph = core.read_model(path)
-    graph.reshape([batch_size, *IMAGE_SHAPE])
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": TYPES[precision], **options})
+    graph.reshape(list(workload.input_shape))
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": wanted, **options})
     asked = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     found = computed_precisions(compiled) | {asked}
-    if found != {TYPES[precision]}:
+    if found != {wanted}:
         raise CourseError(
-            f"OpenVINO computes in {' and '.join(sorted(found))} where {TYPES[precision]} was asked for; "
+            f"OpenVINO computes in {' and '.join(sorted(found))} where {wanted} was asked for; "
             "the compiled model is not used"
         )
     return compiled
@@ -200,7 +199,7 @@ class RequestRunner(CpuRunner):
         super().__init__(artifact.workload)
         options = {"PERFORMANCE_HINT": hint}
         path = artifact.directory / MODEL_FILE
-        self.compiled = compile_ir(path, self.workload.batch_size, self.workload.precision, options)
+        self.compiled = compile_ir(path, self.workload, options)
         self._tensor = import_openvino().Tensor
         self._request = self.compiled.create_infer_request()
 

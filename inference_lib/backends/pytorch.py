@@ -9,19 +9,12 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload
-from inference_lib.backends.cpu import cpu_support
-from inference_lib.backends.cuda import (
-    NO_GPU,
-    CudaFunctionRunner,
-    GraphedRunner,
-    channels_last,
-    float32_products,
-    gpu_works,
-    graph_support,
-)
-from inference_lib.backends.fusion import fuse_convolutions
-from inference_lib.models import create_model
+from inference_lib.backends.shared.buffers import CudaFunctionRunner, channels_last
+from inference_lib.backends.shared.cpu import cpu_support
+from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works, graph_support
+from inference_lib.backends.shared.fusion import fuse_convolutions
+from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -31,7 +24,6 @@ class PyTorchEager:
 
     name = "pytorch"
     title = "PyTorch (eager)"
-    style = Style("#D55E00")
 
     def availability(self, device: str) -> Availability:
         """PyTorch is always there; a GPU may not be."""
@@ -41,11 +33,11 @@ class PyTorchEager:
 
     def supports(self, workload: Workload) -> Support:
         """FP32 everywhere; TF32 and the 16-bit types on a GPU."""
-        return cpu_support(workload) if workload.device == "cpu" else Support(ok=True)
+        return cpu_support(workload) if not workload.on_gpu else Support(ok=True)
 
     def artifact_key(self, workload: Workload) -> str:
         """One weights file for every device and batch size."""
-        return f"pytorch/{workload.model}-{workload.storage}"
+        return f"pytorch/{workload.model}-{workload.precision.storage}"
 
     def versions(self) -> dict[str, str]:
         """Return nothing: a weights file depends on no version."""
@@ -60,8 +52,7 @@ class PyTorchEager:
         """Read the dtype of the first convolution's weights."""
         with safetensors.safe_open(artifact.directory / WEIGHTS_FILE, "pt") as weights:
             dtypes = {weights.get_slice(name).get_dtype() for name in weights.keys() if "weight" in name}  # noqa: SIM118
-        names = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-        return "+".join(sorted(names.get(dtype, dtype) for dtype in dtypes))
+        return precision_of(dtypes)
 
     def load(self, artifact: Artifact) -> "EagerRunner":
         """Return the eager model on the workload's device."""
@@ -77,7 +68,6 @@ class PyTorchCudaGraph(PyTorchEager):
 
     name = "pytorch-cudagraph"
     title = "PyTorch (CUDA graph)"
-    style = Style("#D55E00", "s", "--")
 
     def supports(self, workload: Workload) -> Support:
         """Only a GPU replays CUDA graphs."""
@@ -85,7 +75,7 @@ class PyTorchCudaGraph(PyTorchEager):
 
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""
-        with float32_products(artifact.workload.precision):
+        with float32_products(artifact.workload.precision.name):
             return GraphedRunner(CudaFunctionRunner(artifact.workload, load_fused(artifact)))
 
 
@@ -93,8 +83,8 @@ def load_module(artifact: Artifact) -> torch.nn.Module:
     """Return the exported model on its device, in its precision, ready for inference."""
     workload = artifact.workload
     with torch.device("meta"):  # no memory and no random weights: the file brings the tensors
-        model = create_model(workload.model)
-    model.load_state_dict(load_file(artifact.directory / WEIGHTS_FILE, device=workload.device), assign=True)
+        model = workload.model.create()
+    model.load_state_dict(load_file(artifact.directory / WEIGHTS_FILE, device=str(workload.device.torch)), assign=True)
     return model.eval().requires_grad_(False)
 
 
@@ -111,20 +101,20 @@ class EagerRunner:
 
     def __init__(self, artifact: Artifact) -> None:
         self.workload = artifact.workload
-        self.stream = torch.cuda.current_stream() if self.workload.device == "cuda" else None
-        self._products = float32_products(self.workload.precision)
+        self.stream = torch.cuda.current_stream() if self.workload.on_gpu else None
+        self._products = float32_products(self.workload.precision.name)
         self._model = load_module(artifact)
         self._input = self._output = torch.empty(0)
 
     @torch.inference_mode()
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the logits of one batch, as most applications compute them."""
-        images = torch.from_numpy(batch).to(self.workload.device, self.workload.torch_dtype)
+        images = torch.from_numpy(batch).to(self.workload.device.torch, self.workload.torch_dtype)
         return self._model(images).float().cpu().numpy()
 
     def upload(self, batch: np.ndarray) -> None:
         """Copy one batch to the device."""
-        self._input = torch.from_numpy(batch).to(self.workload.device, self.workload.torch_dtype)
+        self._input = torch.from_numpy(batch).to(self.workload.device.torch, self.workload.torch_dtype)
 
     @torch.inference_mode()
     def compute(self) -> None:

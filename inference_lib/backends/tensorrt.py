@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Availability, Style, Support, Workload
-from inference_lib.backends.cuda import NO_GPU, BufferedRunner, GraphedRunner, gpu_works
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, OUTPUT, OnnxRuntime, export_onnx
-from inference_lib.errors import CourseError
-from inference_lib.files import write_atomically
+from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
+from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.seam import Artifact, Availability, Support, Workload
+from inference_lib.support.errors import CourseError
+from inference_lib.support.files import write_atomically
 
 if TYPE_CHECKING:
     import tensorrt as trt  # what the calls below are checked against
@@ -77,7 +79,6 @@ class TensorRt:
 
     name = "tensorrt"
     title = "TensorRT"
-    style = Style("#6A3D9A", "s", "--")
 
     def availability(self, device: str) -> Availability:
         """Usable where TensorRT is installed and a GPU works that it supports."""
@@ -98,9 +99,9 @@ class TensorRt:
 
     def supports(self, workload: Workload) -> Support:
         """FP32, TF32 and FP16 on a GPU."""
-        if workload.device != "cuda":
+        if not workload.on_gpu:
             return Support(ok=False, reason="TensorRT computes on NVIDIA GPUs only")
-        if workload.precision == "bf16":
+        if workload.precision.name == "bf16":
             return Support(ok=False, reason="the course does not measure BF16 with TensorRT yet")
         return Support(ok=True)
 
@@ -117,10 +118,12 @@ class TensorRt:
         """Export to ONNX in the workload's precision, build the engine, keep it and the graph without its weights."""
         with tempfile.TemporaryDirectory() as scratch:
             graph = Path(scratch) / MODEL_FILE
-            export_onnx(model, workload.torch_dtype, graph)
+            export_onnx(model, workload, graph)
             timings = timing_cache_path(directory.parent)
             with kernels_timed_alone(directory.parent):
-                engine = build_engine(graph, workload.batch_size, tf32=workload.precision == "tf32", timings=timings)
+                engine = build_engine(
+                    graph, workload.batch_size, tf32=workload.precision.name == "tf32", timings=timings
+                )
             (directory / ENGINE_FILE).write_bytes(engine)
             _write_without_weights(graph, directory / MODEL_FILE)
 
@@ -209,11 +212,12 @@ def set_batches(
         CourseError: TensorRT does not accept the profile.
 
     """
+    picture = list(network.get_input(0).shape)[1:]
     if isinstance(batches, int):
-        network.get_input(0).shape = trt.Dims([batches, *IMAGE_SHAPE])
+        network.get_input(0).shape = trt.Dims([batches, *picture])
         return
     profile = builder.create_optimization_profile()
-    smallest, best, largest = (trt.Dims([size, *IMAGE_SHAPE]) for size in batches)
+    smallest, best, largest = (trt.Dims([size, *picture]) for size in batches)
     profile.set_shape(INPUT, smallest, best, largest)
     if not profile or config.add_optimization_profile(profile) < 0:
         raise failure(f"TensorRT does not accept the batch sizes {batches}")

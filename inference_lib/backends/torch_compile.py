@@ -27,12 +27,14 @@ from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
-from inference_lib.backends.base import Artifact, Availability, Style, Workload, precision_of
-from inference_lib.backends.cpu import CpuFunctionRunner, on_arrays
-from inference_lib.backends.cuda import CudaFunctionRunner, GraphedRunner, float32_products
-from inference_lib.backends.fusion import fuse_convolutions
 from inference_lib.backends.pytorch import PyTorchEager, load_module
-from inference_lib.errors import CourseError
+from inference_lib.backends.shared.buffers import CudaFunctionRunner
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
+from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.backends.shared.fusion import fuse_convolutions
+from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.seam import Artifact, Availability, Workload, precision_of
+from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from torch._inductor.cpu_vec_isa import VecISA
@@ -67,7 +69,6 @@ class TorchCompile(PyTorchEager):
 
     name = "torch-compile"
     title = "torch.compile"
-    style = Style("#009E73")
 
     def availability(self, device: str) -> Availability:
         """Usable where PyTorch is, a C++ compiler too, and Triton for a GPU."""
@@ -80,9 +81,9 @@ class TorchCompile(PyTorchEager):
         Inductor's cache on disk is left aside, so that loading takes as long every time.
         """
         workload = artifact.workload
-        with float32_products(workload.precision), compiling():
+        with float32_products(workload.precision.name), compiling():
             model = prepare(load_module(artifact), workload)
-            return _runner(workload, compiled(model, example(workload), RECIPES[workload.device]))
+            return _runner(workload, compiled(model, example(workload), RECIPES[workload.device.kind]))
 
 
 class AotInductor(PyTorchEager):
@@ -90,7 +91,6 @@ class AotInductor(PyTorchEager):
 
     name = "aot-inductor"
     title = "AOTInductor"
-    style = Style("#009E73", "s", "--")
 
     def availability(self, device: str) -> Availability:
         """Usable where ``torch.compile`` is, and for a GPU where CUDA's headers are: the library's host code is C++."""
@@ -106,11 +106,11 @@ class AotInductor(PyTorchEager):
 
     def artifact_key(self, workload: Workload) -> str:
         """Compiled for one device, batch size and arithmetic."""
-        return f"aot-inductor/{workload.model}-{workload.device}-{workload.precision}-b{workload.batch_size}"
+        return f"aot-inductor/{workload.model}-{workload.device.kind}-{workload.precision}-b{workload.batch_size}"
 
     def versions(self) -> dict[str, str]:
         """Return what the machine code depends on: PyTorch, the processor and the GPU, and how it was prepared."""
-        from inference_lib.measure.machine import this_machine
+        from inference_lib.records.machine import this_machine
 
         return {
             "torch": torch.__version__,
@@ -121,9 +121,9 @@ class AotInductor(PyTorchEager):
 
     def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.pt2``: the compiled library with its weights."""
-        model = model.to(workload.device, workload.torch_dtype)
-        with float32_products(workload.precision), compiling():
-            recipe = RECIPES[workload.device]
+        model = model.to(workload.device.torch, workload.torch_dtype)
+        with float32_products(workload.precision.name), compiling():
+            recipe = RECIPES[workload.device.kind]
             compile_ahead(prepare(model, workload), example(workload), directory / PACKAGE_FILE, recipe)
 
     def stored_precision(self, artifact: Artifact) -> str:
@@ -137,7 +137,7 @@ class AotInductor(PyTorchEager):
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Load the library; on a GPU, capture its kernels in a CUDA graph."""
-        with float32_products(artifact.workload.precision), quiet(), believing_the_processor():
+        with float32_products(artifact.workload.precision.name), quiet(), believing_the_processor():
             return _runner(artifact.workload, load_ahead(artifact.directory / PACKAGE_FILE))
 
 
@@ -186,7 +186,7 @@ def prepare(model: nn.Module, workload: Workload, recipe: Recipe | None = None) 
     The result is traced, so its code is its own: a compiled function is kept for each piece of Python code, and two
     instances of one class would compete for that place.
     """
-    recipe = recipe or RECIPES[workload.device]
+    recipe = recipe or RECIPES[workload.device.kind]
     first: list[nn.Module] = []
     if recipe.space_to_depth:
         model, steps = space_to_depth(model)
@@ -283,7 +283,7 @@ def _shallow_copy(model: nn.Module) -> nn.Module:
 def example(workload: Workload) -> torch.Tensor:
     """Return a batch as the runner of ``workload`` will pass it."""
     dtype = torch.from_numpy(np.empty(0, workload.host_dtype)).dtype
-    return torch.zeros(workload.input_shape, dtype=dtype, device=workload.device)
+    return torch.zeros(workload.input_shape, dtype=dtype, device=workload.device.torch)
 
 
 @contextlib.contextmanager
@@ -373,7 +373,7 @@ def _show_cuda_home() -> None:
 
 def _runner(workload: Workload, call: Call) -> CpuFunctionRunner | GraphedRunner:
     """Return a runner of a compiled function; on a GPU, its kernels are captured in a CUDA graph."""
-    if workload.device == "cuda":
+    if workload.on_gpu:
         return GraphedRunner(CudaFunctionRunner(workload, call))
 
     def checked(batch: np.ndarray) -> np.ndarray:

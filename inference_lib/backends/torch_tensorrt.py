@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from inference_lib.backends.base import Artifact, Availability, Style, Support, Workload, precision_of
-from inference_lib.backends.cuda import NO_GPU, BufferedRunner, float32_products, gpu_works
+from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works
 from inference_lib.backends.tensorrt import (
     PACKAGE,
     TensorRt,
@@ -23,7 +23,8 @@ from inference_lib.backends.tensorrt import (
     load_tensorrt,
     timing_cache_path,
 )
-from inference_lib.errors import CourseError
+from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.support.errors import CourseError
 
 PROGRAM_FILE = "model.ep"
 REMEDY = (
@@ -37,7 +38,6 @@ class TorchTensorRt:
 
     name = "torch-tensorrt"
     title = "Torch-TensorRT"
-    style = Style("#6A3D9A", "o", "-")
 
     def availability(self, device: str) -> Availability:
         """Usable where Torch-TensorRT and TensorRT are installed, fit each other, and a GPU works."""
@@ -96,7 +96,7 @@ def compile_options(workload: Workload, timings: Path | None = None) -> dict[str
 
     The precision is not among them: since explicit typing is the default, it is the module's own.
     """
-    options = {"disable_tf32": workload.precision != "tf32", "require_full_compilation": True, "min_block_size": 1}
+    options = {"disable_tf32": workload.precision.name != "tf32", "require_full_compilation": True, "min_block_size": 1}
     return options | ({"timing_cache_path": str(timings)} if timings else {})
 
 
@@ -105,7 +105,7 @@ def compile_and_save(model: torch.nn.Module, workload: Workload, path: Path, opt
     import torch_tensorrt
 
     images = torch.zeros(workload.input_shape, dtype=workload.torch_dtype, device="cuda")
-    with float32_products(workload.precision), warnings.catch_warnings(), torch_tensorrt.logging.errors():
+    with float32_products(workload.precision.name), warnings.catch_warnings(), torch_tensorrt.logging.errors():
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.export.export(model.to("cuda", workload.torch_dtype).eval(), (images,))
         compiled = torch_tensorrt.dynamo.compile(program, arg_inputs=[images], **options)

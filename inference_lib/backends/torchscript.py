@@ -11,17 +11,13 @@ from pathlib import Path
 
 import torch
 
-from inference_lib.backends.base import IMAGE_SHAPE, Artifact, Style, Support, Workload, precision_of
-from inference_lib.backends.cpu import CpuFunctionRunner, on_arrays
-from inference_lib.backends.cuda import (
-    CudaFunctionRunner,
-    GraphedRunner,
-    channels_last,
-    float32_products,
-    graph_support,
-)
 from inference_lib.backends.pytorch import PyTorchEager
-from inference_lib.errors import CourseError
+from inference_lib.backends.shared.buffers import CudaFunctionRunner, channels_last
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
+from inference_lib.backends.shared.cuda import float32_products, graph_support
+from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.seam import Artifact, Support, Workload, precision_of
+from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.pt"
 
@@ -34,7 +30,6 @@ class TorchScript(PyTorchEager):
 
     name = "torchscript"
     title = "TorchScript"
-    style = Style("#E69F00")
 
     def artifact_key(self, workload: Workload) -> str:
         """One file for every device and batch size. A trace records whether TF32 was allowed, so TF32 has its own."""
@@ -58,7 +53,7 @@ class TorchScript(PyTorchEager):
     def load(self, artifact: Artifact) -> CpuFunctionRunner | CudaFunctionRunner:  # type: ignore[override]
         """Return the frozen model on the workload's device."""
         workload = artifact.workload
-        if workload.device == "cpu":
+        if not workload.on_gpu:
             return CpuFunctionRunner(workload, on_arrays(load_frozen(artifact)))
         model = load_frozen(artifact, torch.channels_last)
         return CudaFunctionRunner(workload, channels_last(model, workload.torch_dtype))
@@ -69,7 +64,6 @@ class TorchScriptCudaGraph(TorchScript):
 
     name = "torchscript-cudagraph"
     title = "TorchScript (CUDA graph)"
-    style = Style("#E69F00", "s", "--")
 
     def supports(self, workload: Workload) -> Support:
         """Only a GPU replays CUDA graphs."""
@@ -78,7 +72,7 @@ class TorchScriptCudaGraph(TorchScript):
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""
         workload = artifact.workload
-        with float32_products(workload.precision):
+        with float32_products(workload.precision.name):
             call = channels_last(load_fused(artifact), workload.torch_dtype)
             return GraphedRunner(CudaFunctionRunner(workload, call))
 
@@ -100,8 +94,8 @@ def trace(model: torch.nn.Module, workload: Workload) -> torch.jit.ScriptModule:
         CourseError: the model's Python code looked at the values of a tensor, so the trace may be wrong for others.
 
     """
-    images = torch.zeros(1, *IMAGE_SHAPE, dtype=workload.torch_dtype)
-    with float32_products(workload.precision), warnings.catch_warnings(record=True) as caught:
+    images = torch.zeros(1, *workload.model.input_shape, dtype=workload.torch_dtype)
+    with float32_products(workload.precision.name), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", torch.jit.TracerWarning)
         # PyTorch's own check runs the model twice more; the course compares the logits of real images anyway.
         traced = torch.jit.trace(model.to(workload.torch_dtype), images, check_trace=False)
@@ -114,7 +108,7 @@ def trace(model: torch.nn.Module, workload: Workload) -> torch.jit.ScriptModule:
 def load_frozen(artifact: Artifact, layout: torch.memory_format = torch.contiguous_format) -> torch.jit.ScriptModule:
     """Return the stored model on the workload's device, its weights in ``layout`` and made constants of the graph."""
     with deprecations_silenced():
-        model = torch.jit.load(artifact.directory / MODEL_FILE, map_location=artifact.workload.device)
+        model = torch.jit.load(artifact.directory / MODEL_FILE, map_location=artifact.workload.device.torch)
         # The layout comes first: a frozen module has no parameters left that could be converted.
         return torch.jit.freeze(model.to(memory_format=layout).eval())
 

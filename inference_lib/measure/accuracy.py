@@ -1,69 +1,56 @@
-"""Is it still the same model? Logits on the test set, compared with the FP32 eager model's."""
+"""Is it still the same model? Logits on test pictures, compared with the FP32 eager model's."""
 
 import io
-import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from inference_lib import paths
-from inference_lib.backends.artifacts import build
-from inference_lib.backends.base import Runner, Workload
 from inference_lib.backends.pytorch import PyTorchEager
-from inference_lib.data import load_fashion_mnist, preprocess
-from inference_lib.errors import CourseError
-from inference_lib.files import write_atomically
-from inference_lib.models import NUM_CLASSES, weights_sha256
-from inference_lib.report.records import Accuracy
+from inference_lib.records.record import Accuracy
+from inference_lib.seam import Dataset, Model, Precision, Runner, Workload, build
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+from inference_lib.support.files import write_atomically
+from inference_lib.support.hashes import sha256_of
 
 REFERENCE_BATCH = 64
 
-LOGIT_TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
-"""Largest logit difference, relative to the largest logit, that rounding may explain in each precision."""
-
-MIN_AGREEMENT_PERCENT = 99.5
-"""Share of images whose predicted class must be the reference's; rounding moves only near-ties."""
+CLASSES_COUNT_FROM = 1000
+"""With fewer images than this, a single near-tie would decide about the agreement of classes."""
 
 
-def problem(found: Accuracy, precision: str) -> str | None:
+def problem(found: Accuracy, precision: Precision) -> str | None:
     """Say in what a model differs from the reference by more than rounding in ``precision`` explains, or None."""
-    tolerance = LOGIT_TOLERANCE[precision]
-    if not found.largest_difference <= tolerance:  # NaN is not within it either
+    if not found.largest_difference <= precision.tolerance:  # NaN is not within it either
         return (
             f"logits differ from the FP32 reference by {found.largest_difference:.2e} of the largest logit "
-            f"({precision} explains {tolerance:.0e})"
+            f"({precision} explains {precision.tolerance:.0e})"
         )
-    if found.images >= 1000 and found.agreement_percent < MIN_AGREEMENT_PERCENT:
+    if found.images >= CLASSES_COUNT_FROM and found.agreement_percent < precision.agreement_percent:
         return f"only {found.agreement_percent:.2f} % of the predictions agree with the FP32 reference"
     return None
 
 
-def logits_of(runner: Runner, workload: Workload, images: int, *, ahead: bool = False) -> np.ndarray:
-    """Return the runner's logits (images x 10, float32) for the first ``images`` of the test set.
+def dataset_of(model: Model) -> Dataset:
+    """Return the pictures that ``model`` is checked on; CourseError where it has none."""
+    if model.dataset is None:
+        raise CourseError(f"{model.title} has no pictures to be checked on; give it a data set")
+    return model.dataset
+
+
+def logits_of(runner: Runner, images: int, *, ahead: bool = False) -> np.ndarray:
+    """Return the runner's logits (images x outputs, float32) for the first ``images`` of the test set.
 
     ``ahead`` prepares the next batch while one is inferred. It takes a second thread, and with it PyTorch a second
     pool of threads that compete for the cores for good: only for work after which nothing is timed in this process.
     """
-    batches = _batches(workload, images)
+    asked = runner.workload
+    batches = dataset_of(asked.model).batches(images, asked.input_shape, asked.host_dtype)
     parts = [runner.infer(batch) for batch in (_one_ahead(batches) if ahead else batches)]
     return np.concatenate(parts)[:images]
-
-
-def _batches(workload: Workload, images: int) -> Iterator[np.ndarray]:
-    """Yield preprocessed batches; a short last one is filled with zeros, since a runner takes its own size only.
-
-    Two arrays take turns: a batch is overwritten when the next but one is asked for.
-    """
-    pictures, _ = test_set()
-    arrays = itertools.cycle([np.empty(workload.input_shape, workload.host_dtype) for _ in range(2)])
-    for start in range(0, images, workload.batch_size):
-        batch, chosen = next(arrays), pictures[start : min(start + workload.batch_size, images)]
-        preprocess(chosen, workload.host_dtype, out=batch[: len(chosen)])
-        batch[len(chosen) :] = 0
-        yield batch
 
 
 def _one_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -74,49 +61,51 @@ def _one_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             yield batch
 
 
-@cache
-def test_set() -> tuple[np.ndarray, np.ndarray]:
-    """Return the test images (uint8, 10,000 x 28 x 28) and labels, read once per process."""
-    return load_fashion_mnist("test")
+def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Compare logits (N x outputs) with the reference's logits for the same first N test images, and with labels.
 
-
-def compare(logits: np.ndarray, reference: np.ndarray) -> Accuracy:
-    """Compare logits (N x 10) with the reference's logits for the same first N test images."""
-    reference = reference[: len(logits)]
-    labels = test_set()[1][: len(logits)]
-    predicted = logits.argmax(axis=1)
+    A logit that is not a number makes the difference not a number, and never counts as agreement.
+    """
+    count = len(logits)
+    reference, labels = reference[:count], labels[:count]
+    predicted = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
     return Accuracy(
         accuracy_percent=float(np.mean(predicted == labels) * 100),
         agreement_percent=float(np.mean(predicted == reference.argmax(axis=1)) * 100),
         largest_difference=float(np.abs(logits - reference).max() / np.abs(reference).max()),
-        images=len(logits),
+        images=count,
     )
 
 
-def reference_path(model: str, device: str, images: int, root: Path = paths.BUILD / "reference") -> Path:
-    """Return where the reference logits of ``model`` are kept."""
-    return root / f"{model}-{weights_sha256(model)[:12]}-{device}-{images}.npy"
+def reference_path(model: Model, device: str, images: int, root: Path = paths.BUILD / "reference") -> Path:
+    """Return where the reference logits are kept: other weights, pictures, versions or devices have other files."""
+    processor = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    facts = (model.identity, dataset_of(model).identity, torch.__version__, processor)
+    return root / f"{model}-{device}-{images}-{sha256_of(fact.encode() for fact in facts)[:12]}.npy"
 
 
-def write_reference(model: str, device: str, images: int) -> None:
+def write_reference(model: Model, device: str, images: int) -> None:
     """Compute the logits of the FP32 (IEEE) eager model and keep them."""
     workload = Workload(model, min(REFERENCE_BATCH, images), "fp32", device)
     backend = PyTorchEager()
     with backend.load(build(backend, workload)) as runner:
-        logits = logits_of(runner, workload, images, ahead=device == "cuda")
-    path = reference_path(model, device, images)
+        logits = logits_of(runner, images, ahead=workload.on_gpu)
+    path = reference_path(model, workload.device.kind, images)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.save(content, logits)
     write_atomically(path, content.getvalue())
 
 
-def read_reference(model: str, device: str, images: int) -> np.ndarray:
-    """Return the reference logits (images x 10, float32); CourseError if they were not computed yet."""
+def read_reference(model: Model, device: str, images: int) -> np.ndarray:
+    """Return the reference logits (images x outputs, float32); CourseError if they were not computed yet."""
     path = reference_path(model, device, images)
     if not path.exists():
         raise CourseError(f"no reference logits for {model} on {device}; run the benchmark command, which makes them")
-    logits = np.load(path)
-    if logits.shape != (images, NUM_CLASSES):
+    try:
+        logits = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        logits = np.empty(0)
+    if logits.shape != (images, model.outputs):
         raise CourseError(f"{path} is damaged; delete it and run again")
     return logits

@@ -1,250 +1,198 @@
-"""Measure a grid of cells: one worker process per backend, model and precision, one at a time.
+"""Measure a grid of cells: everything is exported first, then the grid is passed through once an invocation."""
 
-A worker has run nothing else, so its memory is its own, and a crash in it costs one cell.
-"""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from multiprocessing.connection import Connection
-
-from inference_lib.backends import Backend, Workload, build, get_backend
-from inference_lib.backends.artifacts import is_built
-from inference_lib.data import ensure_fashion_mnist
-from inference_lib.errors import CourseError
-from inference_lib.hashes import module_hash, sha256_of
-from inference_lib.measure.accuracy import reference_path, write_reference
-from inference_lib.measure.cell import Job, empty_record, measure
-from inference_lib.measure.machine import this_machine
+from inference_lib.measure import accuracy
+from inference_lib.measure.exports import ensure_reference, export_missing
+from inference_lib.measure.plan import QUIET, Rival, RivalSet, empty_record, grid, sets_of, why_not
 from inference_lib.measure.profiles import Profile
-from inference_lib.models import weights_sha256
-from inference_lib.report.records import Record, RecordStore
+from inference_lib.measure.rounds import Outcome, Race
+from inference_lib.measure.workers import WorkerError
+from inference_lib.records.record import Accuracy, Record, Status
+from inference_lib.records.store import RecordStore
+from inference_lib.seam import FASHION_MNIST, Device, Model
 
 Progress = Callable[[str], None]
+
+WAITED_PERCENT = 10.0
+"""A row whose threads were kept from a core for so long shared the machine with other work."""
+
+TRIES = 3
+"""An invocation with such a row is repeated, and the least disturbed one is kept."""
+
+LOW_THROUGHPUT = 0.9
+"""A full queue cannot serve fewer images per second than one caller who waits and copies. If it did, by a tenth, the
+machine was busy with something else."""
 
 
 def benchmark(
     backends: Sequence[str],
-    models: Sequence[str],
-    device: str,
+    models: Sequence[str | Model],
+    device: str | Device,
     profile: Profile,
     store: RecordStore,
     precisions: Sequence[str] | None = None,
     batch_sizes: Sequence[int] | None = None,
     reuse: bool = True,
+    run: str = "1",
     progress: Progress = lambda line: None,
 ) -> list[Record]:
     """Measure every backend, model, precision and batch size; return one record a cell, in that order.
 
     With ``reuse``, a cell that was measured by this code, on this machine, with this profile is not measured again,
-    so an interrupted run goes on where it stopped. ``progress`` is told a line after each worker.
+    and an interrupted run goes on with the invocation where it stopped.
 
     Raises:
         CourseError: an unknown name, no data set, or a folder that cannot be written; nothing is measured then.
 
     """
+    place = Device.of(device)
+    rivals = grid(backends, models, place, profile, precisions, batch_sizes)
     store.check_writable()
-    ensure_fashion_mnist()
-    jobs = jobs_of(backends, models, device, profile, precisions, batch_sizes)
-    missing = _missing(jobs)
-    if len(missing) > 1:  # a single one is as quickly exported by its worker
-        _export(missing)
-    records: list[Record] = []
-    for number, job in enumerate(jobs, start=1):
-        start = time.perf_counter()
-        records += _measure_job(job, store, reuse)
-        seconds = time.perf_counter() - start
-        progress(f"{number}/{len(jobs)} {job.backend} {job.model} {job.precision}: {seconds:.1f} s")
-    return records
+    FASHION_MNIST.ensure()
+    session = Session(profile, store, run, reuse, progress)
+    session.measure(rivals)
+    return [session.records[rival] for rival in rivals]
 
 
-def export_ahead(jobs: Sequence[Job]) -> dict[str, bool]:
-    """Export what ``jobs`` need, side by side, and measure nothing.
-
-    Return the keys of the artifacts that were missing, and whether each is there now.
-    """
-    if missing := _missing(jobs):
-        _export(missing)
-    failed = _missing(jobs)
-    return {key: key not in failed for key in missing}
+def whole_grid(backends: Sequence[str], models: Sequence[str | Model], device: Device, profile: Profile) -> list[Rival]:
+    """Return the cells of an edition: the profile's, and TF32 where arithmetic is what takes the time."""
+    cells = grid(backends, models, device, profile)
+    if device.kind == "cuda" and QUIET in backends:
+        sizes = profile.batch_sizes("tf32", device.kind)
+        cells += grid([QUIET], models, device, profile, ["tf32"], sizes)
+    return cells
 
 
-def jobs_of(
-    backends: Sequence[str],
-    models: Sequence[str],
-    device: str,
-    profile: Profile,
-    precisions: Sequence[str] | None = None,
-    batch_sizes: Sequence[int] | None = None,
-) -> list[Job]:
-    """Return what ``benchmark`` measures: one job for every backend, model and precision.
+@dataclass
+class Session:
+    """One call of ``benchmark``: the records so far, by rival."""
 
-    Raises:
-        CourseError: an unknown name.
+    profile: Profile
+    store: RecordStore
+    run: str
+    reuse: bool
+    progress: Progress
+    records: dict[Rival, Record] = field(default_factory=dict)
 
-    """
-    jobs = [
-        Job(
-            get_backend(name).name,
-            model,
-            precision,
-            device,
-            tuple(sorted(batch_sizes or profile.batch_sizes.get(precision, (1,)))),
-            profile,
-            fingerprint(get_backend(name), model, device, profile),
+    def measure(self, rivals: Sequence[Rival]) -> None:
+        """Fill ``records`` for ``rivals``, writing each record whenever it gains something."""
+        for rival in rivals:
+            self.records[rival] = self._known(rival)
+        pending = [rival for rival in rivals if not self._finished(self.records[rival])]
+        if not pending:
+            return
+        sets = sets_of(pending)
+        everyone = [rival for one in sets for rival in one.everyone]
+        failures = export_missing(everyone, self.progress)
+        for model, kind in dict.fromkeys((r.workload.model, r.workload.device.kind) for r in pending):
+            ensure_reference(model, kind, self.profile.images(kind))
+        for rival in pending:
+            if failure := failures.get(rival.key[1]):
+                self._fail(rival, failure)
+        for number in range(1, self.profile.invocations + 1):
+            for place, one in enumerate(sets, 1):
+                self._pass(one, number, f"{place}/{len(sets)}")
+
+    def _known(self, rival: Rival) -> Record:
+        """Return what is known already: a reason why not, a record of this very measurement, or an empty one."""
+        if reason := why_not(rival):
+            blocked = empty_record(rival, self.profile, self.run, *reason)
+            return self.store.keep(blocked)
+        fresh = empty_record(rival, self.profile, self.run, "ok")
+        found = self.store.find(fresh.key) if self.reuse else None
+        return found if found and found.ok and found.fingerprint == fresh.fingerprint else fresh
+
+    def _finished(self, record: Record) -> bool:
+        if not record.ok:
+            return True
+        return len(record.invocations) >= self.profile.invocations and record.accuracy is not None
+
+    def _pass(self, one: RivalSet, number: int, place: str) -> None:
+        """Run invocation ``number`` of a set, unless an earlier run of this command did."""
+        left = [rival for rival in one.members if self.records[rival].ok]
+        done = [number in (i.number for i in self.records[rival].invocations) for rival in left]
+        if not left or all(done):
+            return
+        alive = RivalSet(one.name, tuple(left), one.carried)
+        outcomes = self._undisturbed(alive, number, place)
+        for rival in left:
+            self._take(rival, one.name, outcomes[rival])
+
+    def _undisturbed(self, one: RivalSet, number: int, place: str) -> dict[Rival, Outcome]:
+        """Return the outcomes of an invocation; one that other work disturbed is tried again."""
+        tries: list[dict[Rival, Outcome]] = []
+        while not tries or (len(tries) < TRIES and _waited(tries[-1]) > WAITED_PERCENT):
+            again = f", again: waited {_waited(tries[-1]):.0f} % for a core" if tries else ""
+            self.progress(f"invocation {number}, set {place}: {one.name}, {len(one.members)} rivals{again}")
+            race = Race(one, self.profile, seed=number)
+            first = number == 1
+            tries.append(race.run(number, phases=first, evaluate=self._to_evaluate(one) if first else ()))
+        return min(tries, key=_waited)
+
+    def _to_evaluate(self, one: RivalSet) -> list[Rival]:
+        """Return the members whose artifact was not checked on all test pictures yet by their backend."""
+        known = {rival.key for rival, record in self.records.items() if record.accuracy}
+        return [rival for rival in one.members if rival.key not in known]
+
+    def _take(self, rival: Rival, name: str, outcome: Outcome) -> None:
+        """Add what an invocation found out to the record of a rival, and write it."""
+        record = self.records[rival]
+        if outcome.failure is not None:
+            self._fail(rival, outcome.failure)
+            return
+        assert outcome.invocation is not None
+        record = record.model_copy(
+            update={
+                "rivals": name,
+                "invocations": [*record.invocations, outcome.invocation],
+                "build": record.build or outcome.build,
+                "parts": record.parts or outcome.parts,
+                "throughput_images_per_s": record.throughput_images_per_s or outcome.throughput,
+                "overlapped_images_per_s": record.overlapped_images_per_s or outcome.overlapped,
+                "gpu_memory_mib": record.gpu_memory_mib or outcome.memory_mib,
+                "gpu_memory_source": record.gpu_memory_source or outcome.memory_source,
+                "clocks": outcome.clocks,
+                "load": record.load or outcome.load,
+                "accuracy": record.accuracy or outcome.accuracy or self._accuracy_of(rival),
+            }
         )
-        for name in backends
-        for model in models
-        for precision in precisions or profile.precisions(device)
-    ]
-    for job in jobs:
-        for batch_size in job.batch_sizes:
-            job.workload(batch_size)  # rejects unknown names before anything runs
-    return jobs
+        self.records[rival] = self._checked(rival, record.model_copy(update={"flags": flags(record)}))
+        self.store.keep(self.records[rival])
+
+    def _accuracy_of(self, rival: Rival) -> Accuracy | None:
+        """Return the accuracy of the same artifact in the same backend, where another batch size has it."""
+        same = (record.accuracy for other, record in self.records.items() if other.key == rival.key)
+        return next(filter(None, same), None)
+
+    def _checked(self, rival: Rival, record: Record) -> Record:
+        """Return the record; a model that is not the reference's on the whole test set is a failure."""
+        problem = record.accuracy and accuracy.problem(record.accuracy, rival.workload.precision)
+        return record.model_copy(update={"status": "failed", "reason": problem}) if problem else record
+
+    def _fail(self, rival: Rival, failure: WorkerError) -> None:
+        status: Status = "out_of_memory" if failure.out_of_memory else "failed"
+        failed = empty_record(rival, self.profile, self.run, status, str(failure))
+        self.records[rival] = self.store.keep(failed)
 
 
-def fingerprint(backend: Backend, model: str, device: str, profile: Profile) -> str:
-    """Hash what two repetitions of a measurement share.
-
-    That is the code that measures and the backend's own, so that a change elsewhere leaves the records valid; what
-    the backend's artifacts depend on; the weights, the machine and the profile.
-    """
-    code = module_hash(measure.__module__, build.__module__, type(backend).__module__)
-    versions = repr(backend.versions() if backend.availability(device).usable else {})
-    machine = this_machine().model_dump_json(exclude={"commit"})
-    parts = [code, versions, weights_sha256(model), machine, repr(profile)]
-    return sha256_of(part.encode() for part in parts)[:16]
+def _waited(outcomes: dict[Rival, Outcome]) -> float:
+    """Return the longest that a rival waited for a core, percent of its turns."""
+    return max((o.invocation.waited_percent for o in outcomes.values() if o.invocation), default=0.0)
 
 
-def _missing(jobs: Sequence[Job]) -> dict[str, tuple[str, Workload]]:
-    """Return what to export before ``jobs`` can be measured: backend and workload by the artifact's key."""
-    possible = [job for job in jobs if _why_not(job) is None]
-    return {
-        get_backend(job.backend).artifact_key(workload): (job.backend, workload)
-        for job in possible
-        for batch_size in job.batch_sizes
-        if not is_built(get_backend(job.backend), workload := job.workload(batch_size))
-    }
-
-
-def _export(missing: Mapping[str, tuple[str, Workload]]) -> None:
-    """Export as many at a time as there are cores: an export keeps one busy for most of its time.
-
-    Nothing is measured meanwhile. An export that fails is tried again by its worker, whose record says why.
-    """
-    processes = min(len(missing), os.cpu_count() or 1)
-    with _context().Pool(processes, initializer=_leave_interrupts_to_the_parent) as pool:
-        pool.starmap(_try_export, missing.values())
-
-
-def _try_export(backend: str, workload: Workload) -> None:
-    with contextlib.suppress(Exception):
-        build(get_backend(backend), workload)
-
-
-def _measure_job(job: Job, store: RecordStore, reuse: bool) -> list[Record]:
-    blocked = _why_not(job)
-    if blocked is not None:
-        for record in blocked:
-            store.write(record)
-        return blocked
-    pending = [b for b in job.batch_sizes if not (reuse and _measured(job, b, store))]
-    if pending:
-        _ensure_reference(job)
-    while pending:
-        crashed_at = run_worker(measure, replace(job, batch_sizes=tuple(pending)), store)
-        if crashed_at is None:
-            break
-        batch_size, reason = crashed_at
-        store.write(empty_record(job, batch_size, "failed", reason))
-        pending = [b for b in pending if b > batch_size]
-    return [_stored(job, b, store) for b in job.batch_sizes]
-
-
-def _why_not(job: Job) -> list[Record] | None:
-    """Return records that say why the job cannot run here, or None if it can."""
-    backend = get_backend(job.backend)
-    available = backend.availability(job.device)
-    if not available.usable:
-        reason = f"{available.reason}; {available.remedy}"
-        return [empty_record(job, b, "unavailable", reason) for b in job.batch_sizes]
-    support = {b: backend.supports(job.workload(b)) for b in job.batch_sizes}
-    if all(s.ok for s in support.values()):
-        return None
-    return [empty_record(job, b, "unsupported", s.reason) for b, s in support.items()]
-
-
-def _stored(job: Job, batch_size: int, store: RecordStore) -> Record:
-    found = store.find(empty_record(job, batch_size, "ok"))
-    return found or empty_record(job, batch_size, "failed", "the worker ended without a record")
-
-
-def _measured(job: Job, batch_size: int, store: RecordStore) -> bool:
-    found = store.find(empty_record(job, batch_size, "ok"))
-    return found is not None and found.ok and found.fingerprint == job.fingerprint and found.accuracy is not None
-
-
-def _ensure_reference(job: Job) -> None:
-    """Compute the reference logits in a process of their own, so that no measured process ran them."""
-    images = job.profile.images(job.device)
-    if reference_path(job.model, job.device, images).exists():
-        return
-    worker = _context().Process(target=write_reference, args=(job.model, job.device, images))
-    worker.start()
-    worker.join()
-    if worker.exitcode != 0:
-        raise CourseError(
-            f"the reference logits of {job.model} could not be computed on {job.device}; see the error above"
-        )
-
-
-def run_worker(
-    target: Callable[[Job, RecordStore, Callable[[int], None]], None], job: Job, store: RecordStore
-) -> tuple[int, str] | None:
-    """Run ``target`` in a fresh process; return the batch size it died in and how, or None if it ended well."""
-    receiver, sender = _context().Pipe(duplex=False)
-    worker = _context().Process(target=_work, args=(target, job, store, sender))
-    worker.start()
-    sender.close()
-    current = job.batch_sizes[0]
-    try:
-        while True:
-            current = receiver.recv()
-    except EOFError:
-        worker.join()
-    finally:
-        if worker.is_alive():
-            worker.kill()
-            worker.join()
-    code = worker.exitcode or 0
-    if code == 0:
-        return None
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return current, f"the worker process died ({how})"
-
-
-def _work(
-    target: Callable[[Job, RecordStore, Callable[[int], None]], None],
-    job: Job,
-    store: RecordStore,
-    sender: Connection,
-) -> None:
-    _leave_interrupts_to_the_parent()
-    target(job, store, sender.send)
-    sender.close()
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    """Ignore Ctrl-C: it reaches the parent too, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _context() -> multiprocessing.context.ForkServerContext:
-    """Return a context whose workers start with PyTorch imported and CUDA untouched: a fraction of a second each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["inference_lib.measure.cell"])
-    return context
+def flags(record: Record) -> list[str]:
+    """Say what makes the record less trustworthy than its neighbours."""
+    found = []
+    waited = max((invocation.waited_percent for invocation in record.invocations), default=0.0)
+    if waited > WAITED_PERCENT:
+        found.append(f"other work kept it from a core for {waited:.0f} % of its time")
+    if record.fps and record.throughput_images_per_s is not None:
+        part = record.throughput_images_per_s / record.fps
+        if part < LOW_THROUGHPUT:
+            found.append(f"throughput is {100 * (1 - part):.0f} % below FPS")
+    held_down = {reason for phase in (record.clocks, record.load) if phase for reason in phase.throttle_reasons}
+    if held_down:
+        found.append(f"clocks were held down: {', '.join(sorted(held_down))}")
+    return found

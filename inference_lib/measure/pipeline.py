@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from inference_lib.backends.cuda import BufferedRunner
+from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.measure.timing import Clock, Throughput, fill_budget
 
 SLOTS = 2

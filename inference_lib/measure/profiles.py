@@ -1,48 +1,75 @@
 """How thorough a measurement is: a quick look on any machine, or the published edition."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inference_lib.errors import unknown_name
 from inference_lib.measure.timing import StoppingRule
+from inference_lib.seam import PRECISIONS, Workload
+from inference_lib.support.errors import unknown_name
+
+SMALL_BATCH = 8
+"""Up to here an inference is short, and a turn has as many as the profile says."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes and time budgets of one thoroughness."""
+    """Sizes of one thoroughness."""
 
     name: str
-    batch_sizes: Mapping[str, tuple[int, ...]]
-    """Batch sizes to measure in each precision, in rising order."""
+    invocations: int
+    """Times that all rivals are started anew; the grid is passed through so often."""
+    rounds: int
+    """Rounds of an invocation up to ``SMALL_BATCH``; a larger batch has half of them."""
+    iterations: int
+    """Timed inferences of a turn; fewer where that would take longer than ``turn_s``."""
+    turn_s: float
+    least_iterations: int
+    sweep: tuple[int, ...]
+    """Batch sizes of the precisions that draw a curve; of the others, the ends say enough."""
+    sweep_cpu: tuple[int, ...]
     budget_s: float
-    """Seconds at most for each timed series (end to end, parts, throughput)."""
-    min_samples: int
-    """Samples before a series may end for being precise enough."""
+    """Seconds for each series outside the rounds: parts, throughput, what a chapter times itself."""
     load_s: float
     """Seconds of steady load under NVML's eyes."""
-    load_cells: tuple[tuple[str, int], ...]
-    """Precisions and batch sizes at which the load is sampled."""
     test_images: int
     """Images of the test set on which accuracy and agreement are computed on a GPU, see ``images``."""
     cpu_test_images: int
 
     @property
     def rule(self) -> StoppingRule:
-        """When a timed series is long enough."""
-        return StoppingRule(self.budget_s, min_samples=self.min_samples)
+        """When a series that a chapter times itself is long enough."""
+        return StoppingRule(self.budget_s)
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """Return the precisions to measure on ``device`` unless others are asked for."""
+        """Return the precisions to measure on a kind of device unless others are asked for."""
         return ("fp32", "fp16") if device == "cuda" else ("fp32",)
+
+    def batch_sizes(self, precision: str, device: str) -> tuple[int, ...]:
+        """Return the batch sizes to measure unless others are asked for: on a GPU, the curve is the 16-bit rows'."""
+        if device == "cpu":
+            return self.sweep_cpu
+        halves = PRECISIONS[precision].bits <= 16
+        return self.sweep if halves else (self.sweep[0], self.sweep[-1])
+
+    def ends(self, device: str) -> tuple[int, ...]:
+        """Return the smallest and the largest batch size on ``device``: enough where no curve is wanted."""
+        sweep = self.sweep_cpu if device == "cpu" else self.sweep
+        return tuple(dict.fromkeys((sweep[0], sweep[-1])))
+
+    def samples_load(self, workload: Workload) -> bool:
+        """Whether the GPU is watched under steady load at this cell: at the smallest batch, where it may idle."""
+        return workload.on_gpu and workload.batch_size == self.sweep[0]
 
     def images(self, device: str) -> int:
         """Return on how many test images a row of ``device`` is checked; a CPU takes minutes for all of them."""
         return self.test_images if device == "cuda" else self.cpu_test_images
 
-    def ends(self, device: str) -> tuple[int, ...]:
-        """Return the smallest and the largest batch size on ``device``: enough where no curve is wanted."""
-        sizes = [size for precision in self.precisions(device) for size in self.batch_sizes[precision]]
-        return (min(sizes), max(sizes))
+    def rounds_at(self, batch_size: int) -> int:
+        """Return the rounds of an invocation."""
+        return self.rounds if batch_size <= SMALL_BATCH else max(2, self.rounds // 2)
+
+    def iterations_of(self, one_s: float) -> int:
+        """Return the timed inferences of a turn, where one takes ``one_s`` seconds."""
+        return max(self.least_iterations, min(self.iterations, round(self.turn_s / max(one_s, 1e-6))))
 
 
 LOAD_S = 1.2
@@ -51,22 +78,29 @@ LOAD_S = 1.2
 PROFILES = {
     "quick": Profile(
         name="quick",
-        batch_sizes={"fp32": (1, 8), "tf32": (1, 8), "fp16": (1, 8)},
+        invocations=1,
+        rounds=8,
+        iterations=10,
+        turn_s=0.05,
+        least_iterations=2,
+        sweep=(1, 8),
+        sweep_cpu=(1, 8),
         budget_s=0.2,
-        min_samples=30,
         load_s=LOAD_S,
-        load_cells=(("fp32", 1), ("fp16", 1)),
         test_images=256,
         cpu_test_images=128,
     ),
     "full": Profile(
         name="full",
-        # The curve over batch sizes is drawn in FP16; of the others, its ends say enough.
-        batch_sizes={"fp32": (1, 256), "tf32": (1, 256), "fp16": (1, 8, 64, 256)},
-        budget_s=0.1,
-        min_samples=100,
+        invocations=3,
+        rounds=20,
+        iterations=20,
+        turn_s=0.2,
+        least_iterations=3,
+        sweep=(1, 8, 64, 256),
+        sweep_cpu=(1, 8, 64),
+        budget_s=0.2,
         load_s=LOAD_S,
-        load_cells=(("fp32", 1), ("fp16", 1)),
         test_images=10_000,
         cpu_test_images=512,
     ),

@@ -19,17 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from inference_lib import paths
-from inference_lib.backends.base import DTYPES, IMAGE_SHAPE
-from inference_lib.backends.cuda import float32_products
-from inference_lib.backends.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU
-from inference_lib.errors import unknown_name
-from inference_lib.files import write_atomically
-from inference_lib.hashes import sha256_of
-from inference_lib.measure.machine import this_machine
+from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.backends.shared.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU
 from inference_lib.measure.timing import mark, milliseconds_between
-from inference_lib.models import create_model
-from inference_lib.report.records import Record
+from inference_lib.records.machine import this_machine
+from inference_lib.records.record import Record
+from inference_lib.seam import PRECISIONS, find_model, find_precision
+from inference_lib.support import paths
+from inference_lib.support.errors import unknown_name
+from inference_lib.support.files import write_atomically
+from inference_lib.support.hashes import sha256_of
 
 Traffic = Literal["unfused", "fused"]
 """Whose memory traffic: that of operations run one by one, or the least that any program needs."""
@@ -64,20 +63,20 @@ class Work:
         return self.bytes_unfused if traffic == "unfused" else self.bytes_fused
 
 
-def count(model: nn.Module, batch_size: int, precision: str = "fp32") -> Work:
-    """Count what ``model`` has to do for ``batch_size`` images (3 x 224 x 224) with all tensors in ``precision``.
+def count(model: nn.Module, shape: Sequence[int], precision: str = "fp32") -> Work:
+    """Count what ``model`` has to do for one batch of ``shape`` with all tensors in ``precision``.
 
     The model is run on *meta* tensors, which have shapes and no memory, so that nothing is computed and any model
     fits; ``model`` itself is not changed. Operations are counted by PyTorch (``torch.utils.flop_counter``).
     """
-    dtype = DTYPES[precision]
+    dtype = find_precision(precision).dtype
     state = {name: _on_meta(tensor, dtype) for name, tensor in model.state_dict().items()}
-    images = torch.empty(batch_size, *IMAGE_SHAPE, dtype=dtype, device="meta")
+    images = torch.empty(*shape, dtype=dtype, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _Traffic() as traffic:
         output = torch.func.functional_call(model, state, (images,))
     weights = [state[name] for name, _ in model.named_parameters()]
     return Work(
-        batch_size=batch_size,
+        batch_size=shape[0],
         operations=flops.get_total_flops(),
         bytes_unfused=traffic.bytes,
         bytes_fused=sum(tensor.nbytes for tensor in (*weights, images, output)),
@@ -136,7 +135,7 @@ REPETITIONS = 7
 
 def measure_ceilings(device: str) -> Ceilings:
     """Measure the peak of matrix products (``torch.matmul``) and of a copy on ``device``, in about a second."""
-    precisions = ("fp32", "tf32", "fp16", "bf16") if device == "cuda" else ("fp32",)
+    precisions = [name for name, found in PRECISIONS.items() if device == "cuda" or not found.cpu]
     source = torch.ones(COPY_BYTES[device], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Ceilings(
@@ -149,7 +148,7 @@ def measure_ceilings(device: str) -> Ceilings:
 def _product_rate(precision: str, device: str) -> float:
     n = MATRIX_SIZE[device]
     # Random numbers: a GPU draws less power, and clocks higher, on zeros.
-    a, b = (torch.randn(n, n, device=device).to(DTYPES[precision]) for _ in range(2))
+    a, b = (torch.randn(n, n, device=device).to(find_precision(precision).dtype) for _ in range(2))
     out = torch.empty_like(a)
     with float32_products(precision), torch.no_grad():
         return 2 * n**3 / _seconds(lambda: torch.matmul(a, b, out=out), device)
@@ -264,7 +263,8 @@ def _row(record: Record | Measured, ceilings: Ceilings) -> dict[str, Any]:
 
 @cache
 def work_of(model: str, batch_size: int, precision: str) -> Work:
-    """Return what the course's ``model`` has to do, as :func:`count` counts it."""
+    """Return what the model called ``model`` has to do, as :func:`count` counts it."""
+    found = find_model(model)
     with torch.device("meta"):
-        network = create_model(model).eval()
-    return count(network, batch_size, precision)
+        network = found.create().eval()
+    return count(network, (batch_size, *found.input_shape), precision)

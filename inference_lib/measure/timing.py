@@ -12,18 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import NormalDist, median
+from statistics import median
 
 import numpy as np
 import torch
 
-from inference_lib.backends.base import Runner
+from inference_lib.records.statistics import median_interval
+from inference_lib.seam import Runner, StagedRunner
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, monotonic."""
-
-QUANTILES = 201
-"""Points of the stored distribution: one every half percent."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,11 @@ class Samples:
     milliseconds: np.ndarray
     stop_reason: str
 
+    @property
+    def p50(self) -> float:
+        """The median."""
+        return float(np.median(self.milliseconds))
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -77,25 +80,6 @@ class Throughput:
     images_per_s: float
     batches: int
     seconds: float
-
-
-def median_interval(samples: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Return a confidence interval of the median from order statistics, free of any assumed distribution.
-
-    The ranks are n/2 -+ z sqrt(n)/2, the normal approximation of the binomial count of samples below the median
-    (Conover, Practical Nonparametric Statistics, section 3.2).
-    """
-    ordered = np.sort(np.asarray(samples, dtype=float))
-    n = len(ordered)
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(n) / 2
-    low = max(0, math.floor(n / 2 - half))
-    high = min(n - 1, math.ceil(n / 2 + half))
-    return float(ordered[low]), float(ordered[high])
-
-
-def quantile_sketch(samples: np.ndarray) -> list[float]:
-    """Return the samples' quantiles at 0, 0.5, ..., 100 percent: a distribution small enough to publish."""
-    return [float(f"{q:.6g}") for q in np.quantile(samples, np.linspace(0, 1, QUANTILES))]
 
 
 @contextmanager
@@ -149,15 +133,26 @@ def collect(sample: Callable[[], float], rule: StoppingRule, clock: Clock = time
     return Samples(np.asarray(samples), reason)
 
 
+def take(sample: Callable[[], float], count: int) -> list[float]:
+    """Take ``count`` samples (milliseconds each)."""
+    with no_garbage_collection():
+        return [sample() for _ in range(count)]
+
+
 def time_call(call: Callable[[], object], rule: StoppingRule, clock: Clock = time.perf_counter) -> Samples:
     """Time ``call`` with the host's clock; it must wait for whatever it starts."""
+    return collect(sampler(call, clock), rule, clock)
+
+
+def sampler(call: Callable[[], object], clock: Clock = time.perf_counter) -> Callable[[], float]:
+    """Return a function that calls ``call`` and returns the milliseconds that it took."""
 
     def sample() -> float:
         start = clock()
         call()
         return (clock() - start) * 1e3
 
-    return collect(sample, rule, clock)
+    return sample
 
 
 def time_end_to_end(
@@ -172,7 +167,7 @@ def time_end_to_end(
 
 
 def time_parts(
-    runner: Runner,
+    runner: StagedRunner,
     inputs: Sequence[np.ndarray],
     rule: StoppingRule,
     before_each: Callable[[], object] | None = None,
@@ -203,7 +198,7 @@ def time_parts(
 
 
 def time_compute(
-    runner: Runner,
+    runner: StagedRunner,
     rule: StoppingRule,
     before_each: Callable[[], object] | None = None,
 ) -> Samples:
@@ -221,7 +216,9 @@ def time_compute(
     return collect(sample, rule)
 
 
-def time_throughput(runner: Runner, batch: np.ndarray, budget_s: float, clock: Clock = time.perf_counter) -> Throughput:
+def time_throughput(
+    runner: StagedRunner, batch: np.ndarray, budget_s: float, clock: Clock = time.perf_counter
+) -> Throughput:
     """Queue ``compute`` back to back on a batch that is on the device; return images per second."""
     runner.upload(batch)
     runner.compute()
@@ -308,7 +305,7 @@ def milliseconds_between(start: Mark, end: Mark) -> float:
     return end - start  # type: ignore[operator]
 
 
-def _mark_of(runner: Runner) -> Mark:
+def _mark_of(runner: StagedRunner) -> Mark:
     """Mark a point on the runner's clock; on the host's, once the runner's own queue, if it has one, is empty."""
     if runner.stream is None:
         runner.synchronize()

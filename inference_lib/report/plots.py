@@ -19,11 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from inference_lib.backends import BACKENDS
-from inference_lib.backends.base import Style
 from inference_lib.measure.roofline import Ceilings
-from inference_lib.report.records import Record
-from inference_lib.report.tables import PRECISION_NAMES
+from inference_lib.records.record import Record
+from inference_lib.report.style import style_of
+from inference_lib.seam import PRECISIONS
 
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
@@ -53,8 +52,12 @@ mpl.rcParams.update(
     }
 )
 
-PRECISION_ALPHA = {"fp32": 0.45, "tf32": 0.7}
-"""The fewer bits, the stronger the line, where a figure shows several precisions."""
+
+def precision_alpha(name: str) -> float:
+    """Return how opaque a line is where a figure shows several precisions: the fewer bits, the stronger."""
+    precision = PRECISIONS[name]
+    return {32: 0.45}.get(precision.bits, 1.0) if precision.storage == name else 0.7
+
 
 PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
 
@@ -101,19 +104,9 @@ def provenance(records: Sequence[Record]) -> str:
     return f"Measured on {'; '.join(described)}." if described else "Nothing measured yet."
 
 
-def style_of(record: Record) -> Style:
-    """Return how the record's backend is drawn."""
-    return _style(record.backend)
-
-
-def _style(name: str) -> Style:
-    backend = BACKENDS.get(name)
-    return backend.style if backend else Style("#888888")
-
-
 def label_of(record: Record) -> str:
     """Return the legend entry of a record."""
-    return f"{record.title} {PRECISION_NAMES[record.precision]}"
+    return f"{record.title} {PRECISIONS[record.precision].title}"
 
 
 def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
@@ -122,7 +115,7 @@ def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
     for record in records:
         assert record.latency is not None
         sketch = record.latency.end_to_end.quantiles
-        style = style_of(record)
+        style = style_of(record.backend)
         axes.plot(
             sketch,
             np.linspace(0, 100, len(sketch)),
@@ -140,7 +133,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
     """Draw images per second over latency, one line a backend and precision, one point a batch size."""
     alphas = _alphas(records)
     for line in _lines(records):
-        style = style_of(line[0])
+        style = style_of(line[0].backend)
         axes.plot(
             [r.latency.end_to_end.p50 for r in line if r.latency],
             [r.fps for r in line if r.fps],
@@ -170,7 +163,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
 def _alphas(records: Sequence[Record]) -> dict[str, float]:
     """Return how opaque a line of each precision is; one precision alone needs no telling apart."""
     precisions = {record.precision for record in records}
-    return {name: PRECISION_ALPHA.get(name, 1) if len(precisions) > 1 else 1 for name in precisions}
+    return {name: precision_alpha(name) if len(precisions) > 1 else 1 for name in precisions}
 
 
 def _lines(records: Sequence[Record]) -> list[list[Record]]:
@@ -183,7 +176,7 @@ def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
     positions = range(len(records))
     left = np.zeros(len(records))
     for part, color in PART_COLORS.items():
-        widths = np.array([getattr(r.latency, part).p50 for r in records])
+        widths = np.array([getattr(r.parts, part) for r in records])
         axes.barh(positions, widths, left=left, color=color, label=part, height=0.6)
         left += widths
     ends = [r.latency.end_to_end.p50 for r in records if r.latency]
@@ -267,12 +260,12 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
     intensity = np.geomspace(low, high, 200)
     for precision in precisions:
         roof = np.minimum(ceilings.flops[precision], intensity * ceilings.bandwidth) / 1e12
-        axes.plot(intensity, roof, color=INK, alpha=PRECISION_ALPHA.get(precision, 1))
-        label = f"{PRECISION_NAMES[precision]}\n{roof[-1]:,.3g} TFLOP/s"
+        axes.plot(intensity, roof, color=INK, alpha=precision_alpha(precision))
+        label = f"{PRECISIONS[precision].title}\n{roof[-1]:,.3g} TFLOP/s"
         axes.annotate(label, (high, roof[-1]), (6, 0), textcoords="offset points", va="center", fontsize="small")
     for point in points.to_dict("records"):
-        style, place = _style(point["backend"]), (point["FLOP/byte"], point["FLOP/s"] / 1e12)
-        alpha = PRECISION_ALPHA.get(point["precision"], 1)
+        style, place = style_of(point["backend"]), (point["FLOP/byte"], point["FLOP/s"] / 1e12)
+        alpha = precision_alpha(point["precision"])
         axes.plot(*place, color=style.color, marker=style.marker, alpha=alpha, linestyle="none")
         label = f"{point['model']}, {point['batch']}"
         axes.annotate(label, place, (6, -3), textcoords="offset points", fontsize="x-small")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from inference_lib.choose import latency_ms, quickest
+from inference_lib.records.record import Record
+from inference_lib.records.store import select
+from inference_lib.report.choose import latency_ms, quickest
 from inference_lib.report.plots import label_of, provenance
-from inference_lib.report.records import Record, select
 from inference_lib.report.tables import markdown_scoreboards, markdown_table
 from inference_lib.report.words import times_faster
 

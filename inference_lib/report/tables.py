@@ -2,7 +2,7 @@
 
 import html
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -10,14 +10,12 @@ import pandas as pd
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
-from inference_lib.models import MODELS
-from inference_lib.report.records import Record
+from inference_lib.records.record import Distribution, Record
+from inference_lib.seam import MODELS, PRECISIONS
 
 MISSING = "-"
 
-MODEL_NAMES = {"vanilla_cnn": "Vanilla CNN", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNetV2"}
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
-PRECISION_NAMES = {"fp32": "FP32", "tf32": "TF32", "fp16": "FP16", "bf16": "BF16"}
 
 SCOREBOARD_FORMATS = {
     "accuracy %": "{:.2f}",
@@ -45,8 +43,14 @@ def _flat_row(record: Record) -> dict[str, Any]:
 def _flat_columns() -> dict[str, Any]:
     """Name every column of the flat table and say where it comes from."""
 
-    def latency(part: str, statistic: str) -> Any:
-        return lambda r: getattr(getattr(r.latency, part), statistic) if r.latency else None
+    def end_to_end(read: Callable[[Distribution], float | None]) -> Any:
+        return lambda r: read(r.latency.end_to_end) if r.latency else None
+
+    def device(end: str) -> Any:
+        return lambda r: getattr(r.latency.device, end) if r.latency and r.latency.device else None
+
+    def part(name: str) -> Any:
+        return lambda r: getattr(r.parts, name) if r.parts else None
 
     return {
         "machine": lambda r: r.machine.name(r.device),
@@ -59,15 +63,24 @@ def _flat_columns() -> dict[str, Any]:
         "reason": lambda r: r.reason,
         "accuracy_percent": lambda r: r.accuracy.accuracy_percent if r.accuracy else None,
         "agreement_percent": lambda r: r.accuracy.agreement_percent if r.accuracy else None,
-        "latency_p50_ms": latency("end_to_end", "p50"),
-        "latency_p99_ms": latency("end_to_end", "p99"),
-        "upload_ms": latency("upload", "p50"),
-        "compute_ms": latency("compute", "p50"),
-        "download_ms": latency("download", "p50"),
+        "latency_p50_ms": end_to_end(lambda d: d.p50),
+        "latency_p99_ms": end_to_end(lambda d: d.p99.value if d.p99 else None),
+        "upload_ms": part("upload"),
+        "compute_ms": part("compute"),
+        "download_ms": part("download"),
         "fps": lambda r: r.fps,
         "throughput_images_per_s": lambda r: r.throughput_images_per_s,
         "gpu_memory_mib": lambda r: r.gpu_memory_mib,
         "gpu_busy_percent": lambda r: r.load.busy_percent if r.load else None,
+        "invocations": lambda r: len(r.invocations) or None,
+        "iterations": end_to_end(lambda d: d.iterations),
+        "latency_low_ms": end_to_end(lambda d: d.median.low),
+        "latency_high_ms": end_to_end(lambda d: d.median.high),
+        "device_ms": device("value"),
+        "device_low_ms": device("low"),
+        "device_high_ms": device("high"),
+        "host_pace": lambda r: r.host_pace_ms,
+        "run": lambda r: r.run,
     }
 
 
@@ -82,7 +95,7 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
         {
             "framework": record.title,
             "device": DEVICE_NAMES[record.device],
-            "precision": PRECISION_NAMES[record.precision],
+            "precision": PRECISIONS[record.precision].title,
             "accuracy %": record.accuracy.accuracy_percent if record.accuracy else None,
             "agreement %": record.accuracy.agreement_percent if record.accuracy else None,
             "latency ms": record.latency.end_to_end.p50 if record.latency else None,
@@ -112,7 +125,7 @@ def agreement(records: Iterable[Record]) -> pd.DataFrame:
             "framework": record.title,
             "model": record.model,
             "device": DEVICE_NAMES[record.device],
-            "precision": PRECISION_NAMES[record.precision],
+            "precision": PRECISIONS[record.precision].title,
             "accuracy %": record.accuracy.accuracy_percent,
             "agreement %": record.accuracy.agreement_percent,
             "largest difference": record.accuracy.largest_difference,
@@ -130,7 +143,7 @@ def side_by_side(records: Iterable[Record], machines: Sequence[str]) -> pd.DataF
     cells: dict[tuple[str, str, str, int], dict[str, float]] = {}
     for record in records:
         if record.latency:
-            cell = (record.title, record.model, PRECISION_NAMES[record.precision], record.batch_size)
+            cell = (record.title, record.model, PRECISIONS[record.precision].title, record.batch_size)
             machine = record.machine.name(record.device)
             cells.setdefault(cell, {})[f"{machine}, ms"] = record.latency.end_to_end.p50
     names = ("framework", "model", "precision", "batch")
@@ -168,10 +181,10 @@ def show_table(
     table: pd.DataFrame, caption: str = "", formats: dict[str, str] | None = None, notes: Iterable[str] = ()
 ) -> HTML:
     """Return ``table`` as HTML: numbers formatted and right-aligned, gaps shown as a dash, ``notes`` below it."""
-    formats = SCOREBOARD_FORMATS | (formats or {})
+    units = ((", ms", "{:.3f}"), (", s", "{:.1f}"))
+    by_unit = {name: form for unit, form in units for name in table.columns if name.endswith(unit)}
+    formats = SCOREBOARD_FORMATS | by_unit | (formats or {})  # what a caller asks for comes last
     known = {name: formats[name] for name in table.columns if name in formats}
-    for unit, form in ((", ms", "{:.3f}"), (", s", "{:.1f}")):
-        known |= {name: form for name in table.columns if name.endswith(unit)}
     numbers = [name for name in table.columns if pd.api.types.is_numeric_dtype(table[name])]
     styled = (
         Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
@@ -192,7 +205,7 @@ def show_scoreboard(records: Sequence[Record], model: str, caption: str) -> HTML
     notes: dict[str, list[str]] = {}
     for record in records:
         if record.model == model and record.batch_size == 1 and (note := _note(record)):
-            notes.setdefault(note, []).append(f"{record.title} {PRECISION_NAMES[record.precision]}")
+            notes.setdefault(note, []).append(f"{record.title} {PRECISIONS[record.precision].title}")
     table = scoreboard([r for r in records if r.ok], model).drop(columns="note", errors="ignore")
     return show_table(table, caption, notes=[f"{', '.join(rows)}: {note}" for note, rows in notes.items()])
 
@@ -234,3 +247,16 @@ def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]
         mine = [r for r in records if r.machine.name(r.device) == machine]
         for model, batch_size in sorted({(r.model, r.batch_size) for r in mine}):
             yield f"{model}, batch {batch_size}, {machine}", scoreboard(mine, model, batch_size)
+
+
+def text_replication(found: dict[str, dict[str, Any]]) -> str:
+    """Return what two runs said of each other's claims, for a terminal: the counts, then the worst pairs."""
+    counts = pd.DataFrame({kind.replace("_", " "): row for kind, row in found.items()}).drop("worst").T
+    parts = [counts.to_markdown(tablefmt="simple", floatfmt=".1f")]
+    for kind, row in found.items():
+        worst = pd.DataFrame(row["worst"])
+        if len(worst):
+            parts.append(
+                f"furthest apart, {kind.replace('_', ' ')}\n{worst.to_markdown(index=False, tablefmt='simple')}"
+            )
+    return "\n\n".join(parts)

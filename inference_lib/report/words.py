@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from inference_lib.measure.compare import compare
-from inference_lib.report.records import Record
+from inference_lib.records.comparison import compare
+from inference_lib.records.record import Kind, Record
 
 NOT_MEASURED = "(not measured)"
 
@@ -17,15 +17,19 @@ def number(records: Sequence[Record], read: Callable[[Record], float | None], fo
     return NOT_MEASURED if value is None else form.format(value)
 
 
-def times_faster(slow: Sequence[Record], fast: Sequence[Record]) -> str:
-    """Return how the end-to-end median of the one record ``fast`` compares with that of ``slow``.
+def times_faster(slow: Sequence[Record], fast: Sequence[Record], kind: Kind = "end_to_end") -> str:
+    """Return how the one record ``fast`` compares with ``slow``, end to end or on the ``device``.
 
     ``2.1 times faster``, ``1.3 times slower``, ``4 % slower``, ``about as fast``, or ``not clearly faster or slower``
-    where the uncertainty of the two leaves it open.
+    where the uncertainty of the two leaves it open. From fewer than three invocations, only the ratio is told.
     """
     if len(slow) != 1 or len(fast) != 1 or not (slow[0].latency and fast[0].latency):
         return NOT_MEASURED
-    found = compare(slow[0].latency.end_to_end, fast[0].latency.end_to_end)
+    if kind == "device" and not (slow[0].latency.device and fast[0].latency.device):
+        return NOT_MEASURED
+    found = compare(slow[0], fast[0], kind)
+    if found.low is None:
+        return f"{found.ratio:.2f} times as fast here (too few invocations for a verdict)"
     if found.verdict in ("faster", "slower"):
         return f"{_times(max(found.ratio, 1 / found.ratio))} {found.verdict}"
     return {"same": "about as fast", "cannot tell": "not clearly faster or slower"}[found.verdict]

@@ -1,0 +1,1 @@
+"""What several frameworks share: buffers, CUDA graphs, fused convolutions, runners of plain functions."""

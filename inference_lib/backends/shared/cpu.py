@@ -1,0 +1,78 @@
+"""What the CPU backends share: which precisions are measured there, and runners that have nothing to copy."""
+
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+import torch
+
+from inference_lib.seam import Support, Workload
+
+
+def cpu_support(workload: Workload) -> Support:
+    """Say whether every CPU computes in the precision of ``workload``."""
+    return Support(ok=not workload.precision.cpu, reason=workload.precision.cpu)
+
+
+class CpuRunner:
+    """A runner on the CPU, which reads the caller's array where it is.
+
+    A subclass runs its model in ``compute``, from ``_batch`` to ``_logits``.
+    """
+
+    stream = None
+    at_once = 1
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self._batch = self._logits = np.empty(0)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        self.upload(batch)
+        self.compute()
+        return self.download()
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Keep a reference to the batch."""
+        self._batch = batch
+
+    def compute(self) -> None:
+        """Run the model on the batch."""
+        raise NotImplementedError
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the last run."""
+        return self._logits
+
+    def synchronize(self) -> None:
+        """Nothing is asynchronous on the CPU."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.synchronize()
+        vars(self).clear()  # whatever holds the model and its threads goes
+
+
+class CpuFunctionRunner(CpuRunner):
+    """A function from a batch to its logits, both NumPy arrays on the host."""
+
+    def __init__(self, workload: Workload, call: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__(workload)
+        self._call = call
+
+    def compute(self) -> None:
+        """Call the function."""
+        self._logits = self._call(self._batch)
+
+
+def on_arrays(model: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return ``model``, which maps a PyTorch tensor to float logits, as a function of NumPy arrays."""
+
+    @torch.inference_mode()
+    def call(batch: np.ndarray) -> np.ndarray:
+        return model(torch.from_numpy(batch)).float().numpy()
+
+    return call

@@ -1,0 +1,48 @@
+"""What the CUDA backends share: whether a GPU works, and the TF32 policy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from inference_lib.seam import Availability, Support, Workload
+
+NO_GPU = Availability(
+    usable=False,
+    reason="no NVIDIA GPU answers",
+    remedy="run on a machine with an NVIDIA GPU and a driver for CUDA 13",
+)
+
+
+def graph_support(workload: Workload) -> Support:
+    """Say whether ``workload`` can be captured in a CUDA graph."""
+    if not workload.on_gpu:
+        return Support(ok=False, reason="CUDA graphs exist on NVIDIA GPUs only")
+    return Support(ok=True)
+
+
+def gpu_works() -> bool:
+    """Whether PyTorch finds a CUDA device, without starting CUDA in this process when it does not."""
+    return torch.cuda.is_available()
+
+
+def set_float32_products(precision: str) -> None:
+    """Let PyTorch multiply FP32 tensors in IEEE arithmetic, or in TF32 where ``precision`` is ``tf32``.
+
+    PyTorch's default differs by operation (TF32 for convolutions, IEEE for matrix products), so both are set. The
+    newer ``fp32_precision`` settings say the same, but ``torch.export`` still reads these and refuses a mix.
+    See https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices.
+    """
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Set the arithmetic of FP32 products (see set_float32_products) for a while."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    set_float32_products(precision)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products

@@ -1,0 +1,56 @@
+"""CUDA graphs: a runner's kernels recorded once and replayed with one launch."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from inference_lib.backends.shared.buffers import IMAGES_PER_COPY, BufferedRunner
+from inference_lib.backends.shared.cuda import float32_products
+
+
+class GraphedRunner(BufferedRunner):
+    """Another runner's kernels, captured in a CUDA graph: one launch instead of one an operation.
+
+    The copies of a small batch are captured too, in a second graph: an inference is then a copy into pinned memory,
+    one launch, and a wait. A large batch is sent in pieces instead, each while the next is staged.
+    """
+
+    def __init__(self, runner: BufferedRunner) -> None:
+        self.workload, self.stream, self.buffers = runner.workload, runner.stream, runner.buffers
+        self._products = float32_products(self.workload.precision.name)
+        self._captured = runner  # its weights and workspaces are what the graph's kernels use
+        for _ in range(3):  # libraries choose their kernels at first use, and must not do so while they are captured
+            runner.compute()
+        self.synchronize()
+        self._graph = self._capture(runner.compute)
+        self._whole = self._capture(self._queue_all) if self.workload.batch_size <= IMAGES_PER_COPY else None
+
+    def _queue_all(self) -> None:
+        self.buffers.queue_upload()
+        self._captured.compute()
+        self.buffers.queue_download()
+
+    def _capture(self, queue: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Record what ``queue`` puts on the stream, without running it."""
+        graph = torch.cuda.CUDAGraph()
+        # "relaxed": a library may ask the driver something while it queues its kernels
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="relaxed"):
+            queue()
+        return graph
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits of one batch."""
+        if self._whole is None:
+            return super().infer(batch)
+        self.buffers.stage(batch)
+        self._replay(self._whole)
+        return self.buffers.fetch()
+
+    def compute(self) -> None:
+        """Queue one replay of the model's kernels."""
+        self._replay(self._graph)
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        with torch.cuda.stream(self.stream):
+            graph.replay()

@@ -1,0 +1,1 @@
+"""TVM: the backend, and its compiler work (schedules, rules, the search)."""

@@ -1,0 +1,1 @@
+"""The chapters and the book: executed, staged, rendered, published."""

@@ -1,0 +1,263 @@
+"""The chapters: what they are, which are up to date, and how they are executed.
+
+A chapter is a text file under ``notebooks/`` in jupytext's percent format. Executing it gives a notebook with outputs
+under ``_build/executed/``, stamped with the hash of the code that made it, so that it is not executed again until
+that code changes. ``inference_lib.course.book`` turns executed chapters into pages.
+"""
+
+import logging
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
+from inference_lib.records.machine import this_machine
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.files import make_writable, shown
+from inference_lib.support.hashes import library_hash
+
+try:
+    import nbformat
+    import papermill
+    import yaml
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient.exceptions import DeadKernelError
+except ModuleNotFoundError as missing:
+    raise CourseError(
+        f"{missing.name} is not installed, and chapters need it; run `pip install -c constraints.txt -e .[book]`"
+    ) from missing
+
+
+@dataclass(frozen=True)
+class Course:
+    """The folders of one course: what people edit is under ``root``, what is made at run time under ``build``."""
+
+    root: Path = paths.ROOT
+    build: Path = paths.BUILD
+
+    @property
+    def executed(self) -> Path:
+        """Chapters executed on this machine."""
+        return self.build / "executed"
+
+    @property
+    def records(self) -> Path:
+        """Measurement records made on this machine."""
+        return self.build / "records"
+
+    @property
+    def published(self) -> Path:
+        """Chapters and records of the published edition."""
+        return self.root / "book" / "published"
+
+
+COURSE = Course()
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter: its name (``04_pytorch``), its source, and the title a reader sees."""
+
+    name: str
+    source: Path
+    title: str
+
+
+def chapters(course: Course = COURSE) -> list[Chapter]:
+    """Return the chapters of the table of contents that have a source, in reading order."""
+    contents = yaml.safe_load((course.root / "_toc.yml").read_text())
+    sources = [course.root / f"{entry}.py" for entry in _files(contents) if entry.startswith("notebooks/")]
+    return [Chapter(source.stem, source, _title(source)) for source in sources if source.exists()]
+
+
+def _files(contents: Any) -> Iterator[str]:
+    """Yield every ``file`` entry of a table of contents."""
+    if isinstance(contents, list):
+        for item in contents:
+            yield from _files(item)
+    elif isinstance(contents, dict):
+        if "file" in contents:
+            yield contents["file"]
+        for value in contents.values():
+            yield from _files(value)
+
+
+def _title(source: Path) -> str:
+    heading = re.search(r"^# # (.+)$", source.read_text(), re.MULTILINE)
+    return heading.group(1).strip() if heading else source.stem
+
+
+def find_chapters(names: Sequence[str] | None, course: Course = COURSE) -> list[Chapter]:
+    """Return the chapters called ``names`` (``04_pytorch``, or just ``04``), all of them for None.
+
+    Raises:
+        CourseError: a name is not a chapter's.
+
+    """
+    known = chapters(course)
+    by_name = {chapter.name.split("_")[0]: chapter for chapter in known} | {chapter.name: chapter for chapter in known}
+    wanted = [Path(name).stem for name in names] if names is not None else [chapter.name for chapter in known]
+    for name in wanted:
+        if name not in by_name:
+            raise unknown_name("chapter", name, [chapter.name for chapter in known])
+    return [by_name[name] for name in wanted]
+
+
+def is_up_to_date(chapter: Chapter, stamp: dict[str, str], course: Course = COURSE) -> bool:
+    """Whether the chapter was executed here by the same code, with the same profile and on the same device.
+
+    A chapter whose source says ``summary: true`` under ``inference_lib`` shows the records of all others, so it must
+    also be the last that was executed.
+    """
+    path = course.executed / f"{chapter.name}.ipynb"
+    if not path.exists():
+        return False
+    made_by = nbformat.read(path, as_version=4).metadata.get(STAMP, {})
+    if any(made_by.get(key) != value for key, value in stamp.items()):
+        return False
+    if not source_notebook(chapter.source).metadata.get(STAMP, {}).get("summary"):
+        return True
+    others = [course.executed / f"{other.name}.ipynb" for other in chapters(course)]
+    return all(path.stat().st_mtime >= other.stat().st_mtime for other in others if other.exists())
+
+
+# Execution
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels with the interpreter that runs now, whatever kernels are installed on the machine."""
+
+    transport_encryption = "auto"  # else each kernel warns that others on this machine could listen
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The kernel to start."""
+        return KernelSpec(**get_kernel_dict())
+
+    def start_kernel(self, *arguments: Any, **options: Any) -> Any:
+        """Start a kernel whose own log does not mix with the progress lines; a cell's output is not affected."""
+        return super().start_kernel(*arguments, **options, stderr=subprocess.DEVNULL)
+
+
+def run_chapters(
+    names: Sequence[str] | None = None,
+    profile: str = "quick",
+    device: str = "auto",
+    force: bool = False,
+    course: Course = COURSE,
+) -> int:
+    """Execute the chapters that are not up to date, one after the other; return 1 if one of them failed, else 0.
+
+    Each prints one line. A chapter that fails leaves ``NAME.failed.ipynb`` and does not keep the others from running.
+
+    Raises:
+        CourseError: an unknown chapter, profile or device, or a folder that cannot be written.
+
+    """
+    from inference_lib.lab import resolve_device
+    from inference_lib.measure.profiles import get_profile
+
+    get_profile(profile)
+    device = resolve_device(device)
+    chosen = find_chapters(names, course)
+    make_writable(course.executed)
+    failures = 0
+    for number, chapter in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] {chapter.name}: ", end="", flush=True)
+        failures += not _run(chapter, profile, device, force, course)
+    return 1 if failures else 0
+
+
+def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Course) -> bool:
+    """Execute one chapter if need be, print the rest of its line, and say whether it is fine."""
+    notebook = source_notebook(chapter.source)
+    stamp = {
+        "code_sha256": code_hash(notebook),
+        "library_sha256": library_hash(),
+        "profile": profile,
+        "device": device,
+    }
+    if not force and is_up_to_date(chapter, stamp, course):
+        print("up to date")
+        return True
+    finished = course.executed / f"{chapter.name}.ipynb"
+    failed = course.executed / f"{chapter.name}.failed.ipynb"
+    part = course.executed / f".{chapter.name}.part.ipynb"
+    spent = course.executed / f".{chapter.name}.{profile}-{device}.seconds"
+    start = time.monotonic() - _seconds_in(spent)
+    try:
+        executed = _execute(notebook, part, profile, device, course)
+    except KeyboardInterrupt:
+        spent.write_text(f"{time.monotonic() - start:.1f}")
+        part.unlink(missing_ok=True)
+        print("interrupted")
+        raise
+    except Exception as error:  # whatever went wrong in one chapter, the others can still run
+        print(f"failed {_failure(part, error)}; see {shown(failed)}")
+        _keep(part, failed, course)
+        return False
+    seconds = round(time.monotonic() - start, 1)
+    spent.unlink(missing_ok=True)
+    where = {"seconds": seconds, "machine": this_machine().name(device)}
+    executed.metadata[STAMP] = {**executed.metadata.get(STAMP, {}), **stamp, **where}
+    nbformat.write(clean(executed, course.root), part)
+    os.replace(part, finished)
+    failed.unlink(missing_ok=True)
+    print(f"{seconds:.1f} s")
+    return True
+
+
+def _seconds_in(spent: Path) -> float:
+    """Return what interrupted attempts took: what they measured is used again, so their time counts, too."""
+    return float(spent.read_text()) if spent.exists() else 0.0
+
+
+def _execute(notebook: Notebook, output: Path, profile: str, device: str, course: Course) -> Notebook:
+    """Execute ``notebook`` in the course's folder; what has run so far is always in ``output``."""
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # a failure has its own line
+    own_records = None if course.build == paths.BUILD else str(course.records)
+    return papermill.execute_notebook(
+        notebook,
+        str(output),
+        parameters={"profile": profile, "device": device, "records_dir": own_records},
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        cwd=str(course.root),
+        kernel_manager_class=ThisInterpreter,
+    )
+
+
+def _keep(part: Path, failed: Path, course: Course) -> None:
+    if part.exists():
+        nbformat.write(clean(nbformat.read(part, as_version=4), course.root), part)
+        os.replace(part, failed)
+
+
+def _failure(part: Path, error: Exception) -> str:
+    """Return where a chapter stopped, and why, in one line."""
+    cells = code_cells(nbformat.read(part, as_version=4)) if part.exists() else []
+    begun = [n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("start_time")]
+    reason = f"{type(error).__name__}: {_last_line(str(error))}"
+    if isinstance(error, DeadKernelError):
+        reason = "the kernel died, perhaps for want of memory"
+    if not begun:
+        return f"before its first cell: {reason}"
+    cell = cells[begun[-1] - 1]
+    for output in cell.outputs:
+        if output.output_type == "error":
+            reason = f"{output.ename}: {_last_line(output.evalue)}"
+    return f"at code cell {begun[-1]} (`{cell.source.strip().splitlines()[0]}`): {reason}"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

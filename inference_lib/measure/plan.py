@@ -1,0 +1,188 @@
+"""What is measured: the cells of a grid, the sets of rivals that take turns, and which cells cannot run, and why."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+
+from inference_lib.backends import get_backend
+from inference_lib.measure.cell import Cell
+from inference_lib.measure.profiles import Profile
+from inference_lib.records.machine import this_machine
+from inference_lib.records.record import Record, Status
+from inference_lib.seam import PRECISIONS, Device, Model, Workload, build, find_model
+from inference_lib.support.hashes import module_hash, sha256_of
+
+BASELINE, QUIET = "pytorch", "pytorch-cudagraph"
+"""The rows that every set has or carries along: what readers compare with, and one whose times hardly vary."""
+
+GPU_RIVAL_MIB, GPU_IMAGE_MIB = 1024, 14
+HOST_RIVAL_MIB, HOST_IMAGE_MIB = 450, 30
+"""What a rival may take, for itself and for each image of its batch: a guess on the safe side."""
+
+USABLE = 0.7
+"""Share of the memory that rivals may plan with."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One cell of the grid: a backend and its workload."""
+
+    backend: str
+    workload: Workload
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What an accuracy belongs to: the artifact, and the backend that runs it."""
+        return (self.backend, get_backend(self.backend).artifact_key(self.workload))
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.workload}"
+
+
+@dataclass(frozen=True)
+class RivalSet:
+    """Rivals that are alive together and take turns, and the rows that go along without being published."""
+
+    name: str
+    members: tuple[Rival, ...]
+    carried: tuple[Rival, ...] = ()
+
+    @property
+    def everyone(self) -> tuple[Rival, ...]:
+        """Members and carried rows."""
+        return self.members + self.carried
+
+
+def grid(
+    backends: Sequence[str],
+    models: Sequence[str | Model],
+    device: Device,
+    profile: Profile,
+    precisions: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+) -> list[Rival]:
+    """Return one rival for every backend, model, precision and batch size.
+
+    Raises:
+        CourseError: an unknown name.
+
+    """
+    return [
+        Rival(get_backend(name).name, Workload(find_model(model), size, precision, device))
+        for name in backends
+        for model in models
+        for precision in precisions or profile.precisions(device.kind)
+        for size in sorted(batch_sizes or profile.batch_sizes(precision, device.kind))
+    ]
+
+
+def empty_record(rival: Rival, profile: Profile, run: str, status: Status, reason: str = "") -> Record:
+    """Return a record that holds no measurement, with the reason."""
+    backend, asked = get_backend(rival.backend), rival.workload
+    return Record(
+        status=status,
+        reason=reason,
+        backend=backend.name,
+        title=backend.title,
+        version=backend.availability(asked.device.kind).version,
+        model=asked.model.name,
+        model_title=asked.model.title,
+        batch_size=asked.batch_size,
+        precision=asked.precision.name,
+        device=asked.device.kind,
+        machine=this_machine(asked.device.index),
+        profile=profile.name,
+        run=run,
+        measured_on=datetime.now(UTC).date(),
+        fingerprint=fingerprint(rival.backend, asked.model, asked.device, profile),
+    )
+
+
+def why_not(rival: Rival) -> tuple[Status, str] | None:
+    """Say why a cell cannot run here, or None if it can. Each cell has its own answer, each batch size too."""
+    backend = get_backend(rival.backend)
+    available = backend.availability(rival.workload.device.kind)
+    if not available.usable:
+        return "unavailable", f"{available.reason}; {available.remedy}"
+    support = backend.supports(rival.workload)
+    return None if support.ok else ("unsupported", support.reason)
+
+
+@cache
+def fingerprint(backend: str, model: Model, device: Device, profile: Profile) -> str:
+    """Hash what two repetitions of a measurement share.
+
+    That is the code that measures and the backend's own, so that a change elsewhere leaves the records valid; what
+    the backend's artifacts depend on; the weights, the pictures, the machine with its threads, and the profile.
+    """
+    found = get_backend(backend)
+    code = module_hash(Cell.__module__, "inference_lib.measure.rounds", build.__module__, type(found).__module__)
+    versions = repr(found.versions() if found.availability(device.kind).usable else {})
+    machine = this_machine(device.index).model_dump_json(exclude={"commit"})
+    pictures = model.dataset.identity if model.dataset else ""
+    parts = [code, versions, model.identity, pictures, machine, repr(profile)]
+    return sha256_of(part.encode() for part in parts)[:16]
+
+
+def sets_of(rivals: Iterable[Rival], room: int | None = None) -> list[RivalSet]:
+    """Return ``rivals`` in sets that share model, batch size and device, the largest batches of a model first.
+
+    Where ``room`` (by default what fits in memory) is for fewer, a set is split by precision, then by number. A set
+    without the baseline or the quiet row of a precision carries them along.
+    """
+    groups: dict[tuple[Model, int, Device], list[Rival]] = {}
+    for rival in rivals:
+        asked = rival.workload
+        groups.setdefault((asked.model, asked.batch_size, asked.device), []).append(rival)
+    order = list(dict.fromkeys(model for model, *_ in groups))
+    found = []
+    for model, size, device in sorted(groups, key=lambda group: (order.index(group[0]), -group[1])):
+        members = groups[model, size, device]
+        for number, part in enumerate(_parts(members, room or room_for(members[0].workload)), 1):
+            name = f"{model}-b{size}-{device.kind}-{number}-{_digest(part)}"
+            found.append(RivalSet(name, tuple(part), tuple(_carried(part))))
+    return found
+
+
+def _digest(members: Iterable[Rival]) -> str:
+    return sha256_of(f"{r.backend} {r.workload.precision}".encode() for r in members)[:8]
+
+
+def _parts(members: list[Rival], room: int) -> list[list[Rival]]:
+    """Return ``members`` in parts of at most ``room``, a precision in one part where that is possible."""
+    by_precision: dict[str, list[Rival]] = {name: [] for name in PRECISIONS}
+    for rival in members:
+        by_precision[rival.workload.precision.name].append(rival)
+    parts: list[list[Rival]] = [[]]
+    for group in filter(None, by_precision.values()):
+        for start in range(0, len(group), room):
+            piece = group[start : start + room]
+            if len(parts[-1]) + len(piece) > room:
+                parts.append([])
+            parts[-1] += piece
+    return [part for part in parts if part]
+
+
+def _carried(members: Sequence[Rival]) -> list[Rival]:
+    """Return the rows that a set lacks: the baseline's and the quiet one's, in each precision of its members."""
+    asked = dict.fromkeys(rival.workload for rival in members)
+    wanted = [Rival(name, workload) for workload in asked for name in (BASELINE, QUIET)]
+    return [rival for rival in wanted if rival not in members and why_not(rival) is None]
+
+
+def references_of(rival: Rival, everyone: Iterable[Rival]) -> list[Rival]:
+    """Return those of ``everyone`` through which the sets of ``rival`` are compared."""
+    return [r for r in everyone if r.backend in (BASELINE, QUIET) and r.workload == rival.workload and r != rival]
+
+
+def room_for(workload: Workload) -> int:
+    """Return how many rivals of this size fit in the device's and the host's memory together, two at least.
+
+    Of the whole memory, not of what is free at this moment: two runs on like machines have the same sets.
+    """
+    machine, size = this_machine(workload.device.index), workload.batch_size
+    needs = [(HOST_RIVAL_MIB + HOST_IMAGE_MIB * size, machine.memory_gib * 1024)]
+    if workload.on_gpu:
+        needs.append((GPU_RIVAL_MIB + GPU_IMAGE_MIB * size, machine.gpu_memory_mib or 0))
+    return max(2, min(int(USABLE * whole / each) for each, whole in needs))

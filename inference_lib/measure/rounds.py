@@ -1,0 +1,241 @@
+"""One invocation of a set: the rivals are started anew, all stay alive, and each takes a turn in every round.
+
+While one has its turn the others wait for a command, without using a core. Their order is drawn anew in each round.
+"""
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+
+from inference_lib.measure import gpu
+from inference_lib.measure.cell import Cell, Turn
+from inference_lib.measure.plan import Rival, RivalSet, references_of
+from inference_lib.measure.profiles import Profile
+from inference_lib.measure.workers import Deadline, Worker, WorkerError
+from inference_lib.records.record import Accuracy, Build, Carried, Clocks, Invocation, Load, Parts
+from inference_lib.records.statistics import quantile_sketch
+
+LOAD_LIMIT_S, TURN_LIMIT_S, PHASE_LIMIT_S = 300.0, 120.0, 900.0
+"""The longest wait for a start, for a turn, and for a phase of its own, such as 10,000 images."""
+
+WARM_UP_S = 0.5
+DEVICE_ITERATIONS = 5
+DISCARDED = 0.25
+"""The first inferences of a turn, as a part of those that count, do not: others used the caches meanwhile."""
+
+PACE_BYTES = 300_000
+PACE_REPEATS = 5
+
+MANY_CORES = 8
+"""With so many, all rivals start at once; with fewer, as many as there are cores."""
+
+
+@dataclass
+class Outcome:
+    """What one invocation found out about one rival."""
+
+    build: Build | None = None
+    invocation: Invocation | None = None
+    parts: Parts | None = None
+    throughput: float | None = None
+    overlapped: float | None = None
+    memory_mib: float | None = None
+    memory_source: str = ""
+    clocks: Clocks | None = None
+    load: Load | None = None
+    accuracy: Accuracy | None = None
+    failure: WorkerError | None = None
+    turns: list[Turn] = field(default_factory=list)
+    device_turns: list[Turn] = field(default_factory=list)
+
+
+class Race:
+    """One invocation of one set. ``outcomes`` has an entry for everyone when it is over, whatever happened."""
+
+    def __init__(self, rivals: RivalSet, profile: Profile, seed: int) -> None:
+        self.rivals, self.profile = rivals, profile
+        self.outcomes = {rival: Outcome() for rival in rivals.everyone}
+        self._workers: dict[Rival, Worker] = {}
+        self._one_s: dict[Rival, float] = {}
+        self._order = random.Random(seed)
+        self._pace: list[float] = []
+
+    def run(self, number: int, *, phases: bool, evaluate: Iterable[Rival] = ()) -> dict[Rival, Outcome]:
+        """Start everyone, run the rounds, then the phases of their own; end everyone."""
+        try:
+            self._start()
+            self._rounds()
+            self._conclude(number)
+            if phases:
+                self._phases()
+            self._evaluate(list(evaluate))
+        finally:
+            for worker in self._workers.values():
+                worker.kill()
+        return self.outcomes
+
+    # Starting
+
+    def _start(self) -> None:
+        """Load everyone, side by side where NVML tells their memory apart, else one after the other."""
+        cores = os.cpu_count() or 1
+        together = len(self.outcomes) if cores >= MANY_CORES else cores
+        waiting = list(self.outcomes)
+        while waiting:
+            wave, waiting = waiting[:together], waiting[together:]
+            before = self._device_memory(wave[0]) if len(wave) == 1 else None
+            for rival in wave:
+                images = self.profile.images(rival.workload.device.kind)
+                self._workers[rival] = Worker(Cell, rival.backend, rival.workload, images)
+                self._workers[rival].tell("load", WARM_UP_S)
+            limit = Deadline(LOAD_LIMIT_S)
+            for rival in wave:
+                with self._failing(rival):
+                    self.outcomes[rival].build, self._one_s[rival] = self._workers[rival].answer(limit.left_s)
+            for rival in list(self._workers.keys() & set(wave)):
+                self._remember_memory(rival, before)
+
+    def _device_memory(self, rival: Rival) -> float | None:
+        return gpu.memory_used_mib(rival.workload.device.index) if rival.workload.on_gpu else None
+
+    def _remember_memory(self, rival: Rival, before: float | None) -> None:
+        if not rival.workload.on_gpu:
+            return
+        outcome = self.outcomes[rival]
+        with self._failing(rival):
+            outcome.memory_mib = self._workers[rival].ask("memory_mib", limit_s=TURN_LIMIT_S)
+            outcome.memory_source = "NVML, of this process"
+        if outcome.memory_mib is None and before is not None:
+            outcome.memory_mib = (self._device_memory(rival) or 0.0) - before
+            outcome.memory_source = "NVML, growth of the device's used memory"
+
+    def _failing(self, rival: Rival) -> "_Failing":
+        """Catch a worker's failure: it costs its own row, and the others go on."""
+        return _Failing(self, rival)
+
+    def drop(self, rival: Rival, failure: WorkerError) -> None:
+        """Take a rival out of the race, with the reason."""
+        self.outcomes[rival].failure = failure
+        self._workers.pop(rival).kill()
+
+    # Rounds
+
+    def _rounds(self) -> None:
+        """Give everyone a turn in each round; the first round wakes the machine up and does not count."""
+        for rival in list(self._workers)[:1]:
+            if rival.workload.on_gpu:
+                with self._failing(rival):
+                    self._workers[rival].ask("wake", limit_s=TURN_LIMIT_S)
+        size = next(iter(self.outcomes)).workload.batch_size
+        for number in range(self.profile.rounds_at(size) + 1):
+            pace, order = host_pace_ms(), list(self._workers)
+            self._order.shuffle(order)
+            for rival in order:
+                with self._failing(rival):
+                    self._turn(rival, counts=number > 0)
+            if number > 0:
+                self._pace.append(pace)
+
+    def _turn(self, rival: Rival, *, counts: bool) -> None:
+        worker, outcome = self._workers[rival], self.outcomes[rival]
+        iterations = self.profile.iterations_of(self._one_s[rival])
+        turn = worker.ask("turn", iterations, math.ceil(iterations * DISCARDED), limit_s=TURN_LIMIT_S)
+        device = None
+        if rival.workload.on_gpu:
+            device = worker.ask("device_turn", min(iterations, DEVICE_ITERATIONS), 1, limit_s=TURN_LIMIT_S)
+        if counts:
+            outcome.turns.append(turn)
+            outcome.device_turns += [device] if device else []
+
+    def _conclude(self, number: int) -> None:
+        """Put the turns of everyone who is still there together."""
+        for rival in self._workers:
+            outcome = self.outcomes[rival]
+            samples = np.array([ms for turn in outcome.turns for ms in turn.samples])
+            elapsed = sum(turn.elapsed_ms for turn in outcome.turns)
+            outcome.invocation = Invocation(
+                number=number,
+                end_to_end_ms=_medians(outcome.turns),
+                device_ms=_medians(outcome.device_turns),
+                iterations=len(samples),
+                quantiles=quantile_sketch(samples),
+                pace_ms=[_rounded(ms) for ms in self._pace],
+                waited_percent=round(100 * sum(turn.waited_ms for turn in outcome.turns) / elapsed, 2),
+            )
+            if rival.workload.on_gpu:
+                with self._failing(rival):
+                    outcome.clocks = self._workers[rival].ask("clocks", limit_s=TURN_LIMIT_S)
+        for rival in self._workers:
+            invocation = self.outcomes[rival].invocation
+            for other in references_of(rival, self._workers):
+                rounds = self.outcomes[other].invocation
+                if invocation and rounds:
+                    row = Carried(end_to_end_ms=rounds.end_to_end_ms, device_ms=rounds.device_ms)
+                    invocation.carried[other.backend] = row
+
+    # Phases of their own
+
+    def _phases(self) -> None:
+        """Measure what is not a matter of rounds, one member at a time."""
+        budget, profile = self.profile.budget_s, self.profile
+        for rival in [r for r in self.rivals.members if r in self._workers]:
+            worker, outcome = self._workers[rival], self.outcomes[rival]
+            with self._failing(rival):
+                outcome.parts = Parts(**worker.ask("parts", budget, limit_s=PHASE_LIMIT_S))
+                outcome.throughput = worker.ask("throughput", budget, limit_s=PHASE_LIMIT_S)
+                if profile.samples_load(rival.workload):
+                    outcome.load = worker.ask("steady_load", profile.load_s, limit_s=PHASE_LIMIT_S)
+                if rival.workload.batch_size == profile.ends(rival.workload.device.kind)[-1]:
+                    outcome.overlapped = worker.ask("overlapped", budget, limit_s=PHASE_LIMIT_S)
+
+    def _evaluate(self, chosen: list[Rival]) -> None:
+        """Let those who are asked answer all test pictures, side by side: nothing is timed any more."""
+        asked = [rival for rival in chosen if rival in self._workers]
+        for rival in asked:
+            self._workers[rival].tell("evaluate", self.profile.images(rival.workload.device.kind))
+        limit = Deadline(PHASE_LIMIT_S)
+        for rival in asked:
+            with self._failing(rival):
+                self.outcomes[rival].accuracy = self._workers[rival].answer(limit.left_s)
+
+
+class _Failing:
+    """The context that Race._failing returns."""
+
+    def __init__(self, race: Race, rival: Rival) -> None:
+        self._race, self._rival = race, rival
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type | None, error: object, *_: object) -> bool:
+        if not isinstance(error, WorkerError):
+            return False
+        self._race.drop(self._rival, error)
+        return True
+
+
+def _medians(turns: Iterable[Turn]) -> list[float]:
+    return [_rounded(median(turn.samples)) for turn in turns]
+
+
+def _rounded(ms: float) -> float:
+    return float(f"{ms:.5g}")
+
+
+def host_pace_ms(clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return how long the host takes for a fixed piece of work, ms: a copy and a loop in Python; the best of a few."""
+    source = np.ones(PACE_BYTES, np.uint8)
+    target, times = np.empty_like(source), []
+    for _ in range(PACE_REPEATS):
+        start = clock()
+        np.copyto(target, source)
+        sum(range(2000))
+        times.append((clock() - start) * 1e3)
+    return min(times)

@@ -1,0 +1,162 @@
+"""Processes that hold one object each and do what they are told, one command at a time.
+
+Every wait on one has an end: it answers, it dies, or its time is up and it is killed; each is a line of text.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+import torch
+
+from inference_lib.support.errors import CourseError, first_line
+
+CLOSING_S = 5.0
+"""How long a worker may take to free what it holds before it is killed."""
+
+PRELOADED = ("inference_lib.measure.cell", "torch._dynamo", "torch._inductor.compile_fx")
+"""Imported once, before any worker starts: a fork of that is ready in milliseconds, CUDA untouched."""
+
+
+class WorkerError(Exception):
+    """A worker did not do what it was told; the message is one line, for the record."""
+
+    def __init__(self, reason: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(reason)
+        self.out_of_memory = out_of_memory
+
+
+class Worker:
+    """A process with one object, made there by ``make``; its public methods are the commands.
+
+    A worker that raised, died or was too slow is ended: what it left of the device is not to be trusted.
+    """
+
+    def __init__(self, make: Callable[..., object], *arguments: Any) -> None:
+        self._pipe, theirs = context().Pipe()
+        self._process = context().Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def tell(self, command: str, *arguments: Any) -> None:
+        """Send a command; ``answer`` waits for what it returns. A dead worker says so there."""
+        try:
+            self._pipe.send((command, arguments))
+        except (BrokenPipeError, OSError):
+            return
+
+    def answer(self, limit_s: float) -> Any:
+        """Return what the last command returned.
+
+        Raises:
+            WorkerError: the command raised, the process died, or ``limit_s`` seconds passed.
+
+        """
+        try:
+            if not self._pipe.poll(limit_s):
+                self.kill()
+                raise WorkerError(f"no answer within {limit_s:.0f} s; the worker process was ended")
+            ok, value, out_of_memory = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise WorkerError(self._how_it_died()) from error
+        if not ok:
+            self.kill()
+            raise WorkerError(value, out_of_memory=out_of_memory)
+        return value
+
+    def ask(self, command: str, *arguments: Any, limit_s: float) -> Any:
+        """Send a command and return what it returns; raise WorkerError as ``answer`` does."""
+        self.tell(command, *arguments)
+        return self.answer(limit_s)
+
+    def _how_it_died(self) -> str:
+        self._process.join(CLOSING_S)
+        code = self._process.exitcode
+        self.kill()
+        if code is None:
+            return "the worker process closed its pipe"
+        return f"the worker process died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process now."""
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join(CLOSING_S)
+
+    def close(self) -> None:
+        """Let the process free what it holds and end; kill it if it does not."""
+        self._pipe.close()
+        self._process.join(CLOSING_S)
+        self.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, *exc: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
+
+
+def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """Answer commands until the parent closes the pipe, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
+    thing: object = None
+    while True:
+        try:
+            command, given = pipe.recv()
+        except (EOFError, OSError):
+            break
+        try:
+            thing = make(*arguments) if thing is None else thing
+            answer = (True, getattr(thing, command)(*given), False)
+        except Exception as error:  # whatever a framework raises is the row's reason
+            answer = (False, reason_of(error), ran_out_of_memory(error))
+        try:
+            pipe.send(answer)
+        except (BrokenPipeError, OSError):
+            break
+    close = getattr(thing, "close", None)
+    if close:
+        close()
+    os._exit(0)  # a framework's threads may never end by themselves
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, in one line: ours as it is, others with their kind where the text needs it."""
+    said = first_line(str(error))
+    return said if isinstance(error, CourseError | ValueError) and said else said or type(error).__name__
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the device or the host, is what was missing."""
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
+
+
+def context() -> multiprocessing.context.ForkServerContext:
+    """Return what workers are started from."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(list(PRELOADED))
+    return server
+
+
+class Deadline:
+    """What is left of a limit that several waits share."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._end = time.monotonic() + limit_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the limit; never below a moment in which an answer that is there can be read."""
+        return max(0.05, self._end - time.monotonic())

@@ -1,0 +1,146 @@
+"""Which framework, precision and batch size to use: a pure function over records, with a reason for every refusal."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from inference_lib.records.comparison import compare
+from inference_lib.records.record import Record
+from inference_lib.support.errors import CourseError, unknown_name
+
+Goal = Literal["latency", "throughput"]
+GOALS = ("latency", "throughput")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the records say about one request."""
+
+    ranked: tuple[Record, ...]
+    """Every record that meets the request, the best first."""
+    excluded: tuple[tuple[Record, str], ...]
+    """Every record that does not, and why."""
+
+    @property
+    def best(self) -> Record | None:
+        """The record to choose, None if none meets the request."""
+        return self.ranked[0] if self.ranked else None
+
+
+def choose(
+    records: Iterable[Record],
+    model: str,
+    max_latency_ms: float | None = None,
+    min_accuracy_percent: float | None = None,
+    max_memory_mib: float | None = None,
+    goal: Goal = "latency",
+) -> Choice:
+    """Return the record of ``model`` that serves ``goal`` best within the limits.
+
+    ``latency`` wants the shortest median, ``throughput`` the most images per second. Both are end
+    to end, copies included, so a caller of ``Runner.infer`` gets what was chosen. The latency limit
+    is for 99 of 100 batches (p99). A limit on something that was not measured excludes.
+    """
+    records = list(records)
+    if model not in {record.model for record in records}:
+        raise unknown_name("model", model, sorted({record.model for record in records}))
+    if goal not in GOALS:
+        raise unknown_name("goal", goal, GOALS)
+    kept, excluded = [], []
+    for record in (r for r in records if r.model == model):
+        reasons = [
+            _not_measured(record),
+            _too_much("p99 latency", _p99(record), max_latency_ms, "ms"),
+            _too_little("accuracy", _accuracy(record), min_accuracy_percent, "%"),
+            _too_much("GPU memory", record.gpu_memory_mib, max_memory_mib, "MiB"),
+        ]
+        broken = reasons[0] or "; ".join(filter(None, reasons))
+        if broken:
+            excluded.append((record, broken))
+        else:
+            kept.append(record)
+    key = latency_ms if goal == "latency" else lambda r: -images_per_s(r)
+    return Choice(tuple(sorted(kept, key=key)), tuple(excluded))
+
+
+def pareto_front(records: Iterable[Record]) -> list[Record]:
+    """Return the measured records that no other beats in both latency and images per second.
+
+    The quickest comes first. Whatever median latency is allowed, the most productive record is on this front.
+    """
+    measured = [r for r in records if r.ok and r.latency]
+    front: list[Record] = []
+    for record in sorted(measured, key=lambda r: (latency_ms(r), -images_per_s(r))):
+        if not front or images_per_s(record) > images_per_s(front[-1]):
+            front.append(record)
+    return front
+
+
+def quickest(records: Sequence[Record]) -> Record:
+    """Return the measured record with the shortest median end-to-end latency."""
+    measured = [r for r in records if r.ok and r.latency]
+    if not measured:
+        raise CourseError("no measured record to choose from; run a framework chapter first")
+    return min(measured, key=latency_ms)
+
+
+def level_with(best: Record, records: Iterable[Record]) -> list[Record]:
+    """Return the measured records that are not clearly slower than ``best``, without itself: ties within the noise."""
+    others = (record for record in records if record.ok and record.latency and record is not best)
+    return [record for record in others if compare(best, record).verdict != "slower"]
+
+
+def seconds_to_first_answer(record: Record) -> float | None:
+    """Return what a record's first answer costs: export, load, and the first inference; None if one was not timed."""
+    if record.build is None or record.build.export_s is None:
+        return None
+    return record.build.export_s + record.build.load_s + record.build.first_inference_s
+
+
+def break_even(record: Record, baseline: Record) -> float | None:
+    """Return after how many inferences ``record`` is ahead of ``baseline`` for good, None for never or unknown.
+
+    Everything counts: export, load, first inference, then one median latency an inference.
+    """
+    costs = (seconds_to_first_answer(record), seconds_to_first_answer(baseline))
+    saved_s = (latency_ms(baseline) - latency_ms(record)) / 1e3
+    if saved_s <= 0 or costs[0] is None or costs[1] is None:
+        return None
+    return max(0.0, (costs[0] - costs[1]) / saved_s)
+
+
+def latency_ms(record: Record) -> float:
+    """Return the median end-to-end latency of a measured record."""
+    assert record.latency is not None
+    return record.latency.end_to_end.p50
+
+
+def images_per_s(record: Record) -> float:
+    """Return images per second end to end of a measured record."""
+    assert record.fps is not None
+    return record.fps
+
+
+def _p99(record: Record) -> float | None:
+    found = record.latency.end_to_end.p99 if record.latency else None
+    return found.value if found else None
+
+
+def _accuracy(record: Record) -> float | None:
+    return record.accuracy.accuracy_percent if record.accuracy else None
+
+
+def _not_measured(record: Record) -> str:
+    return record.why_not or ("" if record.latency else "latency was not measured")
+
+
+def _too_much(what: str, value: float | None, limit: float | None, unit: str) -> str:
+    if limit is None or (value is not None and value <= limit):
+        return ""
+    return f"{what} was not measured" if value is None else f"{what} {value:,.5g} {unit}, more than {limit:,g} {unit}"
+
+
+def _too_little(what: str, value: float | None, limit: float | None, unit: str) -> str:
+    if limit is None or (value is not None and value >= limit):
+        return ""
+    return f"{what} was not measured" if value is None else f"{what} {value:,.5g} {unit}, less than {limit:,g} {unit}"

@@ -1,0 +1,32 @@
+"""The words that all other rooms share: what is asked for, what is exported, what is run."""
+
+from inference_lib.seam.artifact import Artifact, build, find_artifact
+from inference_lib.seam.backend import Availability, Backend, Runner, StagedRunner, Support
+from inference_lib.seam.dataset import FASHION_MNIST, Dataset
+from inference_lib.seam.model import MODELS, Model, find_model
+from inference_lib.seam.precision import PRECISIONS, Precision, find_precision, precision_of
+from inference_lib.seam.workload import CPU, DEVICE_KINDS, Device, Workload
+
+__all__ = [
+    "Artifact",
+    "Availability",
+    "Backend",
+    "MODELS",
+    "CPU",
+    "DEVICE_KINDS",
+    "Dataset",
+    "Device",
+    "FASHION_MNIST",
+    "Model",
+    "PRECISIONS",
+    "Precision",
+    "Runner",
+    "StagedRunner",
+    "Support",
+    "Workload",
+    "build",
+    "find_artifact",
+    "find_model",
+    "find_precision",
+    "precision_of",
+]

@@ -1,0 +1,116 @@
+"""Exported models on disk: built once, reused while nothing they depend on has changed."""
+
+import errno
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inference_lib.seam.backend import Backend
+from inference_lib.seam.workload import Workload
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+from inference_lib.support.hashes import module_hash
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported model on disk, and the manifest that says what it was made from."""
+
+    workload: Workload
+    directory: Path
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk of everything that was exported."""
+        return sum(f.stat().st_size for f in self.directory.rglob("*") if f.is_file() and f.name != MANIFEST)
+
+
+MANIFEST = "manifest.json"
+
+
+def build(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS, *, timed: bool = True) -> Artifact:
+    """Return the artifact of ``workload``, exporting it unless a fresh one is there.
+
+    A stale artifact (other weights, another exporter or version of it, another GPU for an engine) is rebuilt, never
+    used. ``manifest["build_seconds"]`` is what building it cost, whenever that was, and is missing where it was not
+    ``timed``: with other exports beside it, the time would be theirs as well.
+
+    Raises:
+        CourseError: the exported weights are not in the precision that the workload names.
+
+    """
+    directory = root / backend.artifact_key(workload)
+    found = find_artifact(backend, workload, root)
+    return found or Artifact(workload, directory, _export(backend, workload, directory, timed))
+
+
+def find_artifact(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS) -> Artifact | None:
+    """Return the artifact of ``workload`` if a fresh one is there."""
+    directory = root / backend.artifact_key(workload)
+    manifest = _fresh_manifest(directory, _dependencies(backend, workload))
+    return None if manifest is None else Artifact(workload, directory, manifest)
+
+
+def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:
+    """Return what the artifact is made from; a change in any of these makes it stale."""
+    return {
+        "key": backend.artifact_key(workload),
+        "weights_sha256": workload.model.identity,
+        "versions": backend.versions(),
+        "code": module_hash(type(backend).export.__module__),
+    }
+
+
+def _fresh_manifest(directory: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest in ``directory`` if there is one and it says what is wanted."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return manifest if all(manifest.get(key) == value for key, value in wanted.items()) else None
+
+
+def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) -> dict[str, Any]:
+    """Export into a folder of this process beside the final one, then swap: a half-written artifact is never found."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
+    try:
+        model = workload.model.load().eval()
+        start = time.perf_counter()
+        backend.export(model, workload, scratch)
+        manifest = _dependencies(backend, workload)
+        if timed:
+            manifest["build_seconds"] = time.perf_counter() - start
+        _check_weights(backend, workload, scratch)
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        scratch.chmod(0o755)  # mkdtemp makes a folder that only its owner can enter
+        _swap(scratch, directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def _check_weights(backend: Backend, workload: Workload, directory: Path) -> None:
+    found = backend.stored_precision(Artifact(workload, directory))
+    if found != workload.precision.storage:
+        raise CourseError(
+            f"{backend.title} exported {workload.model} with {found} weights where {workload.precision.storage} "
+            "was asked for; the export is not used"
+        )
+
+
+def _swap(scratch: Path, directory: Path) -> None:
+    """Put ``scratch`` in the place of ``directory``; of two who do so at once, the later one's stays."""
+    while True:
+        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            scratch.rename(directory)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise

@@ -1,0 +1,118 @@
+"""The seam that every framework fits.
+
+A backend turns a model and a :class:`Workload` into an :class:`Artifact` on disk (``export``), and an artifact
+into a :class:`Runner` (``load``). The two are separate so that building, storing and loading are measured too, and
+so that an artifact is built once and used by many measurements.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+import torch
+
+from inference_lib.seam.workload import Workload
+
+if TYPE_CHECKING:
+    from inference_lib.seam.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a framework can be used here: its version, or why not and what would mend it."""
+
+    usable: bool
+    version: str = ""
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a usable framework can run one workload, and why not."""
+
+    ok: bool
+    reason: str = ""
+
+
+class Runner(Protocol):
+    """A loaded model for one workload. A context manager: leaving it frees what it holds."""
+
+    workload: Workload
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Return the logits (``workload.output_shape``, float32) of one batch.
+
+        ``batch`` is a host array of ``workload.input_shape`` and ``workload.host_dtype``.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class StagedRunner(Runner, Protocol):
+    """A runner that lets us see its three parts, of which the first two may return before the device is done."""
+
+    at_once: int
+    """How many computations run side by side if that many are queued: 1, unless the framework has a queue."""
+
+    @property
+    def stream(self) -> torch.cuda.Stream | None:
+        """The CUDA stream on which the parts are queued; None on a CPU."""
+        ...
+
+    def upload(self, batch: np.ndarray) -> None:
+        """Queue the copy of one batch to where the model reads it."""
+        ...
+
+    def compute(self) -> None:
+        """Queue the model on the uploaded batch."""
+        ...
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the computed batch, waiting for them."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until everything queued is done."""
+        ...
+
+
+class Backend(Protocol):
+    """One way to run a model with one framework."""
+
+    name: str
+    """The key in records and on the command line."""
+    title: str
+    """What a reader sees."""
+
+    def availability(self, device: str) -> Availability:
+        """Say whether the framework is usable on a kind of device: ``cpu`` or ``cuda``."""
+        ...
+
+    def supports(self, workload: Workload) -> Support:
+        """Say whether a usable framework can run ``workload``."""
+        ...
+
+    def artifact_key(self, workload: Workload) -> str:
+        """Name the artifact of ``workload``: workloads and backends with the same key share it."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions (and, for an engine, the GPU) that the exported artifact depends on."""
+        ...
+
+    def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
+        """Write the artifact into the empty ``directory``."""
+        ...
+
+    def stored_precision(self, artifact: "Artifact") -> str:
+        """Read the precision of the exported weights back from disk: ``fp32``, ``fp16`` or ``bf16``."""
+        ...
+
+    def load(self, artifact: "Artifact") -> StagedRunner:
+        """Return a runner for ``artifact.workload``."""
+        ...

@@ -1,0 +1,124 @@
+"""Precisions: one table, from which every other file reads names, types and tolerances."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from inference_lib.support.errors import CourseError, unknown_name
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of a model's convolutions and matrix products, and what follows from it."""
+
+    name: str
+    """The key in records and on the command line."""
+    title: str
+    """What a reader sees."""
+    dtype: torch.dtype
+    """Of the stored weights; activations have it too unless ``activations`` says otherwise."""
+    products: str
+    """What is multiplied, in words."""
+    host: str
+    """Dtype of the host arrays that enter a runner, by NumPy's name."""
+    tolerance: float
+    """Largest logit difference, relative to the largest logit of the FP32 model, that rounding explains."""
+    agreement_percent: float = 99.5
+    """Share of images whose predicted class must be the FP32 model's: rounding moves only near-ties."""
+    cpu: str = ""
+    """Why no CPU backend has it unless it says otherwise; empty where every CPU computes in it."""
+    calibrated: bool = False
+    """Whether an export needs pictures to choose its scales."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of a stored weight."""
+        return self.dtype.itemsize * 8
+
+    @property
+    def host_dtype(self) -> np.dtype:
+        """Dtype of the host arrays that enter a runner."""
+        return np.dtype(self.host)
+
+    @property
+    def storage(self) -> str:
+        """Name of the first precision with these weights: TF32 is a way to multiply, its weights are ``fp32``."""
+        return next(name for name, other in PRECISIONS.items() if other.dtype == self.dtype)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+PRECISIONS: dict[str, Precision] = {
+    precision.name: precision
+    for precision in (
+        Precision("fp32", "FP32", torch.float32, "IEEE single precision", "float32", 1e-3),
+        Precision(
+            "tf32",
+            "TF32",
+            torch.float32,
+            "TensorFloat-32: 10 bits of mantissa, sums in FP32",
+            "float32",
+            1e-2,
+            cpu="TF32 is an arithmetic of NVIDIA GPUs",
+        ),
+        Precision(
+            "fp16",
+            "FP16",
+            torch.float16,
+            "IEEE half precision",
+            "float16",
+            2e-2,
+            cpu="most CPUs emulate FP16; the course measures it on GPUs",
+        ),
+        Precision(
+            "bf16",
+            "BF16",
+            torch.bfloat16,
+            "bfloat16: FP32's range, 8 bits of mantissa",
+            "float32",
+            1e-1,
+            cpu="the course measures BF16 on CPUs with OpenVINO alone",
+        ),
+    )
+}
+
+SPELLINGS = {
+    torch.float32: {"f32", "float"},
+    torch.float16: {"f16", "half"},
+    torch.bfloat16: {"bf16"},
+    torch.int8: {"i8"},
+}
+"""What frameworks call a type beside PyTorch's own name, in lower case."""
+
+
+def find_precision(name: "str | Precision") -> Precision:
+    """Return the precision called ``name``; CourseError names the valid ones."""
+    if isinstance(name, Precision):
+        return name
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, tuple(PRECISIONS))
+    return PRECISIONS[name]
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """Return PyTorch's type for a framework's name of it: ``torch.float16``, ``F16``, ``HALF``.
+
+    Raises:
+        CourseError: the name is not known.
+
+    """
+    short = name.lower().removeprefix("torch.")
+    for dtype, spellings in SPELLINGS.items():
+        if short in spellings or str(dtype) == f"torch.{short}":
+            return dtype
+    raise CourseError(f"the type {name!r} is unknown to the course")
+
+
+def precision_of(dtypes: Iterable[str]) -> str:
+    """Return the course's name for the types of stored weights (``F16``: ``fp16``); several are joined with a plus."""
+    names = {precision.dtype: precision.storage for precision in PRECISIONS.values()}
+    found = {dtype_named(name) for name in dtypes}
+    return "+".join(sorted(names.get(dtype, str(dtype).removeprefix("torch.")) for dtype in found))

@@ -1,0 +1,45 @@
+"""Writing files so that a reader sees the old content or the new one, never a part."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from inference_lib.support.errors import CourseError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` under another name beside ``path``, then put it in its place; the folder must exist."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def make_writable(folder: Path, task: str = "write", remedy: str = "make the folder writable") -> None:
+    """Make ``folder`` and try to write in it, before any work is done that would be lost.
+
+    Raises:
+        CourseError: ``cannot TASK to FOLDER: why; REMEDY``.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise cannot_write(folder, error, task, remedy) from error
+
+
+def cannot_write(folder: Path, error: OSError, task: str, remedy: str) -> CourseError:
+    """Return the one line for a folder that cannot be written."""
+    return CourseError(f"cannot {task} to {shown(folder)}: {error.strerror}; {remedy}")
+
+
+def shown(path: Path) -> Path:
+    """Return ``path`` as a reader at this prompt would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,56 @@
+"""Hashes that say whether something was made by the code that is here now."""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def sha256_of(parts: Iterable[bytes]) -> str:
+    """Return one SHA-256 for ``parts``; where one ends and the next begins counts, too."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+@cache
+def library_hash() -> str:
+    """Return the SHA-256 of the library's sources."""
+    return sha256_of(source.read_bytes() for source in sorted(ROOT.rglob("*.py")))
+
+
+@cache
+def module_hash(*names: str) -> str:
+    """Return the SHA-256 of the library's modules called ``names`` and of all that they import from it, in turn."""
+    found = sources_of(*names)
+    return sha256_of(found[name] for name in sorted(found))
+
+
+def sources_of(*names: str, root: Path = ROOT) -> dict[str, bytes]:
+    """Return the sources of the modules called ``names``, and of all that they import from their package, in turn.
+
+    The file of a package itself (``__init__.py``) is left out: it gathers what others define.
+    """
+    found: dict[str, bytes] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        source = root.joinpath(*name.split(".")[1:]).with_suffix(".py")
+        if name not in found and source.is_file():
+            found[name] = source.read_bytes()
+            waiting += _imported(found[name], root.name)
+    return found
+
+
+def _imported(source: bytes, package: str) -> Iterator[str]:
+    """Yield the names that ``source`` imports from ``package``, wherever in the file it does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == package)

@@ -1,0 +1,1 @@
+"""The networks of the course, their data set, and how they were trained."""

@@ -1,0 +1,170 @@
+"""The three networks of the course, and their trained weights.
+
+Every model takes N x 3 x 224 x 224 floats (see ``fashion_mnist.preprocess``) and returns N x 10 logits.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as serialize_tensors
+from torch import nn
+from torchvision import models as torchvision_models
+
+from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.files import write_atomically
+
+NUM_CLASSES = 10
+IMAGE_SHAPE = (3, 224, 224)
+"""Channels, height, width of one input picture."""
+
+TITLES = {"vanilla_cnn": "Vanilla CNN", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNetV2"}
+"""What a reader sees, smallest network first."""
+
+PRETRAINED = Path(__file__).resolve().parent / "pretrained"
+"""The trained weights that come with the course (safetensors), their checksums and their learning curves."""
+
+CHECKSUMS = "checksums.json"
+
+
+class VanillaCNN(nn.Module):
+    """Three convolutions and two linear layers: the smallest network here, about 0.9 million weights.
+
+    Its first convolution is AlexNet's (11 x 11, stride 4). It shrinks 224 x 224 to 56 x 56 at once, so that what
+    follows is cheap and a batch of one needs few kernels. The head fits an input of 224 x 224, and no other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_block(3, 32, kernel_size=11, stride=4),
+            *_block(32, 64, kernel_size=3),
+            *_block(64, 128, kernel_size=3),
+        )
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(0.4),
+            nn.Linear(128 * 7 * 7, 128),
+            nn.ReLU(),
+            nn.Linear(128, NUM_CLASSES),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (N x 10) of ``x`` (N x 3 x 224 x 224)."""
+        return self.head(self.features(x))
+
+
+def _block(channels_in: int, channels_out: int, kernel_size: int, stride: int = 1) -> list[nn.Module]:
+    """Convolve, normalize, rectify, and halve height and width."""
+    # The normalization subtracts the mean, and with it any bias of the convolution.
+    convolution = nn.Conv2d(channels_in, channels_out, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2)]
+
+
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+    "vanilla_cnn": VanillaCNN,
+    "resnet18": lambda: torchvision_models.resnet18(weights=None, num_classes=NUM_CLASSES),
+    "mobilenet_v2": lambda: torchvision_models.mobilenet_v2(weights=None, num_classes=NUM_CLASSES),
+}
+
+
+def create_model(name: str) -> nn.Module:
+    """Return the model called ``name`` with random weights; CourseError for an unknown name."""
+    if name not in ARCHITECTURES:
+        raise unknown_name("model", name, tuple(ARCHITECTURES))
+    return ARCHITECTURES[name]()
+
+
+def load_pretrained(name: str, directory: Path = PRETRAINED) -> nn.Module:
+    """Return the trained model called ``name``: evaluation mode, FP32 parameters without gradients, on the CPU.
+
+    Raise CourseError for an unknown name, and for weights that are missing or are not those of the checksum.
+    """
+    expected = weights_sha256(name, directory)
+    path = _weights_path(name, directory)
+    if not path.is_file():
+        raise CourseError(f"{path}: the weights of {name} are missing; {_remedy(name, directory)}")
+    content = path.read_bytes()
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
+        raise CourseError(
+            f"{path}: SHA-256 is {actual[:12]}..., expected {expected[:12]}...; {_remedy(name, directory)}"
+        )
+    return _restore(name, parse_tensors(content))
+
+
+def weights_sha256(name: str, directory: Path = PRETRAINED) -> str:
+    """Return the SHA-256 (64 hexadecimal digits) that the weights file of ``name`` should have.
+
+    Raise CourseError for an unknown name, and where ``directory`` records no checksum for it.
+    """
+    if name not in ARCHITECTURES:
+        raise unknown_name("model", name, tuple(ARCHITECTURES))
+    checksum = _read_checksums(directory).get(_weights_path(name, directory).name)
+    if checksum is None:
+        raise CourseError(f"{directory / CHECKSUMS}: no checksum for {name}; {_remedy(name, directory)}")
+    return checksum
+
+
+def save_pretrained(name: str, model: nn.Module, directory: Path = PRETRAINED) -> Path:
+    """Store the weights of ``model`` as ``directory/name.safetensors``, update the checksums, and return the path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    content = serialize_tensors(stored_tensors(model))
+    path = _weights_path(name, directory)
+    write_atomically(path, content)
+    checksums = {**_read_checksums(directory), path.name: hashlib.sha256(content).hexdigest()}
+    write_atomically(directory / CHECKSUMS, (json.dumps(checksums, indent=2, sort_keys=True) + "\n").encode())
+    return path
+
+
+def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of ``model`` as it is stored: weights of convolutions and linear layers FP16, all else as it is.
+
+    One-dimensional tensors stay FP32: they take no room, and a running variance may lie outside FP16's range
+    (6e-8 to 65504), where rounding would make it zero or infinite.
+    """
+    return {key: _stored(tensor.detach().cpu()) for key, tensor in model.state_dict().items()}
+
+
+def as_stored(name: str, model: nn.Module) -> nn.Module:
+    """Return ``model`` as it would be after saving and loading: on the CPU, weights rounded to FP16."""
+    return _restore(name, stored_tensors(model))
+
+
+def _stored(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    return tensor.to(torch.float16 if tensor.dim() > 1 else torch.float32).contiguous()
+
+
+def _restore(name: str, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    with torch.device("meta"):  # No memory and no random numbers for weights that are replaced at once.
+        model = create_model(name)
+    upcast = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    model.load_state_dict(upcast, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def _weights_path(name: str, directory: Path) -> Path:
+    return directory / f"{name}.safetensors"
+
+
+def _read_checksums(directory: Path) -> dict[str, str]:
+    path = directory / CHECKSUMS
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CourseError(f"{path}: not valid JSON ({error}); restore it with: git checkout -- {path}") from error
+
+
+def _remedy(name: str, directory: Path) -> str:
+    path = _weights_path(name, directory)
+    return (
+        f"restore it with: git checkout -- {path} {directory / CHECKSUMS}; "
+        f"or train again with: python -m inference_lib train {name} --output {directory}"
+    )

@@ -1,0 +1,280 @@
+"""How the models were trained: a recipe for each, and one loop for all.
+
+The whole data set lives on the device as 8-bit images of 28 x 28 pixels. Each batch is augmented at that size and
+enlarged on the device, so that no data loader is needed.
+"""
+
+import json
+import time
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.paths import DATA
+from inference_lib.zoo.fashion_mnist import IMAGE_SIZE, enlarge, load_fashion_mnist
+from inference_lib.zoo.networks import ARCHITECTURES, as_stored, create_model, save_pretrained
+
+VALIDATION_IMAGES = 5_000
+"""Training images set aside: recipes are chosen by them, never by the test set."""
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The choices behind one trained model.
+
+    Stochastic gradient descent with Nesterov momentum, a one-cycle learning rate, label smoothing, an exponential
+    moving average of the weights, and augmentation by flips, shifts and erased squares (https://arxiv.org/abs/1708.04896).
+    """
+
+    epochs: int
+    weight_decay: float
+    erase: int
+    """Largest side in pixels (of 28) of the erased square."""
+    batch_size: int = 256
+    learning_rate: float = 0.1
+    """The peak of the one-cycle schedule."""
+    warmup: float = 0.15
+    """Part of all steps before the peak."""
+    momentum: float = 0.9
+    label_smoothing: float = 0.1
+    shift: int = 2
+    """Largest shift in pixels (of 28), in both directions."""
+    average_decay: float = 0.998
+    """Of the moving average, per step."""
+
+
+RECIPES = {
+    "vanilla_cnn": Recipe(epochs=48, weight_decay=5e-4, erase=8),
+    "resnet18": Recipe(epochs=24, weight_decay=5e-4, erase=12),
+    "mobilenet_v2": Recipe(epochs=25, weight_decay=2e-4, erase=10),
+}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained model (CPU, evaluation mode, weights as stored) and how it came about. Accuracies in percent."""
+
+    name: str
+    model: nn.Module
+    recipe: Recipe
+    history: list[dict[str, float]]
+    """One entry an epoch: epoch, lr, train_loss, validation_accuracy (of the averaged weights), seconds."""
+    validation_accuracy: float
+    test_accuracy: float
+    seconds: float
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images (uint8, N x 28 x 28) and labels (int64, N) on one device."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: torch.Tensor) -> "LabelledImages":
+        """Return the chosen images."""
+        return LabelledImages(self.images[indices], self.labels[indices])
+
+
+def train(
+    name: str,
+    *,
+    epochs: int | None = None,
+    device: str = "cuda",
+    seed: int = 0,
+    limit: int | None = None,
+    directory: Path | None = None,
+    data: Path = DATA,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train the model called ``name`` by its recipe, and store weights and learning curve in ``directory`` if given.
+
+    ``epochs`` shortens the recipe. ``limit`` uses so many training, validation and test images at most. The same seed
+    gives the same weights on a CPU; on a GPU some sums are made in no fixed order. Seeds PyTorch's global generators.
+
+    Raise CourseError for an unknown model, a GPU that is not there, and data that cannot be had.
+    """
+    recipe = _recipe(name, epochs)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CourseError("no NVIDIA GPU answers; train on the CPU with: --device cpu --limit 2000 --epochs 1")
+    started = time.perf_counter()
+    training, validation = split(_load("train", data, device), seed)
+    training, validation, test = (_first(part, limit) for part in (training, validation, _load("test", data, device)))
+    torch.manual_seed(seed)
+    averaged, history = _fit(name, recipe, training, validation, progress)
+    model = as_stored(name, averaged)
+    result = TrainingResult(
+        name=name,
+        model=model,
+        recipe=recipe,
+        history=history,
+        validation_accuracy=accuracy(deepcopy(model).to(device), validation),
+        test_accuracy=accuracy(deepcopy(model).to(device), test),
+        seconds=time.perf_counter() - started,
+        device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        seed=seed,
+    )
+    if directory is not None:
+        save_pretrained(name, model, directory)
+        save_history(result, directory)
+    return result
+
+
+def split(data: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Divide the training set at random, the same way for the same seed, into 55,000 and 5,000 images."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.labels.device)
+    return data.take(order[VALIDATION_IMAGES:]), data.take(order[:VALIDATION_IMAGES])
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: LabelledImages) -> float:
+    """Return the percentage of ``data`` that ``model`` (FP32) classifies correctly, in IEEE FP32 arithmetic."""
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=data.labels.device)
+    with float32_products("fp32"):
+        for images, labels in zip(
+            data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True
+        ):
+            logits = model(enlarge(images, IMAGE_SIZE).expand(-1, 3, -1, -1))
+            correct += (logits.argmax(1) == labels).sum()
+    return 100 * correct.item() / len(data)
+
+
+def augment(images: torch.Tensor, shift: int, erase: int) -> torch.Tensor:
+    """Return ``images`` (uint8, N x 28 x 28), each flipped or not, shifted, and with a square erased or not."""
+    count, side, device = len(images), images.shape[-1], images.device
+    line = torch.arange(side, device=device)
+
+    def draw(high: int) -> torch.Tensor:
+        return torch.randint(high, (count, 1), device=device)
+
+    rows = line + draw(2 * shift + 1)
+    columns = torch.where(draw(2) == 1, line.flip(0), line) + draw(2 * shift + 1)
+    padded = F.pad(images, (shift,) * 4)
+    moved = padded[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    half = draw(2) * draw(erase + 1) / 2  # Half of the images keep everything.
+    hidden_rows, hidden_columns = ((line - draw(side)).abs() < half for _ in range(2))
+    hidden = hidden_rows[:, :, None] & hidden_columns[:, None, :]
+    return torch.where(hidden, draw(256)[:, :, None].to(torch.uint8), moved)
+
+
+def save_history(result: TrainingResult, directory: Path) -> Path:
+    """Write the learning curve and its circumstances as ``directory/NAME.history.json``, and return the path."""
+    fields = {key: value for key, value in vars(result).items() if key not in ("model", "recipe")}
+    content: dict[str, Any] = {**fields, "recipe": asdict(result.recipe), "torch": torch.__version__}
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{result.name}.history.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _recipe(name: str, epochs: int | None) -> Recipe:
+    """Return the recipe of ``name``, shortened or stretched to ``epochs`` where given."""
+    if name not in ARCHITECTURES:
+        raise unknown_name("model", name, tuple(ARCHITECTURES))
+    recipe = RECIPES[name]
+    if epochs is None:
+        return recipe
+    if epochs < 1:
+        raise CourseError(f"{epochs} epochs train nothing; choose 1 or more")
+    return replace(recipe, epochs=epochs)
+
+
+def _load(part: str, directory: Path, device: str) -> LabelledImages:
+    images, labels = load_fashion_mnist(part, directory)
+    return LabelledImages(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+
+
+def _first(data: LabelledImages, limit: int | None) -> LabelledImages:
+    return LabelledImages(data.images[:limit], data.labels[:limit])
+
+
+def _fit(
+    name: str, recipe: Recipe, training: LabelledImages, validation: LabelledImages, progress: bool
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Return the model with averaged weights, and the learning curve."""
+    device = training.labels.device
+    model = create_model(name).to(device)
+    if device.type == "cuda":
+        # Tensor cores want channels last.
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = deepcopy(model).requires_grad_(False)
+    average, latest = _floats(averaged), _floats(model)
+    batch_size = min(recipe.batch_size, len(training))
+    steps = len(training) // batch_size
+    optimizer = _optimizer(model, recipe)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        recipe.learning_rate,
+        total_steps=steps * recipe.epochs + 1,
+        pct_start=recipe.warmup,
+        cycle_momentum=False,
+    )
+    history: list[dict[str, float]] = []
+    with tqdm(total=steps * recipe.epochs, desc=name, unit="step", disable=not progress, mininterval=1) as bar:
+        for epoch in range(1, recipe.epochs + 1):
+            started, rate = time.perf_counter(), float(schedule.get_last_lr()[0])
+            total = torch.zeros((), device=device)
+            order = torch.randperm(len(training), device=device)
+            model.train()
+            for step in range(steps):
+                batch = training.take(order[step * batch_size : (step + 1) * batch_size])
+                total += _step(model, optimizer, batch, recipe)
+                schedule.step()
+                done = (epoch - 1) * steps + step + 1
+                # A short average first: the first weights are random. Both lists hold the same tensors all along.
+                torch._foreach_lerp_(average, latest, 1 - min(recipe.average_decay, done / (done + 10)))
+                bar.update()
+            entry = {
+                "epoch": epoch,
+                "lr": float(rate),
+                "train_loss": float(total) / steps,
+                "validation_accuracy": accuracy(averaged, validation),
+                "seconds": time.perf_counter() - started,
+            }
+            history.append(entry)
+            bar.set_postfix(epoch=epoch, validation=f"{entry['validation_accuracy']:.2f} %")
+    return averaged, history
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the optimizer; biases and normalization do not decay, since they cannot overfit much."""
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: LabelledImages, recipe: Recipe) -> torch.Tensor:
+    """Take one step of the optimizer, and return the loss without waiting for it."""
+    device = batch.labels.device.type
+    images = augment(batch.images, recipe.shift, recipe.erase)
+    inputs = enlarge(images, IMAGE_SIZE, torch.bfloat16 if device == "cuda" else torch.float32).expand(-1, 3, -1, -1)
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        logits = model(inputs.contiguous(memory_format=torch.channels_last))
+    loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def _floats(model: nn.Module) -> list[torch.Tensor]:
+    """Return the tensors of ``model`` that an average takes in: parameters and normalization statistics."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
