@@ -152,13 +152,14 @@ class Race:
         if counts:
             outcome.turns.append(turn)
             outcome.device_turns += [device] if device else []
+        else:
+            self._one_s[rival] = median(turn.samples) / 1e3  # the others were still loading when it was guessed
 
     def _conclude(self, number: int) -> None:
         """Put the turns of everyone who is still there together."""
         for rival in self._workers:
             outcome = self.outcomes[rival]
             samples = np.array([ms for turn in outcome.turns for ms in turn.samples])
-            elapsed = sum(turn.elapsed_ms for turn in outcome.turns)
             outcome.invocation = Invocation(
                 number=number,
                 end_to_end_ms=_medians(outcome.turns),
@@ -166,7 +167,7 @@ class Race:
                 iterations=len(samples),
                 quantiles=quantile_sketch(samples),
                 pace_ms=[_rounded(ms) for ms in self._pace],
-                waited_percent=round(100 * sum(turn.waited_ms for turn in outcome.turns) / elapsed, 2),
+                waited_percent=round(100 * median(turn.waited_ms / turn.elapsed_ms for turn in outcome.turns), 2),
             )
             if rival.workload.on_gpu:
                 with self._failing(rival):

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import date
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -70,7 +69,7 @@ class Invocation(Carried):
     pace_ms: list[float] = Field(default_factory=list)
     """A fixed piece of host work, timed at the start of each round: how quick the host was."""
     waited_percent: float = 0.0
-    """Part of its turns in which a thread could have run and another process had the core."""
+    """Time in which a thread could have run and another process had the core, of a turn's length; the median turn."""
     carried: dict[str, Carried] = Field(default_factory=dict)
     """Rounds of the rows that went along, by backend."""
 
@@ -217,7 +216,7 @@ class Record(BaseModel):
         cell = (self.backend, self.model, self.device, self.precision, self.batch_size)
         return Key(machine, self.run, self.profile, *cell)
 
-    @cached_property
+    @property
     def latency(self) -> Latency | None:
         """What the invocations and parts say; None where nothing was timed."""
         if not self.invocations or self.parts is None:

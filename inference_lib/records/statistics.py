@@ -8,6 +8,7 @@ experiment; invocations can. Their mean has Student's t interval, on logarithms 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, median, variance
 
 import numpy as np
@@ -49,9 +50,13 @@ def over_invocations(rounds: Sequence[Sequence[float]]) -> Interval:
     if len(centres) < LEAST_INVOCATIONS:
         return Interval(math.exp(centre))
     spread = max(variance(centres), fmean(_variance_of_median(values) for values in rounds))
-    t = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(centres) - 1))
-    half = t * math.sqrt(spread / len(centres))
+    half = _student_t(len(centres) - 1) * math.sqrt(spread / len(centres))
     return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half))
+
+
+@cache
+def _student_t(degrees: int) -> float:
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, degrees))
 
 
 def _variance_of_median(values: Sequence[float]) -> float:
