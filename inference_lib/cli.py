@@ -90,10 +90,12 @@ def _benchmark(options: argparse.Namespace) -> int:
     store.check_writable()
     FASHION_MNIST.ensure()
     if options.export_only:
-        failed = export_missing([rival for rival in rivals if why_not(rival) is None], _say)
+        failed = export_missing(
+            [rival for rival in rivals if why_not(rival) is None], _say, timed=not options.untimed_exports
+        )
         print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return EXIT_ERROR if failed else 0
-    session = Session(profile, store, options.run, not options.again, _say)
+    session = Session(profile, store, options.run, not options.again, _say, not options.untimed_exports)
     session.measure(rivals)
     records = [session.records[rival] for rival in rivals]
     print(_formatted(records, options.format))
@@ -242,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"
     )
+    bench.add_argument("--untimed-exports", action="store_true", help="export all side by side; no export times then")
     bench.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
     bench.add_argument("--again", action="store_true", help="measure what was measured before, too")
     choices(bench, profile=True, records=True)

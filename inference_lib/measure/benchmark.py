@@ -74,6 +74,7 @@ class Session:
     run: str
     reuse: bool
     progress: Progress
+    time_exports: bool = True
     records: dict[Rival, Record] = field(default_factory=dict)
 
     def measure(self, rivals: Sequence[Rival]) -> None:
@@ -85,7 +86,7 @@ class Session:
             return
         sets = sets_of(pending)
         everyone = [rival for one in sets for rival in one.everyone]
-        failures = export_missing(everyone, self.progress)
+        failures = export_missing(everyone, self.progress, timed=self.time_exports)
         for model, kind in dict.fromkeys((r.workload.model, r.workload.device.kind) for r in pending):
             ensure_reference(model, kind, self.profile.images(kind))
         for rival in pending:

@@ -93,7 +93,7 @@ PROFILES = {
     "full": Profile(
         name="full",
         invocations=3,
-        rounds=20,
+        rounds=17,
         iterations=20,
         turn_s=0.2,
         least_iterations=3,

@@ -18,8 +18,9 @@ from inference_lib.support.errors import CourseError, first_line
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
 
-PRELOADED = ("inference_lib.measure.cell", "torch._dynamo", "torch._inductor.compile_fx")
-"""Imported once, before any worker starts: a fork of that is ready in milliseconds, CUDA untouched."""
+PRELOADED = ("inference_lib.measure.cell",)
+"""Imported once, before any worker starts: a fork of that is ready in milliseconds. It must leave CUDA untouched, which
+neither PyTorch's compiler nor anything else that asks for the GPU at import does."""
 
 
 class WorkerError(Exception):
