@@ -10,7 +10,7 @@ from datetime import date
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from inference_lib.records.machine import Machine
 from inference_lib.records.statistics import LEAST_FOR_P99, QUANTILES, Interval, over_invocations
@@ -142,6 +142,7 @@ class Build(BaseModel):
 class Accuracy(BaseModel):
     """The exported model on the test set, alone and beside the FP32 eager reference."""
 
+    model_config = ConfigDict(ser_json_inf_nan="constants")
     accuracy_percent: float
     agreement_percent: float
     """Images on which the predicted class is the reference's."""
