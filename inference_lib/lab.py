@@ -14,7 +14,7 @@ from inference_lib.measure.roofline import Ceilings, ceilings, published_ceiling
 from inference_lib.measure.turns import Turns, take_turns
 from inference_lib.records.machine import Machine, this_machine
 from inference_lib.records.record import Record
-from inference_lib.records.store import RecordStore, select, select_all
+from inference_lib.records.store import RecordStore, select_all
 from inference_lib.report.rivals import Rivals
 from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS, Model
 from inference_lib.support import paths
@@ -88,14 +88,14 @@ class Lab:
     def compare(
         self, rivals: Sequence[str], device: str | None = None, precisions: Sequence[str] | None = None
     ) -> Rivals:
-        """Return what was measured of the backends ``rivals``: on the lab's device here, on a GPU where published.
+        """Return the records of the backends ``rivals``: on the lab's device here, on a GPU where published.
 
-        All precisions but TF32, unless others are named.
+        Rows that could not be measured are among them. All precisions but TF32, unless others are named.
 
         ``device`` compares on that device alone, here and published.
         """
-        here = select(self.records(), device=device or self.device)
-        published = select(self.published(), device=device or "cuda")
+        here = select_all(self.records(), device=device or self.device)
+        published = select_all(self.published(), device=device or "cuda")
         precisions = precisions or [name for name in PRECISIONS if name != "tf32"]
         return Rivals.of(rivals, here, published, precisions)
 

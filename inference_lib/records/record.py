@@ -132,7 +132,7 @@ def _distribution(invocations: Sequence[Invocation]) -> Distribution:
 class Build(BaseModel):
     """What it costs to get to the first answer, seconds."""
 
-    export_s: float | None
+    export_s: float | None = None
     """Exporting with nothing else running; None where it was exported beside others."""
     load_s: float
     first_inference_s: float
@@ -154,7 +154,7 @@ class Accuracy(BaseModel):
 class Clocks(BaseModel):
     """The GPU right after the timed rounds: its SM clock, and what held it down."""
 
-    sm_mhz: float | None
+    sm_mhz: float | None = None
     throttle_reasons: list[str]
 
 
