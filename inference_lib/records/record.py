@@ -99,7 +99,6 @@ class Latency(NamedTuple):
     end_to_end: Distribution
     device: Interval | None
     """The model alone, CUDA events around it, the device's cache flushed before, ms; none on a CPU."""
-    parts: "Parts"
 
 
 class Parts(BaseModel):
@@ -220,10 +219,10 @@ class Record(BaseModel):
     @property
     def latency(self) -> Latency | None:
         """What the invocations and parts say; None where nothing was timed."""
-        if not self.invocations or self.parts is None:
+        if not self.invocations:
             return None
         device = self.median("device") if self.invocations[0].device_ms else None
-        return Latency(_distribution(self.invocations), device, self.parts)
+        return Latency(_distribution(self.invocations), device)
 
     def median(self, kind: Kind) -> Interval:
         """Return the median over invocations, ms, with its 95 % interval where they are enough."""
