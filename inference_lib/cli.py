@@ -95,7 +95,8 @@ def _benchmark(options: argparse.Namespace) -> int:
         )
         print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return EXIT_ERROR if failed else 0
-    session = Session(profile, store, options.run, not options.again, _say, not options.untimed_exports)
+    session = Session(profile, store, options.run, not options.again, _say)
+    session.time_exports, session.rounds_only = not options.untimed_exports, options.rounds_only
     session.measure(rivals)
     records = [session.records[rival] for rival in rivals]
     print(_formatted(records, options.format))
@@ -165,27 +166,32 @@ def _formatted(records: Sequence[Any], kind: str) -> str:
 def _run(options: argparse.Namespace) -> int:
     from inference_lib.course import run as course
 
-    return course.run_chapters(
-        options.chapters or None, profile=options.profile, device=options.device, force=options.again
+    failed = course.run_chapters(
+        options.chapters or None,
+        profile=options.profile,
+        device=options.device,
+        force=options.again,
+        grid=not options.no_grid,
     )
+    return EXIT_ERROR if failed else 0
 
 
 def _book(options: argparse.Namespace) -> int:
     from inference_lib.course import book
     from inference_lib.course import run as course
 
-    status = 0
     if options.edition == "local":
-        status = course.run_chapters(profile=options.profile, device=options.device)
-    if status == 0:
-        book.render(options.edition)
-    return status
+        course.run_chapters(profile=options.profile, device=options.device, grid=not options.no_grid)
+    broken = book.render(options.edition).broken
+    if broken:
+        print(f"without their results, see their pages: {', '.join(broken)}", file=sys.stderr)
+    return EXIT_ERROR if broken else 0
 
 
 def _publish(options: argparse.Namespace) -> None:
     from inference_lib.course import book
 
-    names = book.publish(options.executed, options.records)
+    names = book.publish(options.executed, options.records, options.any_profile)
     print(f"published {', '.join(names)}")
 
 
@@ -245,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"
     )
     bench.add_argument("--untimed-exports", action="store_true", help="export all side by side; no export times then")
+    bench.add_argument("--rounds-only", action="store_true", help="only what claims rest on: for a second run")
     bench.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
     bench.add_argument("--again", action="store_true", help="measure what was measured before, too")
     choices(bench, profile=True, records=True)
@@ -252,15 +259,19 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "execute chapters that are not up to date")
     run.add_argument("chapters", nargs="*", metavar="CHAPTER")
     run.add_argument("--again", action="store_true", help="execute up-to-date chapters, too")
+    no_grid = "do not measure the whole grid before all chapters are executed"
+    run.add_argument("--no-grid", action="store_true", help=no_grid)
     choices(run, profile=True)
 
     book = command("book", _book, "execute the chapters here and render the book")
     book.add_argument("--edition", choices=("local", "published"), default="local")
+    book.add_argument("--no-grid", action="store_true", help=no_grid)
     choices(book, profile=True)
 
     publish = command("publish", _publish, "make the published edition from chapters and records of a GPU machine")
     publish.add_argument("--executed", type=Path, default=paths.BUILD / "executed", help="folder of executed chapters")
     publish.add_argument("--records", type=Path, default=paths.BUILD / "records", help="folder of their records")
+    publish.add_argument("--any-profile", action="store_true", help="publish what is quick or a CPU's, too")
 
     report = command("report", _report, "print the scoreboard of a folder of records")
     report.add_argument("--batch-size", type=int, nargs="+", help="of these batch sizes alone")

@@ -57,7 +57,9 @@ def race(true_ms: dict[str, float], seed: int, invocations: int = 3, rounds: int
     return found
 
 
-def records(make_record: Callable[..., Record], true_ms: dict[str, float], seed: int, **changed: object) -> list[Record]:
+def records(
+    make_record: Callable[..., Record], true_ms: dict[str, float], seed: int, **changed: object
+) -> list[Record]:
     """Return a record for each rival of one simulated set on a CPU."""
     return [
         make_record(backend=name, device="cpu", invocations=measured, **changed)

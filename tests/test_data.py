@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo import fashion_mnist as data
 from inference_lib.zoo.fashion_mnist import CLASS_NAMES, ensure_fashion_mnist, load_fashion_mnist, preprocess
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.networks import load_pretrained
 
 COUNTS = {"train": 6, "t10k": 5}
 

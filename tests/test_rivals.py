@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from inference_lib.records.store import RecordStore
 from IPython.display import HTML
 
 from inference_lib.lab import Lab
 from inference_lib.measure.profiles import get_profile
 from inference_lib.records.machine import Machine
 from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
 from inference_lib.report import words
 from inference_lib.report.rivals import Comparison
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from inference_lib import cli
+from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo import training
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.networks import load_pretrained
 from inference_lib.zoo.training import RECIPES, LabelledImages, augment, split, train
 
 
@@ -139,7 +140,7 @@ def test_accuracy_counts_the_last_partial_batch(monkeypatch):
 
 
 def test_biases_and_normalization_do_not_decay():
-    model = MODELS["vanilla_cnn"]()
+    model = MODELS["vanilla_cnn"].create()
     decayed, free = training._optimizer(model, RECIPES["vanilla_cnn"]).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0)
     assert all(p.dim() > 1 for p in decayed["params"])

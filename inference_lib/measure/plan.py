@@ -30,6 +30,8 @@ class Rival:
 
     backend: str
     workload: Workload
+    copy: int = 0
+    """Tells a cell apart from itself, where it runs against itself: a difference is then noise."""
 
     @property
     def key(self) -> tuple[str, str]:
