@@ -168,7 +168,7 @@ class Race:
 
     def _conclude(self, number: int) -> None:
         """Put the turns of everyone who is still there together."""
-        for rival in self._workers:
+        for rival in list(self._workers):
             outcome = self.outcomes[rival]
             samples = np.array([ms for turn in outcome.turns for ms in turn.samples])
             outcome.invocation = Invocation(
