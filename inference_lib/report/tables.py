@@ -27,6 +27,7 @@ SCOREBOARD_FORMATS = {
     "GPU busy %": "{:.0f}",
     "largest difference": "{:.1e}",
     "times PyTorch": "{:.1f}",
+    "times faster": "{:.2f}",
     "ms": "{:.3f}",
 }
 
