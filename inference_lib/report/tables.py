@@ -37,6 +37,7 @@ SCOREBOARD_FORMATS = {
     "compatible %": "{:.1f}",
     "largest difference": "{:.1e}",
     "times PyTorch": "{:.1f}",
+    "times faster": "{:.2f}",
     "ms": "{:.3f}",
 }
 
