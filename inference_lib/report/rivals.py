@@ -8,12 +8,13 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 
+from inference_lib.backends import get_backend
 from inference_lib.records.record import Record
 from inference_lib.records.store import select, select_all
 from inference_lib.report import plots
 from inference_lib.report.tables import INTERVAL, ends, noted, show_table
 from inference_lib.report.words import against, label, machines, times_faster
-from inference_lib.seam import PRECISIONS, find_model
+from inference_lib.seam import MODELS, PRECISIONS, find_model
 
 NOTHING = "nothing measured yet"
 
@@ -105,7 +106,7 @@ class Rivals:
 
     def _measured(self, record: Record, mark: str, rows: Sequence[Record]) -> dict[str, Any]:
         """Return what the table says of one record, by column."""
-        versus = f"against {next((r.title for r in rows if r.backend == self.rivals[0]), self.rivals[0])}"
+        versus = f"against {get_backend(self.rivals[0]).title}"
         if not (record.ok and record.latency):
             return {"ms": None, INTERVAL: None, versus: mark, "on the device, ms": None}
         whole, device = record.latency.end_to_end.median, record.latency.device
@@ -152,9 +153,9 @@ class Rivals:
 
 
 def _in_order(rivals: Sequence[str], records: Iterable[Record]) -> list[Record]:
-    """Return ``records`` by model in the order they come, then precision and rival in the book's order."""
+    """Return ``records`` by model, then precision and rival, in the book's order; a reader's own models come last."""
     records = list(records)
-    models = list(dict.fromkeys(record.model for record in records))
+    models = list(dict.fromkeys([*MODELS, *(record.model for record in records)]))
 
     def place(record: Record) -> tuple[int, int, int]:
         precision = list(PRECISIONS).index(record.precision)

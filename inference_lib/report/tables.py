@@ -15,6 +15,7 @@ from inference_lib.records.replication import replication
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select
 from inference_lib.report.choose import quickest
+from inference_lib.report.plots import provenance
 from inference_lib.report.words import against
 from inference_lib.seam import MODELS, PRECISIONS
 
@@ -177,6 +178,14 @@ def agreement(records: Iterable[Record]) -> pd.DataFrame:
     }
     table = pd.DataFrame(rows.values())
     return table if len({device for *_, device in rows}) > 1 else table.drop(columns="device", errors="ignore")
+
+
+def show_agreement(records: Sequence[Record]) -> HTML:
+    """Return :func:`agreement` as HTML, and below it, once each, why rows were not measured."""
+    measured = [record for record in records if record.ok]
+    reasons = dict.fromkeys(f"{record.title}: {record.why_not}" for record in records if not record.ok)
+    caption = f"Agreement with the FP32 eager model. {provenance(measured)}"
+    return show_table(agreement(measured), caption, notes=reasons)
 
 
 def reference_table(model: str) -> pd.DataFrame:
