@@ -126,7 +126,8 @@ def _benchmark(options: argparse.Namespace) -> int:
         )
         print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return EXIT_ERROR if failed else 0
-    session = Session(profile, store, options.run, not options.again, _say, not options.untimed_exports)
+    session = Session(profile, store, options.run, not options.again, _say)
+    session.time_exports, session.rounds_only = not options.untimed_exports, options.rounds_only
     session.measure(rivals)
     records = [session.records[rival] for rival in rivals]
     print(_formatted(records, options.format))
@@ -281,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
         "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"
     )
     bench.add_argument("--untimed-exports", action="store_true", help="export all side by side; no export times then")
+    bench.add_argument("--rounds-only", action="store_true", help="only what claims rest on: for a second run")
     bench.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
     bench.add_argument("--again", action="store_true", help="measure what was measured before, too")
     choices(bench, profile=True, records=True)

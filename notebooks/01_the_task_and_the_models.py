@@ -168,8 +168,8 @@ show_source("torchvision.models.resnet", "BasicBlock.forward")
 #
 # An inverted residual splits a convolution in three {cite}`mobilenet_v2`: a 1 x 1 convolution to six times the
 # channels (`pw`), a 3 x 3 convolution of each channel by itself (`dw`, "depthwise"), and a 1 x 1 convolution back to
-# few channels (`pw-linear`). That saves arithmetic. It also makes three layers of one, and the widest values are
-# written to memory twice.
+# few channels (`pw-linear`). That saves arithmetic. It also makes three layers of one, and the widened values pass
+# through memory: `pw` writes them, `dw` reads and writes them, `pw-linear` reads them.
 
 # %% tags=["hide-output"]
 show_source("torchvision.models.mobilenetv2", "InvertedResidual")
@@ -228,6 +228,8 @@ resnet, mobilenet = counts.loc["resnet18"], counts.loc["mobilenet_v2"]
 glue("01-fewer-multiply-adds", f"{resnet['multiply-adds'] / mobilenet['multiply-adds']:.1f}")
 glue("01-more-activations", f"{mobilenet['activations'] / resnet['activations']:.1f}")
 glue("01-more-layers", f"{mobilenet['layers'] / resnet['layers']:.1f}")
+assert mobilenet["multiply-adds"] < resnet["multiply-adds"], "the text says that MobileNetV2 multiplies less"
+assert (mobilenet > resnet)[["activations", "layers"]].all(), "the text says that it writes more, in more layers"
 
 # %% [markdown]
 # MobileNetV2 does {glue:text}`01-fewer-multiply-adds` times fewer multiply-adds than ResNet-18. It also writes
@@ -246,7 +248,9 @@ glue("01-more-layers", f"{mobilenet['layers'] / resnet['layers']:.1f}")
 # tensor, its type and its place, then the bytes. Unlike a pickle, it cannot run code when it is read.
 #
 # Weights of convolutions and linear layers are stored in FP16, which halves the files. All accuracies in this book
-# are those of the rounded weights. A checksum (SHA-256) says whether a file is the one that was measured.
+# are those of the rounded weights, the FP32 rows' too. So an FP16 row loses nothing to the rounding of its weights,
+# only to that of its activations: with weights of your own, expect a little more. A checksum (SHA-256) says whether a
+# file is the one that was measured.
 
 # %%
 show_source(load_pretrained)
@@ -261,7 +265,7 @@ for name in MODELS:
 #
 # Stochastic gradient descent with a rising and falling learning rate, pictures flipped, shifted and partly hidden,
 # and a moving average of the weights. Where not all epochs are at full size, the first ones see pictures of half the
-# height and width, at a quarter of the cost; the curves jump where the size changes.
+# height and width, at a quarter of the cost; a curve may jump where the size changes.
 #
 # The 60,000 training pictures were split at random, by a seed, into 55,000 for training and 5,000 for validation.
 
@@ -305,7 +309,7 @@ error.yaxis.set_minor_formatter("{x:g}")
 loss.legend()
 plots.show_figure(
     figure,
-    alt="Training loss and validation error falling over the epochs, for each model.",
+    alt="Training loss and validation error over the epochs, for each model.",
     caption=f"Learning curves. Trained on {trained_on}.",
 )
 
@@ -321,10 +325,10 @@ plots.show_figure(
 
 # %%
 checked = lab.profile.images(lab.device)
-for name in MODELS:
-    if not reference_path(name, lab.device, checked).exists():
-        write_reference(name, lab.device, checked)
-logits = {name: read_reference(name, lab.device, checked) for name in MODELS}
+for network in MODELS.values():
+    if not reference_path(network, lab.device, checked).exists():
+        write_reference(network, lab.device, checked)
+logits = {name: read_reference(network, lab.device, checked) for name, network in MODELS.items()}
 truth = labels[:checked]
 
 # %% [markdown]
@@ -387,7 +391,8 @@ tables.show_table(answer, caption, {"logit": "{:.2f}", "probability": "{:.3f}"})
 #
 # ### Where they fail
 #
-# The wrong answers are not spread evenly:
+# Ninety kinds of wrong answer are possible: ten classes, each taken for one of nine others. These were the most
+# frequent:
 
 # %%
 wrong = {name: np.flatnonzero(found.argmax(axis=1) != truth) for name, found in logits.items()}
@@ -402,6 +407,17 @@ confusions = pairs.pivot_table(index=["shows", "taken for"], columns="model", ag
 confusions = confusions.reindex(columns=list(MODELS), fill_value=0)
 most = confusions.loc[confusions.sum(axis=1).nlargest(6).index].reset_index()
 tables.show_table(most, f"The most confused pairs: wrong answers among {checked:,} pictures, {lab.machine_name}.")
+
+# %% tags=["remove-cell"]
+tops = ["T-shirt/top", "Pullover", "Coat", "Shirt"]
+among_tops = pairs["shows"].isin(tops) & pairs["taken for"].isin(tops)
+glue("01-wrong", len(pairs))
+glue("01-wrong-pairs", f"{most[list(MODELS)].to_numpy().sum() / len(pairs) * 100:.0f} %")
+glue("01-wrong-tops", f"{among_tops.mean() * 100:.0f} %")
+
+# %% [markdown]
+# The three networks gave {glue:text}`01-wrong` wrong answers together, and {glue:text}`01-wrong-pairs` of them are in
+# this table. {glue:text}`01-wrong-tops` took one of T-shirt, pullover, coat and shirt for another.
 
 # %% tags=["hide-input"]
 some = wrong["resnet18"][:6]
@@ -418,8 +434,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# At 28 x 28 pixels a shirt, a coat and a pullover look alike, to people too. No framework will mend that, and none
-# must make it worse.
+# Look at the pictures: would you have known, at 28 x 28 pixels? No framework will mend that, and none must make it
+# worse.
 #
 # ## What goes wrong
 #
@@ -457,8 +473,8 @@ tables.show_table(
 )
 
 # %% [markdown]
-# A small loss is the dangerous one: it looks like a slightly worse network. Keep preprocessing next to the weights,
-# and check accuracy with the very code that will serve.
+# A mistake that costs little is the dangerous one: it looks like a slightly worse network. Keep preprocessing next to
+# the weights, and check accuracy with the very code that will serve.
 #
 # ### NHWC where NCHW is expected
 #
@@ -483,7 +499,7 @@ print(f"transpose: {accuracy_of(moved):.1f} % correct, reshape: {accuracy_of(res
 # ### Training mode
 #
 # In training mode, batch normalization uses the statistics of the batch at hand. Those of a large mixed batch are
-# nearly those of training, so a test may pass. In service the batch is often one picture, and so are the statistics.
+# close to those of training, so a test may pass. In service the batch is often one picture, and so are the statistics.
 
 # %%
 model.train()

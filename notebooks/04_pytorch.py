@@ -21,13 +21,13 @@
 # :class-container: chapter-card
 #
 # :::{grid-item-card} You will learn
-# what an eager call costs, and how a CUDA graph removes most of it
+# what an eager call costs, and what a CUDA graph removes of it
 # :::
 # :::{grid-item-card} You need
 # Python and PyTorch; a GPU for half of the experiments
 # :::
 # :::{grid-item-card} To read
-# 20 minutes
+# 25 minutes
 # :::
 # :::{grid-item-card} To run
 # {{ run_times }}
@@ -44,7 +44,8 @@
 # That is what makes PyTorch pleasant to write and debug. It is also its price: every operation, however small, passes
 # through the interpreter and the dispatcher.
 #
-# If launching takes longer than computing, the GPU starves. Small batches on a big GPU are exactly this case.
+# If launching takes longer than computing, the GPU starves. Small batches on a big GPU can be exactly this case;
+# whether yours is one, the profile further down will tell.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -52,15 +53,23 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
+import time
+
 import pandas as pd
 import torch
+from IPython.display import display
+from torch.fx.experimental.optimization import fuse
 
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import get_backend
+from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.measure.operations import operations, timeline
 from inference_lib.report import glue, plots, select, show_source, tables, words
-from inference_lib.seam import Workload, build
+from inference_lib.seam import PRECISIONS, Workload, build
+from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
 
 lab = open_lab(profile, device, records_dir)
+on_gpu = lab.device == "cuda"
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
 # %% tags=["hide-input"]
@@ -115,13 +124,15 @@ show_source("inference_lib.backends.pytorch", "load_module")
 show_source("inference_lib.backends.pytorch", "EagerRunner.infer")
 
 # %% [markdown]
-# `.cpu()` is the only line that waits. Everything before it is queued, so a clock stopped before it measures the
+# Two of its calls wait. `.to` waits for its own copy, because the array lies in memory that the system may move
+# (*pageable* memory), and the driver has to read it before the caller may change it. `.cpu()` waits for everything
+# that was queued before. The model's call, in between, does not wait: a clock that is stopped there has measured the
 # launching, not the computing.
 #
 # ## The same model as a CUDA graph
 #
-# A CUDA graph records a sequence of kernel launches once and replays it with a single call. The interpreter, the
-# dispatcher and the launches of hundreds of operations become one launch {cite}`pytorch_cuda_graphs`.
+# A CUDA graph records a sequence of kernel launches once and replays it with a single call. What the interpreter and
+# the dispatcher did for every operation is done once, and all launches become one {cite}`pytorch_cuda_graphs`.
 #
 # The recording fixes everything: the kernels, their order, the shapes and the addresses. So the input is copied to
 # where the graph reads it, and the output is copied from where the graph writes it.
@@ -137,8 +148,9 @@ show_source("inference_lib.backends.shared.graphs", "GraphedRunner._capture")
 #
 # ### Fewer kernels to replay
 #
-# A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: the
-# bias, the shortcut of a residual block and the ReLU can be added while a convolution's result is still in registers.
+# A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: while
+# a convolution's result is still in registers, it can add the bias and the shortcut of a residual block, and apply the
+# ReLU.
 # `torch.fx` turns the model into a list of operations, and a few lines replace the patterns:
 
 # %%
@@ -151,14 +163,14 @@ show_source("inference_lib.backends.shared.fusion", "_fused_with")
 # ## Is it still the same model?
 #
 # Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers
-# in a different order, so the logits differ a little; the predicted class must not. TF32 rows are measured where
-# arithmetic is what takes the time, that is for the graph.
+# in a different order, so the logits differ a little; the predicted class must not, but for a near tie in two hundred.
+# An edition has TF32 rows for the graph, where no launch hides what another arithmetic changes; they are shown where
+# they were measured.
 
 # %%
 backends = ["pytorch", "pytorch-cudagraph"]
 records = lab.benchmark(backends)
-if lab.device == "cuda":
-    records += lab.benchmark(["pytorch-cudagraph"], precisions=["tf32"])
+records += select(lab.records(), backend="pytorch-cudagraph", precision="tf32")
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
 # %% tags=["nbval-check-output"]
@@ -189,11 +201,15 @@ glue("04-graph-speedup", words.times_faster(eager, graph))
 glue("04-gpu", words.machines(graph))
 glue("04-eager-cv", words.number(eager, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
 glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
+glue("04-graph-device", words.times_faster(eager, graph, "device"))
 
 # %% [markdown]
-# On {glue:text}`04-gpu`, against the eager loop, the FP16 CUDA graph is {glue:text}`04-graph-speedup` at batch 1. Its
-# latency varies by {glue:text}`04-graph-cv` (standard deviation over mean), the eager loop's by
-# {glue:text}`04-eager-cv`. Every launch is a chance for the interpreter to be late, and the graph has one. But the
+# On {glue:text}`04-gpu`, FP16, batch 1, against the eager loop: end to end, the CUDA graph is
+# {glue:text}`04-graph-speedup`; on the device alone, {glue:text}`04-graph-device`.
+#
+# Single inferences of the graph scatter by {glue:text}`04-graph-cv`, those of the eager loop by
+# {glue:text}`04-eager-cv` (half the distance from the 16th to the 84th percentile, over the median). Two things pull
+# in opposite directions: every launch is a chance for the interpreter to be late, and the graph has one; but the
 # shorter a latency is, the larger a part of it is the same delay.
 #
 # ### Where the milliseconds are
@@ -207,11 +223,25 @@ compared.parts("resnet18")
 # %% [markdown]
 # ### Larger batches
 #
-# A batch costs one launch sequence, however many images it holds. As it grows, computing takes over from launching,
-# and the two curves meet.
+# A batch costs one sequence of launches, however many images it holds. As it grows, computing takes over from
+# launching. Should the two curves meet, then?
 
 # %%
 compared.batches("resnet18", "fp32", "fp16")
+
+# %% tags=["remove-cell"]
+shown = compared.shown("resnet18", "fp16")
+largest = max((record.batch_size for record in shown), default=1)
+many = compared.by_rival("resnet18", "fp16", largest)
+glue("04-largest", largest)
+glue("04-graph-many", words.times_faster(many["pytorch"], many["pytorch-cudagraph"]))
+glue("04-graph-many-device", words.times_faster(many["pytorch"], many["pytorch-cudagraph"], "device"))
+
+# %% [markdown]
+# At batch {glue:text}`04-largest`, FP16, the graph is {glue:text}`04-graph-many` end to end and
+# {glue:text}`04-graph-many-device` on the device. They could meet only if launching were all that tells the two apart.
+# The graph's backend also fuses operations, keeps images channels-last, and sends a large batch from pinned memory in
+# pieces, one of them on its way while the next is staged.
 
 # %% [markdown]
 # ### Copies beside the computation
@@ -246,11 +276,9 @@ tables.show_table(pd.DataFrame(answers), f"Images per second. {plots.provenance(
 # ## Why?
 #
 # The profiler counts what one inference of ResNet-18 launches and adds up the time that its operations took on the
-# device that did the work. What remains of the latency is waiting.
+# device that did the work. What remains of the latency lies between them.
 
 # %%
-from inference_lib.measure.operations import operations
-
 model = load_pretrained("resnet18").to(lab.device)
 images = torch.zeros(1, 3, 224, 224, device=lab.device)
 
@@ -258,54 +286,158 @@ with torch.inference_mode():
     work = operations(lambda: model(images), lab.device)
     latency = lab.time(lambda: model(images))
 
-tables.show_table(work.head(6), f"Operations of one inference, FP32, {lab.machine_name}.")
+tables.show_table(work.head(6), f"Operations of one inference, FP32, {lab.machine_name}.", {"ms": "{:.3f}"})
 
 # %%
-print(f"{work['calls'].sum():.0f} operations, {work['ms'].sum():.2f} ms in them, {latency.p50:.2f} ms in all")
+inside = work["ms"].sum()
+print(f"{work['calls'].sum():.0f} calls, {inside:.2f} ms in them, {latency.p50:.2f} ms in all")
+print(f"share of the latency that lies between them: {max(0, 1 - inside / latency.p50):.0%}")
 
 # %% [markdown]
-# On a GPU at batch 1, the operations take a fraction of the latency: the rest is the time between them. A CUDA graph
-# removes that time and leaves the operations as they are. On a CPU the two numbers nearly agree, and there is
-# nothing for a graph to remove.
+# The last number is the most that a graph can remove of this latency, as long as it replays the same operations.
+# Guess it before you try: is your problem there, or in the operations? (On a CPU an operation that calls another
+# counts as two calls, and the profiler slows both down, so their sum can exceed the latency.)
+
+# %% tags=["remove-cell"]
+single, half = (compared.by_rival("resnet18", name)["pytorch"] for name in ("fp32", "fp16"))
+glue("04-half-end", words.times_faster(single, half))
+glue("04-half-device", words.times_faster(single, half, "device"))
+
+# %% [markdown]
+# ### Why is FP16 not twice as fast at batch 1?
+#
+# People report that FP16 is *slower* than FP32 with one picture
+# ([pytorch#44274](https://github.com/pytorch/pytorch/issues/44274)), though it halves the bytes and its products run on
+# tensor cores. Against FP32, the eager loop on {glue:text}`04-gpu` in FP16 is {glue:text}`04-half-end` end to end and
+# {glue:text}`04-half-device` on the device. Four suspects:
+#
+# - **casts**: somebody hands in FP32 arrays, and each call converts them (the book's loop gets FP16 arrays, and casts
+#   ten logits back);
+# - **layout**: tensor cores read channels-last (NHWC) tiles, so from NCHW the library converts before and after a
+#   convolution, with kernels of its own ([pytorch#54324](https://github.com/pytorch/pytorch/issues/54324));
+# - **kernels**: those that FP16 gets are slower for such small work;
+# - **launching**: the host needs longer to launch what FP16 needs, and the GPU waits for it.
+#
+# First, is it so here? The same call in both precisions and both layouts, taking turns, the images on the device in
+# the right type already: that rules out the casts.
+
+
+# %%
+def eager_call(precision, layout):
+    """Return a call of the eager ResNet-18 on one picture that is on the device, in its type and layout, already."""
+    dtype = PRECISIONS[precision].dtype
+    network = load_pretrained("resnet18").to(lab.device, dtype, memory_format=layout)
+    picture = images.to(dtype, memory_format=layout)
+    return torch.inference_mode()(lambda: network(picture))
+
+
+layouts = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+if on_gpu:
+    ways = {
+        f"{PRECISIONS[precision].title} {name}": eager_call(precision, layout)
+        for name, layout in layouts.items()
+        for precision in ("fp32", "fp16")
+    }
+    timed = lab.turns(ways)
+    display(tables.show_table(timed.table(), f"Eager ResNet-18, batch 1, compute only. {lab.machine_name}."))
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# Then each suspect gets a number: how many kernels ran, how many of them only convert layouts, how long the kernels
+# took, and how long it took until the call *returned*, which is when the last kernel was launched.
+
+# %%
+CONVERSION = r"[Tt]o(?:Nhwc|Nchw)|[Tt]ranspose|tensorTransform|convertTensor"
+
+
+def returned_ms(call, repetitions=30):
+    """Return the median time until a call came back, the device being idle when it began."""
+    times = []
+    for _ in range(repetitions):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return pd.Series(times).median()
+
+
+def suspects(call):
+    """Count and time the kernels of one call."""
+    spans = timeline(call, "cuda")
+    kernels = spans[spans["row"] == "device"]
+    converting = kernels["name"].str.contains(CONVERSION)
+    return {
+        "kernels": len(kernels),
+        "of them converting": int(converting.sum()),
+        "in kernels, ms": kernels["length_ms"].sum(),
+        "converting, ms": kernels["length_ms"][converting].sum(),
+        "launched after, ms": returned_ms(call),
+    }
+
+
+if on_gpu:
+    found = pd.DataFrame({name: suspects(call) | {"latency, ms": timed.ms(name)} for name, call in ways.items()}).T
+    forms = dict.fromkeys(["kernels", "of them converting"], "{:.0f}")
+    numbers = found.rename_axis("").reset_index()
+    display(tables.show_table(numbers, f"Each suspect's number. {lab.machine_name}.", forms))
+else:
+    print("needs a GPU")
+
+# %%
+if on_gpu:
+    for name in layouts:
+        half, single = found.loc[f"FP16 {name}"], found.loc[f"FP32 {name}"]
+        more = half - single
+        print(f"{name}: effect of FP16: {timed.effect(f'FP16 {name}', f'FP32 {name}')}")
+        print(f"  {more['kernels']:+.0f} kernels, of them {more['of them converting']:+.0f} that convert")
+        print(f"  {more['in kernels, ms']:+.3f} ms in kernels, of them {more['converting, ms']:+.3f} converting")
+        print(f"  {more['launched after, ms']:+.3f} ms until all is launched, {more['latency, ms']:+.3f} ms of latency")
+        waiting = half["launched after, ms"] > half["in kernels, ms"]
+        print(f"  in FP16 the {'device waits for the host' if waiting else 'host is ahead of the device'}")
+else:
+    print("needs a GPU")
+
+# %% [markdown]
+# Read it line by line. Where the device waits for the host, quicker kernels cannot show, and each kernel more costs a
+# launch: that is how a type of half the size can come out slower. Where the host is ahead, the kernels decide, and the
+# ones that only convert are pure loss; they are what channels-last is there to remove. A CUDA graph takes the launching
+# out of the comparison altogether, so its FP16 row is where to look for what the type itself is worth.
 #
 # ## Knobs
 #
-# Each of these is one line. They are measured on ResNet-18 at batch 1 against the plain loop on this machine.
+# Each of these is one line. They take turns on ResNet-18 at batch 1 against the plain loop on this machine.
 
 # %%
-from torch.fx.experimental.optimization import fuse
-
-from inference_lib.backends.shared.cuda import float32_products
-
 plain = load_pretrained("resnet18").to(lab.device)
+tracked = load_pretrained("resnet18").to(lab.device).requires_grad_(True)
 channels_last = load_pretrained("resnet18").to(lab.device, memory_format=torch.channels_last)
 folded = fuse(load_pretrained("resnet18")).to(lab.device)
 
-knobs = {
-    "plain": lambda: plain(images),
-    "with autograd": torch.inference_mode(mode=False)(lambda: plain.requires_grad_(True)(images)),
-    "channels-last": lambda: channels_last(images),
-    "batch norm folded": lambda: folded(images),
-}
-with torch.inference_mode():
-    times = {name: lab.time(call) for name, call in knobs.items()}
-    if lab.device == "cuda":
-        with float32_products("tf32"):
-            times["TF32"] = lab.time(knobs["plain"])
 
-# %%
-plots.show_bars(
-    {name: time.p50 for name, time in times.items()},
-    "#D55E00",
-    "median, ms (compute only)",
-    alt="Median time of resnet18 at batch 1 with each option.",
-    caption=f"One option at a time, FP32, batch 1. {lab.machine_name}.",
-)
+def in_tf32():
+    with float32_products("tf32"):
+        plain(images)
+
+
+no_gradients = torch.inference_mode()
+knobs = {
+    "plain": no_gradients(lambda: plain(images)),
+    "with autograd": lambda: tracked(images),
+    "channels-last": no_gradients(lambda: channels_last(images)),
+    "batch norm folded": no_gradients(lambda: folded(images)),
+} | ({"TF32": no_gradients(in_tf32)} if on_gpu else {})
+measured = lab.turns(knobs)
+tables.show_table(measured.table(), f"One option at a time, FP32, batch 1, compute only. {lab.machine_name}.")
 
 # %% [markdown]
+# An effect is the verdict of [the chapter on measuring](02_measuring_inference) on the ratio within a round; *none*
+# means that it is lost in the noise, here and today.
+#
 # Folding batch normalization into the convolution before it removes an operation per layer and changes no result but
-# rounding. Channels-last pays when tensor cores do the work, that is in FP16 or TF32. Autograd's bookkeeping costs a
-# little at every operation. TF32 changes the arithmetic, so it can only help where arithmetic is what takes the time.
+# rounding. Channels-last changes the kernels that a library can choose, and on a CPU, too. Autograd writes down what
+# every operation did, for gradients that nobody will ask for. TF32 changes the arithmetic, so it can only help where
+# arithmetic is what takes the time.
 #
 # PyTorch's own default is TF32 for convolutions and IEEE for matrix products. The book sets both to IEEE unless a label
 # says TF32:
@@ -319,22 +451,28 @@ show_source("inference_lib.backends.shared.cuda", "set_float32_products")
 # ### Forgetting `eval()`
 #
 # In training mode, batch normalization uses the statistics of the batch at hand. The program runs, the shapes fit,
-# and the answers are wrong.
+# and the answers are no longer the trained network's.
 
 # %%
-from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
-
 pictures, labels = load_fashion_mnist("test")
 batch = torch.from_numpy(preprocess(pictures[:32])).to(lab.device)
 with torch.inference_mode():
-    right = plain.eval()(batch).argmax(1)
-    wrong = plain.train()(batch).argmax(1)
-plain.eval()
-print(f"{(right != wrong).sum().item()} of {len(batch)} predictions changed")
+    right = plain.eval()(batch)
+    wrong = plain.train()(batch)
+    after = plain.eval()(batch)
+print(f"{(right.argmax(1) != wrong.argmax(1)).sum().item()} of {len(batch)} predictions changed")
+print(f"largest difference of a logit: in training mode {(wrong - right).abs().max().item():.1f},")
+print(f"and back in evaluation mode {(after - right).abs().max().item():.1f}")
 
 # %% [markdown]
-# Training mode also overwrites the running statistics with every call, so the damage stays: `plain` must be loaded
-# again before it is used.
+# The last number is not zero, because training mode also moves the running statistics with every call. The damage
+# stays: `plain` must be loaded again before it is used.
+
+# %%
+assert not torch.equal(after, right), "the text says that training mode changes the model for good"
+plain = load_pretrained("resnet18").to(lab.device)
+
+# %% [markdown]
 #
 # ### An FP16 model and an FP32 array
 #
@@ -348,7 +486,7 @@ except RuntimeError as error:
     print(error)
 
 # %% [markdown]
-# Convert on the host, before the copy: half the bytes cross the bus.
+# Convert on the host, once and before the copy: half the bytes cross the bus.
 #
 # ### The output of a CUDA graph is overwritten
 #
@@ -356,7 +494,7 @@ except RuntimeError as error:
 # ([pytorch#170604](https://github.com/pytorch/pytorch/issues/170604)).
 
 # %%
-if lab.device == "cuda":
+if on_gpu:
     static_input = torch.zeros(4, device="cuda")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -377,9 +515,7 @@ else:
 # A call returns when its operations are queued. Without `torch.cuda.synchronize()` the clock is read too early.
 
 # %%
-if lab.device == "cuda":
-    import time
-
+if on_gpu:
     large = torch.zeros(64, 3, 224, 224, device="cuda")
     with torch.inference_mode():
         plain(large), torch.cuda.synchronize()
@@ -397,14 +533,15 @@ else:
 #
 # ```{exercise}
 # :label: ex-04-layout
-# Measure channels-last again in FP16 at batch 64, if you have a GPU. Does it pay now? Why?
+# Compare NCHW with channels-last in FP16 at batch 64, if you have a GPU. Does it pay there? Why?
 # ```
 #
 # ```{solution} ex-04-layout
 # :class: dropdown
-# Cast the model and the images with `.half()`, call `.to(memory_format=torch.channels_last)` on both, and time them
-# with `lab.time`. Tensor cores read NHWC tiles. From NCHW, cuDNN inserts a transposition before and after many
-# convolutions, and in FP16 the convolutions are so short that these show.
+# Cast the model and 64 images with `.half()`, keep one copy of both as it is and call
+# `.to(memory_format=torch.channels_last)` on the other, and give both calls to `lab.turns`. Tensor cores read NHWC
+# tiles. Ask `suspects` how many kernels of the NCHW call only convert, and what share of the kernels' time they take:
+# that share is what channels-last can save.
 # ```
 #
 # ```{exercise}
@@ -415,14 +552,16 @@ else:
 #
 # ```{solution} ex-04-dropout
 # :class: dropdown
-# They differ: dropout draws a new mask at every call. Batch normalization alone would give equal answers for equal
-# batches.
+# They differ: dropout draws a new mask at every call. Batch normalization alone, in training mode, would give equal
+# answers for equal batches.
 # ```
 #
 # ## Key points
 #
-# - An eager call costs a launch per operation; at batch 1 on a fast GPU the launches are the latency.
+# - An eager call costs a launch per operation. A profile says what share of the latency lies between the kernels, and
+#   that share is the most that fewer launches can save.
 # - A CUDA graph replays all launches as one. Shapes and addresses are fixed, and outputs must be copied.
+# - FP16 pays where kernels take the time. Where launches do, count kernels first.
 # - A precision label is a claim about stored weights and arithmetic: check the file, and set the TF32 policy.
 # - Only what is waited for has been timed.
 #

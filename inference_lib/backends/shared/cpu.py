@@ -69,10 +69,15 @@ class CpuFunctionRunner(CpuRunner):
 
 
 def on_arrays(model: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[np.ndarray], np.ndarray]:
-    """Return ``model``, which maps a PyTorch tensor to float logits, as a function of NumPy arrays."""
+    """Return ``model``, which maps a PyTorch tensor to float logits, as a function of NumPy arrays.
 
-    @torch.inference_mode()
+    The tensor is made outside of inference mode: one that is made inside is of another kind, for which torch.compile
+    would compile once more.
+    """
+
     def call(batch: np.ndarray) -> np.ndarray:
-        return model(torch.from_numpy(batch)).float().numpy()
+        images = torch.from_numpy(batch)
+        with torch.inference_mode():
+            return model(images).float().numpy()
 
     return call

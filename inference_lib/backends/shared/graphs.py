@@ -14,6 +14,10 @@ class GraphedRunner(BufferedRunner):
 
     The copies of a small batch are captured too, in a second graph: an inference is then a copy into pinned memory,
     one launch, and a wait. A large batch is sent in pieces instead, each while the next is staged.
+
+    The two graphs share one pool of memory for what they compute on the way. They may, in any order: they never run
+    side by side (one stream), and neither reads what the other left (both start from the input and end in buffers
+    outside of the pool).
     """
 
     def __init__(self, runner: BufferedRunner) -> None:
@@ -23,6 +27,7 @@ class GraphedRunner(BufferedRunner):
         for _ in range(3):  # libraries choose their kernels at first use, and must not do so while they are captured
             runner.compute()
         self.synchronize()
+        self._pool = torch.cuda.graph_pool_handle()
         self._graph = self._capture(runner.compute)
         self._whole = self._capture(self._queue_all) if self.workload.batch_size <= IMAGES_PER_COPY else None
 
@@ -35,7 +40,7 @@ class GraphedRunner(BufferedRunner):
         """Record what ``queue`` puts on the stream, without running it."""
         graph = torch.cuda.CUDAGraph()
         # "relaxed": a library may ask the driver something while it queues its kernels
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="relaxed"):
+        with torch.cuda.graph(graph, self._pool, self.stream, capture_error_mode="relaxed"):
             queue()
         return graph
 
