@@ -1,22 +1,32 @@
 """The command line of the course: ``python -m inference_lib COMMAND``; ``--help`` lists the commands."""
 
 import argparse
+import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from inference_lib.support import environment
 from inference_lib.support.errors import CourseError
 
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
+
+OF_THE_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
+"""What an operating system refuses, and no code of ours can mend."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status. An error is one line on standard error."""
-    options = _parser().parse_args(arguments)
+    environment.tolerate()
+    signal.signal(signal.SIGTERM, _end)
     try:
-        return options.command(options) or 0
+        options = _parser().parse_args(arguments)
+        status = options.command(options) or 0
+        sys.stdout.flush()  # a disk that is full says so here, not while the interpreter ends
+        return status
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -24,14 +34,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return EXIT_ERROR
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        _drop_output()
+        where = error.filename or "the output"
+        print(f"error: cannot use {where}: {error.strerror}; free some space or choose another place", file=sys.stderr)
         return EXIT_ERROR
 
 
-def _data(options: argparse.Namespace) -> None:
-    from inference_lib.zoo.fashion_mnist import ensure_fashion_mnist
+def _end(*_: object) -> None:
+    """End by an exception when asked to terminate, so that every process that was started is ended on the way."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(EXIT_TERMINATED)
 
-    print(ensure_fashion_mnist(options.directory) if options.directory else ensure_fashion_mnist())
+
+def _drop_output() -> None:
+    """Let what is still to be printed go nowhere: the interpreter prints it when it ends, and would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _data(options: argparse.Namespace) -> None:
+    from inference_lib.support.paths import DATA
+    from inference_lib.zoo.fashion_mnist import check, ensure_fashion_mnist
+
+    folder = ensure_fashion_mnist(options.directory or DATA)
+    check(folder)
+    print(folder)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -146,9 +177,9 @@ def _two_runs(options: argparse.Namespace) -> list[tuple[Path, str]]:
 def _report(options: argparse.Namespace) -> None:
     from inference_lib.records.store import RecordStore
 
-    if not options.records.is_dir():
-        raise CourseError(f"no records in {options.records}; make some with `python -m inference_lib benchmark`")
     records = RecordStore(options.records).read()
+    if not records:
+        raise CourseError(f"no records in {options.records}; make some with `python -m inference_lib benchmark`")
     chosen = [r for r in records if options.batch_size is None or r.batch_size in options.batch_size]
     print(_formatted(chosen, options.format))
 

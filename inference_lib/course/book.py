@@ -253,7 +253,7 @@ def _broken_page(title: str, cells: list[Notebook], text: str) -> Notebook:
     note = nbformat.v4.new_markdown_cell(f"::::{{error}}\n{text}\n::::", id="failure")
     if not cells:
         cells = [nbformat.v4.new_markdown_cell(f"# {title}", id="title")]
-    page = nbformat.v4.new_notebook(cells=[cells[0], note, *cells[1:]])
+    page = clean(nbformat.v4.new_notebook(cells=[cells[0], note, *cells[1:]]))
     keys = {
         output.metadata["scrapbook"]["name"]
         for cell in code_cells(page)
