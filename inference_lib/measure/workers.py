@@ -19,9 +19,13 @@ from inference_lib.support.errors import CourseError, first_line
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
 
-PRELOADED = ("inference_lib.measure.cell",)
-"""Imported once, before any worker starts: a fork of that is ready in milliseconds. It must leave CUDA untouched, which
-neither PyTorch's compiler nor anything else that asks for the GPU at import does."""
+PRELOADED = ("inference_lib.measure.cell", "torch._dynamo", "torch._inductor.compile_fx")
+"""Imported once, before any worker starts: a fork of that is ready in milliseconds. The imports of PyTorch's compiler
+alone took 15 s of each start on a slow host."""
+
+ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Lets PyTorch ask NVML whether there is a GPU: the compiler asks while it is imported, and CUDA, once asked in a
+process, refuses to work in its forks."""
 
 
 class WorkerError(Exception):
@@ -153,6 +157,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def context() -> multiprocessing.context.ForkServerContext:
     """Return what workers are started from."""
+    os.environ.setdefault(ASK_NVML, "1")
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(list(PRELOADED))
     return server
