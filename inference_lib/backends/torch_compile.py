@@ -24,14 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
 from inference_lib.backends.pytorch import PyTorchEager, load_module
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
 from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
 from inference_lib.backends.shared.cuda import float32_products, gpu_identity
-from inference_lib.backends.shared.fusion import fuse_convolutions
+from inference_lib.backends.shared.fusion import fold_batch_norms, fuse_convolutions
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.shared.replaced import replaced
 from inference_lib.seam import Artifact, Availability, Workload, precision_of
@@ -200,7 +199,7 @@ def prepare(model: nn.Module, workload: Workload, recipe: Recipe | None = None) 
         first += steps
     whole = nn.Sequential(*first, ChannelsLast(), model).eval()
     dtype = workload.torch_dtype
-    folded = fuse_convolutions(whole) if recipe.cudnn_fusion else fuse(whole.float()).to(dtype)
+    folded = fuse_convolutions(whole) if recipe.cudnn_fusion else fold_batch_norms(whole, dtype)
     traced = fx.symbolic_trace(nn.Sequential(Cast(dtype), folded))
     return traced.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
