@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 
-from inference_lib.support.errors import CourseError, first_line
+from inference_lib.support.errors import cause_line
 
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
@@ -134,8 +134,7 @@ def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, 
 
 def reason_of(error: BaseException) -> str:
     """Return why something failed, in one line: ours as it is, others with their kind where the text needs it."""
-    said = first_line(str(error))
-    return said if isinstance(error, CourseError | ValueError) and said else said or type(error).__name__
+    return cause_line(str(error)) or type(error).__name__
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
