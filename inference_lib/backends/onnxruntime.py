@@ -42,6 +42,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     title = "ONNX Runtime (run)"
+    times_kernels = False
     cuda_options: dict[str, str] = {}  # noqa: RUF012
     runs_on_cpu = True
 

@@ -52,7 +52,7 @@ def export_missing(rivals: Iterable[Rival], progress: Callable[[str], None]) -> 
 
 
 def _alone(rival: Rival) -> bool:
-    return getattr(get_backend(rival.backend), "times_kernels", False)
+    return get_backend(rival.backend).times_kernels
 
 
 def _export(wave: dict[str, Rival], *, timed: bool) -> dict[str, WorkerError]:

@@ -62,6 +62,7 @@ class Tvm:
 
     name = "tvm"
     title = "TVM"
+    times_kernels = False
     cuda_graph = False
 
     def availability(self, device: str) -> Availability:
