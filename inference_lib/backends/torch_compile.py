@@ -11,6 +11,7 @@ import copy
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import warnings
@@ -300,7 +301,8 @@ def compiling(cache: Path | None = None) -> Iterator[None]:
     """
     from torch._inductor import config
 
-    with quiet(), believing_the_processor(), config.patch({"cpp_cache_precompile_headers": False}), _cache_in(cache):
+    settings = {"cpp_cache_precompile_headers": False, "aot_inductor.precompile_headers": False}
+    with quiet(), believing_the_processor(), quoting_paths(), config.patch(settings), _cache_in(cache):
         yield
 
 
@@ -322,6 +324,29 @@ def _cache_in(folder: Path | None) -> Iterator[None]:
         utils.clear_caches()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def quoting_paths() -> Iterator[None]:
+    """Let Inductor's C++ builder quote every path in a command, which it splits at spaces again.
+
+    By itself it quotes the folders of headers alone: an environment, a cache or a temporary folder with a space in its
+    path ends in "cannot find -ltorch" or "No such file".
+    """
+    from torch._inductor.cpp_builder import CppBuilder
+
+    prepare_command = CppBuilder.__init__
+
+    def prepare_quoted(self: Any, name: str, sources: str | list[str], *rest: Any, **named: Any) -> None:
+        prepare_command(self, name, sources, *rest, **named)
+        folders = self._build_option.get_libraries_dirs()
+        self._libraries_dirs_args = "".join(f"-L{shlex.quote(folder)} " for folder in folders)
+        self._output = self._output.replace(self._target_file, shlex.quote(self._target_file))
+        for source in [sources] if isinstance(sources, str) else sources:
+            self._sources_args = self._sources_args.replace(source, shlex.quote(source))
+
+    with replaced(CppBuilder, "__init__", prepare_quoted):
+        yield
 
 
 @contextlib.contextmanager
