@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import torch
 
-from inference_lib.support.errors import CourseError, first_line
+from inference_lib.support.errors import CourseError, cause_line
 
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
@@ -144,7 +144,7 @@ def reason_of(error: BaseException) -> str:
     """Return why something failed, in one line: ours word for word, others with their kind where the text needs it."""
     if isinstance(error, CourseError):
         return str(error)
-    said, kind = first_line(str(error)), type(error).__name__
+    said, kind = cause_line(str(error)), type(error).__name__
     if said and isinstance(error, ValueError | RuntimeError):
         return said
     return f"{kind}: {said}" if said else kind
