@@ -6,6 +6,7 @@ Every wait on one has an end: it answers, it dies, or its time is up and it is k
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,12 @@ from inference_lib.support.errors import CourseError, first_line
 
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
+
+UNGUARDED = 86
+"""Exit status of a process that imported the script of its parent and, with it, started to measure a second time."""
+
+NO_GUARD = """a script that measures starts processes, and each of them imports the script: put what it does under the \
+line `if __name__ == "__main__":`"""
 
 PRELOADED = ("inference_lib.measure.cell",)
 """Imported once, before any worker starts: a fork of that is ready in milliseconds. It must leave CUDA untouched, which
@@ -39,6 +46,8 @@ class Worker:
     """
 
     def __init__(self, make: Callable[..., object], *arguments: Any) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            os._exit(UNGUARDED)  # this is a worker that is still importing its parent's script
         self._pipe, theirs = context().Pipe()
         self._process = context().Process(target=_serve, args=(theirs, make, arguments), daemon=True)
         self._process.start()
@@ -79,6 +88,8 @@ class Worker:
         self._process.join(CLOSING_S)
         code = self._process.exitcode
         self.kill()
+        if code == UNGUARDED:
+            sys.exit(f"error: {NO_GUARD}")  # nobody can catch this and go on
         if code is None:
             return "the worker process closed its pipe"
         return f"the worker process died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
