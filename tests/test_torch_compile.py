@@ -112,12 +112,6 @@ def test_an_fp32_library_under_an_fp16_label_is_refused(
         build(backend, Workload("vanilla_cnn", 1, "fp16", "cpu"), tmp_path)
 
 
-def test_a_batch_of_another_size_is_refused(root: Path) -> None:
-    backend, workload = get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp32", "cpu")
-    with backend.load(build(backend, workload, root)) as runner, pytest.raises(CourseError, match="shape"):
-        runner.infer(noise(Workload("vanilla_cnn", 2, "fp32", "cpu")))
-
-
 def test_freezing_folds_batch_norms_and_is_done_once() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval().requires_grad_(False)
     images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))

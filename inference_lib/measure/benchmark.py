@@ -21,6 +21,9 @@ WAITED_PERCENT = 10.0
 TRIES = 3
 """An invocation with such a row is repeated, and the least disturbed one is kept."""
 
+HOST_BF16 = ("openvino", "openvino-throughput")
+"""On a CPU, BF16 is measured where a framework computes in it by itself unless told otherwise."""
+
 LOW_THROUGHPUT = 0.9
 """A full queue cannot serve fewer images per second than one caller who waits and copies. If it did, by a tenth, the
 machine was busy with something else."""
@@ -58,11 +61,13 @@ def benchmark(
 
 
 def whole_grid(backends: Sequence[str], models: Sequence[str | Model], device: Device, profile: Profile) -> list[Rival]:
-    """Return the cells of an edition: the profile's, and TF32 where arithmetic is what takes the time."""
+    """Return the cells of an edition: the profile's, TF32 where arithmetic takes the time, BF16 on CPUs."""
     cells = grid(backends, models, device, profile)
     if device.kind == "cuda" and QUIET in backends:
         sizes = profile.batch_sizes("tf32", device.kind)
         cells += grid([QUIET], models, device, profile, ["tf32"], sizes)
+    if device.kind == "cpu":
+        cells += grid([name for name in backends if name in HOST_BF16], models, device, profile, ["bf16"])
     return cells
 
 

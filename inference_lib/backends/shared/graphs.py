@@ -7,6 +7,7 @@ import torch
 
 from inference_lib.backends.shared.buffers import IMAGES_PER_COPY, BufferedRunner
 from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.seam import CheckedRunner
 
 
 class GraphedRunner(BufferedRunner):
@@ -21,7 +22,8 @@ class GraphedRunner(BufferedRunner):
     """
 
     def __init__(self, runner: BufferedRunner) -> None:
-        self.workload, self.stream, self.buffers = runner.workload, runner.stream, runner.buffers
+        CheckedRunner.__init__(self, runner.workload)
+        self.stream, self.buffers = runner.stream, runner.buffers
         self._products = float32_products(self.workload.precision.name)
         self._captured = runner  # its weights and workspaces are what the graph's kernels use
         for _ in range(3):  # libraries choose their kernels at first use, and must not do so while they are captured
@@ -44,10 +46,9 @@ class GraphedRunner(BufferedRunner):
             queue()
         return graph
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
+    def _infer(self, batch: np.ndarray) -> np.ndarray:
         if self._whole is None:
-            return super().infer(batch)
+            return super()._infer(batch)
         self.buffers.stage(batch)
         self._replay(self._whole)
         return self.buffers.fetch()

@@ -399,7 +399,7 @@ class TvmCpuRunner(CpuRunner):
         self._input = tvm.runtime.empty(self.workload.input_shape, "float32", tvm.cpu())
         self._output: Any = None
 
-    def upload(self, batch: np.ndarray) -> None:
+    def _upload(self, batch: np.ndarray) -> None:
         """Copy one batch to where the library reads it."""
         self._input.copyfrom(batch)
 
