@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from inference_lib.support import paths
 from inference_lib.support.files import let_others_read, write_atomically
@@ -194,6 +195,26 @@ def test_sigterm_ends_the_workers_too(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     wait_until(lambda: not processes_with(mark), limit_s=10)
     assert processes_with(mark) == []
+
+
+def test_ctrl_c_in_a_training_tells_the_truth_about_what_is_kept(tmp_path: Path) -> None:
+    arguments = ["train", "vanilla_cnn", "--device", "cpu", "--epochs", "500", "--limit", "64", "--output"]
+    run = started(*arguments, str(tmp_path), mark="")
+    kept = tmp_path / ".vanilla_cnn.unfinished.pt"
+    wait_until(kept.exists)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130, errors
+    assert errors.splitlines()[-1] == "interrupted: what was finished is kept; the same command goes on from there"
+    assert kept.stat().st_size > 1e6
+    again = started(*arguments, str(tmp_path), mark="")
+    before = kept.stat().st_mtime_ns
+    wait_until(lambda: kept.stat().st_mtime_ns != before)
+    again.kill()
+    again.communicate()
+    epochs = [entry["epoch"] for entry in torch.load(kept, weights_only=True)["history"]]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) > 1
 
 
 def test_ctrl_c_while_things_are_imported_is_one_line() -> None:
