@@ -111,7 +111,7 @@ def _export(options: argparse.Namespace) -> None:
         raise CourseError(f"{backend.title} cannot export {workload}: {support.reason}")
     try:
         artifact = build(backend, workload, options.output)
-    except CourseError:
+    except (CourseError, OSError):
         raise
     except Exception as error:  # whatever a framework raises
         log = paths.BUILD / "export.log"
@@ -120,7 +120,9 @@ def _export(options: argparse.Namespace) -> None:
         raise CourseError(
             f"{backend.title} cannot export {workload}: {reason_of(error)}; the whole error is in {shown(log)}"
         ) from error
-    print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {artifact.manifest['build_seconds']:.1f} s")
+    seconds = artifact.manifest.get("build_seconds")
+    took = "exported beside others before" if seconds is None else f"{seconds:.1f} s"
+    print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {took}")
 
 
 def _benchmark(options: argparse.Namespace) -> int:

@@ -33,6 +33,8 @@ class Profile:
     test_images: int
     """Images of the test set on which accuracy and agreement are computed on a GPU, see ``images``."""
     cpu_test_images: int
+    tries: int = 3
+    """An invocation that other work disturbed is repeated, this often at most, and the least disturbed one is kept."""
 
     @property
     def rule(self) -> StoppingRule:
@@ -89,6 +91,7 @@ PROFILES = {
         load_s=LOAD_S,
         test_images=64,
         cpu_test_images=64,
+        tries=1,
     ),
     "quick": Profile(
         name="quick",
