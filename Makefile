@@ -30,8 +30,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	@touch $@
 
-book: $(INSTALLED)  ## run every chapter on this machine and render the local edition
-	@echo "running the chapters here, then rendering; Ctrl-C is safe, the same command goes on ..."
+book: $(INSTALLED)  ## measure and run every chapter on this machine, render the local edition
+	@echo "measuring, running the chapters, rendering; Ctrl-C is safe, the same command goes on ..."
 	@$(BIN)/python -m inference_lib book $(ARGS)
 
 published: $(INSTALLED)  ## render the published edition, executing nothing
@@ -39,7 +39,9 @@ published: $(INSTALLED)  ## render the published edition, executing nothing
 
 test: $(INSTALLED)  ## run the tests
 	@echo "running the tests; every chapter is executed once, on the CPU ..."
-	@$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+	@# Two at a time what measures nothing, then the rest one after the other; 5 says that none was chosen by ARGS.
+	@$(BIN)/python -m pytest -q -n 2 -m 'not (slow or alone)' $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -q --durations=10 -m 'slow or alone' $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(INSTALLED)  ## check style and types
 	@echo "ruff and mypy ..."

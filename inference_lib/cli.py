@@ -23,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment.tolerate()
     signal.signal(signal.SIGTERM, _end)
     try:
-        options = _parser().parse_args(arguments)
-        status = options.command(options) or 0
+        status = _run_command(arguments)
         sys.stdout.flush()  # a disk that is full says so here, not while the interpreter ends
         return status
     except CourseError as error:
@@ -43,6 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = error.filename or "the output"
         print(f"error: cannot use {where}: {error.strerror}; free some space or choose another place", file=sys.stderr)
         return EXIT_ERROR
+
+
+def _run_command(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as done:  # help was printed, or what is wrong with the arguments
+        return int(done.code or 0)
+    return options.command(options) or 0
 
 
 def _end(*_: object) -> None:
@@ -85,9 +92,14 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    import traceback
+
     from inference_lib.backends import get_backend
     from inference_lib.lab import resolve_device
+    from inference_lib.measure.workers import reason_of
     from inference_lib.seam import Workload, build
+    from inference_lib.support import paths
+    from inference_lib.support.files import shown, write_atomically
 
     device = resolve_device(options.device)
     workload = Workload(options.model, options.batch_size, options.precision, device)
@@ -97,8 +109,20 @@ def _export(options: argparse.Namespace) -> None:
         raise CourseError(f"{backend.title} cannot be used here: {available.reason}; {available.remedy}")
     if not support.ok:
         raise CourseError(f"{backend.title} cannot export {workload}: {support.reason}")
-    artifact = build(backend, workload, options.output)
-    print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {artifact.manifest['build_seconds']:.1f} s")
+    try:
+        artifact = build(backend, workload, options.output)
+    except (CourseError, OSError):
+        raise
+    except Exception as error:  # whatever a framework raises
+        log = paths.BUILD / "export.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(log, traceback.format_exc().encode())
+        raise CourseError(
+            f"{backend.title} cannot export {workload}: {reason_of(error)}; the whole error is in {shown(log)}"
+        ) from error
+    seconds = artifact.manifest.get("build_seconds")
+    took = "exported beside others before" if seconds is None else f"{seconds:.1f} s"
+    print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {took}")
 
 
 def _benchmark(options: argparse.Namespace) -> int:

@@ -12,9 +12,18 @@ from inference_lib.records.machine import Machine
 from inference_lib.records.record import Accuracy, Build, Carried, Invocation, Load, Parts, Record
 from inference_lib.records.statistics import QUANTILES
 from inference_lib.seam import MODELS
+from inference_lib.support import paths
+
+ALONE = {"test_benchmark", "test_cli", "test_rounds", "test_timing", "test_workers"} | {
+    "test_every_core_computes_and_no_core_is_taken_from_others"
+}
+"""Modules and tests that measure, or watch what a process does: ``make test`` runs nothing beside them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {Path(item.path).stem, item.name} & ALONE or item.get_closest_marker("gpu"):
+            item.add_marker("alone")
     if torch.cuda.is_available():
         return
     for item in items:
@@ -22,10 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder of artifacts for the tests that only read them."""
-    return tmp_path_factory.mktemp("artifacts")
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The course's own artifacts, for the tests that only read them: what one exports, another and a chapter use."""
+    return paths.ARTIFACTS
 
 
 @pytest.fixture

@@ -4,15 +4,20 @@ import itertools
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
 from executed_course import executed_course
+from places import places_in
 
 from inference_lib.course import book
+from inference_lib.course.notebook import code_cells
 from inference_lib.course.run import Course
+from inference_lib.report import plots
 from inference_lib.support import paths
 
 
@@ -25,7 +30,7 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         made = Course(build=tmp_path_factory.mktemp("published"))
     else:
         pytest.skip("nothing is published yet")
-    html = book.render(request.param, strict=True, course=made).parent
+    html = book.render(request.param, strict=True, course=made).first_page.parent
     return {
         str(path.relative_to(html)): BeautifulSoup(path.read_text(), "html.parser").article
         for folder in ("book", "notebooks")
@@ -116,6 +121,7 @@ def kept_files() -> list[Path]:
         pytest.param(r"[a-z.]*(debian|pypi|npm)[a-z]*\.(org|com|io)", id="package registries"),
         pytest.param(r"(?<![\w.:/~-])/(root|work|home/\w+|Users/\w+)/", id="home folders"),
         pytest.param(r"(?<![\w.:/~-])/tmp/\w", id="temporary folders"),
+        pytest.param(r"(?i)\bissues? #?\d+\b|\bworktrees?\b|\bsub-?agents?\b", id="how the work was done"),
     ],
 )
 def test_no_kept_file_names_a_machine_s_own_places(forbidden: str) -> None:
@@ -125,3 +131,59 @@ def test_no_kept_file_names_a_machine_s_own_places(forbidden: str) -> None:
         for match in re.finditer(forbidden, path.read_text(errors="replace"))
     ]
     assert found == []
+
+
+def strings_in(value: object) -> Iterator[str]:
+    """Yield every text in an output, pictures left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for kind, part in value.items():
+            if not kind.startswith("image/") or "svg" in kind:
+                yield from strings_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from strings_in(part)
+
+
+def places_in_outputs(folder: Path) -> list[str]:
+    """Return what the outputs of the executed chapters in ``folder`` name that means nothing elsewhere."""
+    return [
+        f"{path.name}: {place}"
+        for path in sorted(folder.glob("*.ipynb"))
+        for cell in code_cells(nbformat.read(path, as_version=4))
+        for text in strings_in(cell.outputs)
+        for place in places_in(text)
+    ]
+
+
+def test_published_outputs_and_records_name_no_place() -> None:
+    records = (paths.PUBLISHED / "records").glob("*.json")
+    found = [f"{path.name}: {place}" for path in records for place in places_in(path.read_text())]
+    assert found + places_in_outputs(paths.PUBLISHED) == []
+
+
+@pytest.mark.slow
+def test_outputs_and_records_made_here_name_no_place(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """They would be published as they are."""
+    made, _ = executed_course(tmp_path_factory)
+    found = [f"{path.name}: {place}" for path in made.records.glob("*.json") for place in places_in(path.read_text())]
+    assert found + places_in_outputs(made.executed) == []
+
+
+def test_a_place_is_found_in_an_output_and_what_everybody_has_is_not() -> None:
+    home, host = "/" + "somebody/at/home.py", "packages.example.internal"
+    assert places_in(f"File {home}, line 1") == [home]
+    assert places_in(f"Looking in indexes: https://{host}/simple") == [host]
+    assert places_in("see https://github.com/a/b and /proc/self/schedstat, 3/4, </td>, cell.py, data/x.gz") == []
+    assert places_in('<img src="data:image/png;base64,AA/BB/CC">') == []
+
+
+def test_a_figure_shrinks_as_a_whole_on_a_narrow_screen() -> None:
+    """With a viewBox, and a height that follows the width, nothing is cut off and nothing has to be scrolled."""
+    figure, _ = plots.new_figure()
+    assert re.search(r'<svg [^>]*viewBox="0 0 [\d.]+ [\d.]+"', plots.show_figure(figure, "alt", "caption").data)
+    style = (paths.ROOT / "book" / "_static" / "course.css").read_text()
+    rules = re.findall(r"figure\.measured > svg \{(.*?)\}", style, re.DOTALL)
+    assert [("max-width: 100%" in rule, "height: auto" in rule) for rule in rules] == [(True, True)]
+    assert not re.findall(r"figure\.measured[^{]*\{[^}]*(?:min-width|overflow-x)", style)

@@ -362,6 +362,12 @@ def test_an_edition_is_replaced_as_a_whole_or_not_at_all(executed: Course, monke
     assert snapshot(executed.root / "book") == before
 
 
+def test_a_book_folder_that_cannot_be_written_is_one_line(executed: Course) -> None:
+    (executed.root / "book").write_text("a file where a folder should be")
+    with pytest.raises(CourseError, match=r"cannot publish to .*book: .*; make the folder writable"):
+        book.publish(course=executed)
+
+
 def test_without_chapters_or_records_there_is_nothing_to_publish(tiny: Course) -> None:
     with pytest.raises(CourseError, match="no executed chapters"):
         book.publish(course=tiny)

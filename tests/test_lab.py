@@ -7,7 +7,7 @@ import pytest
 
 from inference_lib.lab import Lab
 from inference_lib.measure.profiles import get_profile
-from inference_lib.records.machine import this_machine
+from inference_lib.records.machine import Machine
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 
@@ -16,14 +16,14 @@ HERE, PUBLISHED = 1.0, 2.0
 
 
 @pytest.fixture
-def make_lab(tmp_path: Path, make_record: MakeRecord) -> Callable[[str], Lab]:
+def make_lab(tmp_path: Path, make_record: MakeRecord, machine: Machine) -> Callable[[str], Lab]:
     """Return a function that opens a lab with a record of each device on each shelf, told apart by their latency."""
     shelves = {}
     for latency in (HERE, PUBLISHED):
         shelves[latency] = RecordStore(tmp_path / str(latency))
         for device in ("cpu", "cuda"):
             shelves[latency].write(make_record(latency, device=device))
-    return lambda device: Lab(get_profile("quick"), device, this_machine(), shelves[HERE], shelves[PUBLISHED])
+    return lambda device: Lab(get_profile("full"), device, machine, shelves[HERE], shelves[PUBLISHED])
 
 
 @pytest.mark.parametrize(("device", "shelf"), [("cuda", HERE), ("cpu", PUBLISHED)])

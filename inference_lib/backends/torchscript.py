@@ -4,6 +4,7 @@ PyTorch deprecates TorchScript in favour of ``torch.export`` (https://docs.pytor
 measured because people still meet it.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from inference_lib.backends.shared.buffers import CudaFunctionRunner, channels_l
 from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
 from inference_lib.backends.shared.cuda import float32_products, graph_support
 from inference_lib.backends.shared.graphs import GraphedRunner
-from inference_lib.seam import Artifact, Support, Workload, precision_of
+from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.pt"
@@ -30,6 +31,13 @@ class TorchScript(PyTorchEager):
 
     name = "torchscript"
     title = "TorchScript"
+
+    def availability(self, device: str) -> Availability:
+        """Usable where PyTorch is, unless the environment turns TorchScript off."""
+        if os.environ.get("PYTORCH_JIT") == "0":
+            remedy = "unset PYTORCH_JIT"
+            return Availability(False, torch.__version__, "PYTORCH_JIT=0 turns TorchScript off", remedy)
+        return super().availability(device)
 
     def artifact_key(self, workload: Workload) -> str:
         """One file for every device and batch size. A trace records whether TF32 was allowed, so TF32 has its own."""

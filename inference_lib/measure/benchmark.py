@@ -18,9 +18,6 @@ Progress = Callable[[str], None]
 WAITED_PERCENT = 10.0
 """A row whose threads were kept from a core for so long shared the machine with other work."""
 
-TRIES = 3
-"""An invocation with such a row is repeated, and the least disturbed one is kept."""
-
 HOST_BF16 = ("openvino", "openvino-throughput")
 """On a CPU, BF16 is measured where a framework computes in it by itself unless told otherwise."""
 
@@ -137,7 +134,7 @@ class Session:
     def _undisturbed(self, one: RivalSet, number: int, place: str) -> dict[Rival, Outcome]:
         """Return the outcomes of an invocation; one that other work disturbed is tried again."""
         tries: list[dict[Rival, Outcome]] = []
-        while not tries or (len(tries) < TRIES and _waited(tries[-1]) > WAITED_PERCENT):
+        while not tries or (len(tries) < self.profile.tries and _waited(tries[-1]) > WAITED_PERCENT):
             again = f", again: waited {_waited(tries[-1]):.0f} % for a core" if tries else ""
             self.progress(f"invocation {number}, set {place}: {one.name}, {len(one.members)} rivals{again}")
             race = Race(one, self.profile, seed=number)

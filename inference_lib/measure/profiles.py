@@ -33,6 +33,8 @@ class Profile:
     test_images: int
     """Images of the test set on which accuracy and agreement are computed on a GPU, see ``images``."""
     cpu_test_images: int
+    tries: int = 3
+    """An invocation that other work disturbed is repeated, this often at most, and the least disturbed one is kept."""
 
     @property
     def rule(self) -> StoppingRule:
@@ -76,6 +78,21 @@ LOAD_S = 1.2
 """NVML looks back over up to a second; a shorter load would be mixed with what ran before."""
 
 PROFILES = {
+    "smoke": Profile(  # for tests: every cell runs, and no number means anything
+        name="smoke",
+        invocations=1,
+        rounds=2,
+        iterations=2,
+        turn_s=0.02,
+        least_iterations=1,
+        sweep=(1,),
+        sweep_cpu=(1,),
+        budget_s=0.02,
+        load_s=LOAD_S,
+        test_images=64,
+        cpu_test_images=64,
+        tries=1,
+    ),
     "quick": Profile(
         name="quick",
         invocations=1,

@@ -6,9 +6,11 @@ Every wait on one has an end: it answers, it dies, or its time is up and it is k
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -27,6 +29,12 @@ ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Lets PyTorch ask NVML whether there is a GPU: the compiler asks while it is imported, and CUDA, once asked in a
 process, refuses to work in its forks."""
 
+UNGUARDED = 86
+"""Exit status of a process that imported the script of its parent and, with it, started to measure a second time."""
+
+NO_GUARD = """a script that measures starts processes, and each of them imports the script: put what it does under the \
+line `if __name__ == "__main__":`"""
+
 
 class WorkerError(Exception):
     """A worker did not do what it was told; the message is one line, for the record."""
@@ -43,9 +51,12 @@ class Worker:
     """
 
     def __init__(self, make: Callable[..., object], *arguments: Any) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            os._exit(UNGUARDED)  # this is a worker that is still importing its parent's script
         self._pipe, theirs = context().Pipe()
         self._process = context().Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-        self._process.start()
+        with _uninterrupted():
+            self._process.start()
         theirs.close()
 
     def tell(self, command: str, *arguments: Any) -> None:
@@ -83,6 +94,8 @@ class Worker:
         self._process.join(CLOSING_S)
         code = self._process.exitcode
         self.kill()
+        if code == UNGUARDED:
+            sys.exit(f"error: {NO_GUARD}")  # nobody can catch this and go on
         if code is None:
             return "the worker process closed its pipe"
         return f"the worker process died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
@@ -113,6 +126,23 @@ class Worker:
             self.close()
         else:
             self.kill()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off: a process that is only half told what to do would end with a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:

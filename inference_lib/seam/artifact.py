@@ -16,6 +16,7 @@ from inference_lib.seam.backend import Backend
 from inference_lib.seam.workload import Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
+from inference_lib.support.files import let_others_read
 from inference_lib.support.hashes import module_hash
 
 
@@ -91,7 +92,7 @@ def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) 
         manifest = _dependencies(backend, workload) | ({"build_seconds": seconds} if timed else {})
         _check_weights(backend, workload, scratch)
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        scratch.chmod(0o755)  # mkdtemp makes a folder that only its owner can enter
+        let_others_read(scratch)
         _swap(scratch, directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

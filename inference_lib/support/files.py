@@ -23,6 +23,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def let_others_read(folder: Path) -> None:
+    """Give ``folder`` and all in it the mode that the umask leaves: some libraries write for their owner alone."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644) & ~umask)
+
+
 def make_writable(folder: Path, task: str = "write", remedy: str = "make the folder writable") -> None:
     """Make ``folder`` and try to write in it, before any work is done that would be lost.
 

@@ -1,0 +1,256 @@
+"""The real commands on odd machines, each in a process of its own: right, or one clear line and no traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference_lib.support import paths
+from inference_lib.support.files import let_others_read, write_atomically
+
+PYTHON = [sys.executable, "-m", "inference_lib"]
+
+
+def command(*arguments: object, python: list[str] = PYTHON, **changed: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a command in the course's folder; keyword arguments change its environment, None takes a variable away."""
+    environment = {key: value for key, value in (os.environ | changed).items() if value is not None}
+    environment["PYTHONPATH"] = str(paths.ROOT)
+    line = [*python, *map(str, arguments)]
+    return subprocess.run(
+        line, env=environment, capture_output=True, text=True, check=False, cwd=paths.ROOT, timeout=300
+    )
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """Return what a command that failed said, on one line."""
+    assert "Traceback" not in result.stderr
+    assert (result.returncode, result.stdout) == (1, ""), result
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_help_imports_no_framework() -> None:
+    """They take seconds; what a person waits for is a parser of arguments."""
+    script = """
+        import sys
+        from inference_lib.cli import main
+        try:
+            main(["--help"])
+        finally:
+            assert not {"torch", "numpy", "matplotlib", "pydantic"} & set(sys.modules), sorted(sys.modules)
+    """
+    result = command(python=[sys.executable, "-c", textwrap.dedent(script)])
+    assert result.returncode == 0, result.stderr
+    assert "benchmark" in result.stdout
+
+
+NAMELESS = """
+import pwd, sys
+
+def nobody(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = nobody
+from inference_lib.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments", ["--help", "doctor", "run 99"])
+def test_a_user_without_a_name_or_a_home_can_do_everything(arguments: str) -> None:
+    """A container that was started with a bare number for a user."""
+    gone = dict.fromkeys(("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR"))
+    result = command(*arguments.split(), python=[sys.executable, "-c", NAMELESS], **gone)
+    assert "Traceback" not in result.stderr
+    if arguments == "run 99":
+        assert "unknown chapter '99'" in one_line(result)
+    else:
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("odd", [{"MPLBACKEND": "nonsense"}, {"PYTHONWARNINGS": "error"}, {"PYTORCH_JIT": "0"}])
+def test_settings_that_end_other_people_s_imports_do_not_end_ours(odd: dict[str, str]) -> None:
+    """What is imported for tables, figures and frameworks is imported by doctor, report and the like."""
+    assert "unknown chapter '99'" in one_line(command("run", "99", **odd))
+    result = command("doctor", **odd)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_torchscript_turned_off_is_said_in_one_line(tmp_path: Path) -> None:
+    result = command("export", "torchscript", "vanilla_cnn", "--device", "cpu", "--output", tmp_path, PYTORCH_JIT="0")
+    assert "TorchScript cannot be used here: PYTORCH_JIT=0 turns TorchScript off; unset PYTORCH_JIT" in one_line(result)
+
+
+def test_what_a_framework_says_is_one_line_and_the_rest_is_in_a_file(tmp_path: Path) -> None:
+    script = f"""
+        import sys
+        from pathlib import Path
+        from inference_lib.support import paths
+        paths.BUILD = Path({str(tmp_path)!r})
+        from inference_lib import cli
+        from inference_lib.backends.pytorch import PyTorchEager
+        def fail(*_):
+            raise TypeError("no kernel\\nof that kind")
+        PyTorchEager.export = fail
+        sys.exit(cli.main(["export", "pytorch", "vanilla_cnn", "--device", "cpu", "--output", {str(tmp_path)!r}]))
+    """
+    line = one_line(command(python=[sys.executable, "-c", textwrap.dedent(script)]))
+    assert "PyTorch (eager) cannot export vanilla_cnn fp32 batch 1 on cpu: TypeError: no kernel" in line
+    assert line.endswith("export.log")
+    assert "of that kind" in (tmp_path / "export.log").read_text()
+
+
+def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        line = one_line(command("report", "--records", folder))
+        assert f"no records in {folder}; make some with `python -m inference_lib benchmark`" in line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*PYTHON, "doctor"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=paths.ROOT
+        )
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "error: cannot use the output: No space left on device; free some space or choose another place"
+    ]
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Path:
+    """A checkout in which nothing can be made: where a folder would be, there is a file."""
+    for name in ("notebooks", "book", "_toc.yml", "_config.yml"):
+        (tmp_path / name).symlink_to(paths.ROOT / name)
+    (tmp_path / "_build").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", ["train vanilla_cnn --device cpu", "run 01", "book", "book --edition published"])
+def test_a_checkout_that_cannot_be_written_is_refused_before_any_work(read_only: Path, arguments: str) -> None:
+    line = one_line(command(*arguments.split(), INFERENCE_ROOT=str(read_only)))
+    assert "cannot " in line
+    assert "_build" in line
+
+
+UNGUARDED = """
+from inference_lib import open_lab
+
+lab = open_lab(device="cpu", records_dir={records!r})
+lab.benchmark(["pytorch"], ["vanilla_cnn"], batch_sizes=[1])
+"""
+
+
+def test_a_script_without_a_guard_is_told_which_line_it_lacks(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(UNGUARDED.format(records=str(tmp_path / "records")))
+    line = one_line(command(python=[sys.executable, str(script)]))
+    assert 'if __name__ == "__main__":' in line
+    assert not list((tmp_path / "records").glob("*.json"))
+
+
+def processes_with(text: str) -> list[int]:
+    """Return the processes of this machine in whose command line or environment ``text`` stands."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            said = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if text.encode() in said and int(folder.name) != os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+def started(*arguments: str, mark: str, **changed: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "COURSE_TEST_MARK": mark} | changed
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*PYTHON, *arguments], env=environment, cwd=paths.ROOT, text=True, **pipes)
+
+
+def wait_until(holds: object, limit_s: float = 120) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds() and time.monotonic() < deadline:  # type: ignore[operator]
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found through /proc")
+def test_sigterm_ends_the_workers_too(tmp_path: Path) -> None:
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    arguments = ["benchmark", "--device", "cpu", "--records", str(tmp_path / "records"), "--backend", "pytorch"]
+    run = started(*arguments, "--model", "vanilla_cnn", "--batch-size", "1", "256", mark=mark)
+    wait_until(lambda: len(processes_with(mark)) >= 3)  # itself, what starts workers, a worker
+    run.terminate()
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode == 143, errors
+    assert "Traceback" not in errors
+    wait_until(lambda: not processes_with(mark), limit_s=10)
+    assert processes_with(mark) == []
+
+
+def test_ctrl_c_in_a_training_tells_the_truth_about_what_is_kept(tmp_path: Path) -> None:
+    arguments = ["train", "vanilla_cnn", "--device", "cpu", "--epochs", "500", "--limit", "64", "--output"]
+    run = started(*arguments, str(tmp_path), mark="")
+    kept = tmp_path / ".vanilla_cnn.unfinished.pt"
+    wait_until(kept.exists)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130, errors
+    assert errors.splitlines()[-1] == "interrupted: what was finished is kept; the same command goes on from there"
+    assert kept.stat().st_size > 1e6
+    again = started(*arguments, str(tmp_path), mark="")
+    before = kept.stat().st_mtime_ns
+    wait_until(lambda: kept.stat().st_mtime_ns != before)
+    again.kill()
+    again.communicate()
+    epochs = [entry["epoch"] for entry in torch.load(kept, weights_only=True)["history"]]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) > 1
+
+
+def test_ctrl_c_while_things_are_imported_is_one_line() -> None:
+    for delay_s in (0.15, 0.6, 1.2):
+        run = started("doctor", mark="")
+        time.sleep(delay_s)
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=60)
+        if run.returncode == 0:  # it was done
+            continue
+        assert run.returncode == 130, errors
+        assert errors.splitlines()[-1].startswith("interrupted: ")
+        assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o644)])
+def test_what_is_written_can_be_read_by_whom_the_umask_lets(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600)])
+def test_what_a_library_wrote_for_its_owner_alone_can_be_read_by_whom_the_umask_lets(
+    tmp_path: Path, umask: int, folder: int, file: int
+) -> None:
+    made = tmp_path / "artifact"
+    made.mkdir(mode=0o700)
+    (made / "weights").touch(mode=0o600)
+    before = os.umask(umask)
+    try:
+        let_others_read(made)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (made, made / "weights")] == [folder, file]
