@@ -240,7 +240,6 @@ def test_the_memory_of_this_process_alone(
     nvml, pids = pretend(FakeNvml()), {"me": 10, "other": 11}
     monkeypatch.setattr(gpu.os, "getpid", lambda: pids["me"])
     nvml.processes = [
-        SimpleNamespace(pid=pids[name], usedGpuMemory=None if mib is None else mib * gpu.MIB)
-        for name, mib in processes
+        SimpleNamespace(pid=pids[name], usedGpuMemory=None if mib is None else mib * gpu.MIB) for name, mib in processes
     ]
     assert gpu.process_memory_mib(0) == found
