@@ -10,6 +10,7 @@ import torch
 from inference_lib.measure.cell import Cell, Turn
 from inference_lib.measure.exports import Exporter
 from inference_lib.measure.plan import Rival
+from inference_lib.seam import Model
 from inference_lib.support.errors import CourseError
 
 REASON = "no data set in data; run `python -m inference_lib data`, which tells where to put it " + "and more " * 40
@@ -63,6 +64,9 @@ class KilledExporter(Exporter):
     def export(self, rival: Rival, timed: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def reference(self, model: Model, device: str, images: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
 
 class KilledCell(Cell):
     """Is killed in its third turn where it is ONNX Runtime's."""
@@ -74,3 +78,10 @@ class KilledCell(Cell):
         if self.backend.name == "onnxruntime" and self.turns == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().turn(iterations, discarded)
+
+
+class HungExporter(Exporter):
+    """Never finishes."""
+
+    def export(self, rival: Rival, timed: bool) -> None:
+        time.sleep(600)
