@@ -36,6 +36,7 @@ class OnnxRuntimeTensorRt(OnnxRuntime):
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime (TensorRT)"
+    times_kernels = True
     runs_on_cpu = False
 
     def availability(self, device: str) -> Availability:

@@ -79,6 +79,7 @@ class TensorRt:
 
     name = "tensorrt"
     title = "TensorRT"
+    times_kernels = True
 
     def availability(self, device: str) -> Availability:
         """Usable where TensorRT is installed and a GPU works that it supports."""

@@ -37,6 +37,7 @@ class TorchTensorRt:
 
     name = "torch-tensorrt"
     title = "Torch-TensorRT"
+    times_kernels = True
 
     def availability(self, device: str) -> Availability:
         """Usable where Torch-TensorRT and TensorRT are installed, fit each other, and a GPU works."""
