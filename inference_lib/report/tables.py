@@ -233,7 +233,7 @@ def show_table(
     styled = (
         Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
         .format(known, na_rep=MISSING)
-        .format(wanted[LARGEST], NOT_A_NUMBER, subset=[n for n, last in lowest.items() if last == LARGEST])
+        .format(wanted[LARGEST], na_rep=NOT_A_NUMBER, subset=[n for n, last in lowest.items() if last == LARGEST])
         .hide(axis="index")
         .set_caption(caption)
         .set_td_classes(pd.DataFrame("number", index=table.index, columns=table.columns)[numbers])
