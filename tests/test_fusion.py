@@ -2,10 +2,13 @@
 
 import copy
 import operator
+import random
+import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.functional import conv2d
 
 from inference_lib.backends.shared import fusion
@@ -82,6 +85,119 @@ def test_a_convolution_that_is_read_twice_is_left_alone(on_cpu: None) -> None:
     fused = fusion.fuse_convolutions(Twice().eval())
     assert count(fused, convolution_relu) == 0
     assert count(fused, nn.ReLU) == 1
+
+
+class Random(nn.Module):
+    """A few layers wired at random: shared, tied, read twice, normalized before, after and in between."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        draw = self.draw = random.Random(seed)
+        torch.manual_seed(seed)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(4, 4, kernel, padding=kernel // 2, bias=draw.random() < 0.5, groups=draw.choice([1, 1, 4]))
+            for kernel in draw.choices([1, 3], k=3)
+        )
+        self.convolutions.append(copy.deepcopy(self.convolutions[0]))
+        self.convolutions[3].weight = self.convolutions[0].weight
+        self.convolutions.append(self.convolutions[1])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4, affine=affine) for affine in (True, True, False))
+        for norm in self.norms:
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            if norm.affine:
+                nn.init.normal_(norm.weight)
+                nn.init.normal_(norm.bias)
+        self.activations = nn.ModuleList([nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6()])
+        self.narrow = nn.Conv2d(4, 4, 1, stride=2, padding=draw.choice([0, 0, 1]))
+        self.steps = [self.step() for _ in range(draw.randint(4, 12))]
+
+    def step(self) -> tuple[str, int, float, float]:
+        kinds = ["convolution", "convolution and norm", "norm", "activation", "add", "weight", "function"]
+        return self.draw.choice(kinds), self.draw.randrange(60), self.draw.random() ** 0.3, self.draw.random()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values = [x]
+        for kind, number, one, other in self.steps:
+            first, second = (values[int(place * len(values))] for place in (one, other))
+            convolution, norm = self.convolutions[number % 5], self.norms[number % 3]
+            if kind == "convolution":
+                values.append(convolution(first))
+            elif kind == "convolution and norm":
+                values.append(norm(convolution(first)))
+            elif kind == "norm":
+                values.append(norm(first))
+            elif kind == "activation":
+                values.append(self.activations[number % 3](first + 0 if number % 2 else first))
+            elif kind == "add":
+                values.append(first + second)
+            elif kind == "weight":
+                values.append(first * self.convolutions[0].weight.mean())
+            else:
+                values.append(nn.functional.relu(first))
+        return self.narrow(values[-1]) + self.narrow(values[-2])
+
+
+@pytest.mark.parametrize("fold", [lambda m: fusion.fold_batch_norms(m, torch.float32), fusion.fuse_convolutions])
+def test_any_graph_computes_the_same_when_it_is_folded(fold: Callable[[nn.Module], nn.Module], on_cpu: None) -> None:
+    folded_norms = 0
+    for seed in range(150):
+        model = Random(seed).eval().requires_grad_(False)
+        images = torch.randn(2, 4, 6, 6)
+        folded = fold(model)
+        folded_norms += count(fx.symbolic_trace(model), nn.BatchNorm2d) - count(folded, nn.BatchNorm2d)
+        expected = model(images.clone())
+        torch.testing.assert_close(folded(images.clone()), expected, rtol=1e-3, atol=1e-3, msg=f"seed {seed}")
+    assert folded_norms > 100
+
+
+class CalledTwice(nn.Module):
+    """What PyTorch's own folding gets wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+        self.norm.running_mean.fill_(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.convolution(x)) + self.convolution(x.flip(3))
+
+
+class ReadTwice(CalledTwice):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.convolution(x)
+        return self.norm(y) + y
+
+
+class NormBefore(CalledTwice):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolution(self.norm(x))
+
+
+def weight_normed() -> nn.Module:
+    model = CalledTwice().requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(model.convolution)  # a hook that computes the weights anew at every call
+    model.eval().requires_grad_(False)(torch.zeros(1, 3, 8, 8))  # PyTorch copies no weights with a gradient
+    return model
+
+
+def statistics_of_the_batch() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3, track_running_stats=False))
+
+
+@pytest.mark.parametrize(
+    ("make", "norms_left"),
+    [(CalledTwice, 0), (ReadTwice, 1), (NormBefore, 1), (weight_normed, 1), (statistics_of_the_batch, 1)],
+)
+def test_where_folding_is_not_allowed_it_is_left(make: Callable[[], nn.Module], norms_left: int) -> None:
+    model = make().eval().requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    folded, images = fusion.fold_batch_norms(model, torch.float32), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(folded(images), model(images), rtol=1e-4, atol=1e-4)
+    assert count(folded, nn.BatchNorm2d) == norms_left
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)  # the model itself is left alone
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """The ONNX Runtime backends: the exported graph is the model, on the device and in the precision of its label."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,26 @@ def test_a_session_that_fell_back_is_refused_in_one_line(root: Path, monkeypatch
         open_session(artifact.directory / MODEL_FILE, "cuda")
     assert "fell back from CUDAExecutionProvider to CPUExecutionProvider" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_session_that_leaves_work_to_another_provider_is_refused_in_one_line(root: Path) -> None:
+    artifact = build(get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root)
+    session = open_session(artifact.directory / MODEL_FILE, "cpu")
+    ort_backend.check_assignment(session, "CPUExecutionProvider")
+    with pytest.raises(CourseError, match=r"Conv .* \(CPUExecutionProvider\)") as refused:
+        ort_backend.check_assignment(session, "CUDAExecutionProvider")  # as if the work had been meant for a GPU
+    assert "\n" not in str(refused.value)
+    assert "Reshape" not in str(refused.value)  # it moves nothing
+
+
+@pytest.mark.parametrize("name", [*NAMES, "onnxruntime-tensorrt"])
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_remedy(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    found = get_backend(name).availability("cpu")
+    assert not found.usable
+    assert package in found.reason
+    assert package in found.remedy
 
 
 @pytest.mark.parametrize(

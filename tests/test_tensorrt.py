@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -24,7 +25,6 @@ from inference_lib.backends.tensorrt import (
     EngineRunner,
     build_engine,
     engine_layers,
-    kernels_timed_alone,
     load_engine,
     load_tensorrt,
     logger,
@@ -316,11 +316,29 @@ def test_a_timing_cache_is_read_and_written(builder: str, tmp_path: Path, conten
     read_timings(config, path)
 
 
-def test_kernels_are_timed_by_one_process_at_a_time(tmp_path: Path) -> None:
-    with (tmp_path / "builder.lock").open("w") as second:
-        with kernels_timed_alone(tmp_path), pytest.raises(BlockingIOError):
+@pytest.mark.parametrize("name", FAMILY)
+def test_kernels_are_timed_by_one_process_at_a_time_and_the_wait_does_not_count(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, workload = type(get_backend(name)), Workload("vanilla_cnn", 1, "fp16", "cuda")
+    lock = tmp_path / name / "builder.lock"
+    lock.parent.mkdir()
+    seconds = 0.5
+
+    def export(*_: object) -> None:
+        with lock.open("w") as second, pytest.raises(BlockingIOError):
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(kind, "versions", lambda _: {})
+    monkeypatch.setattr(kind, "stored_precision", lambda *_: "fp16")
+    monkeypatch.setattr(kind, "export", export)
+    monkeypatch.setattr(export, "__module__", kind.__module__, raising=False)
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        threading.Timer(seconds, other.close).start()
+        assert build(get_backend(name), workload, tmp_path).manifest["build_seconds"] < seconds / 2
+    with lock.open("w") as free:
+        fcntl.flock(free, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class FakeContext:

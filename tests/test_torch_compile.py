@@ -1,9 +1,11 @@
 """The torch.compile and AOTInductor backends: what was compiled is the model, and compiled it was."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,7 @@ def test_what_is_compiled_depends_on_what_compiled_it_and_for_what(
 
 LOAD_AGAIN = """
 import sys
+import tempfile
 from pathlib import Path
 import numpy as np
 from torch._dynamo.utils import counters
@@ -273,3 +276,33 @@ def test_every_recipe_compiles_to_the_same_function_on_a_gpu(recipe: Recipe) -> 
         model = prepare(load_pretrained("resnet18").cuda().half(), workload, recipe)
         logits = compiler.compiled(model, images, recipe)(images).float().cpu().numpy()
     assert np.abs(logits - expected).max() <= PRECISIONS["fp16"].tolerance * np.abs(expected).max()
+
+
+def command_of(folder: Path) -> list[str]:
+    """Return the words of the command that links a library in ``folder`` with one that is there."""
+    from torch._inductor.cpp_builder import BuildOptionsBase, CppBuilder
+
+    options = BuildOptionsBase(compiler="g++", libraries_dirs=[str(folder)], libraries=["torch"])
+    builder = CppBuilder("name", [str(folder / "a.o"), str(folder / "b.o")], options, str(folder))
+    return shlex.split(builder.get_command_line())
+
+
+def test_paths_with_spaces_stay_whole_in_the_compiler_s_command(tmp_path: Path) -> None:
+    folder = tmp_path / "my environment's folder"
+    with compiler.quoting_paths():
+        words = command_of(folder)
+    assert {f"-L{folder}", str(folder / "a.o"), str(folder / "b.o"), str(folder / "name.so")} <= set(words)
+    assert f"-L{tmp_path / 'plain'}" in command_of(tmp_path / "plain")  # PyTorch's own way is back
+
+
+def test_a_model_is_compiled_and_loaded_where_paths_have_spaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a temporary folder"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    backend, workload = get_backend("torch-compile"), Workload("vanilla_cnn", 1)
+    with backend.load(build(backend, workload, folder)) as runner:
+        np.testing.assert_allclose(
+            runner.infer(noise(workload)), eager_logits("vanilla_cnn", noise(workload)), rtol=1e-4, atol=1e-4
+        )

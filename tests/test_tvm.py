@@ -284,7 +284,7 @@ def test_an_fp32_library_under_an_fp16_label_is_refused(
 def programs_of(workload: Workload, rules: list[object] | None = None) -> dict[str, str]:
     """Return the scheduled loop programs of a workload for an H100, by name, as text."""
     target = cuda_target("sm_90")
-    module = import_model(load_pretrained(workload.model), workload)
+    module = import_model(load_pretrained(workload.model.name), workload)
     scheduled = schedule(lower(module, target), target, rules=rules)
     return {v.name_hint: f.script() for v, f in scheduled.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
 

@@ -25,6 +25,15 @@ from inference_lib.support.errors import CourseError
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "images", "logits"
 PACKAGE = "onnxruntime-gpu==1.30.0"
+RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
+"""The setting of a session that lets it tell which provider runs each node."""
+
+WORK = {
+    *("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization", "Relu", "Softmax"),
+}
+"""Operations on pictures, none of which computes a shape."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -33,6 +42,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     title = "ONNX Runtime (run)"
+    times_kernels = False
     cuda_options: dict[str, str] = {}  # noqa: RUF012
     runs_on_cpu = True
 
@@ -41,9 +51,10 @@ class OnnxRuntime:
         try:
             import onnx  # noqa: F401
             import onnxruntime
+            import onnxscript  # noqa: F401  # PyTorch's exporter needs it
         except ImportError as error:
             return Availability(
-                usable=False, reason=f"{error.name} is not installed", remedy=f"pip install onnx {PACKAGE}"
+                usable=False, reason=f"{error.name} is not installed", remedy=f"pip install onnx onnxscript {PACKAGE}"
             )
         if device == "cuda" and PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
             return Availability(
@@ -164,7 +175,8 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     """Return an ``InferenceSession`` on ``device``.
 
     Raises:
-        CourseError: ONNX Runtime fell back to another provider, which it does with no more than a warning.
+        CourseError: ONNX Runtime fell back to another provider, for all or for a part of the work, which it does with
+            no more than a warning.
 
     """
     import onnxruntime
@@ -172,14 +184,32 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     onnxruntime.set_default_logger_severity(4)  # what fails raises; what falls back is checked below
     wanted = PROVIDERS[device]
     providers = [(wanted, cuda_options or {})] if device == "cuda" else [wanted]
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry(RECORD_ASSIGNMENT, "1")
     with _quiet():  # it prints that it falls back; the check below says so better
-        session = onnxruntime.InferenceSession(str(path), providers=providers)
+        session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
     if session.get_providers()[0] != wanted:
         raise CourseError(
             f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}; "
             f"see why with `python -m inference_lib doctor`, or reinstall it: pip install {PACKAGE}"
         )
+    check_assignment(session, wanted)
     return session
+
+
+def check_assignment(session: Any, wanted: str) -> None:
+    """Refuse a session that leaves work to another provider than ``wanted``: each such node costs two copies.
+
+    What computes shapes may be there: ONNX Runtime puts it on the CPU on purpose, where shapes are read.
+
+    Raises:
+        CourseError: an operation of ``WORK`` is elsewhere; the line names each.
+
+    """
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name != wanted]
+    left = {f"{n.op_type} {n.name} ({part.ep_name})" for part in parts for n in part.get_nodes() if n.op_type in WORK}
+    if left:
+        raise CourseError(f"ONNX Runtime left work of {wanted} to another provider: {', '.join(sorted(left))}")
 
 
 def open_cpu_runner(artifact: Artifact) -> CpuFunctionRunner:

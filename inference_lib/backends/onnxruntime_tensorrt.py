@@ -20,7 +20,6 @@ from inference_lib.backends.tensorrt import (
     NAMES,
     REMEDY,
     TensorRt,
-    kernels_timed_alone,
     load_tensorrt,
     timing_cache_path,
 )
@@ -38,6 +37,7 @@ class OnnxRuntimeTensorRt(OnnxRuntime):
     title = "ONNX Runtime (TensorRT)"
     times_kernels = True
     runs_on_cpu = False
+    times_kernels = True
 
     def availability(self, device: str) -> Availability:
         """Usable where ONNX Runtime has the provider and finds the version of TensorRT that it was linked with."""
@@ -80,8 +80,7 @@ class OnnxRuntimeTensorRt(OnnxRuntime):
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.onnx`` and let a process of its own build the engine into the provider's cache."""
         export_onnx(model, workload, directory / MODEL_FILE)
-        with kernels_timed_alone(directory.parent):
-            build_in_process_of_its_own(directory, workload)
+        build_in_process_of_its_own(directory, workload)
 
     def load(self, artifact: Artifact) -> BoundRunner:
         """Return a session bound to fixed buffers, its engine read from the cache.

@@ -41,6 +41,7 @@ class OpenVino:
 
     name = "openvino"
     title = "OpenVINO (latency)"
+    times_kernels = False
     hint = "LATENCY"
 
     def availability(self, device: str) -> Availability:

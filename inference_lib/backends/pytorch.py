@@ -24,6 +24,7 @@ class PyTorchEager:
 
     name = "pytorch"
     title = "PyTorch (eager)"
+    times_kernels = False
 
     def availability(self, device: str) -> Availability:
         """PyTorch is always there; a GPU may not be."""

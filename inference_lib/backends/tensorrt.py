@@ -5,14 +5,12 @@ serves where TensorRT itself is missing: it builds engines on any machine and ru
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/.
 """
 
-import fcntl
 import importlib
 import json
 import re
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -121,10 +119,7 @@ class TensorRt:
             graph = Path(scratch) / MODEL_FILE
             export_onnx(model, workload, graph)
             timings = timing_cache_path(directory.parent)
-            with kernels_timed_alone(directory.parent):
-                engine = build_engine(
-                    graph, workload.batch_size, tf32=workload.precision.name == "tf32", timings=timings
-                )
+            engine = build_engine(graph, workload.batch_size, tf32=workload.precision.name == "tf32", timings=timings)
             (directory / ENGINE_FILE).write_bytes(engine)
             _write_without_weights(graph, directory / MODEL_FILE)
 
@@ -294,14 +289,6 @@ def write_timings(config: "trt.IBuilderConfig", path: Path) -> None:
     times = config.get_timing_cache()
     if times is not None:
         write_atomically(path, bytes(times.serialize()))
-
-
-@contextmanager
-def kernels_timed_alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time build in ``folder``: kernels that are timed beside others are chosen wrongly."""
-    with (folder / "builder.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
-        yield
 
 
 def _write_without_weights(graph: Path, target: Path) -> None:

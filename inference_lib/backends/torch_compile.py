@@ -11,6 +11,7 @@ import copy
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import warnings
@@ -24,14 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
 from inference_lib.backends.pytorch import PyTorchEager, load_module
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
 from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
 from inference_lib.backends.shared.cuda import float32_products, gpu_identity
-from inference_lib.backends.shared.fusion import fuse_convolutions
+from inference_lib.backends.shared.fusion import fold_batch_norms, fuse_convolutions
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.shared.replaced import replaced
 from inference_lib.seam import Artifact, Availability, Workload, precision_of
@@ -200,7 +200,7 @@ def prepare(model: nn.Module, workload: Workload, recipe: Recipe | None = None) 
         first += steps
     whole = nn.Sequential(*first, ChannelsLast(), model).eval()
     dtype = workload.torch_dtype
-    folded = fuse_convolutions(whole) if recipe.cudnn_fusion else fuse(whole.float()).to(dtype)
+    folded = fuse_convolutions(whole) if recipe.cudnn_fusion else fold_batch_norms(whole, dtype)
     traced = fx.symbolic_trace(nn.Sequential(Cast(dtype), folded))
     return traced.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
@@ -301,7 +301,8 @@ def compiling(cache: Path | None = None) -> Iterator[None]:
     """
     from torch._inductor import config
 
-    with quiet(), believing_the_processor(), config.patch({"cpp_cache_precompile_headers": False}), _cache_in(cache):
+    settings = {"cpp_cache_precompile_headers": False, "aot_inductor.precompile_headers": False}
+    with quiet(), believing_the_processor(), quoting_paths(), config.patch(settings), _cache_in(cache):
         yield
 
 
@@ -323,6 +324,29 @@ def _cache_in(folder: Path | None) -> Iterator[None]:
         utils.clear_caches()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def quoting_paths() -> Iterator[None]:
+    """Let Inductor's C++ builder quote every path in a command, which it splits at spaces again.
+
+    By itself it quotes the folders of headers alone: an environment, a cache or a temporary folder with a space in its
+    path ends in "cannot find -ltorch" or "No such file".
+    """
+    from torch._inductor.cpp_builder import CppBuilder
+
+    prepare_command = CppBuilder.__init__
+
+    def prepare_quoted(self: Any, name: str, sources: str | list[str], *rest: Any, **named: Any) -> None:
+        prepare_command(self, name, sources, *rest, **named)
+        folders = self._build_option.get_libraries_dirs()
+        self._libraries_dirs_args = "".join(f"-L{shlex.quote(folder)} " for folder in folders)
+        self._output = self._output.replace(self._target_file, shlex.quote(self._target_file))
+        for source in [sources] if isinstance(sources, str) else sources:
+            self._sources_args = self._sources_args.replace(source, shlex.quote(source))
+
+    with replaced(CppBuilder, "__init__", prepare_quoted):
+        yield
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_ide
 from inference_lib.backends.tensorrt import (
     PACKAGE,
     TensorRt,
-    kernels_timed_alone,
     load_tensorrt,
     timing_cache_path,
 )
@@ -76,8 +75,7 @@ class TorchTensorRt:
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Compile the model in the workload's precision and save the program with its engine."""
         timings = timing_cache_path(directory.parent)
-        with kernels_timed_alone(directory.parent):
-            compile_and_save(model, workload, directory / PROGRAM_FILE, compile_options(workload, timings))
+        compile_and_save(model, workload, directory / PROGRAM_FILE, compile_options(workload, timings))
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the types that enter and leave the engines of the saved program."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.buffers import BufferedRunner
@@ -193,7 +194,12 @@ class Cell:
         return gpu.sample_load(self._index, step, seconds)
 
     def evaluate(self, images: int) -> Accuracy:
-        """Return accuracy and agreement on the first ``images`` test pictures; nothing is timed here afterwards."""
+        """Return accuracy and agreement on the first ``images`` test pictures; nothing is timed here afterwards.
+
+        On a GPU, one thread prepares the pictures: as many processes do so at once as there are rivals.
+        """
+        if self.workload.on_gpu:
+            torch.set_num_threads(1)
         return self._compare(accuracy.logits_of(self._runner, images, ahead=self.workload.on_gpu))
 
     def close(self) -> None:

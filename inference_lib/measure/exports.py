@@ -59,7 +59,7 @@ def _size(rival: Rival) -> tuple[int, int]:
 
 
 def _alone(rival: Rival) -> bool:
-    return getattr(get_backend(rival.backend), "times_kernels", False)
+    return get_backend(rival.backend).times_kernels
 
 
 def _export(wave: dict[str, Rival], *, timed: bool) -> dict[str, WorkerError]:

@@ -14,14 +14,18 @@ from typing import Any, Self
 
 import torch
 
-from inference_lib.support.errors import CourseError, first_line
+from inference_lib.support.errors import CourseError, cause_line
 
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
 
-PRELOADED = ("inference_lib.measure.cell",)
-"""Imported once, before any worker starts: a fork of that is ready in milliseconds. It must leave CUDA untouched, which
-neither PyTorch's compiler nor anything else that asks for the GPU at import does."""
+PRELOADED = ("inference_lib.measure.cell", "torch._dynamo", "torch._inductor.compile_fx")
+"""Imported once, before any worker starts: a fork of that is ready in milliseconds. The imports of PyTorch's compiler
+alone took 15 s of each start on a slow host."""
+
+ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Lets PyTorch ask NVML whether there is a GPU: the compiler asks while it is imported, and CUDA, once asked in a
+process, refuses to work in its forks."""
 
 
 class WorkerError(Exception):
@@ -140,7 +144,7 @@ def reason_of(error: BaseException) -> str:
     """Return why something failed, in one line: ours word for word, others with their kind where the text needs it."""
     if isinstance(error, CourseError):
         return str(error)
-    said, kind = first_line(str(error)), type(error).__name__
+    said, kind = cause_line(str(error)), type(error).__name__
     if said and isinstance(error, ValueError | RuntimeError):
         return said
     return f"{kind}: {said}" if said else kind
@@ -153,6 +157,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def context() -> multiprocessing.context.ForkServerContext:
     """Return what workers are started from."""
+    os.environ.setdefault(ASK_NVML, "1")
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(list(PRELOADED))
     return server

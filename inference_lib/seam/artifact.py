@@ -1,10 +1,13 @@
 """Exported models on disk: built once, reused while nothing they depend on has changed."""
 
 import errno
+import fcntl
 import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,12 +83,12 @@ def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) 
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
     try:
-        model = workload.model.load().eval()
-        start = time.perf_counter()
-        backend.export(model, workload, scratch)
-        manifest = _dependencies(backend, workload)
-        if timed:
-            manifest["build_seconds"] = time.perf_counter() - start
+        model = workload.model.load().eval()  # whatever mode it came in: dropout would be exported, too
+        with _alone(backend, directory.parent):
+            start = time.perf_counter()
+            backend.export(model, workload, scratch)
+            seconds = time.perf_counter() - start
+        manifest = _dependencies(backend, workload) | ({"build_seconds": seconds} if timed else {})
         _check_weights(backend, workload, scratch)
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2))
         scratch.chmod(0o755)  # mkdtemp makes a folder that only its owner can enter
@@ -93,6 +96,20 @@ def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return manifest
+
+
+@contextmanager
+def _alone(backend: Backend, folder: Path) -> Iterator[None]:
+    """Let one process at a time export to ``folder`` where the exporter times kernels.
+
+    Kernels that are timed beside others are chosen wrongly. The wait is over before the clock starts.
+    """
+    if not backend.times_kernels:
+        yield
+        return
+    with (folder / "builder.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        yield
 
 
 def _check_weights(backend: Backend, workload: Workload, directory: Path) -> None:

@@ -88,6 +88,8 @@ class Backend(Protocol):
     """The key in records and on the command line."""
     title: str
     """What a reader sees."""
+    times_kernels: bool
+    """Whether an export chooses kernels by timing them, and must have the machine for itself."""
 
     def availability(self, device: str) -> Availability:
         """Say whether the framework is usable on a kind of device: ``cpu`` or ``cuda``."""

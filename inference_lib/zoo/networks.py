@@ -78,7 +78,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 
 
 def create_model(name: str) -> nn.Module:
-    """Return the model called ``name`` with random weights; CourseError for an unknown name."""
+    """Return the model called ``name`` with random weights, in training mode; CourseError for an unknown name."""
     if name not in ARCHITECTURES:
         raise unknown_name("model", name, tuple(ARCHITECTURES))
     return ARCHITECTURES[name]()

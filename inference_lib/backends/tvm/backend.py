@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch.fx.experimental.optimization import fuse
 
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cpu import CpuRunner, cpu_support
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works, graph_support
+from inference_lib.backends.shared.fusion import fold_batch_norms
 from inference_lib.backends.shared.replaced import replaced
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
@@ -62,6 +62,7 @@ class Tvm:
 
     name = "tvm"
     title = "TVM"
+    times_kernels = False
     cuda_graph = False
 
     def availability(self, device: str) -> Availability:
@@ -142,7 +143,7 @@ def import_model(model: torch.nn.Module, workload: Workload) -> Any:
 
     from inference_lib.backends.tvm.graph import CONVERTERS
 
-    folded = fuse(model.float()).to(workload.torch_dtype)
+    folded = fold_batch_norms(model, workload.torch_dtype)
     program = torch.export.export(folded, (torch.zeros(workload.input_shape, dtype=workload.torch_dtype),))
     return from_exported_program(
         program,

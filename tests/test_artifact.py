@@ -1,0 +1,53 @@
+"""What an artifact is made from: a network in evaluation mode, whatever mode it was handed over in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from inputs import eager_logits, noise
+from torch import nn
+
+from inference_lib.backends import BACKENDS
+from inference_lib.seam import MODELS, Workload, build
+from inference_lib.zoo.networks import create_model, load_pretrained
+
+MODEL = MODELS["vanilla_cnn"]
+ON_CPU = [name for name, backend in BACKENDS.items() if backend.supports(Workload(MODEL, 2)).ok]
+ONE_FOR_EACH_EXPORT = [name for name in ON_CPU if name not in ("torch-compile", "openvino-throughput")]
+
+
+@pytest.mark.parametrize("name", ONE_FOR_EACH_EXPORT)
+def test_a_network_in_training_mode_is_exported_for_inference(root: Path, name: str) -> None:
+    """Its head has a dropout: left on, every answer would be another one."""
+    backend = BACKENDS[name]
+    if not (found := backend.availability("cpu")).usable:
+        pytest.skip(found.reason)
+    workload = Workload(replace(MODEL, load=lambda: load_pretrained("vanilla_cnn").train()), 2)
+    batch = noise(workload)
+    with backend.load(build(backend, workload, root)) as runner:
+        answers = [runner.infer(batch) for _ in range(2)]
+    np.testing.assert_array_equal(*answers)
+    np.testing.assert_allclose(answers[0], eager_logits("vanilla_cnn", batch), rtol=1e-4, atol=1e-4)
+
+
+def test_every_export_gets_a_network_in_evaluation_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = {}
+    training = replace(MODEL, load=lambda: load_pretrained("vanilla_cnn").train())
+    for name, backend in BACKENDS.items():
+
+        def export(_: object, model: nn.Module, *__: object, name: str = name) -> None:
+            modes[name] = any(module.training for module in model.modules())
+
+        export.__module__ = type(backend).__module__
+        monkeypatch.setattr(type(backend), "export", export)
+        monkeypatch.setattr(type(backend), "versions", lambda _: {})
+        monkeypatch.setattr(type(backend), "stored_precision", lambda *_: "fp32")
+        build(backend, Workload(training, 1), tmp_path / name)
+    assert modes == dict.fromkeys(BACKENDS, False)
+
+
+def test_an_architecture_alone_is_in_training_mode_and_a_trained_network_is_not() -> None:
+    for name in MODELS:
+        assert create_model(name).training
+        assert not load_pretrained(name).training
