@@ -7,6 +7,10 @@ import time
 
 import torch
 
+from inference_lib.measure.cell import Cell, Turn
+from inference_lib.measure.exports import Exporter
+from inference_lib.measure.plan import Rival
+from inference_lib.seam import Model
 from inference_lib.support.errors import CourseError
 
 REASON = "no data set in data; run `python -m inference_lib data`, which tells where to put it " + "and more " * 40
@@ -52,3 +56,32 @@ class Broken:
 
     def __init__(self) -> None:
         raise CourseError("PyTorch has no fresh export of this; make one")
+
+
+class KilledExporter(Exporter):
+    """Is killed while it exports, as by a machine that ran out of memory."""
+
+    def export(self, rival: Rival, timed: bool) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def reference(self, model: Model, device: str, images: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledCell(Cell):
+    """Is killed in its third turn where it is ONNX Runtime's."""
+
+    turns = 0
+
+    def turn(self, iterations: int, discarded: int) -> Turn:
+        self.turns += 1
+        if self.backend.name == "onnxruntime" and self.turns == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().turn(iterations, discarded)
+
+
+class HungExporter(Exporter):
+    """Never finishes."""
+
+    def export(self, rival: Rival, timed: bool) -> None:
+        time.sleep(600)

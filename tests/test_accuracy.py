@@ -1,5 +1,6 @@
 """Logits on the test set, and what counts as the same model."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 
 from inference_lib.measure import accuracy
 from inference_lib.records.record import Accuracy
-from inference_lib.seam import Workload
-from inference_lib.zoo.fashion_mnist import preprocess
+from inference_lib.seam import FASHION_MNIST, PRECISIONS, Workload, find_model
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.fashion_mnist import preprocess, split_of
 
 WORKLOAD = Workload("vanilla_cnn", 4, "fp32", "cpu")
 
@@ -22,19 +24,19 @@ def brightness(batch: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("images", [4, 10])
 def test_every_image_has_its_own_logits_in_order(ahead: bool, images: int) -> None:
-    runner = SimpleNamespace(infer=brightness)
-    logits = accuracy.logits_of(runner, WORKLOAD, images, ahead=ahead)
-    pictures, _ = accuracy.test_set()
+    runner = SimpleNamespace(infer=brightness, workload=WORKLOAD)
+    logits = accuracy.logits_of(runner, images, ahead=ahead)
+    pictures, _ = split_of("test")
     assert logits.shape == (images, 10)
     np.testing.assert_allclose(logits[:, 0], preprocess(pictures[:images]).mean(axis=(1, 2, 3)), rtol=1e-6)
 
 
 def test_comparing_counts_labels_agreement_and_the_largest_difference() -> None:
-    labels = accuracy.test_set()[1][:4]
+    labels = np.array([3, 1, 4, 1])
     reference = np.eye(10, dtype=np.float32)[labels] * 10
     logits = reference.copy()
     logits[0] = np.roll(logits[0], 1)
-    found = accuracy.compare(logits, reference)
+    found = accuracy.compare(logits, reference, labels)
     assert (found.accuracy_percent, found.agreement_percent, found.images) == (75, 75, 4)
     assert found.largest_difference == 1
 
@@ -52,5 +54,44 @@ def test_comparing_counts_labels_agreement_and_the_largest_difference() -> None:
 )
 def test_what_rounding_explains(agreement: float, difference: float, images: int, precision: str, fine: bool) -> None:
     found = Accuracy(accuracy_percent=95, agreement_percent=agreement, largest_difference=difference, images=images)
-    problem = accuracy.problem(found, precision)
+    problem = accuracy.problem(found, PRECISIONS[precision])
     assert (problem is None) == fine
+
+
+def test_a_logit_that_is_no_number_is_no_agreement_and_no_small_difference() -> None:
+    labels = np.array([0, 0])
+    reference = np.eye(10, dtype=np.float32)[labels]
+    logits = reference.copy()
+    logits[1, 5] = np.nan  # argmax would call it class 5, or, of all that are not numbers, class 0
+    found = accuracy.compare(logits, reference, labels)
+    assert (found.accuracy_percent, found.agreement_percent) == (50, 50)
+    assert np.isnan(found.largest_difference)
+    logits[1] = np.nan
+    assert accuracy.compare(logits, reference, labels).agreement_percent == 50
+
+
+def test_other_weights_or_pictures_have_other_reference_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = find_model("vanilla_cnn")
+    paths = {accuracy.reference_path(find_model(name), "cpu", 8) for name in ("vanilla_cnn", "resnet18")}
+    paths.add(accuracy.reference_path(model, "cpu", 16))
+    monkeypatch.setitem(vars(FASHION_MNIST), "identity", "other preprocessing")
+    paths.add(accuracy.reference_path(model, "cpu", 8))
+    monkeypatch.setattr(accuracy.torch, "__version__", "0.0")
+    paths.add(accuracy.reference_path(model, "cpu", 8))
+    assert len(paths) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"not an array"])
+def test_damaged_reference_logits_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    path = tmp_path / "reference.npy"
+    monkeypatch.setattr(accuracy, "reference_path", lambda *_: path)
+    with pytest.raises(CourseError, match="no reference logits for vanilla_cnn on cpu; run the benchmark command"):
+        accuracy.read_reference(find_model("vanilla_cnn"), "cpu", 8)
+    path.write_bytes(content)
+    with pytest.raises(CourseError, match=r"reference.npy is damaged; delete it"):
+        accuracy.read_reference(find_model("vanilla_cnn"), "cpu", 8)
+    np.save(path, np.zeros((7, 10), np.float32))
+    with pytest.raises(CourseError, match="damaged"):
+        accuracy.read_reference(find_model("vanilla_cnn"), "cpu", 8)
+    np.save(path, np.ones((8, 10), np.float32))
+    assert accuracy.read_reference(find_model("vanilla_cnn"), "cpu", 8).shape == (8, 10)

@@ -1,59 +1,185 @@
-"""What makes a record less trustworthy, and how a series is summed up."""
+"""What a worker process holds: its turns, and that it leaves the cores to others between them."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from inference_lib.measure.cell import HIGH_CV_PERCENT, distribution, flags
-from inference_lib.measure.timing import Samples, median_interval
-from inference_lib.records.record import Clocks, Load
+from inference_lib.backends import BACKENDS
+from inference_lib.measure import cell
+from inference_lib.measure.cell import Cell, Scheduled, Turn, exported, inputs_of, scheduled, settle
+from inference_lib.measure.exports import ensure_reference, export_missing
+from inference_lib.measure.plan import Rival, why_not
+from inference_lib.measure.workers import Worker
+from inference_lib.seam import FASHION_MNIST, Workload, find_model
+from inference_lib.support.errors import CourseError
+
+IMAGES = 8
+NEVER_EXPORTED = replace(find_model("vanilla_cnn"), name="never_exported")
+WORKLOAD = Workload("vanilla_cnn", 2)
+LIMIT_S = 300.0
+
+SPINNING = ("pytorch", "torchscript", "onnxruntime", "openvino", "openvino-throughput", "tvm")
+"""One of every kind of thread pool: OpenMP, ONNX Runtime's, TBB, TVM's."""
 
 
-def load(*reasons: str) -> Load:
-    return Load(
-        busy_percent=90,
-        sm_clock_mhz=1980,
-        power_w=300,
-        temperature_c=50,
-        peak_memory_mib=900,
-        throttle_reasons=list(reasons),
-        samples=4,
-        seconds=1.2,
-    )
+@pytest.fixture(scope="module")
+def artifacts() -> None:
+    """Export what the cells of this file load, and compute the reference."""
+    rivals = [Rival(name, WORKLOAD) for name in SPINNING if name in BACKENDS]
+    export_missing([rival for rival in rivals if why_not(rival) is None], print, timed=False)
+    ensure_reference(WORKLOAD.model, "cpu", IMAGES)
 
 
-def test_a_steady_cell_at_full_clocks_has_no_flags(make_record) -> None:
-    assert flags(make_record(clocks=Clocks(sm_mhz=1980, throttle_reasons=[]), load=load())) == []
+def ran_ms(pid: int) -> float:
+    """Return the time that all threads of a process have run, by the kernel's count."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6
 
 
-@pytest.mark.parametrize(
-    ("clocks", "under_load"), [(["power cap"], []), ([], ["power cap"]), (["power cap"], ["power cap"])]
-)
-def test_clocks_held_down_in_either_phase_flag_the_record(make_record, clocks: list, under_load: list) -> None:
-    record = make_record(clocks=Clocks(sm_mhz=1200, throttle_reasons=clocks), load=load(*under_load))
-    assert flags(record) == ["clocks were held down: power cap"]
+@pytest.mark.parametrize("name", SPINNING)
+def test_a_rival_that_waits_uses_less_than_one_percent_of_a_core(artifacts: None, name: str) -> None:
+    rival = Rival(name, WORKLOAD)
+    if why_not(rival):
+        pytest.skip(str(why_not(rival)))
+    with Worker(Cell, name, WORKLOAD, IMAGES) as worker:
+        worker.ask("load", 0.1, limit_s=LIMIT_S)
+        used = []
+        for _ in range(3):
+            before = ran_ms(worker.pid)
+            turn: Turn = worker.ask("turn", 5, 1, limit_s=LIMIT_S)
+            after = ran_ms(worker.pid)
+            assert after - before > 0.1 * sum(turn.samples)  # the counters do count
+            time.sleep(1.0)
+            used.append(ran_ms(worker.pid) - after)
+    assert max(used) < 10
 
 
-def test_every_reason_is_named_once(make_record) -> None:
-    record = make_record(clocks=Clocks(sm_mhz=1200, throttle_reasons=["temperature"]), load=load("power cap"))
-    assert flags(record) == ["clocks were held down: power cap, temperature"]
+@pytest.fixture(scope="module")
+def loaded(artifacts: None) -> Iterator[Cell]:
+    """Return a cell in this process."""
+    found = Cell("pytorch", WORKLOAD, IMAGES)
+    found.load(0.05)
+    yield found
+    found.close()
 
 
-def test_a_scattered_latency_flags_the_record(make_record) -> None:
-    record = make_record()
-    record.latency.end_to_end.cv_percent = HIGH_CV_PERCENT + 8
-    assert flags(record) == ["latency varies by 18 %"]
-    record.latency.end_to_end.cv_percent = HIGH_CV_PERCENT
-    assert flags(record) == []
+def test_loading_says_what_it_cost(loaded: Cell) -> None:
+    build, one_s = loaded.load(0.05)
+    assert build.load_s > 0
+    assert build.first_inference_s > 0
+    assert build.artifact_mib > 0.1
+    assert 0 < one_s < 60
 
 
-@pytest.mark.parametrize(("images_per_s", "found"), [(750.0, ["throughput is 25 % below FPS"]), (960.0, [])])
-def test_a_queue_slower_than_one_caller_flags_the_record(make_record, images_per_s: float, found: list) -> None:
-    assert flags(make_record(4.0, batch_size=4, throughput_images_per_s=images_per_s)) == found
+def test_a_turn_has_the_samples_asked_for_and_discards_the_first(loaded: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(range(100))
+    monkeypatch.setattr(loaded, "_infer", lambda: float(next(times)))
+    turn = loaded.turn(5, 2)
+    assert turn.samples == [2.0, 3.0, 4.0, 5.0, 6.0]
+    assert turn.elapsed_ms > 0
 
 
-def test_a_series_keeps_its_median_interval_and_why_it_ended() -> None:
-    times = np.random.default_rng(0).lognormal(size=100)
-    summed = distribution(Samples(times, "time budget"))
-    assert (summed.median_low, summed.median_high) == median_interval(times)
-    assert summed.median_low <= summed.p50 <= summed.median_high
-    assert summed.stop_reason == "time budget"
+def test_a_turn_tells_how_long_its_threads_waited_for_a_core(loaded: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = iter([Scheduled(10.0, 5.0), Scheduled(30.0, 12.0), *[Scheduled(30.0, 12.0)] * 9])
+    monkeypatch.setattr(cell, "scheduled", lambda: next(counters))
+    assert loaded.turn(2, 1).waited_ms == 7.0
+
+
+def test_all_pictures_are_answered_and_compared(loaded: Cell) -> None:
+    found = loaded.evaluate(IMAGES)
+    assert (found.images, found.agreement_percent) == (IMAGES, 100)
+    assert found.largest_difference < 1e-5
+
+
+def test_parts_and_throughput_are_there(loaded: Cell) -> None:
+    assert set(loaded.parts(0.02)) == {"upload", "compute", "download"}
+    assert loaded.throughput(0.02) > 0
+    assert loaded.overlapped(0.02) is None  # nothing to overlap on a CPU
+
+
+def test_logits_that_are_not_the_reference_s_are_refused_before_anything_is_timed(
+    artifacts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = np.random.default_rng(0).normal(size=(IMAGES, 10)).astype(np.float32)
+    monkeypatch.setattr(cell.accuracy, "read_reference", lambda *_: wrong)
+    monkeypatch.setattr(cell.timing, "warm_up", lambda *_, **__: pytest.fail("it was warmed up"))
+    refused = Cell("pytorch", WORKLOAD, IMAGES)
+    with pytest.raises(ValueError, match="logits differ from the FP32 reference"):
+        refused.load(0.05)
+    refused.close()
+
+
+def test_a_measuring_process_exports_nothing() -> None:
+    backend = BACKENDS["pytorch"]
+    with pytest.raises(CourseError, match=r"PyTorch .* has no fresh export of .*; run the benchmark command"):
+        exported(backend, Workload(NEVER_EXPORTED, 1))
+
+
+def test_inputs_are_different_pictures_of_the_test_set() -> None:
+    for size, batches in ((1, 8), (2, 4), (16, 2)):
+        found = inputs_of(Workload("vanilla_cnn", size))
+        assert len(found) == batches
+        for number, batch in enumerate(found):
+            expected = np.empty_like(batch)
+            FASHION_MNIST.read(number * size, expected)
+            np.testing.assert_array_equal(batch, expected)
+        assert not np.array_equal(found[0], found[1])
+
+
+def test_settling_waits_until_the_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings, ready = iter([0.0, 10.0, 20.0, 20.1, 20.1, 50.0]), iter([True, False])
+    now = [0.0]
+    monkeypatch.setattr(cell, "_others_would_run", lambda: next(ready))  # one waits for a core that is taken
+    monkeypatch.setattr(cell, "scheduled", lambda: Scheduled(next(readings), 0.0))
+    monkeypatch.setattr(cell.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(cell.time, "perf_counter", lambda: now[0])
+    settle(window_s=0.01)
+    assert now[0] == pytest.approx(0.04)
+    assert next(readings) == 50.0
+
+
+def test_threads_that_never_sleep_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(cell, "scheduled", lambda: Scheduled(now[0] * 1e3, 0.0))
+    monkeypatch.setattr(cell.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(cell.time, "perf_counter", lambda: now[0])
+    settle(window_s=0.01, limit_s=0.5)
+    assert now[0] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_thread_that_spins_would_run_and_one_that_sleeps_would_not() -> None:
+    """In NumPy's loops, which let go of Python's lock."""
+    stop, numbers = threading.Event(), np.ones(200_000)
+
+    def spin() -> None:
+        while not stop.is_set():
+            np.sort(np.sqrt(numbers))
+
+    spinning = threading.Thread(target=spin)
+    spinning.start()
+    try:
+        assert any(cell._others_would_run() or time.sleep(0.001) for _ in range(2000))
+    finally:
+        stop.set()
+        spinning.join()
+    settle()
+    assert not cell._others_would_run()
+
+
+def test_the_kernel_s_counters_are_read_for_all_threads() -> None:
+    before = scheduled()
+    end = time.process_time() + 0.05
+    while time.process_time() < end:
+        pass
+    assert scheduled().ran_ms - before.ran_ms > 20
+    assert scheduled().waited_ms >= before.waited_ms
+
+
+def test_a_kernel_that_counts_nothing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell.os, "getpid", lambda: 2**30)
+    assert scheduled() == Scheduled(0.0, 0.0)

@@ -1,20 +1,22 @@
 """Tables, figures and words say what the records say."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from inference_lib.records.record import Record
 from inference_lib.report import plots, readme, tables, words
-from inference_lib.zoo.networks import MODELS
+from inference_lib.seam import MODELS
 
 MakeRecord = Callable[..., Record]
 
 
 def test_the_scoreboard_keeps_a_row_that_was_not_measured(make_record: MakeRecord) -> None:
-    absent = make_record(status="unsupported", reason="no such kernel", latency=None, accuracy=None)
+    absent = make_record(status="unsupported", reason="no such kernel", count=0)
     table = tables.scoreboard([make_record(2.0), absent], "resnet18")
     assert table["FPS"].iloc[0] == 500
     assert pd.isna(table["FPS"].iloc[1])
@@ -26,30 +28,42 @@ def test_a_flagged_row_is_shown_as_flagged(make_record: MakeRecord) -> None:
     assert "clocks were held down" in table["note"].iloc[0]
 
 
-def test_what_could_not_be_measured_is_listed_below_the_table(make_record: MakeRecord) -> None:
-    absent = make_record(
-        title="PyTorch (CUDA graph)", status="unsupported", reason="no <GPU>", latency=None, accuracy=None
-    )
-    shown = tables.show_scoreboard([make_record(2.0, flags=["latency varies"]), absent], "resnet18", "caption").data
-    table, notes = shown.split("</table>")
-    assert "PyTorch (eager)" in table
-    assert "PyTorch (CUDA graph)" not in table
-    assert "PyTorch (CUDA graph) FP32: unsupported: no &lt;GPU&gt;" in notes
-    assert "PyTorch (eager) FP32: latency varies" in notes
+def test_every_row_of_a_scoreboard_is_there_and_what_is_to_say_of_it_stands_below(make_record: MakeRecord) -> None:
+    absent = make_record(count=0, title="PyTorch (CUDA graph)", status="unsupported", reason="no <GPU>")
+    flagged = make_record(2.0, flags=["clocks were held down: power cap"])
+    shown = tables.show_scoreboard([flagged, absent, make_record(batch_size=8, flags=["other"])], "resnet18", "caption")
+    table, notes = shown.data.split("</table>")
+    for title in ("PyTorch (eager)", "PyTorch (CUDA graph)", "unsupported [2]"):
+        assert title in table
+    assert "<li>clocks were held down: power cap</li><li>no &lt;GPU&gt;</li>" in notes
+    assert "other" not in notes
+
+
+def test_a_note_that_rows_share_is_there_once(make_record: MakeRecord) -> None:
+    shared = [make_record(count=0, backend=name, status="unavailable", reason="no GPU") for name in ("a", "b")]
+    marks, notes = tables.noted([make_record(), *shared, make_record(flags=["slow", "hot"])])
+    assert (marks, notes) == (["", "unavailable [1]", "unavailable [1]", "[2]"], ["no GPU", "slow; hot"])
+
+
+def test_the_scoreboard_has_intervals_and_ties(make_record: MakeRecord) -> None:
+    """One set: two rows level, one clearly slower, one that scatters too much to be told."""
+    records = [
+        make_record(2.0, backend="a"),
+        make_record(2.01, backend="b"),
+        make_record(4.0, backend="c"),
+        make_record(2.5, backend="d", timing={"luck": 0.5, "seed": 3}),
+    ]
+    table = tables.scoreboard(records, "resnet18")
+    said = table["against the quickest"].tolist()
+    assert said[:3] == ["quickest", "about as fast", "2.0 times slower"]
+    assert said[3].startswith("cannot tell (")
+    assert table["95 %"][0] == "2.000\u20132.000"
+    assert table["device ms"][2] == pytest.approx(3.2)
 
 
 def test_a_column_without_measurements_is_left_out(make_record: MakeRecord) -> None:
-    on_cpu = make_record(2.0, device="cpu", gpu_memory_mib=None, load=None)
+    on_cpu = make_record(2.0, device="cpu")
     assert not {"GPU memory MiB", "GPU busy %"} & set(tables.scoreboard([on_cpu], "resnet18"))
-
-
-def test_side_by_side_has_a_column_a_machine(make_record: MakeRecord) -> None:
-    here = make_record(20.0, device="cpu")
-    machines = ["Test CPU (2 cores)", "NVIDIA Test GPU"]
-    table = tables.side_by_side([make_record(2.0), here], machines)
-    assert list(table)[-2:] == [f"{machine}, ms" for machine in machines]
-    assert table["Test CPU (2 cores), ms"].tolist() == [20.0]
-    assert table["NVIDIA Test GPU, ms"].tolist() == [2.0]
 
 
 def test_a_backend_on_two_devices_keeps_both_its_agreements(make_record: MakeRecord) -> None:
@@ -80,6 +94,30 @@ def test_shown_tables_format_numbers_and_mark_gaps() -> None:
     assert "<caption>caption</caption>" in html
 
 
+def column(table: pd.DataFrame, name: str, **arguments: Any) -> list[str]:
+    """Return the cells of one column as a reader sees them."""
+    cells = re.findall(r"<td [^>]*>(.*?)</td>", tables.show_table(table, **arguments).data)
+    return cells[list(table).index(name) :: len(table.columns)]
+
+
+def test_formats_that_a_caller_asks_for_win(make_record: MakeRecord) -> None:
+    """Chapters showed 0.000, 0.1 everywhere and 0.0 where they had asked for more digits."""
+    table = pd.DataFrame({"load, s": [0.0123], "half, ms": [0.00042], "FPS": [1.25], "largest difference": [0.25]})
+    formats = {"load, s": "{:.4f}", "half, ms": "{:.5f}", "FPS": "{:.2f}", "largest difference": "{:.3f}"}
+    for name, expected in (("load, s", "0.0123"), ("half, ms", "0.00042"), ("FPS", "1.25")):
+        assert column(table, name, formats=formats) == [expected]
+    assert column(table, "largest difference", formats=formats) == ["0.250"]
+    assert column(table, "load, s") == ["0.0"]
+    assert column(table, "half, ms") == ["0.000"]
+
+
+@pytest.mark.parametrize("kind", ["float64", "Float64", "object"])
+def test_a_difference_that_is_no_number_is_not_shown_as_a_gap(kind: str) -> None:
+    table = pd.DataFrame({"largest difference": [1e-6, float("nan")], "FPS": [1.0, None]}).astype(kind)
+    assert column(table, "largest difference") == ["1.0e-06", "not a number"]
+    assert column(table, "FPS")[1] == "-"
+
+
 @pytest.mark.parametrize(
     ("slow", "fast", "expected"),
     [
@@ -91,12 +129,46 @@ def test_shown_tables_format_numbers_and_mark_gaps() -> None:
     ],
 )
 def test_a_comparison_reads_right_both_ways(make_record: MakeRecord, slow: float, fast: float, expected: str) -> None:
-    assert words.times_faster([make_record(slow)], [make_record(fast)]) == expected
+    pair = make_record(slow, backend="a"), make_record(fast, backend="b")
+    assert words.times_faster([pair[0]], [pair[1]]) == expected
+    assert words.times_faster([pair[0]], [pair[1]], "device") == expected
+    assert words.against(*pair) == expected
+
+
+def test_what_the_intervals_leave_open_is_not_claimed(make_record: MakeRecord) -> None:
+    pair = make_record(2.0, backend="a"), make_record(2.5, backend="b", timing={"luck": 0.5, "seed": 3})
+    assert words.times_faster([pair[0]], [pair[1]]) == "not clearly faster or slower"
+    assert words.against(*pair).startswith("cannot tell (")
+
+
+def test_from_too_few_invocations_only_the_ratio_is_told(make_record: MakeRecord) -> None:
+    pair = make_record(4.0, count=1, backend="a"), make_record(2.0, count=1, backend="b")
+    assert words.times_faster([pair[0]], [pair[1]]) == "2.00 times as fast here (too few invocations for a verdict)"
+    assert words.against(*pair) == "2.00"
+    assert words.tied(pair[1], list(pair)) == "(too few invocations for a verdict)"
 
 
 def test_a_number_that_is_not_there_says_so(make_record: MakeRecord) -> None:
+    absent, on_cpu = make_record(count=0, status="failed"), make_record(device="cpu")
     assert words.times_faster([], [make_record()]) == words.NOT_MEASURED
-    assert words.number([make_record(latency=None)], lambda r: r.fps) == words.NOT_MEASURED
+    assert words.times_faster([absent], [make_record()]) == words.NOT_MEASURED
+    assert words.times_faster([on_cpu], [make_record()], "device") == words.NOT_MEASURED
+    assert words.number([absent], lambda r: r.fps) == words.NOT_MEASURED
+    assert words.number([make_record(4.0)], lambda r: r.fps) == "250.00"
+
+
+def test_ties_are_named(make_record: MakeRecord) -> None:
+    best, near = make_record(2.0, backend="a"), make_record(2.01, backend="b", title="TVM", precision="fp16")
+    assert words.tied(best, [best, near, make_record(4.0, backend="c")]) == "TVM FP16"
+    assert words.tied(best, [best]) == "nothing else"
+
+
+def test_how_claims_held_is_told_in_counts() -> None:
+    counts = {"pairs": 40, "claims": 20, "contradicted": 1, "not_confirmed": 4, "compatible_percent": 95.2}
+    said = words.held(counts)
+    for part in ("of 40 pairs", "calls 20 faster", "contradicts 1 of these claims (5.0 %)", "confirm 3 more", "95 of"):
+        assert part in said
+    assert "none is claimed" in words.held(counts | {"claims": 0, "compatible_percent": None})
 
 
 def test_the_verdict_names_the_export_that_changed_the_model(make_record: MakeRecord) -> None:
@@ -132,24 +204,108 @@ def test_a_caption_names_machine_software_and_day(make_record: MakeRecord) -> No
     assert "driver" not in plots.provenance([make_record(device="cpu")])
 
 
+def graph_of(make_record: MakeRecord, milliseconds: float = 0.5, **changed: object) -> Record:
+    return make_record(
+        milliseconds, backend="pytorch-cudagraph", title="PyTorch (CUDA graph)", precision="fp16", **changed
+    )
+
+
 def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path: Path, make_record: MakeRecord) -> None:
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
-    graph = make_record(0.5, backend="pytorch-cudagraph", title="PyTorch (CUDA graph)", precision="fp16")
-    readme.update(page, [make_record(2.0), graph, make_record(9.0, device="cpu")])
+    absent = make_record(count=0, backend="tensorrt", title="TensorRT", status="unavailable", reason="not installed")
+    readme.update(page, [make_record(2.0), graph_of(make_record), absent, make_record(9.0, device="cpu")])
     text = page.read_text()
     assert text.startswith("before\n<!-- results -->\n")
     assert text.endswith("<!-- /results -->\nafter\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     (best,) = [line.split("|") for line in text.splitlines() if "PyTorch (CUDA graph) FP16" in line]
-    assert [cell.strip() for cell in best[1:6]] == [
+    assert [cell.strip() for cell in best[1:7]] == [
         "resnet18",
-        "2.000",
+        "2.000 (2.000\u20132.000)",
         "PyTorch (CUDA graph) FP16",
-        "0.500",
+        "0.500 (0.500\u20130.500)",
         "4.0 times faster",
+        "nothing else",
     ]
+    assert "- TensorRT: unavailable: not installed" in text
     assert "9.000" not in text
+    assert readme.ONE_RUN in text
+
+
+def test_the_readme_tells_how_the_claims_of_two_runs_held(make_record: MakeRecord) -> None:
+    first = [make_record(2.0, run="1"), graph_of(make_record, run="1")]
+    second = [make_record(2.0, run="2"), graph_of(make_record, 8.0, run="2")]
+    text = readme.results([*second, *first])
+    assert "0.500" in text
+    assert "8.000" not in text  # the second run checks the first, and is not mixed with it
+    row = next(line for line in text.splitlines() if line.startswith("| end to end"))
+    assert [cell.strip() for cell in row.split("|")[1:7]] == ["end to end", "1", "1", "1", "1", "0.0"]
+
+
+def test_a_readme_without_records_says_so() -> None:
+    assert readme.results([]) == "Nothing published yet."
+
+
+# The flat table
+
+
+COLUMNS = [
+    "machine", "backend", "model", "device", "precision", "batch_size", "status", "reason", "accuracy_percent",
+    "agreement_percent", "latency_p50_ms", "latency_p99_ms", "upload_ms", "compute_ms", "download_ms", "fps",
+    "throughput_images_per_s", "gpu_memory_mib", "gpu_busy_percent",
+]  # fmt: skip
+NEW_COLUMNS = [
+    "invocations", "iterations", "latency_low_ms", "latency_high_ms", "device_ms", "device_low_ms", "device_high_ms",
+    "host_pace", "run",
+]  # fmt: skip
+
+
+def test_the_flat_table_keeps_its_columns_and_gains_those_of_the_design(make_record: MakeRecord) -> None:
+    noisy = {"luck": 0.1, "seed": 1, "device_ms": 1.0}
+    measured, absent = make_record(2.0, timing=noisy, run="2"), make_record(count=0, status="failed", reason="why")
+    table = tables.flat_table([measured, absent])
+    assert list(table) == COLUMNS + NEW_COLUMNS
+    row, empty = table.iloc[0], table.iloc[1]
+    median, device = measured.median("end_to_end"), measured.median("device")
+    assert (row["latency_p50_ms"], row["latency_low_ms"], row["latency_high_ms"]) == (
+        median.value,
+        median.low,
+        median.high,
+    )
+    assert (row["device_ms"], row["device_low_ms"], row["device_high_ms"]) == (device.value, device.low, device.high)
+    assert (row["invocations"], row["iterations"], row["host_pace"], row["run"]) == (3, 1200, 0.04, "2")
+    assert row["latency_p99_ms"] > row["latency_p50_ms"]
+    assert (empty["status"], empty["reason"]) == ("failed", "why")
+    assert empty[[*COLUMNS[8:], *NEW_COLUMNS[:-1]]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("count", "iterations", "empty"),
+    [
+        (1, 2000, {"latency_low_ms", "latency_high_ms", "device_low_ms", "device_high_ms"}),
+        (3, 100, {"latency_p99_ms"}),
+    ],
+)
+def test_what_too_few_invocations_or_iterations_do_not_carry_is_empty(
+    make_record: MakeRecord, count: int, iterations: int, empty: set[str]
+) -> None:
+    row = tables.flat_table([make_record(2.0, count=count, timing={"iterations": iterations})]).iloc[0]
+    assert {name for name in COLUMNS + NEW_COLUMNS if pd.isna(row[name])} == empty
+
+
+def test_a_cpu_has_no_device_columns_of_its_own(make_record: MakeRecord) -> None:
+    row = tables.flat_table([make_record(device="cpu")]).iloc[0]
+    assert row[["device_ms", "device_low_ms", "device_high_ms", "gpu_memory_mib", "gpu_busy_percent"]].isna().all()
+
+
+def test_a_record_without_parts_still_has_its_times_and_a_figure(make_record: MakeRecord) -> None:
+    """A second run repeats the rounds alone."""
+    rounds_only = make_record(2.0, parts=None)
+    assert tables.flat_table([rounds_only]).iloc[0]["latency_p50_ms"] == pytest.approx(2)
+    _, (axes,) = plots.new_figure()
+    plots.stacked_parts([rounds_only, make_record(3.0, title="TVM")], axes)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["TVM FP32"]
 
 
 @pytest.mark.parametrize(("precisions", "strengths"), [(["fp32"], [1]), (["fp32", "fp16"], [0.45, 1])])

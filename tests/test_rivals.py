@@ -13,12 +13,12 @@ from inference_lib.records.machine import Machine
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import words
-from inference_lib.report.rivals import Comparison
+from inference_lib.report.rivals import Rivals
 
 MakeRecord = Callable[..., Record]
 
 RIVALS = ("tvm", "pytorch")
-TITLES = {"tvm": "TVM", "pytorch": "PyTorch (eager)"}
+TITLES = {"tvm": "TVM", "pytorch": "PyTorch (eager)", "openvino": "OpenVINO (latency)"}
 PRECISIONS = ("fp16", "fp32", "bf16")
 
 
@@ -28,8 +28,8 @@ def make_rival(make_record: MakeRecord) -> MakeRecord:
     return lambda backend, **changed: make_record(backend=backend, title=TITLES[backend], **changed)
 
 
-def comparison(here: Sequence[Record] = (), published: Sequence[Record] = ()) -> Comparison:
-    return Comparison.of(RIVALS, here, published, PRECISIONS)
+def comparison(here: Sequence[Record] = (), published: Sequence[Record] = ()) -> Rivals:
+    return Rivals.of(RIVALS, here, published, PRECISIONS)
 
 
 def caption(shown: HTML) -> str:
@@ -55,11 +55,12 @@ def test_records_are_ordered_by_model_then_precision_then_rival(make_rival: Make
         assert [(r.model, r.precision, r.backend) for r in shelf] == expected
 
 
-def test_what_is_no_rival_or_was_not_measured_is_left_out(make_record: MakeRecord, make_rival: MakeRecord) -> None:
-    other = make_record(backend="openvino", title="OpenVINO (latency)")
-    failed = make_rival("tvm", status="failed", reason="logits differ", latency=None)
+def test_what_is_no_rival_is_left_out_and_what_was_not_measured_keeps_its_row(make_rival: MakeRecord) -> None:
+    failed = make_rival("tvm", count=0, status="failed", reason="logits differ")
     kept = make_rival("pytorch")
-    assert comparison(here=[other, failed, make_rival("tvm", precision="tf32"), kept]).here == [kept]
+    others = [make_rival("openvino"), make_rival("tvm", precision="tf32")]
+    assert comparison(here=[*others, failed, kept]).here == [failed, kept]
+    assert comparison(here=[*others, failed, kept]).shown("resnet18", "fp32") == [kept]
 
 
 def test_a_gpu_s_records_are_shown_before_the_cpu_s(make_rival: MakeRecord) -> None:
@@ -104,27 +105,61 @@ def test_a_sentence_about_fp16_gets_no_fp32_records(make_rival: MakeRecord) -> N
 def test_the_verdict_compares_with_every_rival_at_every_batch_size(make_rival: MakeRecord) -> None:
     records = [make_rival("pytorch", milliseconds=4.0), make_rival("pytorch", milliseconds=9.0, batch_size=8)]
     records += [make_rival("tvm", milliseconds=2.0), make_rival("tvm", milliseconds=3.0, batch_size=8)]
-    compared = comparison(here=records)
-    assert compared.verdict("tvm", {"the loop": "pytorch"}, precision="fp32", batch_sizes=(1, 8)) == (
+    assert comparison(here=records).verdict("tvm", precision="fp32", batch_sizes=(1, 8)) == (
         "On NVIDIA Test GPU, FP32, TVM end to end: "
-        "against the loop it is 2.0 times faster at batch 1 and 3.0 times faster at batch 8"
+        "against PyTorch (eager) it is 2.0 times faster at batch 1 and 3.0 times faster at batch 8"
     )
+
+
+def test_the_verdict_leaves_out_a_batch_size_that_the_other_did_not_run(make_rival: MakeRecord) -> None:
+    records = [make_rival("pytorch", milliseconds=4.0), make_rival("tvm"), make_rival("tvm", batch_size=8)]
+    said = comparison(here=records).verdict("tvm", precision="fp32", batch_sizes=(1, 8))
+    assert said.endswith("against PyTorch (eager) it is 2.0 times faster at batch 1")
 
 
 def test_there_is_no_verdict_on_what_did_not_run(make_rival: MakeRecord) -> None:
     compared = comparison(here=[make_rival("pytorch")])
-    assert "nothing to compare" in compared.verdict("tvm", {"the loop": "pytorch"}, precision="fp32")
+    assert "nothing to compare" in compared.verdict("tvm", precision="fp32")
 
 
-def test_the_table_has_this_machine_first_and_rows_in_order(make_rival: MakeRecord) -> None:
-    here = make_rival("pytorch", milliseconds=20.0, device="cpu")
-    published = [make_rival("pytorch", milliseconds=3.0), make_rival("tvm", milliseconds=2.5)]
+def cells_of(html: str) -> list[list[str]]:
+    """Return the text of the table's cells, a list a row."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    found = [re.findall(r"<td [^>]*>(.*?)</td>", row) for row in rows]
+    return [row for row in found if row]
+
+
+def test_the_table_has_this_machine_first_and_a_baseline_of_its_own_on_each(make_rival: MakeRecord) -> None:
+    here = [make_rival("tvm", milliseconds=20.0, device="cpu"), make_rival("pytorch", milliseconds=40.0, device="cpu")]
+    published = [make_rival("tvm", milliseconds=3.0), make_rival("pytorch", milliseconds=1.5)]
     large = make_rival("pytorch", milliseconds=77.0, batch_size=8)
-    html = comparison(here=[here], published=[*published, large]).table().data
-    assert re.findall(r"<th [^>]*>(.*?)</th>", html)[-2:] == ["Test CPU (2 cores), ms", "NVIDIA Test GPU, ms"]
-    cells = re.findall(r"<td [^>]*>(.*?)</td>", html)
-    assert cells[:6] == ["TVM", "resnet18", "FP32", "1", "-", "2.500"]
-    assert cells[6:] == ["PyTorch (eager)", "resnet18", "FP32", "1", "20.000", "3.000"]
+    html = comparison(here=here, published=[*published, large]).table().data
+    heads = [text for text in re.findall(r"<th [^>]*>(.*?)</th>", html) if "Test" in text]
+    assert heads == ["Test CPU (2 cores)", "NVIDIA Test GPU"]
+    ends = [f"{ms:.3f}\u2013{ms:.3f}" for ms in (20, 3, 40, 1.5)]
+    assert cells_of(html) == [
+        ["TVM", "resnet18", "FP32", "20.000", ends[0], "baseline", "3.000", ends[1], "baseline", "2.400"],
+        ["PyTorch (eager)", "resnet18", "FP32", "40.000", ends[2], "2.0 times slower", "1.500", ends[3],
+         "2.0 times faster", "1.200"],
+    ]  # fmt: skip
+    assert "77.000" not in html
+
+
+def test_a_tie_is_shown_as_one_and_so_is_what_cannot_be_told(make_rival: MakeRecord) -> None:
+    noisy = {"luck": 0.2, "seed": 1}
+    records = [make_rival("tvm"), make_rival("pytorch"), make_rival("tvm", model="vanilla_cnn")]
+    records.append(make_rival("pytorch", model="vanilla_cnn", timing=noisy))
+    said = [row[5] for row in cells_of(comparison(here=records).table().data)]
+    assert said[2:] == ["baseline", "about as fast"] or "about as fast" in said
+    assert any(text.startswith("cannot tell (") for text in said)
+
+
+def test_a_row_that_was_not_measured_says_why_below_the_table(make_rival: MakeRecord) -> None:
+    absent = make_rival("pytorch", count=0, status="unavailable", reason="not <here>")
+    html = comparison(here=[make_rival("tvm"), absent]).table().data
+    table, notes = html.split("</table>")
+    assert "unavailable [1]" in table
+    assert "<li>not &lt;here&gt;</li>" in notes
 
 
 def test_the_table_s_caption_names_batch_and_machines(make_rival: MakeRecord) -> None:
@@ -135,7 +170,7 @@ def test_the_table_s_caption_names_batch_and_machines(make_rival: MakeRecord) ->
     assert "Test CPU" not in caption(compared.table(8))
 
 
-def figures(compared: Comparison, *precisions: str) -> list[HTML]:
+def figures(compared: Rivals, *precisions: str) -> list[HTML]:
     return [draw("resnet18", *precisions) for draw in (compared.latencies, compared.parts, compared.batches)]
 
 
@@ -192,14 +227,14 @@ def filled(lab: Lab, make_rival: MakeRecord) -> Lab:
     """Return a lab on the CPU whose two shelves both have a CPU's and a GPU's record."""
     for store, milliseconds in ((lab.store, 2.0), (lab.published_store, 3.0)):
         for device in ("cpu", "cuda"):
-            store.write(make_rival("tvm", milliseconds=milliseconds, device=device))
+            store.write(make_rival("tvm", milliseconds=milliseconds, device=device, profile="quick"))
     return lab
 
 
 def test_a_lab_compares_its_device_with_the_published_gpu(filled: Lab) -> None:
     compared = filled.compare(RIVALS)
-    assert [(r.device, r.latency.end_to_end.p50) for r in compared.here] == [("cpu", 2.0)]
-    assert [(r.device, r.latency.end_to_end.p50) for r in compared.published] == [("cuda", 3.0)]
+    assert [(r.device, round(r.latency.end_to_end.p50, 6)) for r in compared.here] == [("cpu", 2.0)]
+    assert [(r.device, round(r.latency.end_to_end.p50, 6)) for r in compared.published] == [("cuda", 3.0)]
 
 
 def test_a_comparison_on_the_cpu_has_no_gpu_in_it(filled: Lab) -> None:
@@ -210,6 +245,6 @@ def test_a_comparison_on_the_cpu_has_no_gpu_in_it(filled: Lab) -> None:
 
 def test_a_lab_compares_the_precisions_that_are_asked_for(lab: Lab, make_rival: MakeRecord) -> None:
     for precision in ("fp32", "tf32", "fp16", "bf16"):
-        lab.store.write(make_rival("tvm", device="cpu", precision=precision))
+        lab.store.write(make_rival("tvm", device="cpu", precision=precision, profile="quick"))
     assert [r.precision for r in lab.compare(RIVALS).here] == ["fp32", "fp16", "bf16"]
     assert [r.precision for r in lab.compare(RIVALS, precisions=["tf32"]).here] == ["tf32"]

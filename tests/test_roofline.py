@@ -28,6 +28,10 @@ class Network(nn.Module):
         return self.linear(self.convolution(x).flatten(1))
 
 
+def shape(batch_size: int) -> tuple[int, ...]:
+    return (batch_size, 3, 224, 224)
+
+
 WEIGHTS = 4 * 3 * 9
 MIDDLE = 4 * 224 * 224
 
@@ -35,13 +39,13 @@ MIDDLE = 4 * 224 * 224
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_operations_of_a_convolution_and_a_linear_layer(batch_size: int) -> None:
     multiply_adds = batch_size * (MIDDLE * 3 * 9 + MIDDLE * 5)
-    assert count(Network(), batch_size).operations == 2 * multiply_adds
+    assert count(Network(), shape(batch_size)).operations == 2 * multiply_adds
 
 
 @pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("tf32", 4), ("fp16", 2), ("bf16", 2)])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_bytes_of_two_layers(precision: str, size: int, batch_size: int) -> None:
-    work = count(Network(), batch_size, precision)
+    work = count(Network(), shape(batch_size), precision)
     convolution = batch_size * INPUT + WEIGHTS + batch_size * MIDDLE
     linear = batch_size * MIDDLE + MIDDLE * 5 + 5 + batch_size * 5
     assert work.calls == 2  # the views between them move nothing
@@ -53,7 +57,7 @@ def test_bytes_of_two_layers(precision: str, size: int, batch_size: int) -> None
 
 def test_counting_leaves_the_model_alone() -> None:
     model = Network().half()
-    count(model, 2, "fp32")
+    count(model, shape(2), "fp32")
     assert all(p.device.type == "cpu" and p.dtype is torch.float16 for p in model.parameters())
 
 
@@ -70,7 +74,7 @@ def test_fusion_moves_less_and_computes_the_same() -> None:
     targets = [node.target for node in fused.graph.nodes]
     assert CONVOLUTION_RELU in targets
     assert CONVOLUTION_ADD_RELU in targets
-    before, after = count(plain, 16, "fp16"), count(fused, 16, "fp16")
+    before, after = (count(network, shape(16), "fp16") for network in (plain, fused))
     assert after.operations == before.operations
     assert after.calls < before.calls / 2
     assert after.bytes_fused < after.bytes_unfused < before.bytes_unfused / 2

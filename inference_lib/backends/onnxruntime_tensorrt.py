@@ -35,6 +35,7 @@ class OnnxRuntimeTensorRt(OnnxRuntime):
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime (TensorRT)"
+    times_kernels = True
     runs_on_cpu = False
     times_kernels = True
 

@@ -107,10 +107,11 @@ class Session:
         """Return what is known already: a reason why not, a record of this very measurement, or an empty one."""
         if reason := why_not(rival):
             blocked = empty_record(rival, self.profile, self.run, *reason)
-            return self.store.keep(blocked)
+            self.store.keep(blocked)
+            return blocked
         fresh = empty_record(rival, self.profile, self.run, "ok")
         found = self.store.find(fresh.key) if self.reuse else None
-        if found and found.ok and (self.trust or found.fingerprint == fresh.fingerprint):
+        if found and found.ok and (self.trust or (found.fingerprint == fresh.fingerprint and not _disturbed(found))):
             return found
         return fresh
 
@@ -141,7 +142,7 @@ class Session:
             whole = number == 1 and not self.rounds_only
             tries.append(race.run(number, phases=whole, evaluate=self._to_evaluate(one) if whole else ()))
             self.progress(f"  {race.spent}")
-        return min(tries, key=_waited)
+        return min(tries, key=lambda outcomes: (_failures(outcomes), _waited(outcomes)))
 
     def _to_evaluate(self, one: RivalSet) -> list[Rival]:
         """Return the members whose artifact was not checked on all test pictures yet by their backend."""
@@ -155,10 +156,11 @@ class Session:
             self._fail(rival, outcome.failure)
             return
         assert outcome.invocation is not None
+        others = [i for i in record.invocations if i.number != outcome.invocation.number]  # written before a crash
         record = record.model_copy(
             update={
                 "rivals": name,
-                "invocations": [*record.invocations, outcome.invocation],
+                "invocations": [*others, outcome.invocation],
                 "build": record.build or outcome.build,
                 "parts": record.parts or outcome.parts,
                 "throughput_images_per_s": record.throughput_images_per_s or outcome.throughput,
@@ -187,7 +189,13 @@ class Session:
         self.progress(f"  {rival}: {failure}")
         status: Status = "out_of_memory" if failure.out_of_memory else "failed"
         failed = empty_record(rival, self.profile, self.run, status, str(failure))
-        self.records[rival] = self.store.keep(failed)
+        begun = 0 < len(self.records[rival].invocations) < self.profile.invocations  # no whole row, to be protected
+        (self.store.write if begun else self.store.keep)(failed)
+        self.records[rival] = failed
+
+
+def _failures(outcomes: dict[Rival, Outcome]) -> int:
+    return sum(outcome.failure is not None for outcome in outcomes.values())
 
 
 def _waited(outcomes: dict[Rival, Outcome]) -> float:
@@ -195,11 +203,16 @@ def _waited(outcomes: dict[Rival, Outcome]) -> float:
     return max((o.invocation.waited_percent for o in outcomes.values() if o.invocation), default=0.0)
 
 
+def _disturbed(record: Record) -> float:
+    """Return how long its threads waited for a core, percent, where that is too long, else 0: it is measured again."""
+    waited = max((invocation.waited_percent for invocation in record.invocations), default=0.0)
+    return waited if waited > WAITED_PERCENT else 0.0
+
+
 def flags(record: Record) -> list[str]:
     """Say what makes the record less trustworthy than its neighbours."""
     found = []
-    waited = max((invocation.waited_percent for invocation in record.invocations), default=0.0)
-    if waited > WAITED_PERCENT:
+    if waited := _disturbed(record):
         found.append(f"other work kept it from a core for {waited:.0f} % of its time")
     if record.fps and record.throughput_images_per_s is not None:
         part = record.throughput_images_per_s / record.fps

@@ -40,28 +40,37 @@ def handle(index: int) -> Any:
     """Return NVML's handle of the GPU that this process calls ``cuda:index``.
 
     NVML counts all GPUs in PCI order; a process sees those of ``CUDA_VISIBLE_DEVICES``, in an order of its own. Its
-    UUID is the same for both.
+    UUID is the same for both, that of a slice (MIG) starts otherwise.
+
+    Raises:
+        NVMLError: NVML does not know it.
+
     """
     pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
+    uuid = torch.cuda.get_device_properties(index).uuid
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
 
 
-def _ask(query: Callable[..., Any], *arguments: Any) -> Any:
+def _ask(query: Callable[..., Any], index: int, *arguments: Any) -> Any:
     """Return what NVML answers, None where this GPU (a slice of one, an older one) has no such reading."""
     try:
-        return query(*arguments)
+        return query(handle(index), *arguments)
     except pynvml.NVMLError:
         return None
 
 
-def memory_used_mib(index: int) -> float:
+def memory_used_mib(index: int) -> float | None:
     """Return the memory in use on the GPU by all processes and the driver, MiB."""
-    return pynvml.nvmlDeviceGetMemoryInfo(handle(index)).used / MIB
+    found = _ask(pynvml.nvmlDeviceGetMemoryInfo, index)
+    return None if found is None else found.used / MIB
 
 
 def process_memory_mib(index: int) -> float | None:
     """Return the GPU memory of this process, MiB; None where NVML does not tell processes apart (in a container)."""
-    found = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle(index)) or []
+    found = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, index) or []
     used = [process.usedGpuMemory for process in found if process.pid == os.getpid()]
     return used[0] / MIB if used and used[0] else None
 
@@ -72,7 +81,7 @@ def wake_clocks(index: int, step: Callable[[], object], clock: Callable[[], floa
     An idle GPU runs at a fraction of its clock and takes a moment under load to rise: what is timed before that is
     the power management. A GPU that never gets there (a power cap, say) is given up after ``CLOCK_LIMIT_S``.
     """
-    highest = _ask(pynvml.nvmlDeviceGetMaxClockInfo, handle(index), pynvml.NVML_CLOCK_SM)
+    highest = _ask(pynvml.nvmlDeviceGetMaxClockInfo, index, pynvml.NVML_CLOCK_SM)
     start = clock()
     while True:
         until = clock() + CLOCK_CHECK_S
@@ -86,12 +95,12 @@ def wake_clocks(index: int, step: Callable[[], object], clock: Callable[[], floa
 
 def clocks(index: int) -> Clocks:
     """Return the SM clock of this moment, and what holds it down if anything does."""
-    mask = _ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle(index))
+    mask = _ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, index)
     return Clocks(sm_mhz=_sm_clock(index), throttle_reasons=_throttle_reasons([mask or 0]))
 
 
 def _sm_clock(index: int) -> float | None:
-    return _ask(pynvml.nvmlDeviceGetClockInfo, handle(index), pynvml.NVML_CLOCK_SM)
+    return _ask(pynvml.nvmlDeviceGetClockInfo, index, pynvml.NVML_CLOCK_SM)
 
 
 def sample_load(index: int, step: Callable[[], int], seconds: float) -> Load:
@@ -136,20 +145,19 @@ class Reading(NamedTuple):
 
 def read(index: int) -> Reading:
     """Return one reading of the GPU."""
-    gpu = handle(index)
-    busy, milliwatts = _ask(pynvml.nvmlDeviceGetUtilizationRates, gpu), _ask(pynvml.nvmlDeviceGetPowerUsage, gpu)
+    busy, milliwatts = _ask(pynvml.nvmlDeviceGetUtilizationRates, index), _ask(pynvml.nvmlDeviceGetPowerUsage, index)
     return Reading(
         None if busy is None else busy.gpu,
         _sm_clock(index),
         None if milliwatts is None else milliwatts / 1e3,
-        _ask(pynvml.nvmlDeviceGetTemperature, gpu, pynvml.NVML_TEMPERATURE_GPU),
-        _ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, gpu) or 0,
+        _ask(pynvml.nvmlDeviceGetTemperature, index, pynvml.NVML_TEMPERATURE_GPU),
+        _ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, index) or 0,
     )
 
 
 def _joules(index: int) -> float | None:
     """Return the energy counter in joules; it moves every 10 to 100 ms. None where the GPU has none."""
-    millijoules = _ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle(index))
+    millijoules = _ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, index)
     return None if millijoules is None else millijoules / 1e3
 
 

@@ -121,9 +121,10 @@ class Race:
         outcome = self.outcomes[rival]
         with self._failing(rival):
             outcome.memory_mib = self._workers[rival].ask("memory_mib", limit_s=TURN_LIMIT_S)
+        if outcome.memory_mib is not None:
             outcome.memory_source = "NVML, of this process"
-        if outcome.memory_mib is None and before is not None:
-            outcome.memory_mib = (self._device_memory(rival) or 0.0) - before
+        elif before is not None and (after := self._device_memory(rival)) is not None:
+            outcome.memory_mib = after - before
             outcome.memory_source = "NVML, growth of the device's used memory"
 
     def _failing(self, rival: Rival) -> "_Failing":

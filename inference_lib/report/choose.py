@@ -44,7 +44,7 @@ def choose(
     enough for one. A limit on something that was not measured excludes.
     """
     records = list(records)
-    if model not in {record.model for record in records}:
+    if records and model not in {record.model for record in records}:
         raise unknown_name("model", model, sorted({record.model for record in records}))
     if goal not in GOALS:
         raise unknown_name("goal", goal, GOALS)

@@ -184,6 +184,7 @@ def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
 
     The mark's own bar is the 95 % interval of the latency.
     """
+    records = [record for record in records if record.parts]
     positions = range(len(records))
     left = np.zeros(len(records))
     for part, color in PART_COLORS.items():

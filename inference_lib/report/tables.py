@@ -21,6 +21,9 @@ from inference_lib.seam import MODELS, PRECISIONS
 
 MISSING = "-"
 
+LARGEST, NOT_A_NUMBER = "largest difference", "not a number"
+"""A difference is computed for every row that has one: a gap there is an answer that was no number."""
+
 INTERVAL = "95 %"
 """Heads the column of an interval, whose cells are text and stand where numbers do."""
 
@@ -36,7 +39,7 @@ SCOREBOARD_FORMATS = {
     "GPU memory MiB": "{:,.0f}",
     "GPU busy %": "{:.0f}",
     "compatible %": "{:.1f}",
-    "largest difference": "{:.1e}",
+    LARGEST: "{:.1e}",
     "times PyTorch": "{:.1f}",
     "times faster": "{:.2f}",
     "ms": "{:.3f}",
@@ -230,6 +233,7 @@ def show_table(
     styled = (
         Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
         .format(known, na_rep=MISSING)
+        .format(wanted[LARGEST], na_rep=NOT_A_NUMBER, subset=[n for n, last in lowest.items() if last == LARGEST])
         .hide(axis="index")
         .set_caption(caption)
         .set_td_classes(pd.DataFrame("number", index=table.index, columns=table.columns)[numbers])

@@ -1,0 +1,128 @@
+"""Exports ahead of every measurement: which are timed, which run side by side, and what a failure costs."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import objects
+import pytest
+
+from inference_lib.backends import BACKENDS
+from inference_lib.cli import main
+from inference_lib.measure import exports
+from inference_lib.measure.exports import ensure_reference, export_missing
+from inference_lib.measure.plan import Rival
+from inference_lib.measure.workers import WorkerError
+from inference_lib.seam import Workload, find_model
+from inference_lib.support.errors import CourseError
+
+
+@pytest.fixture
+def waves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], bool]]:
+    """Let nothing be there; return what is exported together, and whether that is timed, as it happens."""
+    found: list[tuple[list[str], bool]] = []
+
+    def export(wave: dict[str, Rival], *, timed: bool) -> dict[str, WorkerError]:
+        found.append((list(wave), timed))
+        return {key: WorkerError("died") for key in wave if "openvino" in key}
+
+    monkeypatch.setattr(exports, "find_artifact", lambda *_: None)
+    monkeypatch.setattr(exports, "_export", export)
+    monkeypatch.setattr(exports.os, "cpu_count", lambda: 2)
+    return found
+
+
+def rivals(names: Iterable[str], sizes: Iterable[int] = (1,), precision: str = "fp32", device: str = "cpu"):
+    return [Rival(name, Workload("resnet18", size, precision, device)) for name in names for size in sizes]
+
+
+def keys(waves: list[tuple[list[str], bool]]) -> list[str]:
+    return [key for wave, _ in waves for key in wave]
+
+
+def test_an_artifact_that_several_cells_share_is_exported_once(waves: list) -> None:
+    export_missing(rivals(["pytorch", "onnxruntime", "onnxruntime-iobinding"], sizes=(1, 8)), print)
+    assert sorted(keys(waves)) == ["onnx/resnet18-fp32", "pytorch/resnet18-fp32"]
+
+
+def test_the_cheapest_cells_are_exported_alone_and_timed_the_others_side_by_side(waves: list) -> None:
+    export_missing(rivals(["aot-inductor"], sizes=(8, 1, 64, 2)), print)
+    alone = [wave for wave, timed in waves if timed]
+    assert [len(wave) for wave in alone] == [1]
+    assert "b1" in alone[0][0]
+    assert [len(wave) for wave, timed in waves if not timed] == [2, 1]
+
+
+def test_no_export_is_timed_where_nobody_asks_for_it(waves: list) -> None:
+    export_missing(rivals(["aot-inductor", "pytorch"], sizes=(1, 8)), print, timed=False)
+    assert not any(timed for _, timed in waves)
+    assert len(keys(waves)) == 3
+
+
+def test_a_builder_that_times_kernels_never_runs_beside_another(waves: list) -> None:
+    builder = next(name for name, backend in BACKENDS.items() if getattr(backend, "times_kernels", False))
+    export_missing(rivals([builder, "pytorch"], sizes=(1, 8, 64), device="cuda"), print, timed=False)
+    assert all(len(wave) == 1 for wave, _ in waves if any(builder in key for key in wave))
+
+
+def test_what_could_not_be_exported_is_named_with_its_reason_and_the_others_are_exported(waves: list) -> None:
+    failed = export_missing(rivals(["openvino", "pytorch", "torchscript"]), print)
+    assert {key: str(error) for key, error in failed.items()} == {"openvino/resnet18-fp32": "died"}
+    assert len(keys(waves)) == 3
+
+
+def test_what_is_there_is_not_exported_again(waves: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "find_artifact", lambda backend, _: backend.name == "pytorch" or None)
+    export_missing(rivals(["pytorch", "torchscript"]), print)
+    assert keys(waves) == ["torchscript/resnet18-fp32"]
+
+
+def test_the_command_says_what_failed_and_measures_nothing(
+    waves: list, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ["benchmark", "--export-only", "--device", "cpu", "--model", "resnet18", "--batch-size", "1"]
+    command += ["--records", str(tmp_path / "records")]
+    assert main([*command, "--backend", "pytorch", "openvino"]) == 1
+    assert capsys.readouterr().out == "openvino/resnet18-fp32: died\n"
+    assert main([*command, "--backend", "pytorch"]) == 0
+    assert capsys.readouterr().out == "everything is exported\n"
+    assert not list((tmp_path / "records").glob("*.json"))
+
+
+# Real processes
+
+
+CELLS = rivals(["pytorch", "torchscript"])
+"""Looked for and never exported: the exporters of these tests do something else."""
+
+
+@pytest.fixture
+def nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "find_artifact", lambda *_: None)
+
+
+@pytest.mark.usefixtures("nothing_there")
+def test_an_export_that_is_killed_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "Exporter", objects.KilledExporter)
+    failed = export_missing(CELLS, print)
+    assert [str(error) for error in failed.values()] == ["the worker process died (signal 9)"] * 2
+
+
+@pytest.mark.usefixtures("nothing_there")
+def test_an_export_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "Exporter", objects.HungExporter)
+    monkeypatch.setattr(exports, "EXPORT_LIMIT_S", 0.5)
+    failed = export_missing(CELLS, print, timed=False)
+    assert all("the worker process was ended" in str(error) for error in failed.values())
+    assert len(failed) == 2
+
+
+def test_reference_logits_that_cannot_be_computed_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(exports, "reference_path", lambda *_: tmp_path / "nothing")
+    monkeypatch.setattr(exports, "Exporter", objects.KilledExporter)
+    with pytest.raises(CourseError) as error:
+        ensure_reference(find_model("resnet18"), "cpu", 8)
+    assert str(error.value) == (
+        "the reference logits of resnet18 cannot be computed on cpu: the worker process died (signal 9)"
+    )
+    assert os.listdir(tmp_path) == []
