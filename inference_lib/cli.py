@@ -1,22 +1,32 @@
 """The command line of the course: ``python -m inference_lib COMMAND``; ``--help`` lists the commands."""
 
 import argparse
+import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from inference_lib.support import environment
 from inference_lib.support.errors import CourseError
 
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
+
+OF_THE_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
+"""What an operating system refuses, and no code of ours can mend."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status. An error is one line on standard error."""
-    options = _parser().parse_args(arguments)
+    environment.tolerate()
+    signal.signal(signal.SIGTERM, _end)
     try:
-        return options.command(options) or 0
+        options = _parser().parse_args(arguments)
+        status = options.command(options) or 0
+        sys.stdout.flush()  # a disk that is full says so here, not while the interpreter ends
+        return status
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -24,14 +34,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return EXIT_ERROR
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        _drop_output()
+        where = error.filename or "the output"
+        print(f"error: cannot use {where}: {error.strerror}; free some space or choose another place", file=sys.stderr)
         return EXIT_ERROR
 
 
-def _data(options: argparse.Namespace) -> None:
-    from inference_lib.zoo.fashion_mnist import ensure_fashion_mnist
+def _end(*_: object) -> None:
+    """End by an exception when asked to terminate, so that every process that was started is ended on the way."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(EXIT_TERMINATED)
 
-    print(ensure_fashion_mnist(options.directory) if options.directory else ensure_fashion_mnist())
+
+def _drop_output() -> None:
+    """Let what is still to be printed go nowhere: the interpreter prints it when it ends, and would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _data(options: argparse.Namespace) -> None:
+    from inference_lib.support.paths import DATA
+    from inference_lib.zoo.fashion_mnist import check, ensure_fashion_mnist
+
+    folder = ensure_fashion_mnist(options.directory or DATA)
+    check(folder)
+    print(folder)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -90,10 +121,13 @@ def _benchmark(options: argparse.Namespace) -> int:
     store.check_writable()
     FASHION_MNIST.ensure()
     if options.export_only:
-        failed = export_missing([rival for rival in rivals if why_not(rival) is None], _say)
+        failed = export_missing(
+            [rival for rival in rivals if why_not(rival) is None], _say, timed=not options.untimed_exports
+        )
         print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return EXIT_ERROR if failed else 0
     session = Session(profile, store, options.run, not options.again, _say)
+    session.time_exports, session.rounds_only = not options.untimed_exports, options.rounds_only
     session.measure(rivals)
     records = [session.records[rival] for rival in rivals]
     print(_formatted(records, options.format))
@@ -143,9 +177,9 @@ def _two_runs(options: argparse.Namespace) -> list[tuple[Path, str]]:
 def _report(options: argparse.Namespace) -> None:
     from inference_lib.records.store import RecordStore
 
-    if not options.records.is_dir():
-        raise CourseError(f"no records in {options.records}; make some with `python -m inference_lib benchmark`")
     records = RecordStore(options.records).read()
+    if not records:
+        raise CourseError(f"no records in {options.records}; make some with `python -m inference_lib benchmark`")
     chosen = [r for r in records if options.batch_size is None or r.batch_size in options.batch_size]
     print(_formatted(chosen, options.format))
 
@@ -163,27 +197,32 @@ def _formatted(records: Sequence[Any], kind: str) -> str:
 def _run(options: argparse.Namespace) -> int:
     from inference_lib.course import run as course
 
-    return course.run_chapters(
-        options.chapters or None, profile=options.profile, device=options.device, force=options.again
+    failed = course.run_chapters(
+        options.chapters or None,
+        profile=options.profile,
+        device=options.device,
+        force=options.again,
+        grid=not options.no_grid,
     )
+    return EXIT_ERROR if failed else 0
 
 
 def _book(options: argparse.Namespace) -> int:
     from inference_lib.course import book
     from inference_lib.course import run as course
 
-    status = 0
     if options.edition == "local":
-        status = course.run_chapters(profile=options.profile, device=options.device)
-    if status == 0:
-        book.render(options.edition)
-    return status
+        course.run_chapters(profile=options.profile, device=options.device, grid=not options.no_grid)
+    broken = book.render(options.edition).broken
+    if broken:
+        print(f"without their results, see their pages: {', '.join(broken)}", file=sys.stderr)
+    return EXIT_ERROR if broken else 0
 
 
 def _publish(options: argparse.Namespace) -> None:
     from inference_lib.course import book
 
-    names = book.publish(options.executed, options.records)
+    names = book.publish(options.executed, options.records, options.any_profile)
     print(f"published {', '.join(names)}")
 
 
@@ -242,6 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"
     )
+    bench.add_argument("--untimed-exports", action="store_true", help="export all side by side; no export times then")
+    bench.add_argument("--rounds-only", action="store_true", help="only what claims rest on: for a second run")
     bench.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
     bench.add_argument("--again", action="store_true", help="measure what was measured before, too")
     choices(bench, profile=True, records=True)
@@ -249,15 +290,19 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "execute chapters that are not up to date")
     run.add_argument("chapters", nargs="*", metavar="CHAPTER")
     run.add_argument("--again", action="store_true", help="execute up-to-date chapters, too")
+    no_grid = "do not measure the whole grid before all chapters are executed"
+    run.add_argument("--no-grid", action="store_true", help=no_grid)
     choices(run, profile=True)
 
     book = command("book", _book, "execute the chapters here and render the book")
     book.add_argument("--edition", choices=("local", "published"), default="local")
+    book.add_argument("--no-grid", action="store_true", help=no_grid)
     choices(book, profile=True)
 
     publish = command("publish", _publish, "make the published edition from chapters and records of a GPU machine")
     publish.add_argument("--executed", type=Path, default=paths.BUILD / "executed", help="folder of executed chapters")
     publish.add_argument("--records", type=Path, default=paths.BUILD / "records", help="folder of their records")
+    publish.add_argument("--any-profile", action="store_true", help="publish what is quick or a CPU's, too")
 
     report = command("report", _report, "print the scoreboard of a folder of records")
     report.add_argument("--batch-size", type=int, nargs="+", help="of these batch sizes alone")

@@ -1,5 +1,6 @@
 """What a chapter opens first: the device, the profile, and the two shelves of records."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,17 @@ from inference_lib.measure.roofline import Ceilings, ceilings, published_ceiling
 from inference_lib.measure.turns import Turns, take_turns
 from inference_lib.records.machine import Machine, this_machine
 from inference_lib.records.record import Record
-from inference_lib.records.store import RecordStore, select, select_all
+from inference_lib.records.store import RecordStore, select_all
 from inference_lib.report.rivals import Rivals
 from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS, Model
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError, unknown_name
 
 RECORDS = paths.BUILD / "records"
+
+
+TRUST = "INFERENCE_TRUST_RECORDS"
+"""Where this variable is set, chapters show the records that are there, whatever code and machine made them."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ class Lab:
         device: str | None = None,
     ) -> list[Record]:
         """Measure ``backends`` with the lab's profile, on its device or another; see measure.benchmark.benchmark."""
-        place = device or self.device
-        return benchmark(backends, models, place, self.profile, self.store, precisions, batch_sizes, run=self.run)
+        place, trust = device or self.device, TRUST in os.environ
+        asked = (backends, models, place, self.profile, self.store, precisions, batch_sizes)
+        return benchmark(*asked, run=self.run, trust=trust)
 
     def time(self, call: Callable[[], object]) -> timing.Samples:
         """Time ``call`` with the host's clock, the device's work included: for the experiments inside a chapter."""
@@ -88,14 +94,14 @@ class Lab:
     def compare(
         self, rivals: Sequence[str], device: str | None = None, precisions: Sequence[str] | None = None
     ) -> Rivals:
-        """Return what was measured of the backends ``rivals``: on the lab's device here, on a GPU where published.
+        """Return the records of the backends ``rivals``: on the lab's device here, on a GPU where published.
 
-        All precisions but TF32, unless others are named.
+        Rows that could not be measured are among them. All precisions but TF32, unless others are named.
 
         ``device`` compares on that device alone, here and published.
         """
-        here = select(self.records(), device=device or self.device)
-        published = select(self.published(), device=device or "cuda")
+        here = select_all(self.records(), device=device or self.device)
+        published = select_all(self.published(), device=device or "cuda")
         precisions = precisions or [name for name in PRECISIONS if name != "tf32"]
         return Rivals.of(rivals, here, published, precisions)
 

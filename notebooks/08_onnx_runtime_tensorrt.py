@@ -66,7 +66,7 @@ from inference_lib.backends import get_backend
 from inference_lib.backends import onnxruntime_tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import build_engine, load_tensorrt, logger, trt, why_no_build
-from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report import plots, show_source, tables, words
 from inference_lib.seam import Workload, build
 
 ort.set_default_logger_severity(4)  # what fails raises; what falls back is shown below
@@ -160,8 +160,8 @@ else:
     print(nothing_parses)
 
 # %% [markdown]
-# All three models fit into one engine. To see a split, rename one activation in the middle of ResNet-18 to an
-# operator that nobody knows:
+# A model that the parser takes as a whole becomes one engine. To see a split, rename one activation in the middle of
+# ResNet-18 to an operator that nobody knows:
 
 # %%
 strange = onnx.load(onnx_file("resnet18"))
@@ -174,10 +174,10 @@ else:
     print(nothing_parses)
 
 # %% [markdown]
-# Two engines with one operator between them. Its input leaves the first engine through memory, in the layout that the
-# graph names, and its output enters the second one the same way. Every split costs two such crossings and the fusions
-# across it. So look at how many groups there are, not at how many nodes are in them; `trt_min_subgraph_size` leaves
-# small groups to the next provider.
+# Each group would be an engine, with the strange operator between them. Its input leaves one engine through memory, in
+# the layout that the graph names, and its output enters the next one the same way. Every split costs two such crossings
+# and the fusions across it. So look at how many groups there are, not at how many nodes are in them;
+# `trt_min_subgraph_size` leaves small groups to the next provider.
 #
 # A session tells where each node went, for any provider, if asked to write it down:
 
@@ -205,11 +205,7 @@ else:
 
 # %%
 records = lab.benchmark(["onnxruntime-tensorrt"])
-for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(textwrap.fill(reason, 72, break_on_hyphens=False))
-if measured := [record for record in records if record.ok]:
-    caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
-    display(tables.show_table(tables.agreement(measured), caption))
+tables.show_agreement(records)
 
 # %%
 for model in MODELS:
@@ -219,41 +215,18 @@ for model in MODELS:
 # ## How fast?
 #
 # The same IOBinding on the CUDA provider is the fair comparison: session, binding and copies are the same, the
-# kernels are not. A row that was measured nowhere is missing, not guessed.
+# kernels are not. The CUDA provider's CUDA graph and PyTorch's eager loop stand beside it. A row that could not be
+# measured says why below the table.
 
 # %%
-compared = lab.compare(["onnxruntime-iobinding", "onnxruntime-cudagraph", "onnxruntime-tensorrt"])
-compared.table()
-
-# %%
-compared.latencies("resnet18", "fp16")
-
-# %% tags=["remove-cell"]
-rivals = {
-    "the same binding on the CUDA provider": "onnxruntime-iobinding",
-    "the CUDA provider's CUDA graph": "onnxruntime-cudagraph",
-}
-glue("08-verdict", compared.verdict("onnxruntime-tensorrt", rivals))
-
-# %% [markdown]
-# {glue:text}`08-verdict`.
-#
-# ### Where the milliseconds are
-
-# %%
-compared.parts("resnet18", "fp16")
-
-# %% [markdown]
-# ### Larger batches
-
-# %%
-compared.batches("resnet18", "fp16")
+rivals = ["onnxruntime-iobinding", "onnxruntime-cudagraph", "pytorch", "onnxruntime-tensorrt"]
+lab.compare(rivals).show("onnxruntime-tensorrt")
 
 # %% [markdown]
 # ### What the first edition of this course measured
 #
-# The project that this course grew from timed this provider on a laptop's GPU, one image at a time.
-# Another card and another version: read the ratios, not the numbers.
+# The project that this course grew from timed this provider on a laptop's GPU, one image at a time. Another card
+# and another version: read the ratios, not the numbers.
 
 # %%
 tables.show_table(tables.reference_rows("ONNX-TensorRT"), "Quadro T2000, batch 1, ONNX Runtime with TensorRT.")
@@ -284,9 +257,8 @@ else:
     print(nothing_parses)
 
 # %% [markdown]
-# TensorRT for RTX compiles and does not try, so its builds are short. TensorRT times candidates on the GPU, and a
-# large model can take minutes. The next cell measures what a cache saves: the same session twice, with an empty
-# folder and with the engine in it.
+# TensorRT for RTX compiles and does not try. TensorRT times candidates on the GPU, which takes as long as they run. The
+# next cell measures what a cache saves: the same session twice, with an empty folder and with the engine in it.
 
 
 # %%
@@ -310,7 +282,7 @@ else:
 # ## Knobs
 #
 # Options of this provider are strings, and a name that it does not know is an error. These are worth a measurement.
-# Each is turned alone, on ResNet-18 at batch 1, compute only, on an FP32 file.
+# Each is turned alone, on ResNet-18 at batch 1, compute only, on an FP32 file; the sessions take turns.
 #
 # - `trt_fp16_enable` lets TensorRT use FP16 on an FP32 file.
 # - `trt_builder_optimization_level`, 0 to 5, is how hard it searches. The default is 3.
@@ -319,8 +291,8 @@ else:
 
 
 # %%
-def turn(options):
-    """Open ResNet-18 with ``options``; return the median of a bound run and the seconds to the first answer."""
+def bound_run(options):
+    """Open ResNet-18 with ``options``; return a call that runs it, bound, and the seconds to the first answer."""
     image = ort.OrtValue.ortvalue_from_numpy(np.zeros((1, 3, 224, 224), np.float32), "cuda", 0)
     start = time.perf_counter()
     session = ort.InferenceSession(onnx_file("resnet18"), providers=[(backend.PROVIDER, options)])
@@ -328,14 +300,15 @@ def turn(options):
     binding.bind_ortvalue_input(INPUT, image)
     binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_shape_and_type([1, 10], np.float32, "cuda", 0))
     session.run_with_iobinding(binding)
-    opened = time.perf_counter() - start
-    return {"ms": lab.time(lambda: session.run_with_iobinding(binding)).p50, "first answer, s": opened}
+    return lambda: session.run_with_iobinding(binding), time.perf_counter() - start
 
 
 if runs:
     knobs = {"plain": {}, "FP16 allowed": {"trt_fp16_enable": "1"}, "CUDA graph": {"trt_cuda_graph_enable": "1"}}
     knobs |= {"level 0": {"trt_builder_optimization_level": "0"}}
-    turned = pd.DataFrame([{"option": option} | turn(options) for option, options in knobs.items()])
+    calls = {option: bound_run(options) for option, options in knobs.items()}
+    turned = lab.turns({option: call for option, (call, _) in calls.items()}).table()
+    turned["first answer, s"] = [seconds for _, seconds in calls.values()]
     display(tables.show_table(turned, f"FP32 file, batch 1. {lab.machine_name}."))
 else:
     print("needs TensorRT and a GPU")

@@ -57,6 +57,7 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -68,7 +69,7 @@ from inference_lib.backends import get_backend
 from inference_lib.backends import tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import ENGINE_FILE, EngineRunner, load_tensorrt, log, logger, trt
-from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report import plots, show_source, tables, words
 from inference_lib.seam import Artifact, Workload, build
 
 scratch = tempfile.TemporaryDirectory()
@@ -183,8 +184,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# A build of TensorRT for RTX is short because nothing is tried. TensorRT itself runs the candidates on the GPU, several
-# times each, and takes as long as that takes.
+# A build of TensorRT for RTX tries nothing. TensorRT itself runs the candidates on the GPU, several times each, and
+# takes as long as that takes.
 #
 # ### From an engine to logits
 #
@@ -205,16 +206,8 @@ show_source(backend.EngineRunner)
 # ## Is it still the same model?
 
 # %%
-ends = lab.profile.ends(lab.device)
 records = lab.benchmark(["tensorrt"])
-if lab.device == "cuda":
-    records += lab.benchmark(["tensorrt"], precisions=["tf32"], batch_sizes=ends)
-
-for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(textwrap.fill(reason, 72, break_on_hyphens=False))
-if measured := [record for record in records if record.ok]:
-    caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
-    display(tables.show_table(tables.agreement(measured), caption))
+tables.show_agreement(records)
 
 # %%
 for model in MODELS:
@@ -223,43 +216,19 @@ for model in MODELS:
 # %% [markdown]
 # ## How fast?
 #
-# The rivals are the quickest rows of the chapters before: both replay a CUDA graph, as TensorRT's row does, so that
-# kernels and copies are what differs. A row that was measured nowhere is missing, not guessed.
+# PyTorch's and ONNX Runtime's CUDA graphs are the fair rivals: they replay a graph, as TensorRT's row does, so that
+# kernels and copies are what differs. PyTorch's eager loop stands beside them. A row that could not be measured says
+# why below the table.
 
 # %%
-compared = lab.compare(["pytorch-cudagraph", "onnxruntime-cudagraph", "tensorrt"])
-compared.table()
-
-# %%
-compared.latencies("resnet18", "fp16")
-
-# %% tags=["remove-cell"]
-rivals = {
-    "PyTorch's CUDA graph": "pytorch-cudagraph",
-    "ONNX Runtime's": "onnxruntime-cudagraph",
-}
-glue("09-verdict", compared.verdict("tensorrt", rivals))
-
-# %% [markdown]
-# {glue:text}`09-verdict`.
-#
-# ### Where the milliseconds are
-
-# %%
-compared.parts("resnet18", "fp16")
-
-# %% [markdown]
-# ### Larger batches
-
-# %%
-compared.batches("resnet18", "fp16")
+rivals = ["pytorch-cudagraph", "onnxruntime-cudagraph", "pytorch", "tensorrt"]
+lab.compare(rivals).show("tensorrt")
 
 # %% [markdown]
 # ### What the first edition of this course measured
 #
-# The project that this course grew from timed TensorRT on a laptop's GPU, one image at a time.
-# Another card and another version: read the ratios, not the numbers.
-
+# The project that this course grew from timed TensorRT on a laptop's GPU, one image at a time. Another card
+# and another version: read the ratios, not the numbers.
 
 # %%
 tables.show_table(tables.reference_rows("TensorRT"), "Quadro T2000, batch 1, TensorRT.")
@@ -278,6 +247,7 @@ tables.show_table(tables.reference_rows("TensorRT"), "Quadro T2000, batch 1, Ten
 if builds:
     layers = backend.engine_layers(onnx_file("resnet18", "fp16"), 8)
     print(f"{network.num_layers} layers in the network, {len(layers)} in the engine")
+    assert max(len(parts) for _, parts in layers) > 1, "nothing was fused: the next paragraph is wrong"
     rows = [(kind, " + ".join(parts)) for kind, parts in layers[:9]]
     table = pd.DataFrame(rows, columns=["kind", "layers of the file in it"])
     display(tables.show_table(table, f"The first layers of ResNet-18's engine, {name}."))
@@ -285,23 +255,23 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# A convolution and the ReLU behind it are one layer, and where a shortcut joins, the addition is in it, too. The
-# result of the convolution is still in registers when the others need it, so it is not written to memory and read
-# again. What these fusions save is memory traffic and launches; the multiplications are the same.
+# Where one layer of the engine holds several of the file, a convolution with the ReLU behind it or with the addition of
+# a shortcut, the result of the first is still in registers when the others need it: it is not written to memory and
+# read again. What these fusions save is memory traffic and launches; the multiplications are the same.
 #
-# The names of the kinds are TensorRT's own. `kgen` is a kernel that was generated for the purpose: here one that
-# changes the layout of the images to the one that the convolutions read.
+# The names of the kinds are TensorRT's own. `kgen`, where there is one, is a kernel that was generated for the purpose,
+# such as a change of the images' layout to the one that the convolutions read.
 
 # %%
 if builds:
     fused = Counter(len(parts) for _, parts in layers)
-    labels = [f"holds {('none', 'one', 'two', 'three')[size]}" for size in sorted(fused)]
+    labels = [f"holds {size}" for size in sorted(fused)]
     figure, (axes,) = plots.new_figure(height=1.9)
     plots.bars(labels, [fused[size] for size in sorted(fused)], "#6A3D9A", "layers in the engine", axes)
     display(
         plots.show_figure(
             figure,
-            alt="How many layers of the engine hold no, one, two or three layers of the file.",
+            alt="How many layers of the engine hold no layer of the file, one, or several.",
             caption=f"Layers of ResNet-18's engine by how many layers of the file are in each. {name}.",
         )
     )
@@ -336,17 +306,27 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# The weights are most of a file, so FP16 halves it. A dynamic engine needs kernels that work for every size in its
-# range, and was tuned for the middle one. Whether that costs time at the ends is measured where an engine can run:
+# The weights are in the file, in the precision of the engine. A dynamic engine needs kernels that work for every size
+# in its range, and was tuned for the middle one. Whether that costs time at the ends is measured where an engine can
+# run: the two take turns, and an effect inside the noise is said to be none.
 
 
 # %%
-def time_engine(plan, precision, batch_size):
-    """Return the median of one execution, copies left out, in milliseconds."""
+def open_engine(plan, workload):
+    """Return the runner of an engine."""
     folder = Path(tempfile.mkdtemp(dir=scratch.name))
     (folder / ENGINE_FILE).write_bytes(plan)
-    with EngineRunner(Artifact(Workload("resnet18", batch_size, precision, "cuda"), folder)) as runner:
-        return lab.time(runner.compute).p50
+    return EngineRunner(Artifact(workload, folder))
+
+
+def take_turns(plans, precision, batch_size):
+    """Return the table of engines that take turns, copies left out; ``plans`` maps a label to an engine."""
+    workload = Workload("resnet18", batch_size, precision, "cuda")
+    with ExitStack() as stack:
+        runners = {label: stack.enter_context(open_engine(plan, workload)) for label, plan in plans.items()}
+        turns = lab.turns({label: runner.compute for label, runner in runners.items()})
+    caption = f"ResNet-18, {workload.precision.title}, batch {batch_size}, compute only. {lab.machine_name}."
+    return tables.show_table(turns.table(), caption)
 
 
 runs = lab.device == "cuda" and found.usable
@@ -354,8 +334,7 @@ known = Path(scratch.name) / "known.cache" if builds and name == "tensorrt" else
 if runs:
     for size in (1, 32):
         own, _ = built("fp16", size, timings=known)
-        times = [time_engine(plan, "fp16", size) for plan in (own, plans["dynamic, FP16"][0])]
-        print(f"batch {size:2}: engine of its own {times[0]:.3f} ms, dynamic engine {times[1]:.3f} ms")
+        display(take_turns({"engine of its own": own, "dynamic engine": plans["dynamic, FP16"][0]}, "fp16", size))
 else:
     print("needs TensorRT and a GPU")
 
@@ -369,9 +348,12 @@ else:
 
 # %%
 if runs:
-    for level in (0, 3):
+    levels = {}
+    for level in (3, 0):
         plan, facts = built("fp16", 1, configure=lambda c, level=level: setattr(c, "builder_optimization_level", level))
-        print(f"level {level}: built in {facts['build, s']:.1f} s, runs in {time_engine(plan, 'fp16', 1):.3f} ms")
+        print(f"level {level}: built in {facts['build, s']:.1f} s")
+        levels[f"level {level}"] = plan
+    display(take_turns(levels, "fp16", 1))
 else:
     print("needs TensorRT and a GPU")
 
@@ -392,9 +374,10 @@ else:
 
 # %%
 if runs:
-    for tf32 in (False, True):
-        plan, _ = built("fp32", 8, tf32=tf32, timings=known)
-        print(f"FP32 numbers, TF32 {'on ' if tf32 else 'off'}: {time_engine(plan, 'fp32', 8):.3f} ms")
+    policies = {
+        f"TF32 {'on' if tf32 else 'off'}": built("fp32", 8, tf32=tf32, timings=known)[0] for tf32 in (False, True)
+    }
+    display(take_turns(policies, "fp32", 8))
 else:
     print("needs TensorRT and a GPU")
 

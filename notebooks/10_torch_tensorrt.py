@@ -64,7 +64,7 @@ from IPython.display import display
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import get_backend
 from inference_lib.backends import torch_tensorrt as backend
-from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report import plots, show_source, tables, words
 from inference_lib.seam import Workload, build
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
@@ -188,13 +188,16 @@ for left_out in ("nothing", "max_pool2d", "mean", "aten.add", "relu"):
     sizes = blocks(program, [left_out])
     large = [size for size in sizes if size >= smallest]
     split.append({"left out": left_out, "blocks": len(sizes), "engines": len(large), "operations in them": sum(large)})
+once, often = split[1], split[-1]
+assert once["blocks"] < often["blocks"], "the next paragraph is wrong"
+assert often["engines"] < often["blocks"] / 2, "the next paragraph is wrong"
 tables.show_table(pd.DataFrame(split), f"ResNet-18, {len(calls)} operations, blocks of {smallest} or more.")
 
 # %% [markdown]
-# One operation cuts the graph in two, and a piece that is too small falls to PyTorch with it. One that comes back in
-# every layer makes so many small pieces that little is left for TensorRT. And every border costs: the tensor goes
-# through memory, and somebody calls the next piece. Torch-TensorRT says nothing about that unless asked; `dryrun=True`
-# prints the plan without building.
+# An operation that is there once cuts the graph where it stands, and a piece that is too small falls to PyTorch with
+# it. One that comes back in every layer makes many small pieces, most of them too small. And every border costs: the
+# tensor goes through memory, and somebody calls the next piece. Torch-TensorRT says nothing about that unless asked;
+# `dryrun=True` prints the plan without building.
 
 # %%
 if runs:
@@ -225,11 +228,7 @@ print(f"a program without engines: {sum(outside.values())} operations in PyTorch
 
 # %%
 records = lab.benchmark(["torch-tensorrt"])
-for reason in sorted({f"{r.title}: {r.status}, {r.reason}" for r in records if not r.ok}):
-    print(textwrap.fill(reason, 72, break_on_hyphens=False))
-if measured := [record for record in records if record.ok]:
-    caption = f"Agreement with the FP32 eager model. {plots.provenance(measured)}"
-    display(tables.show_table(tables.agreement(measured), caption))
+tables.show_agreement(records)
 
 # %%
 for model in MODELS:
@@ -239,41 +238,17 @@ for model in MODELS:
 # ## How fast?
 #
 # The fair rival is the eager module: both are called as a Python function, without a CUDA graph around them. PyTorch's
-# CUDA graph stands beside them. A row that was measured nowhere is missing, not guessed.
+# CUDA graph stands beside them. A row that could not be measured says why below the table.
 
 # %%
-compared = lab.compare(["pytorch", "pytorch-cudagraph", "torch-tensorrt"])
-compared.table()
-
-# %%
-compared.latencies("resnet18", "fp16")
-
-# %% tags=["remove-cell"]
-rivals = {
-    "the eager module": "pytorch",
-    "PyTorch's CUDA graph": "pytorch-cudagraph",
-}
-glue("10-verdict", compared.verdict("torch-tensorrt", rivals))
-
-# %% [markdown]
-# {glue:text}`10-verdict`.
-#
-# ### Where the milliseconds are
-
-# %%
-compared.parts("resnet18", "fp16")
-
-# %% [markdown]
-# ### Larger batches
-
-# %%
-compared.batches("resnet18", "fp16")
+rivals = ["pytorch", "pytorch-cudagraph", "torch-tensorrt"]
+lab.compare(rivals).show("torch-tensorrt")
 
 # %% [markdown]
 # ### What the first edition of this course measured
 #
-# The project that this course grew from timed Torch-TensorRT on a laptop's GPU, one image at a time. Another card and
-# another version: read the ratios, not the numbers.
+# The project that this course grew from timed Torch-TensorRT on a laptop's GPU, one image at a time. Another card
+# and another version: read the ratios, not the numbers.
 
 # %%
 tables.show_table(tables.reference_rows("Torch-TensorRT"), "Quadro T2000, batch 1, Torch-TensorRT.")
@@ -301,7 +276,7 @@ if runs:
         plain = lab.time(lambda: module(example)).p50
         with torch_tensorrt.runtime.enable_cudagraphs(module) as recorded:
             replayed = lab.time(lambda: recorded(example)).p50
-    print(f"called: {plain:.3f} ms, with its launches in a CUDA graph: {replayed:.3f} ms")
+    print(f"one after the other: called {plain:.3f} ms, with its launches in a CUDA graph {replayed:.3f} ms")
 else:
     print("needs Torch-TensorRT and a GPU")
 
@@ -321,14 +296,16 @@ if runs:
     module = load_pretrained("resnet18").cuda()
     example = torch.zeros(8, 3, 224, 224, device="cuda")
     exported = torch.export.export(module, (example,))
-    turned = []
+    calls, seconds = {}, []
     for label, changed in options.items():
         start = time.perf_counter()
         faster = torch_tensorrt.dynamo.compile(exported, arg_inputs=[example], **changed)
-        seconds = time.perf_counter() - start
-        with torch.inference_mode():
-            turned.append({"option": label, "ms": lab.time(lambda f=faster: f(example)).p50, "compile, s": seconds})
-    display(tables.show_table(pd.DataFrame(turned), f"FP32, batch 8. {lab.machine_name}."))
+        seconds.append(time.perf_counter() - start)
+        calls[label] = lambda f=faster: f(example)
+    with torch.inference_mode():
+        turned = lab.turns(calls).table()
+    turned["compile, s"] = seconds
+    display(tables.show_table(turned, f"FP32, batch 8. {lab.machine_name}."))
 else:
     print("needs Torch-TensorRT and a GPU")
 
@@ -472,7 +449,7 @@ print([tuple(flexible.module()(torch.zeros(size, 3, 224, 224)).shape) for size i
 #   mean it.
 # - Precision is the module's own: cast before the export.
 # - The saved program holds engines. It belongs to a GPU, a PyTorch and a TensorRT.
-# - Around a fast engine the call shows: record it as a CUDA graph.
+# - The faster the engine, the larger the part of the call around it: try a CUDA graph.
 #
 # ## Further reading
 #

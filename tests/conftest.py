@@ -4,11 +4,14 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from inference_lib.records.machine import Machine
-from inference_lib.records.record import Accuracy, Build, Distribution, Latency, Load, Record
+from inference_lib.records.record import Accuracy, Build, Carried, Invocation, Load, Parts, Record
+from inference_lib.records.statistics import QUANTILES
+from inference_lib.seam import MODELS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +36,7 @@ def machine() -> Machine:
         driver="1.2.3",
         cpu="Test CPU",
         cores=2,
+        threads=2,
         memory_gib=24,
         system="Linux x86_64",
         python="3.12.3",
@@ -41,68 +45,100 @@ def machine() -> Machine:
     )
 
 
-def series(milliseconds: float) -> Distribution:
-    return Distribution(
-        p50=milliseconds,
-        p90=milliseconds,
-        p95=milliseconds,
-        p99=milliseconds * 1.5,
-        mean=milliseconds,
-        cv_percent=1.0,
-        median_low=milliseconds,
-        median_high=milliseconds,
-        samples=200,
-        stop_reason="precise",
-        quantiles=[milliseconds] * 201,
-    )
+P99_OVER_MEDIAN = 1.5
+
+
+def invocations_of(
+    milliseconds: float,
+    count: int = 3,
+    *,
+    rounds: int = 20,
+    iterations: int = 400,
+    spread: float = 0.0,
+    luck: float = 0.0,
+    seed: int = 0,
+    device_ms: float | None = None,
+    carried: dict[str, float] | None = None,
+) -> list[Invocation]:
+    """Return made-up invocations: each has luck of its own, its rounds scatter by ``spread`` (standard deviations of
+    the logarithm). Rows that are ``carried`` have the given milliseconds and no luck.
+    """
+    random = np.random.default_rng(seed)
+    found = []
+    for number in range(1, count + 1):
+        centre = milliseconds * np.exp(luck * random.normal())
+        times = (centre * np.exp(spread * random.normal(size=rounds))).tolist()
+        device = [time * device_ms / milliseconds for time in times] if device_ms else []
+        rows = {
+            name: Carried(end_to_end_ms=[ms] * rounds, device_ms=[ms / 2] * rounds if device_ms else [])
+            for name, ms in (carried or {}).items()
+        }
+        slow = QUANTILES // 100 + 1  # those at 99 percent and above
+        found.append(
+            Invocation(
+                number=number,
+                iterations=iterations,
+                end_to_end_ms=times,
+                device_ms=device,
+                quantiles=[centre] * (QUANTILES - slow) + [centre * P99_OVER_MEDIAN] * slow,
+                pace_ms=[0.04] * rounds,
+                carried=rows,
+            )
+        )
+    return found
 
 
 @pytest.fixture
 def make_record(machine: Machine) -> Callable[..., Record]:
-    """Return a function that makes a measured record; keyword arguments replace its attributes."""
+    """Return a function that makes a measured record of ``milliseconds``, of 0 invocations one that was not measured.
 
-    def make(milliseconds: float = 2.0, **changed: object) -> Record:
-        return Record(
-            **(
-                {
-                    "status": "ok",
-                    "backend": "pytorch",
-                    "title": "PyTorch (eager)",
-                    "version": "2.11.0",
-                    "model": "resnet18",
-                    "batch_size": 1,
-                    "precision": "fp32",
-                    "device": "cuda",
-                    "machine": machine,
-                    "profile": "full",
-                    "measured_on": date(2026, 1, 2),
-                    "fingerprint": "f",
-                    "build": Build(export_s=1, load_s=1, first_inference_s=0.1, artifact_mib=44),
-                    "latency": Latency(
-                        end_to_end=series(milliseconds),
-                        upload=series(0.1),
-                        compute=series(milliseconds - 0.2),
-                        download=series(0.1),
-                    ),
-                    "throughput_images_per_s": 600.0,
-                    "accuracy": Accuracy(
-                        accuracy_percent=95.0, agreement_percent=100.0, largest_difference=1e-6, images=10_000
-                    ),
-                    "gpu_memory_mib": 512.0,
-                    "load": Load(
-                        busy_percent=40,
-                        sm_clock_mhz=1980,
-                        power_w=120,
-                        temperature_c=35,
-                        peak_memory_mib=900.0,
-                        energy_mj_per_image=200,
-                        throttle_reasons=[],
-                        samples=20,
-                        seconds=1,
-                    ),
-                }
-                | changed
-            )
-        )
+    ``timing`` are arguments of ``invocations_of``; other keyword arguments replace the record's attributes.
+    """
+
+    def make(milliseconds: float = 2.0, count: int = 3, timing: dict | None = None, **changed: object) -> Record:
+        device, model = str(changed.get("device", "cuda")), str(changed.get("model", "resnet18"))
+        on_gpu, measured = device == "cuda", count > 0
+        times = {"device_ms": 0.8 * milliseconds if on_gpu else None} | (timing or {})
+        attributes = {
+            "status": "ok",
+            "backend": "pytorch",
+            "title": "PyTorch (eager)",
+            "version": "2.11.0",
+            "model": model,
+            "model_title": MODELS[model].title if model in MODELS else model,
+            "batch_size": 1,
+            "precision": "fp32",
+            "device": device,
+            "machine": machine,
+            "profile": "full",
+            "rivals": "one set",
+            "measured_on": date(2026, 1, 2),
+            "fingerprint": "f",
+            "invocations": invocations_of(milliseconds, count, **times),
+        }
+        if measured:
+            attributes |= {
+                "build": Build(export_s=1, load_s=1, first_inference_s=0.1, artifact_mib=44),
+                "parts": Parts(upload=0.1, compute=milliseconds - 0.2, download=0.1),
+                "throughput_images_per_s": 600.0,
+                "accuracy": Accuracy(
+                    accuracy_percent=95.0, agreement_percent=100.0, largest_difference=1e-6, images=10_000
+                ),
+            }
+        if measured and on_gpu:
+            attributes |= {
+                "gpu_memory_mib": 512.0,
+                "load": Load(
+                    busy_percent=40,
+                    sm_clock_mhz=1980,
+                    power_w=120,
+                    temperature_c=35,
+                    energy_mj_per_image=200,
+                    throttle_reasons=[],
+                    samples=20,
+                    seconds=1,
+                ),
+            }
+        return Record(**(attributes | changed))
 
     return make

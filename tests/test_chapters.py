@@ -9,11 +9,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from executed_course import NAMES, executed_course
-from inference_lib.records.store import RecordStore
 
 from inference_lib.course import book, notebook
 from inference_lib.course import run as course
 from inference_lib.course.run import Course
+from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
 from inference_lib.support import paths
 

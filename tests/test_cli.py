@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from inference_lib.records.store import RecordStore
 
 from inference_lib.cli import main
 from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
 
 MakeRecord = Callable[..., Record]
 

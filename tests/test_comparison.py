@@ -1,215 +1,212 @@
-"""A comparison shows the rivals in the book's order, the right machine's records, and says what it shows."""
+"""Verdicts: no win inside the noise, no difference overlooked, and only rows of the same rounds are paired."""
 
-import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import math
+from collections.abc import Callable
 
 import pytest
-from inference_lib.records.store import RecordStore
-from IPython.display import HTML
+import simulated
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from inference_lib.lab import Lab
-from inference_lib.measure.profiles import get_profile
-from inference_lib.records.machine import Machine
+from inference_lib.records.comparison import SAME_WITHIN, compare, verdict_of
 from inference_lib.records.record import Record
-from inference_lib.report import words
-from inference_lib.report.rivals import Comparison
+from inference_lib.records.statistics import Interval
 
 MakeRecord = Callable[..., Record]
 
-RIVALS = ("tvm", "pytorch")
-TITLES = {"tvm": "TVM", "pytorch": "PyTorch (eager)"}
-PRECISIONS = ("fp16", "fp32", "bf16")
+
+def a_pair(make_record: MakeRecord, seed: int, ratio: float = 1.0) -> tuple[Record, Record]:
+    """Return a baseline of 1 ms and a candidate ``ratio`` times as fast, from the simulated host."""
+    baseline, candidate = simulated.records(make_record, {"baseline": 1.0, "candidate": 1.0 / ratio}, seed)
+    return baseline, candidate
 
 
-@pytest.fixture
-def make_rival(make_record: MakeRecord) -> MakeRecord:
-    """Return a function that makes the record of one rival; keyword arguments replace its attributes."""
-    return lambda backend, **changed: make_record(backend=backend, title=TITLES[backend], **changed)
+def test_the_same_backend_under_two_names_gets_at_most_five_claims_in_a_hundred(make_record: MakeRecord) -> None:
+    verdicts = [compare(*a_pair(make_record, seed)).verdict for seed in range(100)]
+    assert sum(verdict in ("faster", "slower") for verdict in verdicts) <= 5
 
 
-def comparison(here: Sequence[Record] = (), published: Sequence[Record] = ()) -> Comparison:
-    return Comparison.of(RIVALS, here, published, PRECISIONS)
+def test_ten_percent_are_found_in_most_runs(make_record: MakeRecord) -> None:
+    verdicts = [compare(*a_pair(make_record, seed, ratio=1.1)).verdict for seed in range(100)]
+    assert verdicts.count("faster") >= 60
+    assert "slower" not in verdicts
 
 
-def caption(shown: HTML) -> str:
-    (text,) = re.findall(r"<(?:fig)?caption>(.*?)</", shown.data)
-    return text
+@pytest.mark.parametrize("ratio", [1.0, 1.3])
+def test_the_interval_covers_the_true_ratio_as_often_as_it_says(make_record: MakeRecord, ratio: float) -> None:
+    found = [compare(*a_pair(make_record, seed, ratio)) for seed in range(300)]
+    assert sum(one.low <= ratio <= one.high for one in found) / 300 >= 0.9
 
 
-def description(shown: HTML) -> str:
-    (text,) = re.findall(r'aria-label="(.*?)"', shown.data)
-    return text
+def test_a_shared_disturbance_cancels_in_the_ratio(make_record: MakeRecord) -> None:
+    """The host's luck moves both medians by 6 %, the ratio within rounds by none of it."""
+    baseline, candidate = a_pair(make_record, seed=3)
+    paired = compare(baseline, candidate)
+    apart = compare(baseline, candidate.model_copy(update={"rivals": "another set"}))
+    assert paired.paired
+    assert not apart.paired
+    assert paired.log_half_width < apart.log_half_width / 2
 
 
-def test_records_are_ordered_by_model_then_precision_then_rival(make_rival: MakeRecord) -> None:
-    expected = [
-        ("vanilla_cnn", "bf16", "tvm"),
-        ("resnet18", "fp32", "tvm"),
-        ("resnet18", "fp32", "pytorch"),
-        ("resnet18", "fp16", "tvm"),
-        ("mobilenet_v2", "fp32", "pytorch"),
-    ]
-    records = [make_rival(rival, model=model, precision=precision) for model, precision, rival in expected]
-    for shelf in (comparison(here=records[::-1]).here, comparison(published=records[::-1]).published):
-        assert [(r.model, r.precision, r.backend) for r in shelf] == expected
+def test_a_clear_win_is_one_and_the_other_way_a_loss(make_record: MakeRecord) -> None:
+    slow, fast = make_record(2.0, backend="a"), make_record(1.0, backend="b")
+    won, lost = compare(slow, fast), compare(fast, slow)
+    assert (won.verdict, lost.verdict) == ("faster", "slower")
+    assert (won.ratio, lost.ratio) == (pytest.approx(2), pytest.approx(0.5))
 
 
-def test_what_is_no_rival_or_was_not_measured_is_left_out(make_record: MakeRecord, make_rival: MakeRecord) -> None:
-    other = make_record(backend="openvino", title="OpenVINO (latency)")
-    failed = make_rival("tvm", status="failed", reason="logits differ", latency=None)
-    kept = make_rival("pytorch")
-    assert comparison(here=[other, failed, make_rival("tvm", precision="tf32"), kept]).here == [kept]
+EDGE = 1 + SAME_WITHIN
 
 
-def test_a_gpu_s_records_are_shown_before_the_cpu_s(make_rival: MakeRecord) -> None:
-    cpu, gpu = make_rival("tvm", device="cpu"), make_rival("tvm")
-    assert comparison(here=[cpu], published=[gpu]).shown("resnet18", "fp32") == [gpu]
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (EDGE + 0.001, 1.2, "faster"),
+        (EDGE - 0.001, 1.2, "cannot tell"),
+        (0.8, 1 / EDGE - 0.001, "slower"),
+        (0.8, 1 / EDGE + 0.001, "cannot tell"),
+        (1 / EDGE + 0.001, EDGE - 0.001, "same"),
+        (1 / EDGE - 0.001, EDGE - 0.001, "cannot tell"),
+        (1.001, EDGE - 0.001, "same"),
+        (0.5, 2.0, "cannot tell"),
+        (None, None, "cannot tell"),
+    ],
+)
+def test_what_an_interval_allows(low: float | None, high: float | None, verdict: str) -> None:
+    assert verdict_of(Interval(1.0, low, high)) == verdict
 
 
-def test_a_gpu_here_is_shown_before_the_published_one(make_rival: MakeRecord) -> None:
-    here, published = make_rival("tvm", milliseconds=1.0), make_rival("tvm", milliseconds=3.0)
-    assert comparison(here=[here], published=[published]).shown("resnet18", "fp32") == [here]
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_invocations_claim_nothing_and_keep_the_ratio(make_record: MakeRecord, count: int) -> None:
+    found = compare(make_record(4.0, count, backend="a"), make_record(2.0, count, backend="b"))
+    assert (found.verdict, found.ratio, found.low) == ("cannot tell", pytest.approx(2), None)
 
 
-@pytest.mark.parametrize("published", [{"precision": "fp32"}, {"model": "vanilla_cnn"}])
-def test_without_a_gpu_s_records_those_measured_here_are_shown(make_rival: MakeRecord, published: dict) -> None:
-    here = [make_rival("tvm", device="cpu"), make_rival("tvm", device="cpu", precision="bf16")]
-    gpu = make_rival("tvm", **({"precision": "fp16"} | published))
-    other_model = make_rival("tvm", device="cpu", model="mobilenet_v2")
-    assert comparison(here=[*here, other_model], published=[gpu]).shown("resnet18", "fp16") == here
+def test_the_kinds_of_time_have_verdicts_of_their_own(make_record: MakeRecord) -> None:
+    eager = make_record(4.0, backend="a", timing={"device_ms": 1.0})
+    graph = make_record(2.0, backend="b", timing={"device_ms": 1.0})
+    assert compare(eager, graph).verdict == "faster"
+    assert compare(eager, graph, "device").verdict == "same"
 
 
-def test_all_precisions_are_shown_where_none_is_named(make_rival: MakeRecord) -> None:
-    records = [make_rival("tvm", precision=precision) for precision in ("fp32", "fp16", "bf16")]
-    assert comparison(here=records).shown("resnet18") == records
-    assert comparison(here=records).shown("resnet18", "fp32", "fp16") == records[:2]
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)  # make_record keeps no state
+@given(st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0, 0.2), st.integers(0, 99), st.sampled_from(["one", "two"]))
+def test_swapping_the_two_turns_the_verdict_round(
+    make_record: MakeRecord, one: float, other: float, spread: float, seed: int, rivals: str
+) -> None:
+    noise = {"spread": spread, "luck": spread}
+    first = make_record(one, backend="a", rivals="one", timing=noise | {"seed": seed})
+    second = make_record(other, backend="b", rivals=rivals, timing=noise | {"seed": seed + 1})
+    forth, back = compare(first, second), compare(second, first)
+    assert back.verdict == {"faster": "slower", "slower": "faster"}.get(forth.verdict, forth.verdict)
+    assert back.low == pytest.approx(1 / forth.high)
 
 
-def test_a_sentence_gets_the_records_of_one_rival_in_one_cell(make_rival: MakeRecord) -> None:
-    slow, fast, large = make_rival("pytorch", milliseconds=4.0), make_rival("tvm"), make_rival("tvm", batch_size=8)
-    compared = comparison(published=[slow, fast, large, make_rival("tvm", precision="fp16")])
-    one = compared.by_rival("resnet18", "fp32")
-    assert one == {"tvm": [fast], "pytorch": [slow]}
-    assert words.times_faster(one["pytorch"], one["tvm"]) == "2.0 times faster"
-    assert compared.by_rival("resnet18", "fp32", batch_size=8) == {"tvm": [large], "pytorch": []}
+# Which rows are paired
 
 
-def test_a_sentence_about_fp16_gets_no_fp32_records(make_rival: MakeRecord) -> None:
-    compared = comparison(here=[make_rival("tvm", device="cpu")])
-    assert compared.shown("resnet18", "fp16")
-    assert compared.by_rival("resnet18", "fp16") == {"tvm": [], "pytorch": []}
+def drifting(make_record: MakeRecord, milliseconds: float, **changed: object) -> Record:
+    """Return a record whose rounds drift; rounds of the same seed drift alike."""
+    return make_record(milliseconds, timing={"spread": 0.2, "seed": 1}, **changed)
 
 
-def test_the_verdict_compares_with_every_rival_at_every_batch_size(make_rival: MakeRecord) -> None:
-    records = [make_rival("pytorch", milliseconds=4.0), make_rival("pytorch", milliseconds=9.0, batch_size=8)]
-    records += [make_rival("tvm", milliseconds=2.0), make_rival("tvm", milliseconds=3.0, batch_size=8)]
-    compared = comparison(here=records)
-    assert compared.verdict("tvm", {"the loop": "pytorch"}, precision="fp32", batch_sizes=(1, 8)) == (
-        "On NVIDIA Test GPU, FP32, TVM end to end: "
-        "against the loop it is 2.0 times faster at batch 1 and 3.0 times faster at batch 8"
-    )
+def test_rivals_of_one_set_are_compared_within_their_rounds(make_record: MakeRecord) -> None:
+    found = compare(drifting(make_record, 4.0, backend="a"), drifting(make_record, 2.0, backend="b"))
+    assert found.paired
+    assert (found.low, found.high) == (pytest.approx(2), pytest.approx(2))
 
 
-def test_there_is_no_verdict_on_what_did_not_run(make_rival: MakeRecord) -> None:
-    compared = comparison(here=[make_rival("pytorch")])
-    assert "nothing to compare" in compared.verdict("tvm", {"the loop": "pytorch"}, precision="fp32")
+@pytest.mark.parametrize("changed", [{"run": "2"}, {"profile": "quick"}, {"rivals": "other"}, {"rivals": ""}])
+def test_rounds_of_another_set_run_or_profile_are_not_the_same_rounds(make_record: MakeRecord, changed: dict) -> None:
+    found = compare(drifting(make_record, 4.0, backend="a"), drifting(make_record, 2.0, backend="b", **changed))
+    assert not found.paired
+    assert found.ratio == pytest.approx(2)
+    assert found.low < 2 < found.high
 
 
-def test_the_table_has_this_machine_first_and_rows_in_order(make_rival: MakeRecord) -> None:
-    here = make_rival("pytorch", milliseconds=20.0, device="cpu")
-    published = [make_rival("pytorch", milliseconds=3.0), make_rival("tvm", milliseconds=2.5)]
-    large = make_rival("pytorch", milliseconds=77.0, batch_size=8)
-    html = comparison(here=[here], published=[*published, large]).table().data
-    assert re.findall(r"<th [^>]*>(.*?)</th>", html)[-2:] == ["Test CPU (2 cores), ms", "NVIDIA Test GPU, ms"]
-    cells = re.findall(r"<td [^>]*>(.*?)</td>", html)
-    assert cells[:6] == ["TVM", "resnet18", "FP32", "1", "-", "2.500"]
-    assert cells[6:] == ["PyTorch (eager)", "resnet18", "FP32", "1", "20.000", "3.000"]
+def test_rounds_of_another_machine_are_not_the_same_rounds(make_record: MakeRecord) -> None:
+    here = drifting(make_record, 4.0, backend="a")
+    elsewhere = here.machine.model_copy(update={"gpu": "Another GPU"})
+    assert not compare(here, drifting(make_record, 2.0, backend="b", machine=elsewhere)).paired
 
 
-def test_the_table_s_caption_names_batch_and_machines(make_rival: MakeRecord) -> None:
-    compared = comparison(here=[make_rival("tvm", batch_size=8)], published=[make_rival("tvm", device="cpu")])
-    assert caption(compared.table(8)).startswith(
-        "Median end-to-end latency at batch 8, ms. Measured on NVIDIA Test GPU"
-    )
-    assert "Test CPU" not in caption(compared.table(8))
+def carrying(make_record: MakeRecord, milliseconds: float, carried: dict[str, float], **changed: object) -> Record:
+    """Return a record that was measured in a set of its own, other rows alongside."""
+    attributes = {"backend": "tvm", "rivals": "apart"} | changed
+    return make_record(milliseconds, timing={"carried": carried, "spread": 0.001}, **attributes)
 
 
-def figures(compared: Comparison, *precisions: str) -> list[HTML]:
-    return [draw("resnet18", *precisions) for draw in (compared.latencies, compared.parts, compared.batches)]
+def test_a_row_that_went_along_is_compared_in_its_rounds(make_record: MakeRecord) -> None:
+    """The baseline took 6 ms where the two took turns, whatever it took in a set of its own."""
+    apart = carrying(make_record, 3.0, {"pytorch": 6.0})
+    baseline = make_record(4.0)
+    for found, ratio in ((compare(baseline, apart), 2.0), (compare(apart, baseline), 0.5)):
+        assert found.paired
+        assert found.ratio == pytest.approx(ratio, rel=0.01)
 
 
-def test_figures_say_model_precision_machine_and_rivals(make_rival: MakeRecord) -> None:
-    records = [make_rival(rival, precision="fp16", batch_size=size) for rival in RIVALS for size in (1, 8)]
-    latencies, parts, batches = figures(comparison(published=records), "fp16")
-    for single in (latencies, parts):
-        assert caption(single).startswith("ResNet-18 at batch 1, FP16. Measured on NVIDIA Test GPU, driver 1.2.3")
-        assert description(single).endswith("TVM FP16, PyTorch (eager) FP16.")
-        assert "ResNet-18 at batch 1" in description(single)
-    assert caption(batches).startswith("ResNet-18, FP16; numbers beside the points are batch sizes. Measured on NVIDIA")
-    assert "ResNet-18 at batch sizes 1, 8: TVM FP16, PyTorch (eager) FP16." in description(batches)
+def test_a_carried_row_has_a_device_time_too(make_record: MakeRecord) -> None:
+    timing = {"carried": {"pytorch": 6.0}, "device_ms": 1.5}
+    apart = make_record(3.0, backend="tvm", rivals="apart", timing=timing)
+    found = compare(make_record(4.0), apart, "device")
+    assert found.paired
+    assert found.ratio == pytest.approx(3.0 / 1.5)
 
 
-def test_figures_at_batch_1_draw_nothing_else(make_rival: MakeRecord) -> None:
-    compared = comparison(here=[make_rival("tvm"), make_rival("pytorch", batch_size=8)])
-    latencies, parts, batches = figures(compared)
-    assert "PyTorch (eager)" not in latencies.data + parts.data
-    assert "PyTorch (eager)" in batches.data
+@pytest.mark.parametrize("changed", [{"run": "2"}, {"profile": "quick"}, {"model": "vanilla_cnn"}, {"device": "cpu"}])
+def test_a_carried_row_stands_for_no_other_cell_than_its_own(make_record: MakeRecord, changed: dict) -> None:
+    apart, baseline = carrying(make_record, 3.0, {"pytorch": 6.0}), make_record(4.0, **changed)
+    for found, ratio in ((compare(baseline, apart), 4 / 3), (compare(apart, baseline), 3 / 4)):
+        assert not found.paired
+        assert found.ratio == pytest.approx(ratio, rel=0.01)
 
 
-def test_captions_say_the_precisions_that_are_really_shown(make_rival: MakeRecord) -> None:
-    here = [make_rival("tvm", device="cpu", precision=precision) for precision in ("fp32", "bf16")]
-    for figure in figures(comparison(here=here), "fp16"):
-        assert ", FP32, BF16" in caption(figure)
-        assert "FP16" not in caption(figure) + description(figure)
-        assert "Test CPU" in caption(figure)
+def test_two_sets_are_compared_through_a_row_that_both_carry(make_record: MakeRecord) -> None:
+    """The second set ran while the host was twice as slow: the carried row says so."""
+    one = carrying(make_record, 2.0, {"pytorch": 4.0})
+    other = carrying(make_record, 4.0, {"pytorch": 8.0}, backend="openvino", rivals="later")
+    found = compare(one, other)
+    assert not found.paired
+    assert found.ratio == pytest.approx(1, rel=0.01)
+    assert found.verdict == "same"
 
 
-def test_an_empty_comparison_says_so() -> None:
-    compared = comparison()
-    assert caption(compared.table()) == "Median end-to-end latency at batch 1, ms. Nothing measured yet."
-    for figure in figures(compared, "fp16"):
-        assert ">nothing measured yet<" in figure.data
-        assert caption(figure).endswith("Nothing measured yet.")
-        assert description(figure).endswith(": nothing measured yet.")
-    assert compared.by_rival("resnet18", "fp16") == {"tvm": [], "pytorch": []}
+@pytest.mark.parametrize("changed", [{"run": "2"}, {"model": "vanilla_cnn"}, {"batch_size": 8}, {"precision": "fp16"}])
+def test_a_link_holds_within_one_cell_of_one_run_alone(make_record: MakeRecord, changed: dict) -> None:
+    one = carrying(make_record, 2.0, {"pytorch": 4.0})
+    other = carrying(make_record, 4.0, {"pytorch": 8.0}, backend="openvino", rivals="later", **changed)
+    assert compare(one, other).ratio == pytest.approx(0.5, rel=0.01)
 
 
-def test_rows_of_another_batch_alone_leave_an_empty_figure(make_rival: MakeRecord) -> None:
-    latencies, parts, batches = figures(comparison(here=[make_rival("tvm", batch_size=8)]))
-    assert all(">nothing measured yet<" in figure.data for figure in (latencies, parts))
-    assert ">nothing measured yet<" not in batches.data
+def test_of_several_links_the_quietest_is_taken(make_record: MakeRecord) -> None:
+    def apart(milliseconds: float, graph_ms: float, **changed: object) -> Record:
+        record = carrying(make_record, milliseconds, {"pytorch": 9.0, "pytorch-cudagraph": graph_ms}, **changed)
+        for invocation, factor in zip(record.invocations, (0.5, 1.0, 2.0), strict=True):
+            noisy = invocation.carried["pytorch"]
+            noisy.end_to_end_ms = [ms * factor for ms in noisy.end_to_end_ms]
+        return record
+
+    found = compare(apart(2.0, 1.0), apart(4.0, 1.0, backend="openvino", rivals="later"))
+    assert found.ratio == pytest.approx(0.5, rel=0.01)
+    assert found.log_half_width < 0.02
 
 
-@pytest.fixture
-def lab(tmp_path: Path, machine: Machine) -> Lab:
-    stores = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "published")
-    return Lab(get_profile("quick"), "cpu", machine, *stores)
+def test_a_link_without_this_kind_of_time_is_none(make_record: MakeRecord) -> None:
+    def apart(**changed: object) -> Record:
+        record = carrying(make_record, 2.0, {"pytorch": 4.0}, **changed)
+        for invocation in record.invocations:
+            invocation.carried["pytorch"].device_ms = []
+        return record
+
+    fast = apart(backend="openvino", rivals="later")
+    for invocation in fast.invocations:
+        invocation.device_ms = [ms / 2 for ms in invocation.device_ms]
+    found = compare(apart(), fast, "device")
+    assert found.ratio == pytest.approx(2, rel=0.01)
 
 
-@pytest.fixture
-def filled(lab: Lab, make_rival: MakeRecord) -> Lab:
-    """Return a lab on the CPU whose two shelves both have a CPU's and a GPU's record."""
-    for store, milliseconds in ((lab.store, 2.0), (lab.published_store, 3.0)):
-        for device in ("cpu", "cuda"):
-            store.write(make_rival("tvm", milliseconds=milliseconds, device=device))
-    return lab
-
-
-def test_a_lab_compares_its_device_with_the_published_gpu(filled: Lab) -> None:
-    compared = filled.compare(RIVALS)
-    assert [(r.device, r.latency.end_to_end.p50) for r in compared.here] == [("cpu", 2.0)]
-    assert [(r.device, r.latency.end_to_end.p50) for r in compared.published] == [("cuda", 3.0)]
-
-
-def test_a_comparison_on_the_cpu_has_no_gpu_in_it(filled: Lab) -> None:
-    compared = filled.compare(RIVALS, device="cpu")
-    assert {r.device for r in (*compared.here, *compared.published)} == {"cpu"}
-    assert compared.shown("resnet18", "fp32") == compared.here
-
-
-def test_a_lab_compares_the_precisions_that_are_asked_for(lab: Lab, make_rival: MakeRecord) -> None:
-    for precision in ("fp32", "tf32", "fp16", "bf16"):
-        lab.store.write(make_rival("tvm", device="cpu", precision=precision))
-    assert [r.precision for r in lab.compare(RIVALS).here] == ["fp32", "fp16", "bf16"]
-    assert [r.precision for r in lab.compare(RIVALS, precisions=["tf32"]).here] == ["tf32"]
+def test_what_shares_nothing_is_compared_by_its_medians_with_both_uncertainties(make_record: MakeRecord) -> None:
+    one = make_record(4.0, rivals="one", timing={"luck": 0.1, "seed": 1})
+    other = make_record(2.0, rivals="other", timing={"luck": 0.1, "seed": 2})
+    halves = [record.median("end_to_end").log_half_width for record in (one, other)]
+    assert compare(one, other).log_half_width == pytest.approx(math.hypot(*halves))

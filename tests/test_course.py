@@ -6,15 +6,24 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from inference_lib.backends import BACKENDS
 from inference_lib.course import book, notebook
 from inference_lib.course import run as course
 from inference_lib.course.run import Course
+from inference_lib.measure.benchmark import Session
+from inference_lib.measure.plan import Rival
+from inference_lib.measure.profiles import get_profile
 from inference_lib.records.machine import this_machine
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
+from inference_lib.seam import Availability
+from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 
 HEADER = """\
@@ -63,8 +72,9 @@ def tiny(tmp_path: Path) -> Course:
     return made
 
 
-def run(tiny: Course, *names: str, **options: object) -> int:
-    return course.run_chapters(list(names) or None, device="cpu", course=tiny, **options)
+def run(tiny: Course, *names: str, **options: object) -> list[str]:
+    """Execute chapters; return the names of those that failed."""
+    return course.run_chapters(list(names) or None, device="cpu", course=tiny, **{"grid": False} | options)
 
 
 def test_chapters_come_from_the_table_of_contents(tiny: Course) -> None:
@@ -104,7 +114,7 @@ def test_code_moved_to_another_cell_changes_the_hash() -> None:
 
 
 def test_a_chapter_runs_once_until_something_changes(tiny: Course, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tiny) == 0
+    assert run(tiny) == []
     first = nbformat.read(tiny.executed / "01_first.ipynb", as_version=4)
     stamp = first.metadata[notebook.STAMP]
     assert (stamp.profile, stamp.device) == ("quick", "cpu")
@@ -112,18 +122,23 @@ def test_a_chapter_runs_once_until_something_changes(tiny: Course, capsys: pytes
     assert notebook.code_cells(first)[-1].outputs[0].text == "2\n"
     capsys.readouterr()
 
-    assert run(tiny) == 0
+    assert run(tiny) == []
     assert capsys.readouterr().out.splitlines() == ["[1/2] 01_first: up to date", "[2/2] 02_second: up to date"]
 
     write_chapter(tiny, "02_second", "print(3)\n")
-    assert run(tiny) == 0
+    assert run(tiny) == []
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("up to date")
     assert lines[1].endswith(" s")
 
     chapter = course.chapters(tiny)[0]
     assert course.is_up_to_date(chapter, dict(stamp) | {"seconds": stamp.seconds}, tiny)
-    for changed in ({"profile": "full"}, {"device": "cuda"}, {"library_sha256": "another"}):
+    for changed in (
+        {"profile": "full"},
+        {"device": "cuda"},
+        {"library_sha256": "another"},
+        {"environment_sha256": "x"},
+    ):
         assert not course.is_up_to_date(chapter, dict(stamp) | changed, tiny)
 
 
@@ -144,7 +159,7 @@ def test_a_failing_chapter_names_its_cell_and_leaves_the_others_alone(
     tiny: Course, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_chapter(tiny, "01_first", "print('so far')\n\n# %%\n# look\nraise ValueError('first line\\nand the last')\n")
-    assert run(tiny) == 1
+    assert run(tiny) == ["01_first"]
     failed, fine = capsys.readouterr().out.splitlines()
     assert "failed at code cell 3 (`# look`): ValueError: and the last; see" in failed
     assert "01_first.failed.ipynb" in failed
@@ -154,7 +169,7 @@ def test_a_failing_chapter_names_its_cell_and_leaves_the_others_alone(
     assert kept[1].outputs[0].text == "so far\n"
 
     write_chapter(tiny, "01_first", "print('mended')\n")
-    assert run(tiny, "01") == 0
+    assert run(tiny, "01") == []
     assert [p.name for p in sorted(tiny.executed.iterdir())] == ["01_first.ipynb", "02_second.ipynb"]
 
 
@@ -162,7 +177,7 @@ def test_a_chapter_that_kills_its_kernel_is_a_failure_like_any_other(
     tiny: Course, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_chapter(tiny, "01_first", "import os\nos.kill(os.getpid(), 9)\n")
-    assert run(tiny, "01") == 1
+    assert run(tiny, "01") == ["01_first"]
     assert "failed at code cell 2 (`import os`): the kernel died" in capsys.readouterr().out
 
 
@@ -177,10 +192,10 @@ def test_chapters_run_in_the_course_s_folder_with_this_interpreter(tiny: Course)
 def test_ctrl_c_keeps_what_was_finished(tiny: Course) -> None:
     write_chapter(tiny, "02_second", "import time\nprint('started')\ntime.sleep(300)\n")
     script = (
-        "from pathlib import Path; from inference_lib import course; "
-        "course.run_chapters(device='cpu', course=course.Course(Path('.'), Path('_build')))"
+        "from pathlib import Path; from inference_lib.course import run; "
+        "run.run_chapters(device='cpu', grid=False, course=run.Course(Path('.'), Path('_build')))"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(course.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=tiny.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -203,11 +218,11 @@ def test_the_time_of_an_interrupted_attempt_counts_once(tiny: Course) -> None:
 
     tiny.executed.mkdir(parents=True)
     (tiny.executed / ".02_second.quick-cpu.seconds").write_text("1000.0")
-    assert run(tiny, "02", profile="full") == 0
+    assert run(tiny, "02", profile="full") == []
     assert seconds() < 300  # that attempt had another profile
-    assert run(tiny, "02") == 0
+    assert run(tiny, "02") == []
     assert 1000 < seconds() < 1300
-    assert run(tiny, "02", force=True) == 0
+    assert run(tiny, "02", force=True) == []
     assert seconds() < 300
 
 
@@ -255,38 +270,113 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny: Course) -> None:
         run(tiny)
 
 
-def test_publishing_and_staleness(tiny: Course) -> None:
+@pytest.fixture
+def executed(tiny: Course, make_record: Callable[..., Record]) -> Course:
+    """The tiny course as if it had been executed on a GPU with the full profile, and one record."""
+    run(tiny)
+    for path in tiny.executed.glob("*.ipynb"):
+        notebook_ = nbformat.read(path, as_version=4)
+        notebook_.metadata[notebook.STAMP] |= {"profile": "full", "device": "cuda"}
+        nbformat.write(notebook_, path)
+    RecordStore(tiny.records).write(make_record())
+    return tiny
+
+
+def test_publishing_and_staleness(executed: Course) -> None:
+    (executed.build / "ceilings").mkdir()
+    for name in ("cuda-1.json", "cpu-1.json"):
+        (executed.build / "ceilings" / name).write_text("{}")
+    assert book.publish(course=executed) == ["01_first", "02_second"]
+    assert RecordStore(executed.published / "records").read() == RecordStore(executed.records).read()
+    assert [path.name for path in (executed.published / "ceilings").iterdir()] == ["cuda-1.json"]
+    assert book.stale_published(executed) == []
+
+    source = course.chapters(executed)[0].source
+    source.write_text(source.read_text().replace("Some words", "Better words"))
+    assert book.stale_published(executed) == []
+    source.write_text(source.read_text().replace("1 + 1", "1 + 3"))
+    assert book.stale_published(executed) == ["01_first"]
+    with pytest.raises(CourseError, match="the code of chapter 01_first has changed"):
+        book.publish(course=executed)
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_not_for_an_edition_is_refused_and_the_edition_stays_as_it_was(
+    executed: Course, make_record: Callable[..., Record]
+) -> None:
+    book.publish(course=executed)
+    before, store = snapshot(executed.published), RecordStore(executed.records)
+
+    def refused(match: str) -> None:
+        with pytest.raises(CourseError, match=match) as error:
+            book.publish(course=executed)
+        assert "\n" not in str(error.value)
+        assert snapshot(executed.root / "book") == before
+
+    quick = store.write(make_record(1.0, profile="quick"))
+    refused(r"1 of 2 records are not a GPU machine's of the full profile .*quick.*--any-profile")
+    quick.unlink()
+    without_gpu = make_record().machine.model_copy(update={"gpu": None})
+    on_a_laptop = store.write(make_record(device="cpu", machine=without_gpu))
+    refused("1 of 2 records are not a GPU machine's")
+    on_a_laptop.unlink()
+    other_gpu = make_record().machine.model_copy(update={"gpu": "Another GPU"})
+    other = store.write(make_record(machine=other_gpu))
+    refused("records of Another GPU and NVIDIA Test GPU")
+    other.unlink()
+    broken = executed.records / "a.json"
+    broken.write_text("{}")
+    refused("a.json is not a measurement record")
+    broken.unlink()
+    run(executed, "02")
+    refused("chapter 02_second was executed with the quick profile on cpu; publish what a GPU made.*--any-profile")
+    book.publish(course=executed, any_profile=True)
+
+
+def test_runs_stand_side_by_side_in_the_edition(executed: Course, make_record: Callable[..., Record]) -> None:
+    book.publish(course=executed)
+    second = executed.build / "second"
+    RecordStore(second).write(make_record(3.0, run="2"))
+    book.publish(records=second, course=executed)
+    assert RecordStore(executed.published / "records").runs() == ["1", "2"]
+    for record in RecordStore(executed.published / "records").read():
+        RecordStore(executed.published / "records").find(record.key)
+
+
+def test_an_edition_is_replaced_as_a_whole_or_not_at_all(executed: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    book.publish(course=executed)
+    before = snapshot(executed.root / "book")
+    written = []
+
+    def full(self: RecordStore, record: Record) -> None:
+        written.append(record)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordStore, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        book.publish(course=executed)
+    assert written
+    assert snapshot(executed.root / "book") == before
+
+
+def test_without_chapters_or_records_there_is_nothing_to_publish(tiny: Course) -> None:
     with pytest.raises(CourseError, match="no executed chapters"):
         book.publish(course=tiny)
-    run(tiny, "01")
-    tiny.records.mkdir()
-    (tiny.records / "one.json").write_text("{}")
-    (tiny.build / "ceilings").mkdir()
-    for name in ("cuda-1.json", "cpu-1.json"):
-        (tiny.build / "ceilings" / name).write_text("{}")
-    assert book.publish(course=tiny) == ["01_first"]
-    assert (tiny.published / "records" / "one.json").read_text() == "{}"
-    assert [path.name for path in (tiny.published / "ceilings").iterdir()] == ["cuda-1.json"]
-    assert book.stale_published(tiny) == []
-
-    source = course.chapters(tiny)[0].source
-    source.write_text(source.read_text().replace("Some words", "Better words"))
-    assert book.stale_published(tiny) == []
-    source.write_text(source.read_text().replace("1 + 1", "1 + 3"))
-    assert book.stale_published(tiny) == ["01_first"]
-    with pytest.raises(CourseError, match="the code of chapter 01_first has changed"):
+    run(tiny)
+    with pytest.raises(CourseError, match="no records in"):
         book.publish(course=tiny)
 
 
 def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(tiny: Course) -> None:
     (tiny.root / "_config.yml").write_text("title: Tiny\n")
     (tiny.root / "book").mkdir()
-    with pytest.raises(CourseError, match=r"chapter 01_first has no outputs in .*run `python -m"):
-        book.stage("local", tiny)
     run(tiny)
     source = course.chapters(tiny)[0].source
     source.write_text(source.read_text().replace("Some words", "Better words"))
-    folder = book.stage("local", tiny)
+    folder = book.stage("local", tiny).folder
     page = nbformat.read(folder / "notebooks" / "01_first.ipynb", as_version=4)
     assert "Better words" in page.cells[0].source
     assert [cell.metadata.get("tags") for cell in page.cells] == [None, ["parameters"], None]
@@ -302,26 +392,26 @@ def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(tiny: Course)
         book.stage("first", tiny)
 
 
-def test_a_card_says_how_long_the_chapter_ran_and_where(tiny: Course) -> None:
-    header = HEADER.replace("Some words.", "It took {{ run_times }}.")
-    write_chapter(tiny, "01_first", "print(1)\n", header)
-    run(tiny)
-    book.publish(tiny.executed, tiny.records, tiny)
+def test_a_card_says_how_long_the_chapter_ran_and_where(executed: Course) -> None:
+    tiny, source = executed, course.chapters(executed)[0].source
+    source.write_text(source.read_text().replace("Some words.", "It took {{ run_times }}."))
+    book.publish(course=executed)
     (tiny.root / "_config.yml").write_text("title: x\n")
-    page = nbformat.read(book.stage("local", tiny) / "notebooks" / "01_first.ipynb", as_version=4)
+    page = nbformat.read(book.stage("local", tiny).folder / "notebooks" / "01_first.ipynb", as_version=4)
     (sentence,) = [line for line in page.cells[0].source.splitlines() if "It took" in line]
     assert sentence.count(this_machine().name("cpu")) == 2  # here, and in the published edition
-    assert "quick profile" in sentence
+    assert "full profile" in sentence
 
 
-def test_the_published_edition_leaves_out_what_was_not_published(tiny: Course, capsys: pytest.CaptureFixture) -> None:
+def test_the_published_edition_leaves_out_what_was_not_published(
+    executed: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = executed
     (tiny.root / "_config.yml").write_text("title: Tiny\n")
-    (tiny.root / "book").mkdir()
-    run(tiny)
     book.publish(course=tiny)
     left_out = course.chapters(tiny)[0].name
     (tiny.published / f"{left_out}.ipynb").unlink()
-    folder = book.stage("published", tiny)
+    folder = book.stage("published", tiny).folder
     listed = [f"notebooks/{chapter.name}" in (folder / "_toc.yml").read_text() for chapter in course.chapters(tiny)]
     assert listed == [False] + [True] * (len(listed) - 1)
     assert len(listed) > 1
@@ -338,3 +428,107 @@ def test_a_new_style_sheet_renders_every_page_again(tmp_path: Path) -> None:
     (staged / "course.css").write_text("p { color: red }")
     assert book._static_files_changed(tmp_path, tmp_path / "work")
     assert not book._static_files_changed(tmp_path, tmp_path / "nothing-rendered-yet")
+
+
+def staged_pages(course_: Course) -> tuple[dict[str, nbformat.NotebookNode], list[str]]:
+    """Return the pages of the local edition and the names of the broken ones."""
+    (course_.root / "_config.yml").write_text("title: Tiny\n")
+    staged = book.stage("local", course_)
+    pages = {path.stem: nbformat.read(path, as_version=4) for path in (staged.folder / "notebooks").glob("*.ipynb")}
+    return pages, staged.broken
+
+
+def test_a_failed_chapter_becomes_a_page_that_shows_where_and_why(tiny: Course) -> None:
+    write_chapter(
+        tiny, "01_first",
+        "print('so far')\n\n# %% [markdown]\n# It is {glue:text}`01-x:.1f`.\n\n# %%\n# look\n"
+        "raise ValueError('first line\\nand the last')\n\n# %%\nprint('never')\n",
+    )  # fmt: skip
+    assert run(tiny) == ["01_first"]
+    pages, broken = staged_pages(tiny)
+    assert broken == ["01_first"]
+    page = pages["01_first"]
+    assert page.cells[0].source.startswith("# A title")
+    note = page.cells[1].source
+    assert "at code cell 3 (`# look`): ValueError: and the last" in note
+    assert note.index("{dropdown}") < note.index("Traceback") < note.index("run `python -m inference_lib run 01_first`")
+    assert "\x1b" not in note
+    assert notebook.code_cells(page)[1].outputs[0].text == "so far\n"
+    assert page.cells[-1].source.startswith("# look")  # the page ends where the chapter did
+    assert page.cells[-1].outputs == []
+    assert "It is (not measured)." in page.cells[-2].source
+    assert notebook.code_cells(pages["02_second"])[-1].outputs[0].text == "4\n"
+
+
+def test_a_chapter_without_fresh_outputs_becomes_a_page_that_says_so(tiny: Course) -> None:
+    run(tiny, "02")
+    pages, broken = staged_pages(tiny)
+    assert broken == ["01_first"]
+    assert [cell.source.splitlines()[0] for cell in pages["01_first"].cells] == ["# A title", "::::{error}"]
+    assert "This chapter was not executed: chapter 01_first has no outputs in" in pages["01_first"].cells[1].source
+    write_chapter(tiny, "02_second", "print(5)\n")
+    pages, broken = staged_pages(tiny)
+    assert broken == ["01_first", "02_second"]
+    assert "the code of chapter 02_second has changed since it was executed" in pages["02_second"].cells[1].source
+
+
+def test_what_is_installed_later_makes_a_chapter_stale(tiny: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that was unavailable for want of a package is measured once it is there."""
+    run(tiny, "01")
+    chapter = course.chapters(tiny)[0]
+    assert course.is_up_to_date(chapter, course._stamp(chapter, "quick", "cpu"), tiny)
+    newer = this_machine().model_copy(update={"packages": {"tensorrt": "10"}})
+    for place, name, changed in (
+        (course, "this_machine", lambda: newer),
+        (type(BACKENDS["tensorrt"]), "availability", lambda *_: Availability(True, "10")),
+    ):
+        course.environment_hash.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, changed)
+            assert not course.is_up_to_date(chapter, course._stamp(chapter, "quick", "cpu"), tiny)
+    course.environment_hash.cache_clear()
+    committed = this_machine().model_copy(update={"commit": "another"})
+    monkeypatch.setattr(course, "this_machine", lambda: committed)
+    assert course.is_up_to_date(chapter, course._stamp(chapter, "quick", "cpu"), tiny)
+    course.environment_hash.cache_clear()
+
+
+def test_the_whole_grid_is_measured_before_all_chapters_and_only_then(
+    tiny: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+
+    def measure(session: Session, rivals: list[Rival]) -> None:
+        session.progress(f"{len(rivals)} cells")
+        measured.append((session.store.directory, {rival.workload.device.kind for rival in rivals}))
+        raise CourseError("no reference")
+
+    monkeypatch.setattr(Session, "measure", measure)
+    run(tiny, "01", grid=True)
+    run(tiny, grid=False)
+    assert measured == []
+    run(tiny, grid=True)  # everything is up to date, and so are the records
+    assert measured == []
+    capsys.readouterr()
+    assert run(tiny, grid=True, force=True) == []
+    assert measured == [(tiny.records, {"cpu"})]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("measuring the grid on ")
+    assert printed[2] == "  not all of it: no reference"
+    assert printed[3].startswith("[1/2] 01_first")
+
+
+def test_a_machine_with_a_gpu_measures_its_cpu_too_with_the_backends_that_run_there(
+    tiny: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: dict[str, set[str]] = {}
+
+    def measure(_: Session, rivals: list[Rival]) -> None:
+        for rival in rivals:
+            measured.setdefault(rival.workload.device.kind, set()).add(rival.backend)
+
+    monkeypatch.setattr(Session, "measure", measure)
+    course.measure_grid(get_profile("quick"), "cuda", tiny)
+    assert measured["cuda"] == set(BACKENDS)
+    assert {"pytorch", "openvino", "tvm"} <= measured["cpu"]
+    assert not {"pytorch-cudagraph", "tensorrt"} & measured["cpu"]

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError
+from inference_lib.support.paths import DATA, ROOT
 from inference_lib.zoo import fashion_mnist as data
 from inference_lib.zoo.fashion_mnist import CLASS_NAMES, ensure_fashion_mnist, load_fashion_mnist, preprocess
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.networks import load_pretrained
 
 COUNTS = {"train": 6, "t10k": 5}
 
@@ -84,10 +87,10 @@ def test_an_unknown_split_is_refused(folder):
 def test_a_file_cut_short_is_named_with_the_remedy(folder, kept):
     path = folder / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CourseError, match="cut short or corrupt") as error:
+    with pytest.raises(CourseError, match="cut short or corrupt" if kept else "is empty") as error:
         load_fashion_mnist("test", folder)
     assert str(path) in str(error.value)
-    assert "delete it, then run: python -m inference_lib data" in str(error.value)
+    assert "move it away, then run: python -m inference_lib data" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -97,6 +100,50 @@ def test_a_changed_pixel_is_noticed(folder):
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
     with pytest.raises(CourseError, match="wrong SHA-256"):
         load_fashion_mnist("test", folder)
+
+
+@pytest.mark.parametrize("name", data.SHA256)
+@pytest.mark.parametrize("compressed", [True, False])
+def test_an_intact_file_of_another_data_set_is_called_that_and_never_corrupt(folder, name, compressed):
+    kind, sizes = (b"\0\0\x08\x03", [7, 28, 28]) if "images" in name else (b"\0\0\x08\x01", [7])
+    header = kind + np.array(sizes, ">i4").tobytes()
+    content = header + bytes(int(np.prod(sizes)))
+    (folder / f"{name}.gz").unlink()
+    path = folder / (f"{name}.gz" if compressed else name)
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(CourseError, match="not Fashion-MNIST: an intact file, 7") as error:
+        data.check(folder)
+    assert str(path) in str(error.value)
+    assert "corrupt" not in str(error.value)
+    assert "delete" not in str(error.value)
+
+
+def test_the_command_checks_the_content_of_all_four_files(tmp_path):
+    folder = Path(os.environ.get("INFERENCE_DATA", DATA))
+    if not all((folder / f"{name}.gz").is_file() for name in data.SHA256):
+        pytest.skip("no data set here")
+
+    def command() -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "inference_lib", "data", "--directory", str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    for name in data.SHA256:
+        (tmp_path / f"{name}.gz").symlink_to(folder / f"{name}.gz")
+    assert command().stdout == f"{tmp_path}\n"
+    for name, content, said in (
+        ("train-labels-idx1-ubyte", b"<!DOCTYPE html><html>Log in</html>", "is a web page"),
+        ("t10k-images-idx3-ubyte", b"", "is empty"),
+        ("train-images-idx3-ubyte", (folder / "train-images-idx3-ubyte.gz").read_bytes()[:-9], "is cut short"),
+    ):
+        path = tmp_path / f"{name}.gz"
+        path.unlink()
+        path.write_bytes(content)
+        result = command()
+        path.unlink()
+        path.symlink_to(folder / path.name)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"error: {path} {said}")
+        assert result.stderr.count("\n") == 1
 
 
 def test_without_a_network_one_line_names_all_three_ways(folder, tmp_path):
@@ -127,7 +174,7 @@ def test_a_corrupt_download_leaves_nothing_behind(folder, tmp_path, monkeypatch)
         return temporary
 
     monkeypatch.setattr(data, "_download_with_torchvision", download)
-    with pytest.raises(CourseError, match="cut short or corrupt"):
+    with pytest.raises(CourseError, match="a web page"):
         ensure_fashion_mnist(tmp_path / "empty")
     assert list((tmp_path / "empty").iterdir()) == []
 
@@ -175,6 +222,26 @@ def test_preprocessing_equals_the_plain_formula(dtype):
 def test_an_even_image_stays_even(grey, count):
     batch = preprocess(np.full((count, 28, 28), grey, np.uint8))
     np.testing.assert_allclose(batch, np.full((count, 3, 224, 224), (grey / 255 - 0.2860) / 0.3530), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "remedy"),
+    [
+        (np.zeros((2, 28, 28), np.uint16), "divide 16 bits by 257"),
+        (np.zeros((2, 28, 28), np.float32), "multiply 0..1 by 255 and round"),
+        (np.zeros((2, 28, 28), bool), "multiply by 255"),
+        (np.zeros((2, 28, 28), np.int64), "bring them to 0..255"),
+        (np.zeros((28, 28), np.uint8), "give N x 28 x 28"),
+        (np.zeros((2, 28, 28, 3), np.uint8), "give N x 28 x 28"),
+        (np.zeros((2, 32, 32), np.uint8), "give N x 28 x 28"),
+        ([np.zeros((28, 28), np.uint8)], "list is not a NumPy array"),
+    ],
+)
+def test_pictures_that_would_be_classified_wrongly_are_refused_with_the_remedy(images, remedy):
+    with pytest.raises(CourseError) as error:
+        preprocess(images)
+    assert remedy in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_preprocessing_leaves_its_input_alone_and_accepts_a_view():

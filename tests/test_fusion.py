@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from inference_lib.backends.shared import fusion
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.seam import MODELS
+from inference_lib.zoo.networks import load_pretrained
 
 
 def convolution_relu(x, weight, bias, *geometry):

@@ -24,8 +24,35 @@ def test_imports_are_followed_wherever_they_stand(tmp_path: Path) -> None:
     assert found["library.inner.deep"] == SOURCES["inner/deep.py"].encode()
 
 
+def test_a_name_that_a_package_hands_out_leads_to_the_module_that_defines_it(tmp_path: Path) -> None:
+    sources = {
+        "root.py": "from library.seam import Asked, made_here\n",
+        "seam/__init__.py": (
+            "from library.seam.asked import Asked\nfrom library.seam.other import Other\n"
+            "from library.seam import nothing\ndef made_here(): ...\n"
+        ),
+        "seam/asked.py": "from library.zoo import Animal as Pet\n",
+        "seam/other.py": "",
+        "zoo/__init__.py": "from library.zoo.animals import Cat as Animal\n",
+        "zoo/animals.py": "",
+    }
+    for name, text in sources.items():
+        file = tmp_path / "library" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    found = sources_of("library.root", root=tmp_path / "library")
+    assert set(found) == {"library.root", "library.seam.asked", "library.zoo.animals"}
+    assert set(sources_of("library.seam.nothing", root=tmp_path / "library")) == set()
+
+
+def test_what_a_measurement_asks_of_the_seam_is_part_of_it() -> None:
+    found = sources_of("inference_lib.backends.onnxruntime")
+    assert {f"inference_lib.seam.{name}" for name in ("workload", "artifact", "precision", "model")} <= set(found)
+    assert "inference_lib.zoo.networks" in found
+
+
 def test_the_timer_is_part_of_a_measurement_and_a_figure_is_not() -> None:
     found = sources_of("inference_lib.measure.cell", "inference_lib.backends.onnxruntime")
-    assert {"inference_lib.measure.timing", "inference_lib.backends.cuda"} <= set(found)
+    assert {"inference_lib.measure.timing", "inference_lib.backends.shared.cuda"} <= set(found)
     assert not {name for name in found if name.startswith(("inference_lib.report.plots", "inference_lib.lab"))}
     assert "inference_lib.backends.tvm.backend" not in found

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inference_lib.records.store import RecordStore
 
 from inference_lib.lab import Lab
 from inference_lib.measure.profiles import get_profile
 from inference_lib.records.machine import this_machine
 from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
 
 MakeRecord = Callable[..., Record]
 HERE, PUBLISHED = 1.0, 2.0

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from inference_lib.seam import MODELS
 from inference_lib.support import files
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo import networks as models
 from inference_lib.zoo.networks import (
-    MODELS,
     PRETRAINED,
     create_model,
     load_pretrained,

@@ -11,9 +11,8 @@ from inputs import eager_logits, noise
 from inference_lib.backends import get_backend
 from inference_lib.backends import onnxruntime as ort_backend
 from inference_lib.backends.onnxruntime import MODEL_FILE, open_session
-from inference_lib.seam import Workload, build
+from inference_lib.seam import MODELS, Workload, build
 from inference_lib.support.errors import CourseError
-from inference_lib.zoo.networks import MODELS
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -47,7 +46,9 @@ def test_the_stored_precision_is_read_from_the_graph(root: Path, precision: str,
 
 def test_an_fp32_graph_under_an_fp16_label_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export = ort_backend.export_onnx
-    monkeypatch.setattr(ort_backend, "export_onnx", lambda model, _, path: export(model, torch.float32, path))
+    monkeypatch.setattr(
+        ort_backend, "export_onnx", lambda model, _, path: export(model, Workload("vanilla_cnn", 1), path)
+    )
     with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
         build(get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp16", "cuda"), tmp_path)
     assert not (tmp_path / "onnx" / "vanilla_cnn-fp16").exists()

@@ -100,7 +100,7 @@ def test_a_session_that_fell_back_is_refused(
     tensorrt: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The real provider cannot be loaded here; ONNX Runtime would go on on the CPU if it were let."""
-    export_onnx(load_pretrained("vanilla_cnn"), FP16.torch_dtype, tmp_path / MODEL_FILE)
+    export_onnx(load_pretrained("vanilla_cnn"), FP16, tmp_path / MODEL_FILE)
     with pytest.raises(CourseError, match=r"cannot run model.onnx in TensorRT alone"):
         open_session(tmp_path / MODEL_FILE, {})
     assert "Falling back" not in capfd.readouterr().out

@@ -12,10 +12,9 @@ from inference_lib.backends import get_backend
 from inference_lib.backends import openvino as ov_backend
 from inference_lib.backends.openvino import MODEL_FILE, compile_ir, computed_precisions, import_openvino
 from inference_lib.measure import timing
-from inference_lib.measure.accuracy import LOGIT_TOLERANCE
-from inference_lib.seam import Workload, build
+from inference_lib.seam import MODELS, PRECISIONS, Workload, build, find_precision
 from inference_lib.support.errors import CourseError
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.networks import load_pretrained
 
 if not get_backend("openvino").availability("cpu").usable:  # it imports openvino without its telemetry
     pytest.skip("openvino is not installed", allow_module_level=True)
@@ -23,11 +22,11 @@ if not get_backend("openvino").availability("cpu").usable:  # it imports openvin
 NAMES = ("openvino", "openvino-throughput")
 HAS_BF16 = get_backend("openvino").supports(Workload("vanilla_cnn", 1, "bf16", "cpu")).ok
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no instructions for BF16")
-PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
+MEASURED = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", MEASURED)
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_the_compiled_graph_computes_what_the_model_computes(
     root: Path, model: str, precision: str, batch_size: int
@@ -42,7 +41,7 @@ def test_the_compiled_graph_computes_what_the_model_computes(
                 runner.upload(images)
                 runner.compute()
             in_parts = runner.download()
-        assert np.abs(logits - expected).max() <= LOGIT_TOLERANCE[precision] * np.abs(expected).max()
+        assert np.abs(logits - expected).max() <= PRECISIONS[precision].tolerance * np.abs(expected).max()
         np.testing.assert_allclose(logits, in_parts, rtol=1e-5, atol=1e-5)
         assert logits.dtype == in_parts.dtype == np.float32
 
@@ -81,17 +80,19 @@ def test_a_file_in_another_precision_is_refused(tmp_path: Path, monkeypatch: pyt
         save = ov.save_model
         monkeypatch.setattr(ov, "save_model", lambda graph, path, compress_to_fp16: save(graph, path))
     else:
-        monkeypatch.setattr(ov_backend, "export_ir", lambda model, _, path: export(model, "bf16", path))
+        monkeypatch.setattr(
+            ov_backend, "export_ir", lambda model, _, path: export(model, Workload("vanilla_cnn", 1, "bf16"), path)
+        )
     with pytest.raises(CourseError, match=f"{stored} weights where fp32 was asked for"):
         build(get_backend("openvino"), Workload("vanilla_cnn", 1, "fp32", "cpu"), tmp_path)
     assert not (tmp_path / "openvino" / "vanilla_cnn-fp32").exists()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", MEASURED)
 def test_the_layers_compute_in_the_precision_of_the_label(root: Path, precision: str) -> None:
     artifact = build(get_backend("openvino"), Workload("vanilla_cnn", 1, precision, "cpu"), root)
     with get_backend("openvino").load(artifact) as runner:
-        assert computed_precisions(runner.compiled) == {ov_backend.TYPES[precision]}
+        assert computed_precisions(runner.compiled) == {ov_backend.TYPES[find_precision(precision).dtype]}
 
 
 def test_a_file_in_half_precision_does_not_pass_for_computing_in_it(root: Path, tmp_path: Path) -> None:
@@ -110,14 +111,14 @@ def test_a_graph_that_computes_in_another_precision_than_asked_for_is_refused(tm
     program = torch.export.export(model, (torch.zeros(2, 3, 224, 224, dtype=torch.bfloat16),))
     ov.save_model(ov.convert_model(program), tmp_path / MODEL_FILE, compress_to_fp16=False)
     with pytest.raises(CourseError, match="computes in bf16 and f32 where f32 was asked for"):
-        compile_ir(tmp_path / MODEL_FILE, 2, "fp32", {})
+        compile_ir(tmp_path / MODEL_FILE, Workload("vanilla_cnn", 2), {})
 
 
 @needs_bf16
 def test_a_hint_that_was_not_taken_is_refused(root: Path) -> None:
     path = build(get_backend("openvino"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root).directory / MODEL_FILE
     with pytest.raises(CourseError, match="computes in bf16 where f32 was asked for"):
-        compile_ir(path, 1, "fp32", {"INFERENCE_PRECISION_HINT": "bf16"})
+        compile_ir(path, Workload("vanilla_cnn", 1), {"INFERENCE_PRECISION_HINT": "bf16"})
 
 
 def test_the_hints_are_the_compiled_model_s(root: Path) -> None:

@@ -10,9 +10,9 @@ from inputs import eager_logits, noise
 
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.cuda import float32_products
-from inference_lib.seam import Workload, build
+from inference_lib.seam import MODELS, Workload, build
 from inference_lib.support.errors import CourseError
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.networks import load_pretrained
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -33,7 +33,7 @@ def test_the_loaded_artifact_computes_what_the_model_computes(tmp_path: Path, mo
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_the_stored_precision_is_the_one_asked_for(tmp_path: Path, precision: str) -> None:
     backend, workload = get_backend("pytorch"), Workload("vanilla_cnn", 1, precision, "cuda")
-    assert backend.stored_precision(build(backend, workload, tmp_path)) == workload.storage
+    assert backend.stored_precision(build(backend, workload, tmp_path)) == workload.precision.storage
 
 
 def test_an_export_in_another_precision_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inference_lib.records.store import RecordStore, select
+from conftest import P99_OVER_MEDIAN
 
-from inference_lib.records.record import Record
+from inference_lib.records.machine import Machine
+from inference_lib.records.record import Accuracy, Record
+from inference_lib.records.statistics import LEAST_FOR_P99
+from inference_lib.records.store import RecordStore, select, select_all
 from inference_lib.support.errors import CourseError
 
 MakeRecord = Callable[..., Record]
@@ -21,7 +24,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path, make_record: MakeRecord) 
     store, record = RecordStore(tmp_path), make_record()
     store.write(record)
     assert store.read() == [record]
-    assert store.find(record) == record
+    assert store.find(record.key) == record
 
 
 def test_the_same_cell_replaces_its_record(tmp_path: Path, make_record: MakeRecord) -> None:
@@ -29,15 +32,102 @@ def test_the_same_cell_replaces_its_record(tmp_path: Path, make_record: MakeReco
     store.write(make_record(2.0))
     store.write(make_record(3.0))
     (record,) = store.read()
-    assert record.latency.end_to_end.p50 == 3.0
+    assert record.latency.end_to_end.p50 == pytest.approx(3)
 
 
-@pytest.mark.parametrize("changed", [{"batch_size": 8}, {"precision": "fp16"}, {"backend": "x"}, {"device": "cpu"}])
+OTHERS = [
+    {"batch_size": 8},
+    {"precision": "fp16"},
+    {"backend": "x"},
+    {"model": "vanilla_cnn"},
+    {"device": "cpu"},
+    {"profile": "quick"},
+    {"run": "2"},
+]
+
+
+@pytest.mark.parametrize("changed", OTHERS)
 def test_other_cells_have_files_of_their_own(tmp_path: Path, make_record: MakeRecord, changed: dict) -> None:
     store = RecordStore(tmp_path)
-    store.write(make_record())
-    store.write(make_record(**changed))
+    first, other = make_record(), make_record(**changed)
+    assert first.key != other.key
+    store.write(first)
+    store.write(other)
     assert len(store.read()) == 2
+    assert (store.find(first.key), store.find(other.key)) == (first, other)
+
+
+def test_two_machines_have_files_of_their_own(tmp_path: Path, make_record: MakeRecord, machine: Machine) -> None:
+    store = RecordStore(tmp_path)
+    store.write(make_record())
+    store.write(make_record(machine=machine.model_copy(update={"gpu": "Another GPU"})))
+    assert len(store.read()) == 2
+
+
+@pytest.mark.parametrize("status", ["unavailable", "unsupported", "failed", "out_of_memory", "left_out"])
+def test_a_row_that_could_not_be_measured_never_replaces_one_that_was(
+    tmp_path: Path, make_record: MakeRecord, status: str
+) -> None:
+    store, measured = RecordStore(tmp_path), make_record()
+    broken = make_record(count=0, status=status, reason="no compiler")
+    assert store.keep(broken) == broken
+    assert store.read() == [broken]
+    assert store.keep(measured) == measured
+    assert store.keep(broken) == measured
+    assert store.read() == [measured]
+
+
+# What is derived
+
+
+def test_the_parts_of_a_latency_come_from_the_invocations(make_record: MakeRecord) -> None:
+    record = make_record(4.0, timing={"device_ms": 3.0, "iterations": 400})
+    found = record.latency
+    assert (found.end_to_end.p50, found.device.value) == (pytest.approx(4), pytest.approx(3))
+    assert found.end_to_end.iterations == 1200
+    assert found.end_to_end.p90.value == pytest.approx(4)
+    assert found.parts.compute == pytest.approx(3.8)
+    assert make_record(device="cpu").latency.device is None
+    assert make_record(count=0).latency is None
+
+
+@pytest.mark.parametrize(("iterations", "there"), [(LEAST_FOR_P99 // 4, True), (LEAST_FOR_P99 // 4 - 1, False)])
+def test_a_p99_needs_a_thousand_iterations(make_record: MakeRecord, iterations: int, there: bool) -> None:
+    found = make_record(2.0, count=4, timing={"iterations": iterations}).latency.end_to_end.p99
+    assert (found is not None) == there
+    if there:
+        assert found.value == pytest.approx(2.0 * P99_OVER_MEDIAN)
+        assert found.low <= found.value <= found.high
+
+
+def test_the_spread_of_single_inferences_is_that_between_the_outer_sixths(make_record: MakeRecord) -> None:
+    record = make_record(1.0)
+    for invocation in record.invocations:
+        invocation.quantiles = [0.5 + n / 200 for n in range(201)]  # evenly from 0.5 to 1.5
+    assert record.latency.end_to_end.cv_percent == pytest.approx(34)
+
+
+def test_the_host_s_pace_is_the_median_over_all_rounds(make_record: MakeRecord) -> None:
+    record = make_record()
+    for invocation, pace in zip(record.invocations, (0.01, 0.03, 0.9), strict=True):
+        invocation.pace_ms = [pace] * 5
+    assert record.host_pace_ms == 0.03
+    assert make_record(count=0).host_pace_ms is None
+
+
+@pytest.mark.parametrize("difference", [float("nan"), float("inf")])
+def test_a_difference_that_is_no_number_survives_the_way_to_disk(
+    tmp_path: Path, make_record: MakeRecord, difference: float
+) -> None:
+    wrong = Accuracy(accuracy_percent=10, agreement_percent=10, largest_difference=difference, images=100)
+    RecordStore(tmp_path).write(make_record(status="failed", reason="logits differ", accuracy=wrong))
+    (record,) = RecordStore(tmp_path).read()
+    assert str(record.accuracy.largest_difference) == str(difference)
+
+
+def test_a_reason_why_not_starts_with_the_status(make_record: MakeRecord) -> None:
+    assert make_record(count=0, status="out_of_memory", reason="too large").why_not == "out of memory: too large"
+    assert make_record(reason="leftover").why_not == ""
 
 
 def test_fps_is_the_batch_over_the_median_latency(make_record: MakeRecord) -> None:
@@ -67,14 +157,16 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(tmp_path:
 
 def test_select_takes_measured_records_with_the_wanted_attributes(make_record: MakeRecord) -> None:
     fast, slow = make_record(1.0, batch_size=1), make_record(2.0, batch_size=8)
-    absent = make_record(status="unavailable", latency=None)
+    absent = make_record(count=0, status="unavailable", batch_size=8)
     assert select([fast, slow, absent], batch_size=[1, 8]) == [fast, slow]
     assert select([fast, slow, absent], batch_size=8, backend="pytorch") == [slow]
+    assert select_all([fast, slow, absent], batch_size=8) == [slow, absent]
 
 
 WRITER = """
 import sys
-from inference_lib.report.records import Record, RecordStore
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
 store = RecordStore(sys.argv[1])
 record = Record.model_validate_json(open(sys.argv[2]).read())
 print("ready", flush=True)

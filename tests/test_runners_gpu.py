@@ -9,9 +9,7 @@ from inputs import eager_logits, largest_difference, noise, square
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.shared.buffers import IMAGES_PER_COPY
-from inference_lib.measure.accuracy import LOGIT_TOLERANCE
-from inference_lib.seam import Runner, Workload, build
-from inference_lib.zoo.networks import MODELS
+from inference_lib.seam import MODELS, PRECISIONS, Runner, Workload, build
 
 pytestmark = pytest.mark.gpu
 
@@ -37,7 +35,7 @@ def load(name: str, workload: Workload, root: Path) -> Runner:
 @each_backend
 @pytest.mark.parametrize(("model", "precision", "batch_size"), CELLS)
 def test_the_answers_are_those_of_the_model(root: Path, name: str, model: str, precision: str, batch_size: int) -> None:
-    workload, tolerance = Workload(model, batch_size, precision, "cuda"), LOGIT_TOLERANCE[precision]
+    workload, tolerance = Workload(model, batch_size, precision, "cuda"), PRECISIONS[precision].tolerance
     answers = []
     with load(name, workload, root) as runner:
         for batch in (noise(workload), square(workload)):
@@ -72,3 +70,17 @@ def test_fp32_is_ieee_and_tf32_is_not(root: Path, name: str) -> None:
             answer = runner.infer(noise(workload))
         difference[precision] = largest_difference(answer, eager_logits("resnet18", noise(workload)))
     assert difference["fp32"] < 5e-5 < difference["tf32"]
+
+
+@pytest.mark.parametrize("name", ["pytorch-cudagraph", "torch-compile"])
+def test_the_two_graphs_of_a_runner_share_their_memory_and_not_their_answers(root: Path, name: str) -> None:
+    workload = Workload("resnet18", 1, "fp16", "cuda")
+    with load(name, workload, root) as runner:
+        assert runner._whole.pool() == runner._graph.pool()
+        expected = {make: eager_logits("resnet18", make(workload)) for make in (noise, square)}
+        for whole, parts in itertools.product((noise, square), repeat=2):
+            runner.upload(parts(workload))
+            runner.compute()
+            answers = {parts: runner.download(), whole: runner.infer(whole(workload))}
+            for make, found in answers.items():
+                assert largest_difference(found, expected[make]) <= PRECISIONS["fp16"].tolerance

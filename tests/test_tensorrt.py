@@ -14,7 +14,6 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from inference_lib.records.store import RecordStore
 
 from inference_lib.backends import get_backend
 from inference_lib.backends import tensorrt as backend_module
@@ -37,10 +36,11 @@ from inference_lib.backends.tensorrt import (
 )
 from inference_lib.measure.benchmark import benchmark
 from inference_lib.measure.profiles import get_profile
-from inference_lib.seam import Artifact, Workload, build
+from inference_lib.records.store import RecordStore
+from inference_lib.seam import MODELS, Artifact, Workload, build
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.networks import load_pretrained
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -74,7 +74,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pat
     def graph(model: str, precision: str) -> Path:
         path = folder / f"{model}-{precision}.onnx"
         if not path.exists():
-            export_onnx(load_pretrained(model), Workload(model, 1, precision, "cuda").torch_dtype, path)
+            export_onnx(load_pretrained(model), Workload(model, 1, precision, "cuda"), path)
         return path
 
     return graph
@@ -277,7 +277,9 @@ def test_an_artifact_is_an_engine_and_a_graph_without_weights(builder: str, tmp_
 def test_an_fp32_graph_under_an_fp16_label_is_refused(
     builder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "export_onnx", lambda model, _, path: export_onnx(model, torch.float32, path))
+    monkeypatch.setattr(
+        backend_module, "export_onnx", lambda model, _, path: export_onnx(model, Workload("vanilla_cnn", 1), path)
+    )
     with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
         build(get_backend("tensorrt"), Workload("vanilla_cnn", 1, "fp16", "cuda"), tmp_path)
 

@@ -15,10 +15,8 @@ from torch import nn
 from inference_lib.backends import get_backend
 from inference_lib.backends import torchscript as backend_module
 from inference_lib.backends.torchscript import MODEL_FILE, constants, load_frozen, load_fused, trace
-from inference_lib.measure.accuracy import LOGIT_TOLERANCE
-from inference_lib.seam import Workload, build
+from inference_lib.seam import MODELS, PRECISIONS, Workload, build
 from inference_lib.support.errors import CourseError
-from inference_lib.zoo.networks import MODELS
 
 NAMES = ("torchscript", "torchscript-cudagraph")
 
@@ -39,7 +37,7 @@ def test_one_file_runs_any_batch_and_computes_what_the_model_computes(root: Path
                 logits = runner.infer(batch)
                 runner.upload(batch)
                 runner.compute()
-                assert np.abs(logits - expected).max() <= LOGIT_TOLERANCE["fp32"] * np.abs(expected).max()
+                assert np.abs(logits - expected).max() <= PRECISIONS["fp32"].tolerance * np.abs(expected).max()
                 np.testing.assert_array_equal(runner.download(), logits)
                 assert logits.dtype == np.float32
         assert {file.name for file in artifact.directory.iterdir()} == {MODEL_FILE, "manifest.json"}
@@ -64,7 +62,7 @@ np.save("logits.npy", model(torch.from_numpy(np.load("batch.npy"))).detach().num
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_the_stored_precision_is_read_from_the_file(root: Path, precision: str) -> None:
     backend, workload = get_backend("torchscript"), Workload("vanilla_cnn", 1, precision, "cuda")
-    assert backend.stored_precision(build(backend, workload, root)) == workload.storage
+    assert backend.stored_precision(build(backend, workload, root)) == workload.precision.storage
 
 
 def test_an_fp32_file_under_an_fp16_label_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from inference_lib import cli
+from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo import training
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.networks import load_pretrained
 from inference_lib.zoo.training import RECIPES, LabelledImages, augment, split, train
 
 
@@ -79,6 +80,9 @@ def test_a_mistake_is_refused_in_one_line(monkeypatch):
         quick(device="cuda")
     with pytest.raises(CourseError, match="0 epochs"):
         quick(epochs=0)
+    for limit in (0, -5):
+        with pytest.raises(CourseError, match=f"a limit of {limit} images trains nothing; choose 1 or more"):
+            quick(limit=limit)
     with pytest.raises(CourseError, match="unknown model 'lenet'"):
         train("lenet", device="cpu")
 
@@ -139,7 +143,7 @@ def test_accuracy_counts_the_last_partial_batch(monkeypatch):
 
 
 def test_biases_and_normalization_do_not_decay():
-    model = MODELS["vanilla_cnn"]()
+    model = MODELS["vanilla_cnn"].create()
     decayed, free = training._optimizer(model, RECIPES["vanilla_cnn"]).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0)
     assert all(p.dim() > 1 for p in decayed["params"])
@@ -151,3 +155,45 @@ def test_the_command_line_says_what_was_measured(tmp_path, capsys):
     assert cli.main(["train", "vanilla_cnn", *options]) == 0
     assert "vanilla_cnn: validation" in capsys.readouterr().out
     assert (tmp_path / "vanilla_cnn.safetensors").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(training, "_fit", lambda *_: pytest.fail("trained for nothing"))
+    with pytest.raises(CourseError, match=r"cannot write weights to .*file.*--output"):
+        quick(directory=tmp_path / "file" / "weights")
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_an_interrupted_training_goes_on_after_its_last_epoch_and_gives_the_same_weights(tmp_path, monkeypatch):
+    whole = quick(epochs=4, directory=tmp_path / "whole")
+    validate, epochs = training.accuracy, []
+
+    def stop_in_the_third_epoch(*arguments):
+        epochs.append(len(epochs) + 1)
+        if len(epochs) == 3:
+            raise StoppedError
+        return validate(*arguments)
+
+    monkeypatch.setattr(training, "accuracy", stop_in_the_third_epoch)
+    with pytest.raises(StoppedError):
+        quick(epochs=4, directory=tmp_path)
+    monkeypatch.setattr(training, "accuracy", lambda *arguments: epochs.append("again") or validate(*arguments))
+    resumed = quick(epochs=4, directory=tmp_path)
+    assert epochs == [1, 2, 3, *["again"] * 4]  # two epochs, then the stored weights on both sets
+    expected, found = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert [entry["epoch"] for entry in resumed.history] == [1, 2, 3, 4]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_training_with_other_choices_starts_anew(tmp_path):
+    checkpoint = training.Checkpoint(tmp_path / ".vanilla_cnn.unfinished.pt", [{}, 1, None])
+    checkpoint.save({}, [{"epoch": 1}], torch.device("cpu"))
+    assert len(quick(epochs=2, directory=tmp_path).history) == 2
+    checkpoint.path.write_bytes(b"cut short")
+    with pytest.raises(CourseError, match="is damaged; delete it"):
+        quick(directory=tmp_path)

@@ -29,9 +29,9 @@ from inference_lib.backends.tvm.backend import (
     target_of,
     tuned_schedules,
 )
-from inference_lib.seam import Artifact, Workload, build
+from inference_lib.seam import MODELS, Artifact, Workload, build
 from inference_lib.support.errors import CourseError
-from inference_lib.zoo.networks import MODELS, load_pretrained
+from inference_lib.zoo.networks import load_pretrained
 
 tvm = pytest.importorskip("tvm")
 

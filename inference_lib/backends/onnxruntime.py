@@ -226,6 +226,5 @@ class BoundRunner(BufferedRunner):
 class RunRunner(BoundRunner):
     """``session.run()`` end to end; its parts are those of the same session bound to device memory."""
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
+    def _infer(self, batch: np.ndarray) -> np.ndarray:
         return self._session.run([OUTPUT], {INPUT: batch})[0].astype(np.float32, copy=False)

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime, export_onnx
-from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
+from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works
 from inference_lib.backends.tensorrt import (
     NAMES,
     REMEDY,
     TensorRt,
-    gpu_identity,
     kernels_timed_alone,
     load_tensorrt,
     timing_cache_path,

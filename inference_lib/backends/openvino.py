@@ -203,11 +203,10 @@ class RequestRunner(CpuRunner):
         self._tensor = import_openvino().Tensor
         self._request = self.compiled.create_infer_request()
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
+    def _infer(self, batch: np.ndarray) -> np.ndarray:
         return self._request.infer([batch], share_inputs=True)[0]
 
-    def upload(self, batch: np.ndarray) -> None:
+    def _upload(self, batch: np.ndarray) -> None:
         """Let the request read ``batch`` where it is."""
         self._batch = batch  # a shared tensor does not keep its array alive
         self._request.set_input_tensor(self._tensor(batch, shared_memory=True))
@@ -235,7 +234,7 @@ class QueueRunner(RequestRunner):
         self._input = self._tensor(np.empty(0))
         self._last = 0
 
-    def upload(self, batch: np.ndarray) -> None:
+    def _upload(self, batch: np.ndarray) -> None:
         """Let the coming requests read ``batch`` where it is."""
         self.synchronize()
         self._batch = batch

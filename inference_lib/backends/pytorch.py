@@ -14,7 +14,7 @@ from inference_lib.backends.shared.cpu import cpu_support
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works, graph_support
 from inference_lib.backends.shared.fusion import fuse_convolutions
 from inference_lib.backends.shared.graphs import GraphedRunner
-from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.seam import Artifact, Availability, CheckedRunner, Support, Workload, precision_of
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -94,25 +94,25 @@ def load_fused(artifact: Artifact) -> Callable[[torch.Tensor], torch.Tensor]:
     return channels_last(fused.to(memory_format=torch.channels_last), artifact.workload.torch_dtype)  # type: ignore[call-overload]
 
 
-class EagerRunner:
+class EagerRunner(CheckedRunner):
     """The plain loop: copy to the device, call the model, copy back."""
 
     at_once = 1
 
     def __init__(self, artifact: Artifact) -> None:
-        self.workload = artifact.workload
+        super().__init__(artifact.workload)
         self.stream = torch.cuda.current_stream() if self.workload.on_gpu else None
         self._products = float32_products(self.workload.precision.name)
         self._model = load_module(artifact)
         self._input = self._output = torch.empty(0)
 
     @torch.inference_mode()
-    def infer(self, batch: np.ndarray) -> np.ndarray:
+    def _infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the logits of one batch, as most applications compute them."""
         images = torch.from_numpy(batch).to(self.workload.device.torch, self.workload.torch_dtype)
         return self._model(images).float().cpu().numpy()
 
-    def upload(self, batch: np.ndarray) -> None:
+    def _upload(self, batch: np.ndarray) -> None:
         """Copy one batch to the device."""
         self._input = torch.from_numpy(batch).to(self.workload.device.torch, self.workload.torch_dtype)
 

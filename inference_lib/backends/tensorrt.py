@@ -22,7 +22,7 @@ import torch
 
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, OUTPUT, OnnxRuntime, export_onnx
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
+from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload
 from inference_lib.support.errors import CourseError
@@ -150,14 +150,6 @@ def _why_rtx_cannot_run() -> str:
     return f"this GPU has compute capability {capability[0]}.{capability[1]}, it supports {known}"
 
 
-def gpu_identity() -> str:
-    """Return the GPU's name and compute capability, which an engine is built for."""
-    if not gpu_works():
-        return "none"
-    major, minor = torch.cuda.get_device_capability()
-    return f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
-
-
 @cache
 def log() -> deque[tuple[int, str]]:
     """Return what TensorRT said since the last build or load began: severities (0 and 1 are errors) and texts."""
@@ -212,7 +204,8 @@ def set_batches(
         CourseError: TensorRT does not accept the profile.
 
     """
-    picture = list(network.get_input(0).shape)[1:]
+    shape = network.get_input(0).shape
+    picture = [shape[axis] for axis in range(1, len(shape))]
     if isinstance(batches, int):
         network.get_input(0).shape = trt.Dims([batches, *picture])
         return

@@ -1,7 +1,8 @@
 """torch.compile and AOTInductor: the model's operations rewritten and fused by PyTorch's own compiler, Inductor.
 
-``torch-compile`` compiles when the model is loaded, ``aot-inductor`` when it is exported: the same compiler, and the
-same preparation of the model, so that the two differ in when it works.
+Both compile when the model is exported: the same compiler, and the same preparation of the model. ``torch-compile``
+traces the model's code again when it is loaded, and finds what was compiled in Inductor's cache, which is a part of
+the artifact; what ``aot-inductor`` loads is a library that needs no Python code.
 See https://docs.pytorch.org/docs/stable/torch.compiler.html.
 """
 
@@ -19,7 +20,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -30,16 +30,17 @@ from torch.nn import functional
 from inference_lib.backends.pytorch import PyTorchEager, load_module
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
 from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
-from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.backends.shared.cuda import float32_products, gpu_identity
 from inference_lib.backends.shared.fusion import fuse_convolutions
 from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.backends.shared.replaced import replaced
 from inference_lib.seam import Artifact, Availability, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from torch._inductor.cpu_vec_isa import VecISA
 
-PACKAGE_FILE = "model.pt2"
+PACKAGE_FILE, CACHE_FOLDER = "model.pt2", "inductor"
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 
@@ -65,7 +66,7 @@ RECIPES = {"cpu": PLAIN, "cuda": Recipe(channels=4, cudnn_fusion=True)}
 
 
 class TorchCompile(PyTorchEager):
-    """The model compiled by ``torch.compile`` when it is loaded; on a GPU, captured in a CUDA graph."""
+    """The model compiled by ``torch.compile``; on a GPU, captured in a CUDA graph."""
 
     name = "torch-compile"
     title = "torch.compile"
@@ -75,18 +76,36 @@ class TorchCompile(PyTorchEager):
         available = super().availability(device)
         return _missing_tool(device) or available if available.usable else available
 
+    def artifact_key(self, workload: Workload) -> str:
+        """Compiled for one device, batch size and arithmetic."""
+        return f"{self.name}/{workload.model}-{workload.device.kind}-{workload.precision}-b{workload.batch_size}"
+
+    def versions(self) -> dict[str, str]:
+        """Return what the machine code depends on: PyTorch, the processor and the GPU, and how it was prepared."""
+        return {
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "gpu": gpu_identity(),
+            "recipes": repr(RECIPES),
+        }
+
+    def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
+        """Write the weights as PyTorch does, and compile once, so that Inductor's cache is filled beside them."""
+        super().export(model, workload, directory)
+        self._compile(Artifact(workload, directory))
+
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
-        """Compile the model for the workload's batch size.
+        """Trace the model, and take what was compiled for the workload from the artifact's cache."""
+        return _runner(artifact.workload, self._compile(artifact))
 
-        Inductor's cache on disk is left aside, so that loading takes as long every time.
-        """
+    def _compile(self, artifact: Artifact) -> Call:
         workload = artifact.workload
-        with float32_products(workload.precision.name), compiling():
+        with float32_products(workload.precision.name), compiling(artifact.directory / CACHE_FOLDER):
             model = prepare(load_module(artifact), workload)
-            return _runner(workload, compiled(model, example(workload), RECIPES[workload.device.kind]))
+            return compiled(model, example(workload), RECIPES[workload.device.kind])
 
 
-class AotInductor(PyTorchEager):
+class AotInductor(TorchCompile):
     """The model compiled ahead of time to a shared library, which runs without its Python code."""
 
     name = "aot-inductor"
@@ -94,7 +113,7 @@ class AotInductor(PyTorchEager):
 
     def availability(self, device: str) -> Availability:
         """Usable where ``torch.compile`` is, and for a GPU where CUDA's headers are: the library's host code is C++."""
-        available = TorchCompile().availability(device)
+        available = super().availability(device)
         if available.usable and device == "cuda" and cuda_home() is None:
             return Availability(
                 usable=False,
@@ -103,21 +122,6 @@ class AotInductor(PyTorchEager):
                 remedy="pip install nvidia-cuda-runtime, or point CUDA_HOME to a CUDA toolkit",
             )
         return available
-
-    def artifact_key(self, workload: Workload) -> str:
-        """Compiled for one device, batch size and arithmetic."""
-        return f"aot-inductor/{workload.model}-{workload.device.kind}-{workload.precision}-b{workload.batch_size}"
-
-    def versions(self) -> dict[str, str]:
-        """Return what the machine code depends on: PyTorch, the processor and the GPU, and how it was prepared."""
-        from inference_lib.records.machine import this_machine
-
-        return {
-            "torch": torch.__version__,
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "gpu": this_machine().gpu or "none",
-            "recipes": repr(RECIPES),
-        }
 
     def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.pt2``: the compiled library with its weights."""
@@ -287,12 +291,38 @@ def example(workload: Workload) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """Compile from nothing, quietly: Inductor's cache on disk is left aside, and so is its talk."""
-    from torch._inductor.utils import fresh_cache
+def compiling(cache: Path | None = None) -> Iterator[None]:
+    """Compile quietly, with Inductor's cache in the folder ``cache``; without one, from nothing, and nothing is kept.
 
-    with quiet(), believing_the_processor(), fresh_cache():
+    What is found there is not compiled again. On a GPU that is the whole program; on a CPU it is every compiled
+    library, while the graph, whose packed weights PyTorch does not store, is lowered anew.
+
+    Headers are not compiled ahead: that is done outside of the cache, and looked at again by every process that loads.
+    """
+    from torch._inductor import config
+
+    with quiet(), believing_the_processor(), config.patch({"cpp_cache_precompile_headers": False}), _cache_in(cache):
         yield
+
+
+@contextlib.contextmanager
+def _cache_in(folder: Path | None) -> Iterator[None]:
+    from torch._inductor import utils
+
+    if folder is None:
+        with utils.fresh_cache():
+            yield
+        return
+    kept = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
+    before = {name: os.environ.get(name) for name in kept}
+    os.environ.update(kept)
+    utils.clear_caches()  # what this process remembers of another folder
+    try:
+        yield
+    finally:
+        utils.clear_caches()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager
@@ -305,7 +335,7 @@ def believing_the_processor() -> Iterator[None]:
     from torch._inductor import config
     from torch._inductor.cpu_vec_isa import VecISA
 
-    with config.patch({"cpp.vec_isa_ok": True}), mock.patch.object(VecISA, "check_build", _compiler_knows):
+    with config.patch({"cpp.vec_isa_ok": True}), replaced(VecISA, "check_build", _compiler_knows):
         yield
 
 
@@ -375,10 +405,4 @@ def _runner(workload: Workload, call: Call) -> CpuFunctionRunner | GraphedRunner
     """Return a runner of a compiled function; on a GPU, its kernels are captured in a CUDA graph."""
     if workload.on_gpu:
         return GraphedRunner(CudaFunctionRunner(workload, call))
-
-    def checked(batch: np.ndarray) -> np.ndarray:
-        if batch.shape != workload.input_shape:  # a library of AOTInductor would not notice
-            raise CourseError(f"compiled for a batch of shape {workload.input_shape}, got {batch.shape}")
-        return on_arrays(call)(batch)
-
-    return CpuFunctionRunner(workload, checked)
+    return CpuFunctionRunner(workload, on_arrays(call))

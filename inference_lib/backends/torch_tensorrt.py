@@ -14,11 +14,10 @@ from typing import Any
 import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works
+from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_identity, gpu_works
 from inference_lib.backends.tensorrt import (
     PACKAGE,
     TensorRt,
-    gpu_identity,
     kernels_timed_alone,
     load_tensorrt,
     timing_cache_path,

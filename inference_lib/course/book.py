@@ -1,7 +1,8 @@
 """The book: executed chapters and prose pages, staged for Jupyter Book and rendered.
 
 The pages of a chapter take their markdown from the source and their outputs from the executed notebook. So prose may be
-edited without executing anything, while a change of code makes the outputs stale, which is an error.
+edited without executing anything, while a change of code makes the outputs stale. In the local edition, a chapter
+without fresh outputs becomes a page that says why.
 """
 
 import os
@@ -10,18 +11,34 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
-from inference_lib.course.run import COURSE, Chapter, Course, chapters, find_chapters
-from inference_lib.records.store import RecordStore
+from inference_lib.course.run import COURSE, FAILED, Chapter, Course, Failure, chapters, find_chapters
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore, select_all
 from inference_lib.report import readme
 from inference_lib.support.errors import CourseError, unknown_name
-from inference_lib.support.files import shown
+from inference_lib.support.files import make_writable, shown
 
-EDITIONS = ("local", "published")
+PUBLISHED = "published"
+EDITIONS = ("local", PUBLISHED)
+
+THOROUGH, FIRST_RUN = "full", "1"
+"""The profile of an edition, and the run that its sentences are about; others show whether they hold."""
+
+NOT_FOR_AN_EDITION = "publish what a GPU made with --profile full, or say --any-profile"
+
+BROKEN = "broken"
+"""Marks, while a book is staged, a page without the outputs that it should have."""
+
+GLUED = re.compile(r"{glue(:\w+)?}`(?P<key>[^`:]+)[^`]*`")
+"""A number in a sentence, by the key under which a cell keeps it."""
 
 RUN_AGAIN = "run `python -m inference_lib run {name}`"
 PUBLISH_AGAIN = "run it on a GPU with the full profile and publish it (see the page Reproducing the numbers)"
@@ -52,28 +69,91 @@ def read_executed(chapter: Chapter, folder: Path, remedy: str = RUN_AGAIN) -> No
 # The published edition
 
 
-def publish(executed: Path | None = None, records: Path | None = None, course: Course = COURSE) -> list[str]:
-    """Copy executed chapters and records into the published edition, and their results into the README.
+def publish(
+    executed: Path | None = None, records: Path | None = None, any_profile: bool = False, course: Course = COURSE
+) -> list[str]:
+    """Put executed chapters and records into the published edition, and its results into the README.
 
-    Return the names of the chapters.
+    Everything is read and checked before anything is written, and the edition is replaced as a whole. What it has
+    already and is not made anew stays, so that several runs stand side by side. Return the names of the chapters.
 
     Raises:
-        CourseError: there is nothing to publish, or a chapter's code has changed since it was executed.
+        CourseError: there is nothing to publish, a chapter's code has changed since it was executed, a file is not a
+            record, or (unless ``any_profile``) something was not made on a GPU with the full profile; or the edition
+            would hold the records of several GPUs.
 
     """
     executed, records = executed or course.executed, records or course.records
     names = [chapter.name for chapter in chapters(course) if (executed / f"{chapter.name}.ipynb").exists()]
     if not names:
         raise CourseError(f"no executed chapters in {shown(executed)}; run `python -m inference_lib run`")
-    notebooks = [read_executed(chapter, executed) for chapter in find_chapters(names, course)]
-    course.published.mkdir(parents=True, exist_ok=True)
-    for name, notebook in zip(names, notebooks, strict=True):
-        nbformat.write(clean(notebook, course.root), course.published / f"{name}.ipynb")
-    for kept in (*records.glob("*.json"), *(records.parent / "ceilings").glob("cuda-*.json")):
-        _write_if_changed(course.published / kept.parent.name / kept.name, kept.read_bytes())
+    notebooks = {chapter.name: read_executed(chapter, executed) for chapter in find_chapters(names, course)}
+    measured = RecordStore(records).read()
+    if not measured:
+        raise CourseError(f"no records in {shown(records)}; name their folder with --records")
+    if not any_profile:
+        _check_thorough(notebooks, measured)
+    edition = {record.key: record for record in (*RecordStore(course.published / "records").read(), *measured)}
+    _check_one_gpu(edition.values())
+    with _replacing(course.published) as folder:
+        for name, notebook in notebooks.items():
+            nbformat.write(clean(notebook, course.root), folder / f"{name}.ipynb")
+        for record in measured:
+            RecordStore(folder / "records").write(record)
+        for kept in (records.parent / "ceilings").glob("cuda-*.json"):
+            _write_if_changed(folder / "ceilings" / kept.name, kept.read_bytes())
     if (course.root / "README.md").exists():
-        readme.update(course.root / "README.md", RecordStore(course.published / "records").read())
+        readme.update(course.root / "README.md", select_all(edition.values(), run=FIRST_RUN))
     return names
+
+
+def _check_thorough(notebooks: Mapping[str, Notebook], records: Sequence[Record]) -> None:
+    """Raise CourseError unless everything was made on a GPU machine with the full profile."""
+    for name, notebook in notebooks.items():
+        stamp = notebook.metadata.get(STAMP, {})
+        made = (stamp.get("profile"), stamp.get("device"))
+        if made != (THOROUGH, "cuda"):
+            raise CourseError(
+                f"chapter {name} was executed with the {made[0]} profile on {made[1]}; {NOT_FOR_AN_EDITION}"
+            )
+    quick = [record for record in records if record.profile != THOROUGH or record.machine.gpu is None]
+    if quick:
+        where = f"the {quick[0].profile} profile on {quick[0].machine.name(quick[0].device)}"
+        raise CourseError(
+            f"{len(quick)} of {len(records)} records are not a GPU machine's of the {THOROUGH} profile "
+            f"(the first, {quick[0].key.file_name}, has {where}); {NOT_FOR_AN_EDITION}"
+        )
+
+
+def _check_one_gpu(records: Iterable[Record]) -> None:
+    """Raise CourseError where the records are several GPUs': a sentence could not tell which it is about."""
+    names = sorted({record.machine.name("cuda") for record in records if record.device == "cuda"})
+    if len(names) > 1:
+        raise CourseError(
+            f"the edition would hold records of {' and '.join(names)}; an edition is made on one kind of GPU: "
+            "move the other's out of book/published/records, or name another folder with --records"
+        )
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a copy of ``folder`` to change; it takes the folder's place at the end, unless something goes wrong."""
+    fresh, old = (folder.with_name(f".{folder.name}.{name}") for name in ("part", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    make_writable(folder.parent, "publish")
+    if folder.exists():
+        shutil.copytree(folder, fresh)
+    fresh.mkdir(exist_ok=True)
+    try:
+        yield fresh
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def stale_published(course: Course = COURSE) -> list[str]:
@@ -92,35 +172,99 @@ def stale_published(course: Course = COURSE) -> list[str]:
 # Staging
 
 
-def stage(edition: str, course: Course = COURSE) -> Path:
-    """Lay out what Jupyter Book renders, and return the folder. Files that did not change are not touched.
+@dataclass(frozen=True)
+class Staged:
+    """What Jupyter Book renders, and which chapters have no outputs to show there."""
+
+    folder: Path
+    broken: list[str] = field(default_factory=list)
+
+
+def stage(edition: str, course: Course = COURSE) -> Staged:
+    """Lay out what Jupyter Book renders. Files that did not change are not touched.
 
     Raises:
-        CourseError: no such edition; a chapter was not executed, or its code has changed since.
+        CourseError: no such edition; or the code of a published chapter has changed since.
 
     """
     if edition not in EDITIONS:
         raise unknown_name("edition", edition, EDITIONS)
-    local = edition == "local"
-    executed, remedy = (course.executed, RUN_AGAIN) if local else (course.published, PUBLISH_AGAIN)
-    folder = course.build / "stage" / edition
+    staged = Staged(course.build / "stage" / edition)
     wanted = {name: (course.root / name).read_bytes() for name in (Path("_config.yml"), TOC)}
     for path in sorted((course.root / "book").rglob("*")):
-        if path.is_file() and not path.is_relative_to(course.published):
+        if path.is_file() and not path.relative_to(course.root / "book").parts[0].startswith(
+            (PUBLISHED, f".{PUBLISHED}")
+        ):
             wanted[path.relative_to(course.root)] = path.read_bytes()
     for chapter in chapters(course):
-        if not local and not (course.published / f"{chapter.name}.ipynb").exists():
+        page = _local_page(chapter, course) if edition == "local" else _published_page(chapter, course)
+        if page is None:
             wanted[TOC] = _without(chapter, wanted[TOC])
             continue
-        page = merge(source_notebook(chapter.source), read_executed(chapter, executed, remedy))
-        _fill_in(page, run_times(chapter.name, executed, course.published))
+        if page.metadata.pop(BROKEN, False):
+            staged.broken.append(chapter.name)
         wanted[Path("notebooks") / f"{chapter.name}.ipynb"] = nbformat.writes(page).encode()
     for name, content in wanted.items():
-        _write_if_changed(folder / name, content)
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder) not in wanted:
+        _write_if_changed(staged.folder / name, content)
+    for path in staged.folder.rglob("*"):
+        if path.is_file() and path.relative_to(staged.folder) not in wanted:
             path.unlink()
-    return folder
+    return staged
+
+
+def _published_page(chapter: Chapter, course: Course) -> Notebook | None:
+    """Return the page of a chapter in the published edition, None where it has none."""
+    if not (course.published / f"{chapter.name}.ipynb").exists():
+        return None
+    page = merge(source_notebook(chapter.source), read_executed(chapter, course.published, PUBLISH_AGAIN))
+    return _fill_in(page, run_times(chapter.name, course.published))
+
+
+def _local_page(chapter: Chapter, course: Course) -> Notebook:
+    """Return the page of a chapter in the local edition; without fresh outputs, it says why there are none."""
+    times = run_times(chapter.name, course.executed, course.published)
+    failed = course.executed / f"{chapter.name}{FAILED}"
+    if failed.exists():
+        return _fill_in(_failed_page(chapter, nbformat.read(failed, as_version=4)), times)
+    try:
+        return _fill_in(merge(source_notebook(chapter.source), read_executed(chapter, course.executed)), times)
+    except CourseError as error:
+        return _broken_page(chapter.title, [], f"This chapter was not executed: {error}.")
+
+
+def _failed_page(chapter: Chapter, executed: Notebook) -> Notebook:
+    """Return what was executed of a chapter before it failed, with the failing cell, the reason and its traceback."""
+    failure = executed.metadata.get(STAMP, {}).get("failure", {})
+    done, left, shown_cells = code_cells(executed), failure.get("cell", 0), []
+    for cell in clean(executed).cells:
+        shown_cells += [cell]
+        if left and cell is done[left - 1]:
+            cell.outputs = [output for output in cell.outputs if output.output_type != "error"]
+            break
+    text = f"This chapter failed {Failure(**failure)}." if failure else "This chapter failed."
+    if failure.get("traceback"):
+        text += f"\n\n:::{{dropdown}} The traceback\n```text\n{failure['traceback']}\n```\n:::"
+    text += f"\n\nMend the cause, then {RUN_AGAIN.format(name=chapter.name)}."
+    return _broken_page(chapter.title, shown_cells if left else [], text)
+
+
+def _broken_page(title: str, cells: list[Notebook], text: str) -> Notebook:
+    """Return a page that opens with an admonition, then shows the cells there are."""
+    note = nbformat.v4.new_markdown_cell(f"::::{{error}}\n{text}\n::::", id="failure")
+    if not cells:
+        cells = [nbformat.v4.new_markdown_cell(f"# {title}", id="title")]
+    page = clean(nbformat.v4.new_notebook(cells=[cells[0], note, *cells[1:]]))
+    keys = {
+        output.metadata["scrapbook"]["name"]
+        for cell in code_cells(page)
+        for output in cell.outputs
+        if "scrapbook" in output.get("metadata", {})
+    }
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = GLUED.sub(lambda found: found[0] if found["key"] in keys else "(not measured)", cell.source)
+    page.metadata[BROKEN] = True
+    return page
 
 
 def _without(chapter: Chapter, contents: bytes) -> bytes:
@@ -144,14 +288,15 @@ RUN_TIMES = "{{ run_times }}"
 def run_times(name: str, *folders: Path) -> str:
     """Return how long the chapter called ``name`` ran on each machine that executed it."""
     found = (folder / f"{name}.ipynb" for folder in dict.fromkeys(folders))
-    stamps = [nbformat.read(path, as_version=4).metadata.get(STAMP, {}) for path in found if path.exists()]
+    stamps = (nbformat.read(path, as_version=4).metadata.get(STAMP, {}) for path in found if path.exists())
     return "; ".join(f"{s['seconds']:.0f} s on {s['machine']} ({s['profile']} profile)" for s in stamps)
 
 
-def _fill_in(page: Notebook, times: str) -> None:
+def _fill_in(page: Notebook, times: str) -> Notebook:
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            cell.source = cell.source.replace(RUN_TIMES, times)
+            cell.source = cell.source.replace(RUN_TIMES, times or "not executed yet")
+    return page
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:
@@ -163,16 +308,27 @@ def _write_if_changed(path: Path, content: bytes) -> None:
 # Rendering
 
 
-def render(edition: str = "local", strict: bool = True, course: Course = COURSE) -> Path:
-    """Render an edition with Jupyter Book, print where it is, and return its first page.
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered edition: its first page, and the chapters that have no outputs to show."""
 
-    Pages that did not change since the last time are not built again. ``strict`` makes warnings errors.
+    first_page: Path
+    broken: list[str]
+
+
+def render(edition: str = "local", strict: bool = True, course: Course = COURSE) -> Rendered:
+    """Render an edition with Jupyter Book and print where it is.
+
+    Pages that did not change since the last time are not built again. ``strict`` makes warnings errors, unless a
+    chapter is broken: others refer to what it would have.
 
     Raises:
-        CourseError: a chapter's outputs are missing or stale, or Jupyter Book fails; what was rendered before stays.
+        CourseError: a published chapter's outputs are stale, or Jupyter Book fails; what was rendered before stays.
 
     """
-    source = stage(edition, course)
+    make_writable(course.build / "render", "render")
+    staged = stage(edition, course)
+    source = staged.folder
     work, log = course.build / "render" / edition, course.build / "render" / f"{edition}.log"
     target = course.build / ("html" if edition == "local" else "published/html")
     if _static_files_changed(source, work):
@@ -180,7 +336,7 @@ def render(edition: str = "local", strict: bool = True, course: Course = COURSE)
     work.mkdir(parents=True, exist_ok=True)
     print(f"rendering the {edition} edition: ", end="", flush=True)
     start = time.monotonic()
-    if not _jupyter_book(source, work, log, strict):
+    if not _jupyter_book(source, work, log, strict and not staged.broken):
         shutil.rmtree(work)  # a page that is not built again would not repeat its warnings
         print("failed")
         complaints = _first_complaints(log).replace(f"{source}/", "")
@@ -188,7 +344,7 @@ def render(edition: str = "local", strict: bool = True, course: Course = COURSE)
     _replace_tree(work / "_build" / "html", target)
     print(f"{time.monotonic() - start:.1f} s")
     print(target / "index.html")
-    return target / "index.html"
+    return Rendered(target / "index.html", staged.broken)
 
 
 def _static_files_changed(source: Path, work: Path) -> bool:

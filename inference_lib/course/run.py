@@ -11,16 +11,23 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
+from inference_lib.backends import BACKENDS
+from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook, without_paths
+from inference_lib.lab import resolve_device
+from inference_lib.measure.benchmark import Session, whole_grid
+from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.records.machine import this_machine
+from inference_lib.records.store import RecordStore
+from inference_lib.seam import DEVICE_KINDS, FASHION_MNIST, MODELS, Device, Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, shown
-from inference_lib.support.hashes import library_hash
+from inference_lib.support.hashes import library_hash, sha256_of
 
 try:
     import nbformat
@@ -60,6 +67,12 @@ class Course:
 
 
 COURSE = Course()
+
+FAILED = ".failed.ipynb"
+"""How the file of a chapter ends that failed: what was executed of it, and its failure in the stamp."""
+
+ESCAPES = re.compile(r"\x1b\[[\d;]*m")
+"""Colours of a terminal."""
 
 
 @dataclass(frozen=True)
@@ -152,57 +165,106 @@ def run_chapters(
     profile: str = "quick",
     device: str = "auto",
     force: bool = False,
+    grid: bool = True,
     course: Course = COURSE,
-) -> int:
-    """Execute the chapters that are not up to date, one after the other; return 1 if one of them failed, else 0.
+) -> list[str]:
+    """Execute the chapters that are not up to date, one after the other; return the names of those that failed.
 
-    Each prints one line. A chapter that fails leaves ``NAME.failed.ipynb`` and does not keep the others from running.
+    Where all chapters are asked for and one has to run, the whole grid is measured first, unless ``grid`` says no: in
+    sets in which all rivals take turns, so that a chapter finds what it shows. Each chapter prints one line. One that
+    fails leaves ``NAME.failed.ipynb`` and does not keep the others from running.
 
     Raises:
-        CourseError: an unknown chapter, profile or device, or a folder that cannot be written.
+        CourseError: an unknown chapter, profile or device, no data set, or a folder that cannot be written.
 
     """
-    from inference_lib.lab import resolve_device
-    from inference_lib.measure.profiles import get_profile
-
-    get_profile(profile)
-    device = resolve_device(device)
+    thoroughness, device = get_profile(profile), resolve_device(device)
     chosen = find_chapters(names, course)
     make_writable(course.executed)
-    failures = 0
+    stale = [
+        chapter for chapter in chosen if force or not is_up_to_date(chapter, _stamp(chapter, profile, device), course)
+    ]
+    if grid and names is None and stale:
+        measure_grid(thoroughness, device, course)
+    failed = []
     for number, chapter in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {chapter.name}: ", end="", flush=True)
-        failures += not _run(chapter, profile, device, force, course)
-    return 1 if failures else 0
+        if not _run(chapter, profile, device, force, course):
+            failed.append(chapter.name)
+    return failed
+
+
+def measure_grid(profile: Profile, device: str, course: Course = COURSE) -> None:
+    """Measure all cells of ``profile`` on ``device``, and on the CPU beside a GPU; what is known is not repeated.
+
+    A cell that fails has its reason in its record; what keeps a device's whole grid from being measured is printed, and
+    the chapters measure what they need.
+
+    Raises:
+        CourseError: there is no data set, or the records cannot be written.
+
+    """
+    FASHION_MNIST.ensure()
+    store = RecordStore(course.records)
+    store.check_writable()
+    for kind in dict.fromkeys((device, "cpu")):
+        print(f"measuring the grid on {this_machine().name(kind)} ({profile.name} profile)", flush=True)
+        backends = [name for name in BACKENDS if kind == device or _runs_on(name, kind)]
+        try:
+            cells = whole_grid(backends, list(MODELS), Device(kind), profile)
+            Session(profile, store, "1", reuse=True, progress=_say).measure(cells)
+        except CourseError as error:
+            _say(f"not all of it: {error}")
+
+
+def _runs_on(backend: str, kind: str) -> bool:
+    """Whether a backend has anything to run on a kind of device: beside a GPU, a row that says why not is no news."""
+    return BACKENDS[backend].supports(Workload(next(iter(MODELS.values())), 1, device=kind)).ok
+
+
+def _say(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
+@cache
+def environment_hash() -> str:
+    """Return the SHA-256 of what else a chapter's outputs depend on: the machine, its packages, what works there."""
+    works = [f"{name} {kind} {BACKENDS[name].availability(kind)}" for name in BACKENDS for kind in DEVICE_KINDS]
+    return sha256_of(fact.encode() for fact in (this_machine().model_dump_json(exclude={"commit"}), *works))
+
+
+def _stamp(chapter: Chapter, profile: str, device: str) -> dict[str, str]:
+    """Return what the outputs of ``chapter`` would be made by now."""
+    return {
+        "code_sha256": code_hash(source_notebook(chapter.source)),
+        "library_sha256": library_hash(),
+        "environment_sha256": environment_hash(),
+        "profile": profile,
+        "device": device,
+    }
 
 
 def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Course) -> bool:
     """Execute one chapter if need be, print the rest of its line, and say whether it is fine."""
-    notebook = source_notebook(chapter.source)
-    stamp = {
-        "code_sha256": code_hash(notebook),
-        "library_sha256": library_hash(),
-        "profile": profile,
-        "device": device,
-    }
+    notebook, stamp = source_notebook(chapter.source), _stamp(chapter, profile, device)
     if not force and is_up_to_date(chapter, stamp, course):
         print("up to date")
         return True
-    finished = course.executed / f"{chapter.name}.ipynb"
-    failed = course.executed / f"{chapter.name}.failed.ipynb"
+    finished, failed = course.executed / f"{chapter.name}.ipynb", course.executed / f"{chapter.name}{FAILED}"
     part = course.executed / f".{chapter.name}.part.ipynb"
     spent = course.executed / f".{chapter.name}.{profile}-{device}.seconds"
     start = time.monotonic() - _seconds_in(spent)
     try:
         executed = _execute(notebook, part, profile, device, course)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         spent.write_text(f"{time.monotonic() - start:.1f}")
         part.unlink(missing_ok=True)
         print("interrupted")
         raise
     except Exception as error:  # whatever went wrong in one chapter, the others can still run
-        print(f"failed {_failure(part, error)}; see {shown(failed)}")
-        _keep(part, failed, course)
+        failure = _failure(part, error)
+        print(f"failed {failure}; see {shown(failed)}")
+        _keep(part, failed, failure, course)
         return False
     seconds = round(time.monotonic() - start, 1)
     spent.unlink(missing_ok=True)
@@ -236,26 +298,45 @@ def _execute(notebook: Notebook, output: Path, profile: str, device: str, course
     )
 
 
-def _keep(part: Path, failed: Path, course: Course) -> None:
-    if part.exists():
-        nbformat.write(clean(nbformat.read(part, as_version=4), course.root), part)
-        os.replace(part, failed)
+def _keep(part: Path, failed: Path, failure: "Failure", course: Course) -> None:
+    """Keep what was executed of a chapter that failed, and where and why it did, in its stamp."""
+    notebook = nbformat.read(part, as_version=4) if part.exists() else nbformat.v4.new_notebook()
+    notebook.metadata[STAMP] = {"failure": asdict(failure)}
+    nbformat.write(clean(notebook, course.root), failed)
+    part.unlink(missing_ok=True)
 
 
-def _failure(part: Path, error: Exception) -> str:
-    """Return where a chapter stopped, and why, in one line."""
+@dataclass(frozen=True)
+class Failure:
+    """Where a chapter stopped, and why."""
+
+    cell: int
+    """The code cell's number, 0 where none was begun."""
+    first_line: str
+    reason: str
+    """One line."""
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        where = f"at code cell {self.cell} (`{self.first_line}`)" if self.cell else "before its first cell"
+        return f"{where}: {self.reason}"
+
+
+def _failure(part: Path, error: Exception) -> Failure:
+    """Return where a chapter stopped, and why."""
     cells = code_cells(nbformat.read(part, as_version=4)) if part.exists() else []
     begun = [n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("start_time")]
-    reason = f"{type(error).__name__}: {_last_line(str(error))}"
+    reason, traceback = f"{type(error).__name__}: {_last_line(str(error))}", ""
     if isinstance(error, DeadKernelError):
         reason = "the kernel died, perhaps for want of memory"
     if not begun:
-        return f"before its first cell: {reason}"
+        return Failure(0, "", reason)
     cell = cells[begun[-1] - 1]
     for output in cell.outputs:
         if output.output_type == "error":
             reason = f"{output.ename}: {_last_line(output.evalue)}"
-    return f"at code cell {begun[-1]} (`{cell.source.strip().splitlines()[0]}`): {reason}"
+            traceback = without_paths(ESCAPES.sub("", "\n".join(output.traceback)))
+    return Failure(begun[-1], cell.source.strip().splitlines()[0], reason, traceback)
 
 
 def _last_line(text: str) -> str:

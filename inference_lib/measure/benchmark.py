@@ -21,6 +21,9 @@ WAITED_PERCENT = 10.0
 TRIES = 3
 """An invocation with such a row is repeated, and the least disturbed one is kept."""
 
+HOST_BF16 = ("openvino", "openvino-throughput")
+"""On a CPU, BF16 is measured where a framework computes in it by itself unless told otherwise."""
+
 LOW_THROUGHPUT = 0.9
 """A full queue cannot serve fewer images per second than one caller who waits and copies. If it did, by a tenth, the
 machine was busy with something else."""
@@ -37,6 +40,7 @@ def benchmark(
     reuse: bool = True,
     run: str = "1",
     progress: Progress = lambda line: None,
+    trust: bool = False,
 ) -> list[Record]:
     """Measure every backend, model, precision and batch size; return one record a cell, in that order.
 
@@ -51,17 +55,19 @@ def benchmark(
     rivals = grid(backends, models, place, profile, precisions, batch_sizes)
     store.check_writable()
     FASHION_MNIST.ensure()
-    session = Session(profile, store, run, reuse, progress)
+    session = Session(profile, store, run, reuse, progress, trust=trust)
     session.measure(rivals)
     return [session.records[rival] for rival in rivals]
 
 
 def whole_grid(backends: Sequence[str], models: Sequence[str | Model], device: Device, profile: Profile) -> list[Rival]:
-    """Return the cells of an edition: the profile's, and TF32 where arithmetic is what takes the time."""
+    """Return the cells of an edition: the profile's, TF32 where arithmetic takes the time, BF16 on CPUs."""
     cells = grid(backends, models, device, profile)
     if device.kind == "cuda" and QUIET in backends:
         sizes = profile.batch_sizes("tf32", device.kind)
         cells += grid([QUIET], models, device, profile, ["tf32"], sizes)
+    if device.kind == "cpu":
+        cells += grid([name for name in backends if name in HOST_BF16], models, device, profile, ["bf16"])
     return cells
 
 
@@ -71,9 +77,14 @@ class Session:
 
     profile: Profile
     store: RecordStore
-    run: str
-    reuse: bool
-    progress: Progress
+    run: str = "1"
+    reuse: bool = True
+    progress: Progress = lambda line: None
+    time_exports: bool = True
+    rounds_only: bool = False
+    """Leave out throughput, load, parts and the whole test set: a second run repeats what claims rest on."""
+    trust: bool = False
+    """Take the records that are there whatever code and machine of this name made them."""
     records: dict[Rival, Record] = field(default_factory=dict)
 
     def measure(self, rivals: Sequence[Rival]) -> None:
@@ -85,7 +96,7 @@ class Session:
             return
         sets = sets_of(pending)
         everyone = [rival for one in sets for rival in one.everyone]
-        failures = export_missing(everyone, self.progress)
+        failures = export_missing(everyone, self.progress, timed=self.time_exports)
         for model, kind in dict.fromkeys((r.workload.model, r.workload.device.kind) for r in pending):
             ensure_reference(model, kind, self.profile.images(kind))
         for rival in pending:
@@ -102,12 +113,15 @@ class Session:
             return self.store.keep(blocked)
         fresh = empty_record(rival, self.profile, self.run, "ok")
         found = self.store.find(fresh.key) if self.reuse else None
-        return found if found and found.ok and found.fingerprint == fresh.fingerprint else fresh
+        if found and found.ok and (self.trust or found.fingerprint == fresh.fingerprint):
+            return found
+        return fresh
 
     def _finished(self, record: Record) -> bool:
-        if not record.ok:
+        if not record.ok or (self.trust and record.invocations):
             return True
-        return len(record.invocations) >= self.profile.invocations and record.accuracy is not None
+        checked = record.accuracy is not None or self.rounds_only
+        return checked and len(record.invocations) >= self.profile.invocations
 
     def _pass(self, one: RivalSet, number: int, place: str) -> None:
         """Run invocation ``number`` of a set, unless an earlier run of this command did."""
@@ -127,8 +141,9 @@ class Session:
             again = f", again: waited {_waited(tries[-1]):.0f} % for a core" if tries else ""
             self.progress(f"invocation {number}, set {place}: {one.name}, {len(one.members)} rivals{again}")
             race = Race(one, self.profile, seed=number)
-            first = number == 1
-            tries.append(race.run(number, phases=first, evaluate=self._to_evaluate(one) if first else ()))
+            whole = number == 1 and not self.rounds_only
+            tries.append(race.run(number, phases=whole, evaluate=self._to_evaluate(one) if whole else ()))
+            self.progress(f"  {race.spent}")
         return min(tries, key=_waited)
 
     def _to_evaluate(self, one: RivalSet) -> list[Rival]:
@@ -172,6 +187,7 @@ class Session:
         return record.model_copy(update={"status": "failed", "reason": problem}) if problem else record
 
     def _fail(self, rival: Rival, failure: WorkerError) -> None:
+        self.progress(f"  {rival}: {failure}")
         status: Status = "out_of_memory" if failure.out_of_memory else "failed"
         failed = empty_record(rival, self.profile, self.run, status, str(failure))
         self.records[rival] = self.store.keep(failed)

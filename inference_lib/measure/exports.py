@@ -1,7 +1,7 @@
 """Exports ahead of every measurement: in processes of their own, the timed ones with nothing else running."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from inference_lib.backends import get_backend
 from inference_lib.measure.accuracy import reference_path, write_reference
@@ -26,29 +26,36 @@ class Exporter:
         write_reference(model, device, images)
 
 
-def export_missing(rivals: Iterable[Rival], progress: Callable[[str], None]) -> dict[str, WorkerError]:
+def export_missing(
+    rivals: Sequence[Rival], progress: Callable[[str], None], *, timed: bool = True
+) -> dict[str, WorkerError]:
     """Export what ``rivals`` lack; return why the artifacts with these keys could not be.
 
-    The artifacts of the smallest batch are timed, one after the other. The others are made as many at a time as there
-    are cores, except those of builders that choose kernels by timing them, and their times are not kept.
+    Those of the smallest batch in the fewest bits are timed, one after the other, unless ``timed`` is False. The others
+    are made as many at a time as there are cores, except those of builders that choose kernels by timing them, and
+    their times are not kept.
     """
     missing: dict[str, Rival] = {}
     for rival in rivals:
         if find_artifact(get_backend(rival.backend), rival.workload) is None:
             missing.setdefault(rival.key[1], rival)
-    smallest = min((rival.workload.batch_size for rival in missing.values()), default=1)
-    timed = {k: r for k, r in missing.items() if r.workload.batch_size == smallest or _alone(r)}
+    cheapest = min((_size(rival) for rival in rivals), default=None)
+    alone = {k: r for k, r in missing.items() if _alone(r) or (timed and _size(r) == cheapest)}
     failures: dict[str, WorkerError] = {}
-    for key, rival in timed.items():
+    for key, rival in alone.items():
         progress(f"exporting {rival}")
         failures |= _export({key: rival}, timed=True)
-    others = list(missing.keys() - timed.keys())
+    others = [key for key in missing if key not in alone]
     together = os.cpu_count() or 1
     for start in range(0, len(others), together):
         wave = {key: missing[key] for key in others[start : start + together]}
         progress(f"exporting {len(wave)} artifacts side by side")
         failures |= _export(wave, timed=False)
     return failures
+
+
+def _size(rival: Rival) -> tuple[int, int]:
+    return rival.workload.precision.bits, rival.workload.batch_size
 
 
 def _alone(rival: Rival) -> bool:

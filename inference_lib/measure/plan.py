@@ -30,6 +30,8 @@ class Rival:
 
     backend: str
     workload: Workload
+    copy: int = 0
+    """Tells a cell apart from itself, where it runs against itself: a difference is then noise."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -139,14 +141,14 @@ def sets_of(rivals: Iterable[Rival], room: int | None = None) -> list[RivalSet]:
     found = []
     for model, size, device in sorted(groups, key=lambda group: (order.index(group[0]), -group[1])):
         members = groups[model, size, device]
-        for number, part in enumerate(_parts(members, room or room_for(members[0].workload)), 1):
-            name = f"{model}-b{size}-{device.kind}-{number}-{_digest(part)}"
+        for part in _parts(members, room or room_for(members[0].workload)):
+            name = f"{model}-b{size}-{device.kind}-{_digest(part)}"
             found.append(RivalSet(name, tuple(part), tuple(_carried(part))))
     return found
 
 
 def _digest(members: Iterable[Rival]) -> str:
-    return sha256_of(f"{r.backend} {r.workload.precision}".encode() for r in members)[:8]
+    return sha256_of(sorted(f"{r.backend} {r.workload.precision}".encode() for r in members))[:8]
 
 
 def _parts(members: list[Rival], room: int) -> list[list[Rival]]:

@@ -65,20 +65,31 @@ class Race:
         self._one_s: dict[Rival, float] = {}
         self._order = random.Random(seed)
         self._pace: list[float] = []
+        self._seconds: dict[str, float] = {}
 
     def run(self, number: int, *, phases: bool, evaluate: Iterable[Rival] = ()) -> dict[Rival, Outcome]:
         """Start everyone, run the rounds, then the phases of their own; end everyone."""
         try:
-            self._start()
-            self._rounds()
+            self._timed("starting", self._start)
+            self._timed("rounds", self._rounds)
             self._conclude(number)
             if phases:
-                self._phases()
-            self._evaluate(list(evaluate))
+                self._timed("phases of their own", self._phases)
+            self._timed("test set", lambda: self._evaluate(list(evaluate)))
         finally:
             for worker in self._workers.values():
                 worker.kill()
         return self.outcomes
+
+    def _timed(self, what: str, step: Callable[[], object]) -> None:
+        start = time.monotonic()
+        step()
+        self._seconds[what] = time.monotonic() - start
+
+    @property
+    def spent(self) -> str:
+        """What the parts of the invocation took, in words."""
+        return ", ".join(f"{what} {seconds:.1f} s" for what, seconds in self._seconds.items())
 
     # Starting
 
@@ -157,7 +168,7 @@ class Race:
 
     def _conclude(self, number: int) -> None:
         """Put the turns of everyone who is still there together."""
-        for rival in self._workers:
+        for rival in list(self._workers):
             outcome = self.outcomes[rival]
             samples = np.array([ms for turn in outcome.turns for ms in turn.samples])
             outcome.invocation = Invocation(

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -18,8 +19,9 @@ from inference_lib.support.errors import CourseError, first_line
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
 
-PRELOADED = ("inference_lib.measure.cell", "torch._dynamo", "torch._inductor.compile_fx")
-"""Imported once, before any worker starts: a fork of that is ready in milliseconds, CUDA untouched."""
+PRELOADED = ("inference_lib.measure.cell",)
+"""Imported once, before any worker starts: a fork of that is ready in milliseconds. It must leave CUDA untouched, which
+neither PyTorch's compiler nor anything else that asks for the GPU at import does."""
 
 
 class WorkerError(Exception):
@@ -87,9 +89,10 @@ class Worker:
         return self._process.pid
 
     def kill(self) -> None:
-        """End the process now."""
-        if self._process.is_alive():
-            self._process.kill()
+        """End the process now, and what it started: a compiler would go on beside the next measurement."""
+        with suppress(ProcessLookupError):  # it has no group yet, or nobody is left in it
+            os.killpg(self._process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+        self._process.kill()
         self._process.join(CLOSING_S)
 
     def close(self) -> None:
@@ -110,6 +113,7 @@ class Worker:
 
 def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     """Answer commands until the parent closes the pipe, or is gone."""
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     thing: object = None
     while True:
@@ -133,9 +137,13 @@ def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, 
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why something failed, in one line: ours as it is, others with their kind where the text needs it."""
-    said = first_line(str(error))
-    return said if isinstance(error, CourseError | ValueError) and said else said or type(error).__name__
+    """Return why something failed, in one line: ours word for word, others with their kind where the text needs it."""
+    if isinstance(error, CourseError):
+        return str(error)
+    said, kind = first_line(str(error)), type(error).__name__
+    if said and isinstance(error, ValueError | RuntimeError):
+        return said
+    return f"{kind}: {said}" if said else kind
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from inference_lib.records.record import Carried, Kind, Record
+from inference_lib.records.record import Carried, Key, Kind, Record
 from inference_lib.records.statistics import Interval, log_ratios, over_invocations
 
 Verdict = Literal["faster", "slower", "same", "cannot tell"]
@@ -51,7 +51,7 @@ def _rounds(baseline: Record, candidate: Record, kind: Kind) -> list[list[float]
     """Return the logarithm of the ratio in every round that both took part in, a list an invocation."""
     if _same_set(baseline, candidate):
         return _in_rounds(baseline, {i.number: i for i in candidate.invocations}, kind)
-    if baseline.precision != candidate.precision or baseline.batch_size != candidate.batch_size:
+    if _place(baseline) != _place(candidate):
         return []
     carried = {i.number: i.carried[baseline.backend] for i in candidate.invocations if baseline.backend in i.carried}
     if carried:
@@ -65,6 +65,11 @@ def _same_set(one: Record, other: Record) -> bool:
     return bool(one.rivals) and names[0] == names[1]
 
 
+def _place(record: Record) -> Key:
+    """Return the record's key without the backend: carried rows are rows of this place."""
+    return record.key._replace(backend="")
+
+
 def _in_rounds(record: Record, others: Mapping[int, Carried], kind: Kind) -> list[list[float]]:
     """Return log(record / other) in each round of each invocation that both have."""
     return [
@@ -76,15 +81,16 @@ def _in_rounds(record: Record, others: Mapping[int, Carried], kind: Kind) -> lis
 
 def _through_carried(baseline: Record, candidate: Record, kind: Kind) -> Interval | None:
     """Compare two sets through a row that went along with both, the quietest if there are several."""
-    if baseline.precision != candidate.precision or baseline.batch_size != candidate.batch_size:
+    if _place(baseline) != _place(candidate):
         return None
     ways = []
-    for name in _carried_by(baseline) & _carried_by(candidate):
+    for name in sorted(_carried_by(baseline) & _carried_by(candidate)):
         legs = []
         for record in (baseline, candidate):
             rows = {i.number: i.carried[name] for i in record.invocations if name in i.carried}
-            legs.append(over_invocations(_in_rounds(record, rows, kind) or [[0.0]]))
-        ways.append(_divided(*legs))
+            legs.append(_in_rounds(record, rows, kind))
+        if all(legs):
+            ways.append(_divided(*map(over_invocations, legs)))
     return min(ways, key=lambda way: way.log_half_width or math.inf) if ways else None
 
 

@@ -10,7 +10,7 @@ from datetime import date
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from inference_lib.records.machine import Machine
 from inference_lib.records.statistics import LEAST_FOR_P99, QUANTILES, Interval, over_invocations
@@ -99,7 +99,6 @@ class Latency(NamedTuple):
     end_to_end: Distribution
     device: Interval | None
     """The model alone, CUDA events around it, the device's cache flushed before, ms; none on a CPU."""
-    parts: "Parts"
 
 
 class Parts(BaseModel):
@@ -132,7 +131,7 @@ def _distribution(invocations: Sequence[Invocation]) -> Distribution:
 class Build(BaseModel):
     """What it costs to get to the first answer, seconds."""
 
-    export_s: float | None
+    export_s: float | None = None
     """Exporting with nothing else running; None where it was exported beside others."""
     load_s: float
     first_inference_s: float
@@ -142,6 +141,7 @@ class Build(BaseModel):
 class Accuracy(BaseModel):
     """The exported model on the test set, alone and beside the FP32 eager reference."""
 
+    model_config = ConfigDict(ser_json_inf_nan="constants")
     accuracy_percent: float
     agreement_percent: float
     """Images on which the predicted class is the reference's."""
@@ -153,7 +153,7 @@ class Accuracy(BaseModel):
 class Clocks(BaseModel):
     """The GPU right after the timed rounds: its SM clock, and what held it down."""
 
-    sm_mhz: float | None
+    sm_mhz: float | None = None
     throttle_reasons: list[str]
 
 
@@ -219,10 +219,10 @@ class Record(BaseModel):
     @property
     def latency(self) -> Latency | None:
         """What the invocations and parts say; None where nothing was timed."""
-        if not self.invocations or self.parts is None:
+        if not self.invocations:
             return None
         device = self.median("device") if self.invocations[0].device_ms else None
-        return Latency(_distribution(self.invocations), device, self.parts)
+        return Latency(_distribution(self.invocations), device)
 
     def median(self, kind: Kind) -> Interval:
         """Return the median over invocations, ms, with its 95 % interval where they are enough."""

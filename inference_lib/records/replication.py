@@ -58,9 +58,9 @@ class Pair:
         return None if self.distance is None else self.distance <= 1
 
 
-def cell(record: Record) -> tuple[str, str, str, str, int]:
-    """Return what one cell is called in every run."""
-    return (record.backend, record.model, record.device, record.precision, record.batch_size)
+def cell(record: Record) -> tuple[str, ...]:
+    """Return what one cell is called in every run, whatever the machine's name: hosts of one card differ."""
+    return (record.profile, record.backend, record.model, record.device, record.precision, str(record.batch_size))
 
 
 def pairs(first: Iterable[Record], second: Iterable[Record], kind: Kind) -> list[Pair]:
@@ -68,13 +68,17 @@ def pairs(first: Iterable[Record], second: Iterable[Record], kind: Kind) -> list
     mine, theirs = _measured(first, kind), _measured(second, kind)
     found = []
     for a, b in itertools.combinations(sorted(mine.keys() & theirs.keys()), 2):
-        if mine[a].rivals and mine[a].rivals == mine[b].rivals and theirs[a].rivals == theirs[b].rivals:
+        if all(run[a].rivals and _set_of(run[a]) == _set_of(run[b]) for run in (mine, theirs)):
             runs = (compare(mine[a], mine[b], kind), compare(theirs[a], theirs[b], kind))
             found.append(Pair(mine[a], mine[b], *runs))
     return found
 
 
-def _measured(records: Iterable[Record], kind: Kind) -> dict[tuple[str, str, str, str, int], Record]:
+def _set_of(record: Record) -> tuple[str, str]:
+    return record.profile, record.rivals
+
+
+def _measured(records: Iterable[Record], kind: Kind) -> dict[tuple[str, ...], Record]:
     return {cell(r): r for r in records if r.ok and r.invocations and all(i.of(kind) for i in r.invocations)}
 
 

@@ -30,16 +30,18 @@ class Choice:
 def choose(
     records: Iterable[Record],
     model: str,
-    max_latency_ms: float | None = None,
+    max_p99_ms: float | None = None,
     min_accuracy_percent: float | None = None,
     max_memory_mib: float | None = None,
+    max_p50_ms: float | None = None,
     goal: Goal = "latency",
 ) -> Choice:
     """Return the record of ``model`` that serves ``goal`` best within the limits.
 
     ``latency`` wants the shortest median, ``throughput`` the most images per second. Both are end
-    to end, copies included, so a caller of ``Runner.infer`` gets what was chosen. The latency limit
-    is for 99 of 100 batches (p99). A limit on something that was not measured excludes.
+    to end, copies included, so a caller of ``Runner.infer`` gets what was chosen. ``max_p50_ms`` limits
+    the median batch, ``max_p99_ms`` 99 of 100 batches; a p99 exists only where there are samples
+    enough for one. A limit on something that was not measured excludes.
     """
     records = list(records)
     if model not in {record.model for record in records}:
@@ -50,7 +52,8 @@ def choose(
     for record in (r for r in records if r.model == model):
         reasons = [
             _not_measured(record),
-            _too_much("p99 latency", _p99(record), max_latency_ms, "ms"),
+            _too_much("median latency", latency_ms(record) if record.latency else None, max_p50_ms, "ms"),
+            _too_much("p99 latency", _p99(record), max_p99_ms, "ms"),
             _too_little("accuracy", _accuracy(record), min_accuracy_percent, "%"),
             _too_much("GPU memory", record.gpu_memory_mib, max_memory_mib, "MiB"),
         ]
@@ -85,9 +88,13 @@ def quickest(records: Sequence[Record]) -> Record:
 
 
 def level_with(best: Record, records: Iterable[Record]) -> list[Record]:
-    """Return the measured records that are not clearly slower than ``best``, without itself: ties within the noise."""
+    """Return the measured records that are not clearly slower than ``best``, without itself: ties within the noise.
+
+    From too few invocations nothing can be told, and there are none.
+    """
     others = (record for record in records if record.ok and record.latency and record is not best)
-    return [record for record in others if compare(best, record).verdict != "slower"]
+    found = ((record, compare(best, record)) for record in others)
+    return [record for record, beside in found if beside.low is not None and beside.verdict != "slower"]
 
 
 def seconds_to_first_answer(record: Record) -> float | None:

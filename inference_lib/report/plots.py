@@ -21,7 +21,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from inference_lib.measure.roofline import Ceilings
 from inference_lib.records.record import Record
+from inference_lib.records.statistics import Interval
 from inference_lib.report.style import style_of
+from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS
 
 INK = "#010203"
@@ -51,12 +53,6 @@ mpl.rcParams.update(
         "svg.fonttype": "none",
     }
 )
-
-
-def precision_alpha(name: str) -> float:
-    """Return how opaque a line is where a figure shows several precisions: the fewer bits, the stronger."""
-    precision = PRECISIONS[name]
-    return {32: 0.45}.get(precision.bits, 1.0) if precision.storage == name else 0.7
 
 
 PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
@@ -104,9 +100,22 @@ def provenance(records: Sequence[Record]) -> str:
     return f"Measured on {'; '.join(described)}." if described else "Nothing measured yet."
 
 
-def label_of(record: Record) -> str:
-    """Return the legend entry of a record."""
-    return f"{record.title} {PRECISIONS[record.precision].title}"
+def precision_alpha(name: str) -> float:
+    """Return how opaque a line is where a figure shows several precisions: the less is multiplied, the stronger."""
+    precision = PRECISIONS[name]
+    if precision.storage != name:
+        return 0.7  # TF32 stores what FP32 stores, and multiplies less of it
+    return 0.45 if precision.bits >= 32 else 1.0
+
+
+def reach(intervals: Sequence[Interval]) -> np.ndarray:
+    """Return how far each interval reaches below and above its value, for Matplotlib's error bars; 0 without one."""
+    return np.array(
+        [
+            [i.value - (i.value if i.low is None else i.low) for i in intervals],
+            [(i.value if i.high is None else i.high) - i.value for i in intervals],
+        ]
+    )
 
 
 def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
@@ -122,7 +131,7 @@ def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
             color=style.color,
             linestyle=style.dash,
             alpha=alphas[record.precision],
-            label=label_of(record),
+            label=label(record),
         )
     axes.set(xscale="log", xlabel="end-to-end latency, ms", ylabel="inferences at most this slow, %")
     _plain_ticks(axes, "x")
@@ -130,29 +139,28 @@ def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
 
 
 def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
-    """Draw images per second over latency, one line a backend and precision, one point a batch size."""
+    """Draw images per second over latency, one line a backend and precision, one point a batch size.
+
+    A point's bar is the 95 % interval of its latency.
+    """
     alphas = _alphas(records)
-    for line in _lines(records):
-        style = style_of(line[0].backend)
-        axes.plot(
-            [r.latency.end_to_end.p50 for r in line if r.latency],
-            [r.fps for r in line if r.fps],
+    for line in _lines([record for record in records if record.latency]):
+        style, alpha = style_of(line[0].backend), alphas[line[0].precision]
+        medians = [r.latency.end_to_end.median for r in line if r.latency]
+        points = [(median.value, r.fps or 0.0) for median, r in zip(medians, line, strict=True)]
+        axes.errorbar(
+            [ms for ms, _ in points],
+            [fps for _, fps in points],
+            xerr=reach(medians),
             color=style.color,
             linestyle=style.dash,
             marker=style.marker,
             markersize=5,
-            alpha=alphas[line[0].precision],
-            label=label_of(line[0]),
+            alpha=alpha,
+            label=label(line[0]),
         )
-        for record in line:
-            if record.latency and record.fps:
-                axes.annotate(
-                    str(record.batch_size),
-                    (record.latency.end_to_end.p50, record.fps),
-                    textcoords="offset points",
-                    xytext=(4, -9),
-                    fontsize="x-small",
-                )
+        for record, point in zip(line, points, strict=True):
+            axes.annotate(str(record.batch_size), point, (4, -9), textcoords="offset points", fontsize="x-small")
     axes.set(
         xscale="log", yscale="log", xlabel="end-to-end latency of a batch, ms", ylabel="images per second, end to end"
     )
@@ -172,16 +180,30 @@ def _lines(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
-    """Draw upload, compute and download of each record as one stacked bar, and end-to-end latency as a mark."""
+    """Draw upload, compute and download of each record as one stacked bar, and end-to-end latency as a mark.
+
+    The mark's own bar is the 95 % interval of the latency.
+    """
     positions = range(len(records))
     left = np.zeros(len(records))
     for part, color in PART_COLORS.items():
         widths = np.array([getattr(r.parts, part) for r in records])
         axes.barh(positions, widths, left=left, color=color, label=part, height=0.6)
         left += widths
-    ends = [r.latency.end_to_end.p50 for r in records if r.latency]
-    axes.plot(ends, positions, "|", color=INK, markersize=14, markeredgewidth=2, label="end to end")
-    axes.set_yticks(positions, [label_of(r) for r in records])
+    medians = [r.median("end_to_end") for r in records]
+    axes.errorbar(
+        [median.value for median in medians],
+        list(positions),
+        xerr=reach(medians),
+        fmt="|",
+        color=INK,
+        markersize=14,
+        markeredgewidth=2,
+        elinewidth=1,
+        capsize=2,
+        label="end to end",
+    )
+    axes.set_yticks(positions, [label(r) for r in records])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set(xlabel="median, ms")

@@ -9,30 +9,77 @@ import pandas as pd
 from inference_lib.records.record import Record
 from inference_lib.records.store import select
 from inference_lib.report.choose import latency_ms, quickest
-from inference_lib.report.plots import label_of, provenance
-from inference_lib.report.tables import markdown_scoreboards, markdown_table
-from inference_lib.report.words import times_faster
+from inference_lib.report.plots import provenance
+from inference_lib.report.tables import ends, markdown_table, replicated, replication_counts
+from inference_lib.report.words import label, tied, times_faster
 
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
+ONE_RUN = "This edition holds one run of the grid, so no second one has checked its claims."
+
+TWO_RUNS = (
+    "The whole grid was measured twice. A pair is two rows that answer the same question; for a claim, the first run "
+    "says that one of them is faster. The second run contradicts so many claims, and does not confirm so many. "
+    "Ratios are compatible where they differ by no more than their intervals allow: 95 of 100, if those are honest."
+)
+
 
 def results(records: Sequence[Record]) -> str:
-    """Return the README's results for GPU ``records``: best row against the plain loop, then the scoreboards."""
-    single = [r for r in records if r.device == "cuda" and r.batch_size == 1]
-    parts = [provenance(select(single)), markdown_table(speedups(single)), markdown_scoreboards(single)]
-    return "\n\n".join(parts)
+    """Return the README's results: the best GPU rows of the first run, what it lacks, and how its claims held."""
+    first = min((record.run for record in records), default="")
+    gpu = [r for r in records if r.device == "cuda" and r.run == first]
+    measured = select(gpu)
+    if not measured:
+        return "Nothing published yet."
+    parts = [provenance(measured), markdown_table(best_rows(measured)), *absent(gpu)]
+    held = replicated(records)
+    if held is None:
+        return "\n\n".join([*parts, ONE_RUN])
+    return "\n\n".join([*parts, TWO_RUNS, markdown_table(replication_counts(held))])
 
 
-def speedups(records: Sequence[Record]) -> pd.DataFrame:
-    """Return each model's quickest record beside the plain loop (PyTorch eager, FP32): latencies in ms, the verdict."""
+def best_rows(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row a model: the plain loop (PyTorch eager, FP32) and the quickest row at batch 1, and the most images.
+
+    Times are medians end to end in ms with their 95 % intervals; the most productive row is that of any batch size.
+    """
     rows = []
-    for model in dict.fromkeys(r.model for r in records):
-        loop = select(records, model=model, backend="pytorch", precision="fp32")
-        if loop:
-            best = quickest(select(records, model=model))
-            times = [f"{latency_ms(record):.3f}" for record in (loop[0], best)]
-            rows.append((model, times[0], label_of(best), times[1], times_faster(loop, [best])))
-    return pd.DataFrame(rows, columns=["model", "plain loop, ms", "quickest row", "its ms", "against the loop"])
+    for model in dict.fromkeys(record.model for record in records):
+        mine = select(records, model=model)
+        single = select(mine, batch_size=1)
+        if not single:
+            continue
+        loop, best = select(single, backend="pytorch", precision="fp32"), quickest(single)
+        most = max(mine, key=lambda record: record.throughput_images_per_s or 0)
+        rows.append(
+            {
+                "model": model,
+                "plain loop, ms": _time(loop[0]) if loop else "-",
+                "quickest row": label(best),
+                "its ms": _time(best),
+                "against the loop": times_faster(loop, [best]),
+                "not clearly slower than it": tied(best, single),
+                "most images per second": f"{most.throughput_images_per_s or 0:,.0f}: {label(most)}, "
+                f"batch {most.batch_size}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def absent(records: Sequence[Record]) -> list[str]:
+    """Return a line for each reason why rows at batch 1 were not measured, with the frameworks it keeps out."""
+    reasons: dict[str, dict[str, None]] = {}
+    for record in records:
+        if not record.ok and record.batch_size == 1:
+            reasons.setdefault(record.why_not, {})[record.title] = None
+    lines = [f"- {', '.join(titles)}: {reason}" for reason, titles in reasons.items()]
+    return ["Without a row of numbers:", "\n".join(lines)] if lines else []
+
+
+def _time(record: Record) -> str:
+    median = record.median("end_to_end")
+    interval = ends(median)
+    return f"{latency_ms(record):.3f}" + (f" ({interval})" if interval else "")
 
 
 def update(readme: Path, records: Sequence[Record]) -> None:

@@ -1,42 +1,45 @@
 """Rivals side by side: the table, the figures and the records that every "How fast?" is made of."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from IPython.display import HTML
+import pandas as pd
+from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 
+from inference_lib.backends import get_backend
 from inference_lib.records.record import Record
-from inference_lib.records.store import select
+from inference_lib.records.store import select, select_all
 from inference_lib.report import plots
-from inference_lib.report.tables import show_table, side_by_side
-from inference_lib.report.words import machines, times_faster
-from inference_lib.seam import PRECISIONS, find_model
+from inference_lib.report.tables import INTERVAL, ends, noted, show_table
+from inference_lib.report.words import against, label, machines, times_faster
+from inference_lib.seam import MODELS, PRECISIONS, find_model
 
 NOTHING = "nothing measured yet"
 
 
 @dataclass(frozen=True)
 class Rivals:
-    """The measured records of some rivals, ordered by model, then precision, then rival."""
+    """The records of some rivals, ordered by model, then precision, then rival; those without times say why."""
 
     rivals: tuple[str, ...]
-    """Names of backends, in the order of tables and figures."""
+    """Names of backends, in the order of tables and figures; the first is the baseline of the table."""
     here: list[Record]
-    """Measured by this lab, on the device of the comparison."""
+    """Of this lab, on the device of the comparison."""
     published: list[Record]
 
     @classmethod
     def of(
         cls, rivals: Sequence[str], here: Iterable[Record], published: Iterable[Record], precisions: Sequence[str]
     ) -> "Rivals":
-        """Return the comparison of ``rivals`` in ``precisions``; other records are left out, and those without times.
+        """Return the comparison of ``rivals`` in ``precisions``; other records are left out.
 
         Lab.compare calls this with the right shelves.
         """
 
         def shelf(records: Iterable[Record]) -> list[Record]:
-            return _in_order(rivals, select(records, backend=list(rivals), precision=list(precisions)))
+            return _in_order(rivals, select_all(records, backend=list(rivals), precision=list(precisions)))
 
         return cls(tuple(rivals), shelf(here), shelf(published))
 
@@ -55,38 +58,76 @@ class Rivals:
         return {rival: select(cell, backend=rival) for rival in self.rivals}
 
     def verdict(
-        self,
-        mine: str,
-        against: Mapping[str, str],
-        model: str = "resnet18",
-        precision: str = "fp16",
-        batch_sizes: Sequence[int] = (1, 256),
+        self, mine: str, model: str = "resnet18", precision: str = "fp16", batch_sizes: Sequence[int] = (1, 256)
     ) -> str:
-        """Return how the rival ``mine`` compares end to end with others, as a sentence without its full stop.
-
-        ``against`` maps what the sentence calls each of them to the backend's name.
-        """
+        """Return how the rival ``mine`` compares end to end with each other, as a sentence without full stop."""
         cells = {size: self.by_rival(model, precision, size) for size in batch_sizes}
         records = [record for cell in cells.values() for record in cell[mine]]
         if not records:
             return "It ran on none of the machines whose records are here, so there is nothing to compare yet"
-        clauses = [
-            f"against {name} it is "
-            + " and ".join(f"{times_faster(cell[rival], cell[mine])} at batch {size}" for size, cell in cells.items())
-            for name, rival in against.items()
-        ]
+        clauses = []
+        for rival in self.rivals:
+            met = [(size, cell) for size, cell in cells.items() if cell[rival] and rival != mine]
+            said = [f"{times_faster(cell[rival], cell[mine])} at batch {size}" for size, cell in met]
+            if met:
+                clauses.append(f"against {met[0][1][rival][0].title} it is {' and '.join(said)}")
         head = f"On {machines(records)}, {PRECISIONS[precision].title}, {records[0].title} end to end"
         return f"{head}: {'; '.join(clauses)}"
 
-    def table(self, batch_size: int = 1) -> HTML:
-        """Return the table of median end-to-end latencies, ms: a row a cell, a column a machine, this one first.
+    def show(self, mine: str, model: str = "resnet18", precision: str = "fp16") -> None:
+        """Display the table, how the rival ``mine`` fared, and where it was measured, the three figures."""
+        display(self.table(), Markdown(f"{self.verdict(mine, model, precision)}."))
+        if select(self.shown(model, precision), backend=mine):
+            for draw in (self.latencies, self.parts, self.batches):
+                display(draw(model, precision))
 
-        Where this machine is the published one, its own records are shown.
+    def table(self, batch_size: int = 1) -> HTML:
+        """Return the table at ``batch_size``: a row a cell; for each machine, this one first, what was measured there.
+
+        That is the median end to end, its 95 % interval, how it compares with the first rival in the same precision,
+        and the time on the device. A row that was not measured says why below the table.
         """
-        machines = list(dict.fromkeys(r.machine.name(r.device) for r in (*self.here, *self.published)))
-        rows = select((*self.published, *self.here), batch_size=batch_size)
-        caption = f"Median end-to-end latency at batch {batch_size}, ms. {plots.provenance(rows)}"
-        return show_table(side_by_side(_in_order(self.rivals, rows), machines), caption)
+        rows = _in_order(self.rivals, select_all((*self.here, *self.published), batch_size=batch_size))
+        marks, notes = noted(rows)
+        cells: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+        for record, mark in zip(rows, marks, strict=True):
+            key = (record.title, record.model, PRECISIONS[record.precision].title)
+            found = self._measured(record, mark, rows)  # here first: where this machine is the published one, its own
+            cells.setdefault(key, {}).setdefault(record.machine.name(record.device), found)
+        names = ("framework", "model", "precision")
+        data: dict[tuple[str, str], list] = {("", name): [key[i] for key in cells] for i, name in enumerate(names)}
+        for machine in dict.fromkeys(r.machine.name(r.device) for r in (*self.here, *self.published)):
+            for name in dict.fromkeys(name for cell in cells.values() for name in cell.get(machine, {})):
+                column = [cell.get(machine, {}).get(name) for cell in cells.values()]
+                data |= {(machine, name): column} if any(value is not None for value in column) else {}
+        table = pd.DataFrame(data)
+        caption = f"Median end-to-end latency at batch {batch_size}, ms. {plots.provenance(select(rows))}"
+        return show_table(table, caption, notes=notes)
+
+    def _measured(self, record: Record, mark: str, rows: Sequence[Record]) -> dict[str, Any]:
+        """Return what the table says of one record, by column."""
+        versus = f"against {get_backend(self.rivals[0]).title}"
+        if not (record.ok and record.latency):
+            return {"ms": None, INTERVAL: None, versus: mark, "on the device, ms": None}
+        whole, device = record.latency.end_to_end.median, record.latency.device
+        baseline = self._baseline(record, rows)
+        compared = "baseline" if baseline is record else against(baseline, record) if baseline else ""
+        return {
+            "ms": whole.value,
+            INTERVAL: ends(whole),
+            versus: f"{compared} {mark}".strip() or None,
+            "on the device, ms": device.value if device else None,
+        }
+
+    def _baseline(self, record: Record, rows: Sequence[Record]) -> Record | None:
+        """Return the first rival's record of the same cell, in FP32 where it has none of the same precision."""
+        for precision in (record.precision, "fp32"):
+            wanted = {"backend": self.rivals[0], "model": record.model, "precision": precision, "run": record.run}
+            found = [r for r in select(rows, **wanted) if r.latency]
+            mine = [r for r in found if r.machine.name(r.device) == record.machine.name(record.device)]
+            if mine:
+                return mine[0]
+        return None
 
     def latencies(self, model: str, *precisions: str) -> HTML:
         """Return the figure of every inference at batch 1: the share that took at most so long, %, over ms."""
@@ -112,9 +153,9 @@ class Rivals:
 
 
 def _in_order(rivals: Sequence[str], records: Iterable[Record]) -> list[Record]:
-    """Return ``records`` by model in the order they come, then precision and rival in the book's order."""
+    """Return ``records`` by model, then precision and rival, in the book's order; a reader's own models come last."""
     records = list(records)
-    models = list(dict.fromkeys(record.model for record in records))
+    models = list(dict.fromkeys([*MODELS, *(record.model for record in records)]))
 
     def place(record: Record) -> tuple[int, int, int]:
         precision = list(PRECISIONS).index(record.precision)
@@ -138,5 +179,5 @@ def _figure(
     else:
         axes.text(0.5, 0.5, NOTHING, ha="center", va="center")
         axes.set_axis_off()
-    rows = ", ".join(dict.fromkeys(plots.label_of(record) for record in records)) or NOTHING
+    rows = ", ".join(dict.fromkeys(label(record) for record in records)) or NOTHING
     return plots.show_figure(figure, f"{alt}: {rows}.", f"{caption}. {plots.provenance(records)}")

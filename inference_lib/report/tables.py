@@ -1,4 +1,4 @@
-"""Tables from records: the scoreboard, the flat table that the command line prints, the reference project's."""
+"""Tables from records: the scoreboard, two runs beside each other, the flat table of the command line."""
 
 import html
 import zlib
@@ -11,9 +11,18 @@ from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from inference_lib.records.record import Distribution, Record
+from inference_lib.records.replication import replication
+from inference_lib.records.statistics import Interval
+from inference_lib.records.store import select
+from inference_lib.report.choose import quickest
+from inference_lib.report.plots import provenance
+from inference_lib.report.words import against
 from inference_lib.seam import MODELS, PRECISIONS
 
 MISSING = "-"
+
+INTERVAL = "95 %"
+"""Heads the column of an interval, whose cells are text and stand where numbers do."""
 
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
 
@@ -21,10 +30,12 @@ SCOREBOARD_FORMATS = {
     "accuracy %": "{:.2f}",
     "agreement %": "{:.2f}",
     "latency ms": "{:.3f}",
+    "device ms": "{:.3f}",
     "FPS": "{:,.0f}",
     "throughput images/s": "{:,.0f}",
     "GPU memory MiB": "{:,.0f}",
     "GPU busy %": "{:.0f}",
+    "compatible %": "{:.1f}",
     "largest difference": "{:.1e}",
     "times PyTorch": "{:.1f}",
     "times faster": "{:.2f}",
@@ -92,6 +103,7 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
     was not measured keeps its row and says why in ``note``; a column that nothing was measured for is left out.
     """
     chosen = [r for r in records if r.model == model and r.batch_size == batch_size]
+    best = quickest(chosen) if any(r.ok and r.latency for r in chosen) else None
     rows = [
         {
             "framework": record.title,
@@ -100,6 +112,9 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
             "accuracy %": record.accuracy.accuracy_percent if record.accuracy else None,
             "agreement %": record.accuracy.agreement_percent if record.accuracy else None,
             "latency ms": record.latency.end_to_end.p50 if record.latency else None,
+            INTERVAL: ends(record.latency.end_to_end.median) if record.latency else None,
+            "device ms": record.latency.device.value if record.latency and record.latency.device else None,
+            "against the quickest": _beside(best, record),
             "FPS": record.fps,
             "throughput images/s": record.throughput_images_per_s,
             "GPU memory MiB": record.gpu_memory_mib,
@@ -112,8 +127,34 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
     return table.drop(columns="note") if len(table) and not table["note"].any() else table
 
 
+def _beside(best: Record | None, record: Record) -> str | None:
+    if best is None or not (record.ok and record.latency):
+        return None
+    return "quickest" if record is best else against(best, record)
+
+
+def ends(interval: Interval) -> str | None:
+    """Return the ends of an interval as text, None where there are none."""
+    return None if interval.low is None else f"{interval.low:.3f}\u2013{interval.high:.3f}"
+
+
 def _note(record: Record) -> str:
     return record.why_not or "; ".join(record.flags)
+
+
+def noted(records: Sequence[Record]) -> tuple[list[str], list[str]]:
+    """Return what each record's row says of its status, and the notes that the numbers in it stand for.
+
+    ``unavailable [1]`` is a row that could not be measured, ``[2]`` one that was and is less trustworthy. A note that
+    several rows share is there once.
+    """
+    texts = [record.reason if not record.ok else "; ".join(record.flags) for record in records]
+    notes = list(dict.fromkeys(filter(None, texts)))
+    marks = []
+    for record, text in zip(records, texts, strict=True):
+        words = [] if record.ok else [record.status.replace("_", " ")]
+        marks.append(" ".join(words + ([f"[{notes.index(text) + 1}]"] if text else [])))
+    return marks, notes
 
 
 def agreement(records: Iterable[Record]) -> pd.DataFrame:
@@ -139,17 +180,12 @@ def agreement(records: Iterable[Record]) -> pd.DataFrame:
     return table if len({device for *_, device in rows}) > 1 else table.drop(columns="device", errors="ignore")
 
 
-def side_by_side(records: Iterable[Record], machines: Sequence[str]) -> pd.DataFrame:
-    """Return median end-to-end latency in ms: a row per cell in the order of ``records``, a column per machine."""
-    cells: dict[tuple[str, str, str, int], dict[str, float]] = {}
-    for record in records:
-        if record.latency:
-            cell = (record.title, record.model, PRECISIONS[record.precision].title, record.batch_size)
-            machine = record.machine.name(record.device)
-            cells.setdefault(cell, {})[f"{machine}, ms"] = record.latency.end_to_end.p50
-    names = ("framework", "model", "precision", "batch")
-    rows = [dict(zip(names, cell, strict=True)) | times for cell, times in cells.items()]
-    return pd.DataFrame(rows, columns=[*names, *(f"{machine}, ms" for machine in machines)])
+def show_agreement(records: Sequence[Record]) -> HTML:
+    """Return :func:`agreement` as HTML, and below it, once each, why rows were not measured."""
+    measured = [record for record in records if record.ok]
+    reasons = dict.fromkeys(f"{record.title}: {record.why_not}" for record in records if not record.ok)
+    caption = f"Agreement with the FP32 eager model. {provenance(measured)}"
+    return show_table(agreement(measured), caption, notes=reasons)
 
 
 def reference_table(model: str) -> pd.DataFrame:
@@ -181,34 +217,38 @@ def reference_rows(framework: str) -> pd.DataFrame:
 def show_table(
     table: pd.DataFrame, caption: str = "", formats: dict[str, str] | None = None, notes: Iterable[str] = ()
 ) -> HTML:
-    """Return ``table`` as HTML: numbers formatted and right-aligned, gaps shown as a dash, ``notes`` below it."""
+    """Return ``table`` as HTML: numbers formatted and right-aligned, gaps shown as a dash, ``notes`` numbered below it.
+
+    Columns may have two levels; formats go by the lower one.
+    """
     units = ((", ms", "{:.3f}"), (", s", "{:.1f}"))
-    by_unit = {name: form for unit, form in units for name in table.columns if name.endswith(unit)}
-    formats = SCOREBOARD_FORMATS | by_unit | (formats or {})  # what a caller asks for comes last
-    known = {name: formats[name] for name in table.columns if name in formats}
-    numbers = [name for name in table.columns if pd.api.types.is_numeric_dtype(table[name])]
+    lowest = {name: str(name[-1] if isinstance(name, tuple) else name) for name in table.columns}
+    by_unit = {last: form for unit, form in units for last in lowest.values() if last.endswith(unit)}
+    wanted = SCOREBOARD_FORMATS | by_unit | (formats or {})  # what a caller asks for comes last
+    known = {name: wanted[last] for name, last in lowest.items() if last in wanted}
+    numbers = [n for n, last in lowest.items() if last == INTERVAL or pd.api.types.is_numeric_dtype(table[n])]
     styled = (
         Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
         .format(known, na_rep=MISSING)
         .hide(axis="index")
         .set_caption(caption)
-        .set_td_classes(pd.DataFrame("number", index=table.index, columns=numbers))
+        .set_td_classes(pd.DataFrame("number", index=table.index, columns=table.columns)[numbers])
         .set_table_attributes('class="measured"')
     )
     page = styled.to_html().replace('<style type="text/css">\n</style>\n', "")
     below = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    listed = f'<ul class="measured-notes">{below}</ul>' if below else ""
+    listed = f'<ol class="measured-notes">{below}</ol>' if below else ""
     return HTML(f'<div class="measured-table">{page}</div>{listed}')
 
 
 def show_scoreboard(records: Sequence[Record], model: str, caption: str) -> HTML:
-    """Return the scoreboard of ``model`` at batch 1 as HTML, what is to say of single rows listed below it."""
-    notes: dict[str, list[str]] = {}
-    for record in records:
-        if record.model == model and record.batch_size == 1 and (note := _note(record)):
-            notes.setdefault(note, []).append(f"{record.title} {PRECISIONS[record.precision].title}")
-    table = scoreboard([r for r in records if r.ok], model).drop(columns="note", errors="ignore")
-    return show_table(table, caption, notes=[f"{', '.join(rows)}: {note}" for note, rows in notes.items()])
+    """Return the scoreboard of ``model`` at batch 1 as HTML, a row for every record, notes on single rows below it."""
+    mine = [record for record in records if record.model == model and record.batch_size == 1]
+    marks, notes = noted(mine)
+    table = scoreboard(mine, model)
+    if any(marks):
+        table["note"] = [mark or None for mark in marks]
+    return show_table(table, caption, notes=notes)
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
@@ -242,18 +282,34 @@ def text_scoreboards(records: Sequence[Record]) -> str:
 
 
 def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield a title and a table for each machine, model and batch size that has records."""
-    machines = dict.fromkeys(r.machine.name(r.device) for r in records)
-    for machine in machines:
-        mine = [r for r in records if r.machine.name(r.device) == machine]
+    """Yield a title and a table for each machine, run, model and batch size that has records."""
+    shelves: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        shelves.setdefault((record.machine.name(record.device), record.run), []).append(record)
+    for (machine, run), mine in shelves.items():
         for model, batch_size in sorted({(r.model, r.batch_size) for r in mine}):
-            yield f"{model}, batch {batch_size}, {machine}", scoreboard(mine, model, batch_size)
+            yield f"{model}, batch {batch_size}, {machine}, run {run}", scoreboard(mine, model, batch_size)
+
+
+def replicated(records: Iterable[Record]) -> dict[str, dict[str, Any]] | None:
+    """Return what the first two runs among ``records`` say of each other's claims; None where there is one run."""
+    measured = [record for record in records if record.ok]
+    runs = sorted({record.run for record in measured})
+    return replication(*(select(measured, run=run) for run in runs[:2])) if len(runs) > 1 else None
+
+
+def replication_counts(found: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Return the counts of ``records.replication.replication``, a row a kind of time."""
+    rows = [
+        {"time": kind.replace("_", " ")} | {name.replace("_", " "): row[name] for name in row if name != "worst"}
+        for kind, row in found.items()
+    ]
+    return pd.DataFrame(rows).rename(columns={"compatible percent": "compatible %"})
 
 
 def text_replication(found: dict[str, dict[str, Any]]) -> str:
     """Return what two runs said of each other's claims, for a terminal: the counts, then the worst pairs."""
-    counts = pd.DataFrame({kind.replace("_", " "): row for kind, row in found.items()}).drop("worst").T
-    parts = [counts.to_markdown(tablefmt="simple", floatfmt=".1f")]
+    parts = [formatted(replication_counts(found)).to_markdown(index=False, tablefmt="simple", disable_numparse=True)]
     for kind, row in found.items():
         worst = pd.DataFrame(row["worst"])
         if len(worst):

@@ -1,9 +1,13 @@
-"""Numbers for sentences: each is computed from records, and says so where there is none."""
+"""Numbers and claims for sentences: each is computed from records, and says so where there is none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from inference_lib.records.comparison import compare
+from inference_lib.records.comparison import Comparison, compare
 from inference_lib.records.record import Kind, Record
+from inference_lib.records.statistics import LEAST_INVOCATIONS
+from inference_lib.report.choose import level_with
+from inference_lib.seam import PRECISIONS
 
 NOT_MEASURED = "(not measured)"
 
@@ -30,13 +34,51 @@ def times_faster(slow: Sequence[Record], fast: Sequence[Record], kind: Kind = "e
     found = compare(slow[0], fast[0], kind)
     if found.low is None:
         return f"{found.ratio:.2f} times as fast here (too few invocations for a verdict)"
+    return _claim(found) or "not clearly faster or slower"
+
+
+def against(baseline: Record, record: Record) -> str:
+    """Return how ``record`` compares with ``baseline`` end to end, for a cell of a table: a ratio above 1 is faster.
+
+    ``2.1 times faster``, ``about as fast``, ``cannot tell (1.04)``; from too few invocations the ratio: ``1.04``.
+    """
+    found = compare(baseline, record)
+    if found.low is None:
+        return f"{found.ratio:.2f}"
+    return _claim(found) or f"cannot tell ({found.ratio:.2f})"
+
+
+def _claim(found: Comparison) -> str:
+    """Return what the verdict claims, nothing where it claims nothing."""
     if found.verdict in ("faster", "slower"):
-        return f"{_times(max(found.ratio, 1 / found.ratio))} {found.verdict}"
-    return {"same": "about as fast", "cannot tell": "not clearly faster or slower"}[found.verdict]
+        ratio = max(found.ratio, 1 / found.ratio)
+        much = f"{ratio:.1f} times" if ratio >= TIMES_FROM else f"{(ratio - 1) * 100:.0f} %"
+        return f"{much} {found.verdict}"
+    return "about as fast" if found.verdict == "same" else ""
 
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.1f} times" if ratio >= TIMES_FROM else f"{(ratio - 1) * 100:.0f} %"
+def label(record: Record) -> str:
+    """Return what a row is called: its framework and precision."""
+    return f"{record.title} {PRECISIONS[record.precision].title}"
+
+
+def tied(best: Record, records: Sequence[Record]) -> str:
+    """Name the ``records`` that are not clearly slower than ``best``."""
+    if len(best.invocations) < LEAST_INVOCATIONS:
+        return "(too few invocations for a verdict)"
+    return ", ".join(label(record) for record in level_with(best, records)) or "nothing else"
+
+
+def held(counts: Mapping[str, Any]) -> str:
+    """Return how the claims of one run fared in another, from a summary of records.replication."""
+    claims, wrong, compatible = counts["claims"], counts["contradicted"], counts["compatible_percent"]
+    if not claims or compatible is None:
+        return f"of {counts['pairs']:,} pairs of rows, none is claimed to be faster or slower"
+    return (
+        f"of {counts['pairs']:,} pairs of rows, the first run calls {claims:,} faster or slower; the second run "
+        f"contradicts {wrong:,} of these claims ({100 * wrong / claims:.1f} %) and does not confirm "
+        f"{counts['not_confirmed'] - wrong:,} more; {compatible:.0f} of 100 ratios agree within their intervals"
+    )
 
 
 def machines(records: Sequence[Record]) -> str:

@@ -2,6 +2,7 @@
 
 from inference_lib.seam.artifact import Artifact, build, find_artifact
 from inference_lib.seam.backend import Availability, Backend, Runner, StagedRunner, Support
+from inference_lib.seam.contract import CheckedRunner
 from inference_lib.seam.dataset import FASHION_MNIST, Dataset
 from inference_lib.seam.model import MODELS, Model, find_model
 from inference_lib.seam.precision import PRECISIONS, Precision, find_precision, precision_of
@@ -13,6 +14,7 @@ __all__ = [
     "Backend",
     "MODELS",
     "CPU",
+    "CheckedRunner",
     "DEVICE_KINDS",
     "Dataset",
     "Device",

@@ -44,7 +44,7 @@ class Runner(Protocol):
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the logits (``workload.output_shape``, float32) of one batch.
 
-        ``batch`` is a host array of ``workload.input_shape`` and ``workload.host_dtype``.
+        ``batch`` is a host array of ``workload.input_shape`` and ``workload.host_dtype``; see ``contract.py``.
         """
         ...
 

@@ -1,6 +1,7 @@
 """Writing files so that a reader sees the old content or the new one, never a part."""
 
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -9,16 +10,17 @@ from inference_lib.support.errors import CourseError
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` under another name beside ``path``, then put it in its place; the folder must exist."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # Others may read it, if the umask lets them; what the module tempfile makes is for its owner alone.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def make_writable(folder: Path, task: str = "write", remedy: str = "make the folder writable") -> None:

@@ -33,24 +33,34 @@ def module_hash(*names: str) -> str:
 def sources_of(*names: str, root: Path = ROOT) -> dict[str, bytes]:
     """Return the sources of the modules called ``names``, and of all that they import from their package, in turn.
 
-    The file of a package itself (``__init__.py``) is left out: it gathers what others define.
+    A name that a package hands out (``from library.seam import Workload``) leads to the module that defines it. The
+    file of a package itself (``__init__.py``) is left out: it gathers what others define.
     """
     found: dict[str, bytes] = {}
+    seen: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        source = root.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        if name not in found and source.is_file():
+        if name in seen:
+            continue
+        seen.add(name)
+        place = root.joinpath(*name.split(".")[1:])
+        source, package = place.with_suffix(".py"), place.parent / "__init__.py"
+        if source.is_file():
             found[name] = source.read_bytes()
             waiting += _imported(found[name], root.name)
+        elif package.is_file() and not place.is_dir():
+            waiting += _imported(package.read_bytes(), root.name, handed_out=place.name)
     return found
 
 
-def _imported(source: bytes, package: str) -> Iterator[str]:
-    """Yield the names that ``source`` imports from ``package``, wherever in the file it does."""
+def _imported(source: bytes, package: str, handed_out: str = "") -> Iterator[str]:
+    """Yield the names that ``source`` imports from ``package``, wherever it does; only one, if it is ``handed_out``."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
+            chosen = [a.name for a in node.names if handed_out in ("", a.asname or a.name)]
+            yield from (f"{node.module}.{name}" for name in chosen)
+            if chosen:
+                yield str(node.module)
+        elif isinstance(node, ast.Import) and not handed_out:
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == package)

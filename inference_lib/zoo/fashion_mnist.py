@@ -78,6 +78,12 @@ def load_fashion_mnist(split: str, directory: Path = DATA) -> tuple[np.ndarray, 
     return images, np.frombuffer(labels, np.uint8).astype(np.int64)
 
 
+def check(folder: Path) -> None:
+    """Read all four files in ``folder``; raise CourseError for the first whose content is not the published one."""
+    for name in SHA256:
+        _read(folder, name)
+
+
 @cache
 def split_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return what load_fashion_mnist does, read once per process."""
@@ -111,13 +117,32 @@ def preprocess(
     Scaled to 0..1, normalized, enlarged bilinearly by eight, and repeated for the three colour channels. The values
     are computed in FP32 and rounded to ``dtype`` (float16 or float32) last. They are written to ``out`` if it is given
     (in ``dtype``, of the result's shape): new memory costs more time than what is written to it.
+
+    Raise CourseError for anything else: a picture in floats or with other levels would be classified wrongly without
+    a word.
     """
+    _check_pictures(images)
     grey = enlarge(torch.from_numpy(np.ascontiguousarray(images)), IMAGE_SIZE)
     out = np.empty((len(images), 3, IMAGE_SIZE, IMAGE_SIZE), dtype) if out is None else out
     # Rounding one channel before repeating it moves a third of the bytes.
     target = torch.from_numpy(out)
     target.copy_(grey.to(target.dtype).expand_as(target))
     return out
+
+
+def _check_pictures(images: np.ndarray) -> None:
+    """Raise CourseError, with what would mend it, for anything but 8-bit grey pictures of 28 x 28 pixels."""
+    side = IMAGE_SIZE // 8
+    pillow = f'with Pillow, np.stack([np.asarray(p.convert("L").resize(({side}, {side}))) for p in pictures])'
+    if not isinstance(images, np.ndarray):
+        raise CourseError(f"{type(images).__name__} is not a NumPy array of pictures; {pillow}")
+    if images.dtype != np.uint8:
+        remedies = {"f": "multiply 0..1 by 255 and round", "u": "divide 16 bits by 257", "b": "multiply by 255"}
+        first = remedies.get(images.dtype.kind, "bring them to 0..255")
+        raise CourseError(f"pictures of type {images.dtype} cannot be prepared; {first}, then use .astype(np.uint8)")
+    if images.ndim != 3 or images.shape[1:] != (side, side):
+        shape = " x ".join(map(str, images.shape))
+        raise CourseError(f"pictures of shape {shape} cannot be prepared; give N x {side} x {side} grey ones: {pillow}")
 
 
 def enlarge(images: torch.Tensor, size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -137,19 +162,33 @@ def _read(folder: Path, name: str) -> bytes:
     path = _locate(folder, name)
     if path is None:
         raise CourseError(f"{folder / name}.gz is missing; run: python -m inference_lib data")
+    raw = path.read_bytes()
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        problem = "" if hashlib.sha256(content).hexdigest() == SHA256[name] else _problem(content)
     except (EOFError, OSError, zlib.error) as error:
-        raise CourseError(f"{path} is cut short or corrupt ({error}); {_remedy(path)}") from error
-    if hashlib.sha256(content).hexdigest() != SHA256[name]:
-        raise CourseError(f"{path} is cut short or corrupt ({len(content):,} bytes, wrong SHA-256); {_remedy(path)}")
+        problem = f"cut short or corrupt ({error})"
+    if raw.lstrip()[:1] == b"<":
+        problem = "a web page, from a proxy or a login perhaps"
+    if problem:
+        raise CourseError(f"{path} is {problem if raw else 'empty'}; {_remedy(path)}")
     return content
+
+
+def _problem(content: bytes) -> str:
+    """Say what is wrong with a file that can be uncompressed: it may hold other pictures in the same format."""
+    kinds = {b"\0\0\x08\x03": (4, IMAGES_HEADER), b"\0\0\x08\x01": (1, LABELS_HEADER)}
+    dimensions, header = kinds.get(content[:4], (0, 0))
+    sizes = np.frombuffer(content[4:header], ">i4") if len(content) >= header > 0 else np.zeros(1)
+    if dimensions and len(content) == header + int(np.prod(sizes)):
+        return f"not Fashion-MNIST: an intact file, {' x '.join(map(str, sizes))}, of another data set"
+    return f"cut short or corrupt ({len(content):,} bytes, wrong SHA-256)"
 
 
 def _remedy(path: Path) -> str:
     if path.parent == SYSTEM:
         return "install the package dataset-fashion-mnist again"
-    return "delete it, then run: python -m inference_lib data"
+    return "move it away, then run: python -m inference_lib data"
 
 
 def _attempt(download: Callable[[Path], Path], directory: Path) -> str:
@@ -161,8 +200,7 @@ def _attempt(download: Callable[[Path], Path], directory: Path) -> str:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".download-") as temporary:
             folder = download(Path(temporary))
-            for name in SHA256:
-                _read(folder, name)
+            check(folder)
             for name in SHA256:
                 os.replace(folder / f"{name}.gz", directory / f"{name}.gz")
     except (CourseError, OSError, RuntimeError, subprocess.SubprocessError) as error:

@@ -6,13 +6,13 @@ Every model takes N x 3 x 224 x 224 floats (see ``fashion_mnist.preprocess``) an
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import nn
-from torchvision import models as torchvision_models
 
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import write_atomically
@@ -64,10 +64,16 @@ def _block(channels_in: int, channels_out: int, kernel_size: int, stride: int = 
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2)]
 
 
+def _torchvision(name: str) -> nn.Module:
+    from torchvision import models  # takes a second, and most commands create no network
+
+    return models.get_model(name, weights=None, num_classes=NUM_CLASSES)
+
+
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "vanilla_cnn": VanillaCNN,
-    "resnet18": lambda: torchvision_models.resnet18(weights=None, num_classes=NUM_CLASSES),
-    "mobilenet_v2": lambda: torchvision_models.mobilenet_v2(weights=None, num_classes=NUM_CLASSES),
+    "resnet18": partial(_torchvision, "resnet18"),
+    "mobilenet_v2": partial(_torchvision, "mobilenet_v2"),
 }
 
 

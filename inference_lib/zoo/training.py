@@ -4,8 +4,11 @@ The whole data set lives on the device as 8-bit images of 28 x 28 pixels. Each b
 enlarged on the device, so that no data loader is needed.
 """
 
+import io
 import json
+import pickle
 import time
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from inference_lib.backends.shared.cuda import float32_products
 from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.files import make_writable, write_atomically
 from inference_lib.support.paths import DATA
 from inference_lib.zoo.fashion_mnist import IMAGE_SIZE, enlarge, load_fashion_mnist
 from inference_lib.zoo.networks import ARCHITECTURES, as_stored, create_model, save_pretrained
@@ -106,17 +109,28 @@ def train(
 
     ``epochs`` shortens the recipe. ``limit`` uses so many training, validation and test images at most. The same seed
     gives the same weights on a CPU; on a GPU some sums are made in no fixed order. Seeds PyTorch's global generators.
+    Each epoch is kept in ``directory`` until the last: the same call goes on after the last one that was finished.
 
-    Raise CourseError for an unknown model, a GPU that is not there, and data that cannot be had.
+    Raise CourseError for an unknown model, a number that trains nothing, a GPU that is not there, data that cannot be
+    had, and a folder that cannot be written, before anything is trained.
     """
     recipe = _recipe(name, epochs)
+    if limit is not None and limit < 1:
+        raise CourseError(f"a limit of {limit} images trains nothing; choose 1 or more")
+    if directory is not None:
+        make_writable(directory, "write weights", "make the folder writable or choose another with --output")
     if device == "cuda" and not torch.cuda.is_available():
         raise CourseError("no NVIDIA GPU answers; train on the CPU with: --device cpu --limit 2000 --epochs 1")
     started = time.perf_counter()
     training, validation = split(_load("train", data, device), seed)
     training, validation, test = (_first(part, limit) for part in (training, validation, _load("test", data, device)))
     torch.manual_seed(seed)
-    averaged, history = _fit(name, recipe, training, validation, progress)
+    # FP32 means IEEE arithmetic in this course; training itself computes in BF16 on a GPU.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    kept = (
+        None if directory is None else Checkpoint(directory / f".{name}.unfinished.pt", [asdict(recipe), seed, limit])
+    )
+    averaged, history = _fit(name, recipe, training, validation, progress, kept)
     model = as_stored(name, averaged)
     result = TrainingResult(
         name=name,
@@ -132,6 +146,8 @@ def train(
     if directory is not None:
         save_pretrained(name, model, directory)
         save_history(result, directory)
+    if kept is not None:
+        kept.path.unlink(missing_ok=True)
     return result
 
 
@@ -143,15 +159,12 @@ def split(data: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImag
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: LabelledImages) -> float:
-    """Return the percentage of ``data`` that ``model`` (FP32) classifies correctly, in IEEE FP32 arithmetic."""
+    """Return the percentage of ``data`` that ``model`` (FP32) classifies correctly."""
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.labels.device)
-    with float32_products("fp32"):
-        for images, labels in zip(
-            data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True
-        ):
-            logits = model(enlarge(images, IMAGE_SIZE).expand(-1, 3, -1, -1))
-            correct += (logits.argmax(1) == labels).sum()
+    for images, labels in zip(data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True):
+        logits = model(enlarge(images, IMAGE_SIZE).expand(-1, 3, -1, -1))
+        correct += (logits.argmax(1) == labels).sum()
     return 100 * correct.item() / len(data)
 
 
@@ -179,7 +192,7 @@ def save_history(result: TrainingResult, directory: Path) -> Path:
     content: dict[str, Any] = {**fields, "recipe": asdict(result.recipe), "torch": torch.__version__}
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{result.name}.history.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
 
 
@@ -204,8 +217,47 @@ def _first(data: LabelledImages, limit: int | None) -> LabelledImages:
     return LabelledImages(data.images[:limit], data.labels[:limit])
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training after its last finished epoch, on disk."""
+
+    path: Path
+    choices: list[Any]
+    """What must be the same for a training to go on: recipe, seed, limit."""
+
+    def save(self, parts: Mapping[str, Any], history: list[dict[str, float]], device: torch.device) -> None:
+        """Keep the state of ``parts``, the learning curve and the random generators, in place of the epoch before."""
+        random = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if device.type == "cuda" else [])]
+        states = {name: part.state_dict() for name, part in parts.items()}
+        content = io.BytesIO()
+        torch.save({"made_by": [*self.choices, device.type], "random": random, "history": history, **states}, content)
+        write_atomically(self.path, content.getvalue())
+
+    def load(self, parts: Mapping[str, Any], device: torch.device) -> list[dict[str, float]]:
+        """Set ``parts`` and the generators to what was kept of this very training; return its learning curve so far."""
+        if not self.path.exists():
+            return []
+        try:
+            kept = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise CourseError(f"{self.path} is damaged; delete it, then train again") from error
+        if kept["made_by"] != [*self.choices, device.type]:
+            return []
+        for name, part in parts.items():
+            part.load_state_dict(kept[name])
+        torch.set_rng_state(kept["random"][0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(kept["random"][1])
+        return kept["history"]
+
+
 def _fit(
-    name: str, recipe: Recipe, training: LabelledImages, validation: LabelledImages, progress: bool
+    name: str,
+    recipe: Recipe,
+    training: LabelledImages,
+    validation: LabelledImages,
+    progress: bool,
+    kept: Checkpoint | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Return the model with averaged weights, and the learning curve."""
     device = training.labels.device
@@ -225,9 +277,12 @@ def _fit(
         pct_start=recipe.warmup,
         cycle_momentum=False,
     )
-    history: list[dict[str, float]] = []
-    with tqdm(total=steps * recipe.epochs, desc=name, unit="step", disable=not progress, mininterval=1) as bar:
-        for epoch in range(1, recipe.epochs + 1):
+    parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
+    history = kept.load(parts, device) if kept is not None else []
+    total_steps, done_steps = steps * recipe.epochs, steps * len(history)
+    quiet = {"disable": not progress, "mininterval": 1}
+    with tqdm(total=total_steps, initial=done_steps, desc=name, unit="step", **quiet) as bar:
+        for epoch in range(len(history) + 1, recipe.epochs + 1):
             started, rate = time.perf_counter(), float(schedule.get_last_lr()[0])
             total = torch.zeros((), device=device)
             order = torch.randperm(len(training), device=device)
@@ -248,6 +303,8 @@ def _fit(
                 "seconds": time.perf_counter() - started,
             }
             history.append(entry)
+            if kept is not None:
+                kept.save(parts, history, device)
             bar.set_postfix(epoch=epoch, validation=f"{entry['validation_accuracy']:.2f} %")
     return averaged, history
 

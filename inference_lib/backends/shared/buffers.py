@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from inference_lib.backends.shared.cuda import float32_products
-from inference_lib.seam import Workload
+from inference_lib.seam import CheckedRunner, Workload
 
 IMAGES_PER_COPY = 16
 """A large batch is staged in pieces of this many images, so that staging one overlaps with sending the last."""
@@ -80,7 +80,7 @@ def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
         target.copy_(source)
 
 
-class BufferedRunner:
+class BufferedRunner(CheckedRunner):
     """A runner on fixed buffers and a stream of its own: an inference is a copy in, ``compute``, a copy out.
 
     A subclass queues its model on ``stream`` in ``compute``, from ``buffers.input`` to ``buffers.output``. While the
@@ -90,20 +90,18 @@ class BufferedRunner:
     at_once = 1
 
     def __init__(self, workload: Workload) -> None:
-        self.workload = workload
+        super().__init__(workload)
         self._products = float32_products(workload.precision.name)
         torch.cuda.set_device(workload.device.torch)  # a process works on one GPU
         self.stream = torch.cuda.Stream()
         self.buffers = StaticBuffers(workload, self.stream)
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
-        self.upload(batch)
+    def _infer(self, batch: np.ndarray) -> np.ndarray:
+        self._upload(batch)
         self.compute()
         return self.download()
 
-    def upload(self, batch: np.ndarray) -> None:
-        """Queue the copy of one batch to the device."""
+    def _upload(self, batch: np.ndarray) -> None:
         self.buffers.upload(batch)
 
     def compute(self) -> None:

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from inference_lib.seam import Support, Workload
+from inference_lib.seam import CheckedRunner, Support, Workload
 
 
 def cpu_support(workload: Workload) -> Support:
@@ -14,7 +14,7 @@ def cpu_support(workload: Workload) -> Support:
     return Support(ok=not workload.precision.cpu, reason=workload.precision.cpu)
 
 
-class CpuRunner:
+class CpuRunner(CheckedRunner):
     """A runner on the CPU, which reads the caller's array where it is.
 
     A subclass runs its model in ``compute``, from ``_batch`` to ``_logits``.
@@ -24,16 +24,15 @@ class CpuRunner:
     at_once = 1
 
     def __init__(self, workload: Workload) -> None:
-        self.workload = workload
+        super().__init__(workload)
         self._batch = self._logits = np.empty(0)
 
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits of one batch."""
-        self.upload(batch)
+    def _infer(self, batch: np.ndarray) -> np.ndarray:
+        self._upload(batch)
         self.compute()
         return self.download()
 
-    def upload(self, batch: np.ndarray) -> None:
+    def _upload(self, batch: np.ndarray) -> None:
         """Keep a reference to the batch."""
         self._batch = batch
 
@@ -69,10 +68,15 @@ class CpuFunctionRunner(CpuRunner):
 
 
 def on_arrays(model: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[np.ndarray], np.ndarray]:
-    """Return ``model``, which maps a PyTorch tensor to float logits, as a function of NumPy arrays."""
+    """Return ``model``, which maps a PyTorch tensor to float logits, as a function of NumPy arrays.
 
-    @torch.inference_mode()
+    The tensor is made outside of inference mode: one that is made inside is of another kind, for which torch.compile
+    would compile once more.
+    """
+
     def call(batch: np.ndarray) -> np.ndarray:
-        return model(torch.from_numpy(batch)).float().numpy()
+        images = torch.from_numpy(batch)
+        with torch.inference_mode():
+            return model(images).float().numpy()
 
     return call

@@ -26,6 +26,14 @@ def gpu_works() -> bool:
     return torch.cuda.is_available()
 
 
+def gpu_identity() -> str:
+    """Return name and compute capability of this process's current GPU, which machine code is made for."""
+    if not gpu_works():
+        return "none"
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return f"{found.name}, compute capability {found.major}.{found.minor}"
+
+
 def set_float32_products(precision: str) -> None:
     """Let PyTorch multiply FP32 tensors in IEEE arithmetic, or in TF32 where ``precision`` is ``tf32``.
 

@@ -15,7 +15,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,8 @@ from torch.fx.experimental.optimization import fuse
 
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cpu import CpuRunner, cpu_support
-from inference_lib.backends.shared.cuda import NO_GPU, gpu_works, graph_support
+from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works, graph_support
+from inference_lib.backends.shared.replaced import replaced
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 from inference_lib.support.hashes import sha256_of
@@ -95,16 +95,10 @@ class Tvm:
 
     def versions(self) -> dict[str, str]:
         """Return TVM's versions, the processors it compiles for, and the schedules that it may use."""
-        import pynvml
         from tvm.target.codegen import llvm_get_system_cpu
 
-        try:
-            pynvml.nvmlInit()
-            gpu = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
-        except pynvml.NVMLError:
-            gpu = "none"
         versions = {name: metadata.version(name) for name in ("torch", "apache-tvm", "apache-tvm-ffi")}
-        return versions | {"cpu": llvm_get_system_cpu(), "gpu": gpu, "schedules": _hash_of_schedules()}
+        return versions | {"cpu": llvm_get_system_cpu(), "gpu": gpu_identity(), "schedules": _hash_of_schedules()}
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the compiled library, weights included."""
@@ -250,7 +244,7 @@ def import_tensor_programs() -> None:
     Each asks ``inspect`` for the module of every caller on the stack, and with PyTorch imported there are thousands of
     modules to search. Nobody reads the answers.
     """
-    with mock.patch.object(inspect, "getmodule", return_value=None):
+    with replaced(inspect, "getmodule", lambda *_, **__: None):
         import tvm.s_tir.tensor_intrin  # noqa: F401
 
 
@@ -405,7 +399,7 @@ class TvmCpuRunner(CpuRunner):
         self._input = tvm.runtime.empty(self.workload.input_shape, "float32", tvm.cpu())
         self._output: Any = None
 
-    def upload(self, batch: np.ndarray) -> None:
+    def _upload(self, batch: np.ndarray) -> None:
         """Copy one batch to where the library reads it."""
         self._input.copyfrom(batch)
 

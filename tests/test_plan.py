@@ -1,0 +1,278 @@
+"""Which cells a grid has, who takes turns with whom, which cells cannot run, and how thorough a profile is."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+
+from inference_lib.backends import BACKENDS, get_backend
+from inference_lib.measure import plan
+from inference_lib.measure.benchmark import whole_grid
+from inference_lib.measure.plan import Rival, empty_record, fingerprint, grid, references_of, room_for, sets_of, why_not
+from inference_lib.measure.profiles import PROFILES, Profile, get_profile
+from inference_lib.records.machine import Machine
+from inference_lib.records.statistics import LEAST_FOR_P99
+from inference_lib.seam import MODELS, Device, Support, Workload, find_model
+from inference_lib.support.errors import CourseError
+
+CPU, GPU = Device("cpu"), Device("cuda")
+QUICK, FULL = PROFILES["quick"], PROFILES["full"]
+
+
+# Profiles
+
+
+@pytest.mark.parametrize("amount", [f.name for f in dataclasses.fields(Profile) if f.name not in ("name",)])
+def test_a_profile_that_measures_more_never_measures_less_of_anything(amount: str) -> None:
+    quick, full = getattr(QUICK, amount), getattr(FULL, amount)
+    if isinstance(quick, tuple):
+        assert set(quick) <= set(full)
+    else:
+        assert quick <= full
+
+
+def test_the_full_profile_carries_a_p99_at_batch_1_and_no_verdict_rests_on_fewer_than_three_invocations() -> None:
+    assert FULL.invocations * FULL.rounds_at(1) * FULL.iterations_of(0.001) >= LEAST_FOR_P99
+    assert FULL.invocations >= 3
+    assert QUICK.invocations == 1
+
+
+@pytest.mark.parametrize("one_s", [1e-9, 1e-4, 0.005, 0.03])
+def test_the_full_profile_has_300_iterations_of_a_cell_at_batch_1(one_s: float) -> None:
+    assert FULL.invocations * FULL.rounds_at(1) * FULL.iterations_of(one_s) >= 300
+
+
+@pytest.mark.parametrize("one_s", [0.1, 1.0, 60.0])
+def test_the_longest_inferences_still_take_three_in_every_round(one_s: float) -> None:
+    assert FULL.iterations_of(one_s) == 3
+
+
+def test_a_turn_lasts_no_longer_than_it_may() -> None:
+    profile = replace(FULL, iterations=1000, turn_s=0.2, least_iterations=3)
+    assert [profile.iterations_of(one_s) for one_s in (1e-9, 0.001, 0.02, 0.1)] == [1000, 200, 10, 3]
+
+
+def test_an_unknown_profile_is_refused_with_the_valid_ones() -> None:
+    with pytest.raises(CourseError, match="unknown profile 'huge'; choose one of: quick, full"):
+        get_profile("huge")
+
+
+# The grid
+
+
+def cells(rivals: list[Rival]) -> list[tuple[str, str, str, int]]:
+    return [(r.backend, r.workload.model.name, r.workload.precision.name, r.workload.batch_size) for r in rivals]
+
+
+def test_a_grid_has_a_cell_for_every_combination_in_order() -> None:
+    found = cells(grid(["tvm", "pytorch"], ["resnet18", "vanilla_cnn"], CPU, FULL, ["fp32"], [8, 1]))
+    models = ("resnet18", "vanilla_cnn")
+    assert found == [(b, m, "fp32", size) for b in ("tvm", "pytorch") for m in models for size in (1, 8)]
+
+
+def test_the_profile_says_what_is_measured_where_nothing_is_asked_for() -> None:
+    on_cpu = cells(grid(["pytorch"], ["resnet18"], CPU, FULL))
+    assert [(precision, size) for *_, precision, size in on_cpu] == [("fp32", size) for size in FULL.sweep_cpu]
+    on_gpu = [(precision, size) for *_, precision, size in cells(grid(["pytorch"], ["resnet18"], GPU, FULL))]
+    ends = [("fp32", size) for size in (FULL.sweep[0], FULL.sweep[-1])]
+    assert on_gpu == ends + [("fp16", size) for size in FULL.sweep]
+
+
+def test_an_edition_has_tf32_of_one_backend_alone() -> None:
+    backends, models = list(BACKENDS), list(MODELS)
+    edition = whole_grid(backends, models, GPU, FULL)
+    assert {r.backend for r in edition if r.workload.precision.name == "tf32"} == {"pytorch-cudagraph"}
+    assert len(edition) == len(set(edition))
+    assert all(r.workload.precision.name != "tf32" for r in whole_grid(backends, models, CPU, FULL))
+
+
+@pytest.mark.parametrize(
+    ("backends", "models", "precisions", "sizes", "message"),
+    [
+        (["keras"], ["resnet18"], None, None, "unknown backend 'keras'"),
+        (["pytorch"], ["resnet19"], None, None, "unknown model 'resnet19'"),
+        (["pytorch"], ["resnet18"], ["fp12"], [1], "unknown precision 'fp12'"),
+        (["pytorch"], ["resnet18"], None, [0], "batch size 0"),
+    ],
+)
+def test_unknown_names_are_refused(backends: Any, models: Any, precisions: Any, sizes: Any, message: str) -> None:
+    with pytest.raises(CourseError, match=message):
+        grid(backends, models, CPU, FULL, precisions, sizes)
+
+
+# Sets
+
+
+NAMES = ("pytorch", "onnxruntime", "openvino", "tvm")
+
+
+@pytest.fixture(autouse=True)
+def everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every cell run when sets are made; the tests of why_not call the function itself."""
+    monkeypatch.setattr(plan, "why_not", lambda rival: None)
+
+
+def rivals_of(*names: str, size: int = 1, precision: str = "fp32", device: Device = GPU) -> list[Rival]:
+    return [Rival(name, Workload("resnet18", size, precision, device)) for name in names]
+
+
+def test_a_set_shares_model_batch_size_and_device_and_holds_all_rivals_of_it() -> None:
+    rivals = grid(NAMES, ["resnet18", "vanilla_cnn"], CPU, FULL) + rivals_of(*NAMES)
+    sets = sets_of(rivals, room=99)
+    assert sorted(map(str, rivals)) == sorted(str(member) for one in sets for member in one.members)
+    places = [{(r.workload.model, r.workload.batch_size, r.workload.device) for r in one.members} for one in sets]
+    assert all(len(place) == 1 for place in places)
+    assert len(sets) == len({place.pop() for place in places}) == 7
+
+
+def test_the_largest_batches_of_a_model_come_first_and_models_in_the_order_asked() -> None:
+    sets = sets_of(grid(NAMES, ["vanilla_cnn", "resnet18"], CPU, FULL), room=99)
+    order = [(s.members[0].workload.model.name, s.members[0].workload.batch_size) for s in sets]
+    assert order == [(model, size) for model in ("vanilla_cnn", "resnet18") for size in sorted(FULL.sweep_cpu)[::-1]]
+
+
+def test_little_room_splits_a_set_and_keeps_a_precision_together() -> None:
+    rivals = [r for precision in ("fp32", "fp16") for r in rivals_of(*NAMES, precision=precision)]
+    sets = sets_of(rivals, room=5)
+    assert [{r.workload.precision.name for r in one.members} for one in sets] == [{"fp32"}, {"fp16"}]
+
+
+def test_no_set_is_larger_than_the_room_and_none_is_lost() -> None:
+    rivals = [r for precision in ("fp32", "tf32", "fp16") for r in rivals_of(*NAMES, precision=precision)]
+    for room in range(1, 14):
+        sets = sets_of(rivals, room)
+        assert all(len(one.members) <= room for one in sets)
+        assert sorted(str(r) for one in sets for r in one.members) == sorted(map(str, rivals))
+
+
+def test_a_set_without_the_baseline_carries_it_along_in_each_of_its_precisions() -> None:
+    members = rivals_of("tvm", "openvino") + rivals_of("tvm", precision="fp16")
+    (one,) = sets_of(members, room=9)
+    along = {(r.backend, r.workload.precision.name) for r in one.carried}
+    assert along == {(name, p) for name in ("pytorch", "pytorch-cudagraph") for p in ("fp32", "fp16")}
+    (whole,) = sets_of([*members, *one.carried], room=9)
+    assert whole.carried == ()
+
+
+def test_a_row_that_cannot_run_is_not_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "why_not", lambda r: ("unsupported", "no") if r.backend == plan.QUIET else None)
+    (one,) = sets_of(rivals_of("tvm"), room=9)
+    assert [r.backend for r in one.carried] == ["pytorch"]
+
+
+def test_equal_members_make_equal_names_and_others_do_not() -> None:
+    def name(*names: str, **place: Any) -> str:
+        (one,) = sets_of(rivals_of(*names, **place), room=9)
+        return one.name
+
+    assert name("tvm", "openvino") == name("openvino", "tvm")
+    everyone = rivals_of(*NAMES) + rivals_of(*NAMES, precision="fp16")
+    of_a_part = sets_of(everyone, room=4)[1].name
+    assert of_a_part == sets_of(everyone[4:], room=4)[0].name  # what is left after an interruption
+    names = [name("tvm"), name("openvino"), name("tvm", "openvino"), name("tvm", size=8), name("tvm", precision="fp16")]
+    names.append(name("tvm", device=CPU))
+    assert len(set(names)) == len(names)
+
+
+def test_references_are_the_baseline_and_the_quiet_row_of_the_same_workload() -> None:
+    everyone = rivals_of("pytorch", "pytorch-cudagraph", "tvm") + rivals_of("pytorch", precision="fp16")
+    tvm = everyone[2]
+    assert [r.backend for r in references_of(tvm, everyone)] == ["pytorch", "pytorch-cudagraph"]
+    assert all(r.workload == tvm.workload for r in references_of(tvm, everyone))
+    assert [r.backend for r in references_of(everyone[0], everyone)] == ["pytorch-cudagraph"]
+
+
+@pytest.mark.parametrize(("gib", "size", "room"), [(4, 1, 5), (24, 1, 35), (24, 64, 7), (1, 256, 2)])
+def test_how_many_fit_is_a_matter_of_the_machine_s_memory(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, gib: float, size: int, room: int
+) -> None:
+    monkeypatch.setattr(plan, "this_machine", lambda index=0: machine.model_copy(update={"memory_gib": gib}))
+    assert room_for(Workload("resnet18", size, "fp32", "cpu")) == room
+
+
+def test_a_small_gpu_holds_fewer_than_its_host(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    small = machine.model_copy(update={"gpu_memory_mib": 4096, "memory_gib": 512})
+    monkeypatch.setattr(plan, "this_machine", lambda index=0: small)
+    on_gpu, on_cpu = (room_for(Workload("resnet18", 1, "fp16", kind)) for kind in ("cuda", "cpu"))
+    assert on_gpu == 2 < on_cpu
+
+
+# Which cells cannot run
+
+
+class SomeSizes:
+    """Stands for a backend that can do a few batch sizes only."""
+
+    name, title = "some-sizes", "Some sizes"
+
+    def __init__(self, usable: bool = True) -> None:
+        self.usable = usable
+
+    def availability(self, device: str) -> Any:
+        found = get_backend("pytorch").availability("cpu")
+        return found if self.usable else replace(found, usable=False, reason="not installed", remedy="install it")
+
+    def supports(self, workload: Workload) -> Support:
+        return Support(workload.batch_size != 8, "" if workload.batch_size != 8 else "no kernel for batch 8")
+
+
+def test_each_cell_has_an_answer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "get_backend", lambda name: SomeSizes())
+    found = [why_not(Rival("some-sizes", Workload("resnet18", size))) for size in (1, 8, 64)]
+    assert found == [None, ("unsupported", "no kernel for batch 8"), None]
+
+
+def test_a_framework_that_is_not_there_says_what_would_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "get_backend", lambda name: SomeSizes(usable=False))
+    assert why_not(Rival("some-sizes", Workload("resnet18", 1))) == ("unavailable", "not installed; install it")
+
+
+def test_an_empty_record_has_the_cell_and_the_reason() -> None:
+    rival = Rival("pytorch", Workload("resnet18", 8, "fp32", "cpu"))
+    record = empty_record(rival, FULL, "2", "unsupported", "no kernel")
+    assert (record.backend, record.title, record.model_title) == ("pytorch", "PyTorch (eager)", "ResNet-18")
+    assert (record.batch_size, record.device, record.profile, record.run) == (8, "cpu", "full", "2")
+    assert record.why_not == "unsupported: no kernel"
+    assert isinstance(record.measured_on, date)
+
+
+# What a repetition shares
+
+
+def test_what_a_fingerprint_depends_on() -> None:
+    resnet, vanilla = find_model("resnet18"), find_model("vanilla_cnn")
+    asked = [
+        ("pytorch", resnet, CPU, QUICK),
+        ("onnxruntime", resnet, CPU, QUICK),
+        ("pytorch", vanilla, CPU, QUICK),
+        ("pytorch", resnet, CPU, replace(QUICK, rounds=9)),
+    ]
+    assert len({fingerprint(*each) for each in asked}) == len(asked)
+
+
+FINGERPRINT = """
+from inference_lib.measure.plan import fingerprint
+from inference_lib.measure.profiles import PROFILES
+from inference_lib.records.machine import this_machine
+from inference_lib.seam import Device, find_model
+print(this_machine().threads, fingerprint("pytorch", find_model("vanilla_cnn"), Device("cpu"), PROFILES["quick"]))
+"""
+
+
+def test_the_number_of_threads_belongs_to_the_machine_and_the_fingerprint() -> None:
+    """With ``OMP_NUM_THREADS=1`` a row is another row: it must not be taken for one that had all cores."""
+
+    def told(threads: str) -> tuple[str, str]:
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-c", FINGERPRINT]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+        return said[0], said[1]
+
+    (one, of_one), (two, of_two) = told("1"), told("2")
+    assert (one, two) == ("1", "2")
+    assert of_one != of_two

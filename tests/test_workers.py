@@ -1,0 +1,179 @@
+"""Workers answer, raise, die or hang, and every one of these is an answer in the end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import objects
+import pytest
+import torch
+
+from inference_lib.measure.workers import Deadline, Worker, WorkerError, ran_out_of_memory, reason_of
+from inference_lib.support.errors import CourseError
+
+LIMIT_S = 120.0
+"""The fork server's first start imports PyTorch: slow on a busy machine, and never waited for in full."""
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    with Worker(objects.Thing) as started:
+        started.ask("called", limit_s=LIMIT_S)
+        yield started
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process is there and not only its last trace."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ends(pid: int, within_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+def test_a_worker_holds_one_object_in_a_process_of_its_own(worker: Worker) -> None:
+    assert worker.ask("called", limit_s=LIMIT_S) == 2
+    assert worker.ask("called", limit_s=LIMIT_S) == 3
+    assert worker.ask("pid", limit_s=LIMIT_S) == worker.pid != os.getpid()
+
+
+def failure(worker: Worker, command: str, *arguments: object, limit_s: float = LIMIT_S) -> WorkerError:
+    pid = worker.pid
+    with pytest.raises(WorkerError) as error:
+        worker.ask(command, *arguments, limit_s=limit_s)
+    assert ends(pid)  # what it left of the device is not to be trusted
+    assert "\n" not in str(error.value)
+    return error.value
+
+
+def test_a_command_that_raises_says_why_in_one_line(worker: Worker) -> None:
+    found = failure(worker, "fail", RuntimeError, "CUDA error: an illegal memory access\nCompile with DSA")
+    assert str(found) == "CUDA error: an illegal memory access"
+    assert not found.out_of_memory
+
+
+def test_an_error_of_the_course_is_the_reason_word_for_word(worker: Worker) -> None:
+    assert str(failure(worker, "refuse")) == objects.REASON
+
+
+def test_an_object_that_cannot_be_made_says_why_at_the_first_command() -> None:
+    with Worker(objects.Broken) as worker:
+        assert str(failure(worker, "anything")) == "PyTorch has no fresh export of this; make one"
+
+
+def test_a_worker_that_is_killed_says_by_what(worker: Worker) -> None:
+    assert str(failure(worker, "die")) == "the worker process died (signal 9)"
+
+
+def test_a_worker_that_leaves_says_with_what(worker: Worker) -> None:
+    assert str(failure(worker, "leave", 7)) == "the worker process died (exit code 7)"
+
+
+def test_a_worker_that_hangs_is_ended_at_its_limit(worker: Worker) -> None:
+    assert str(failure(worker, "hang", limit_s=1)) == "no answer within 1 s; the worker process was ended"
+
+
+def test_a_command_to_a_dead_worker_is_answered_by_its_death(worker: Worker) -> None:
+    os.kill(worker.pid, signal.SIGKILL)
+    assert ends(worker.pid)
+    worker.tell("called")
+    with pytest.raises(WorkerError, match="died"):
+        worker.answer(LIMIT_S)
+
+
+def test_memory_that_ran_out_is_told_apart(worker: Worker) -> None:
+    found = failure(worker, "run_out_of_memory")
+    assert found.out_of_memory
+    assert str(found) == "CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("[ONNXRuntimeError] : 6 : ... Out of memory on GPU"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (CourseError("no data set"), False),
+    ],
+)
+def test_what_is_a_lack_of_memory(error: Exception, is_one: bool) -> None:
+    assert ran_out_of_memory(error) == is_one
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (CourseError("one line"), "one line"),
+        (ValueError("logits differ"), "logits differ"),
+        (RuntimeError("\n  CUDA error\nmore"), "CUDA error"),
+        (KeyError("features"), "KeyError: 'features'"),
+        (AssertionError(), "AssertionError"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_reason_is_one_line_that_tells_something(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason
+
+
+def test_leaving_lets_the_worker_end_by_itself() -> None:
+    with Worker(objects.Thing) as worker:
+        pid = worker.ask("pid", limit_s=LIMIT_S)
+    assert ends(pid)
+    assert worker._process.exitcode == 0
+
+
+def test_killing_a_worker_ends_what_it_started(worker: Worker) -> None:
+    """A compiler that a hung export was waiting for would go on beside the next measurement."""
+    child = worker.ask("start_a_child", limit_s=LIMIT_S)
+    assert alive(child)
+    failure(worker, "hang", limit_s=0.1)
+    assert ends(child)
+
+
+ORPHAN = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import objects
+from inference_lib.measure.workers import Worker
+if __name__ == "__main__":
+    waiting, busy = Worker(objects.Thing), Worker(objects.Thing)
+    print(*(worker.ask("pid", limit_s=300) for worker in (waiting, busy)), flush=True)
+    busy.tell(sys.argv[2])
+    os.read(0, 1)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    command = [sys.executable, str(script), str(Path(__file__).parent), "called"]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(map(alive, pids))
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert all(map(ends, pids))
+
+
+def test_a_deadline_is_shared_and_never_below_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    limit = Deadline(10)
+    now[0] = 104.0
+    assert limit.left_s == pytest.approx(6)
+    now[0] = 1000.0
+    assert 0 < limit.left_s < 1
