@@ -1011,8 +1011,8 @@ show_source("inference_lib.measure.cell", "Cell._infer")
 
 # %% [markdown]
 # *Device time* is the model alone, between two CUDA events: marks in the device's own queue, which the device stamps
-# when it gets there. The cache is flushed before, so that Python is ahead while the GPU overwrites, and no launch is in
-# the number:
+# when it gets there. The cache is flushed before, as often as it takes for Python to queue the whole model meanwhile,
+# so that no launch is in the number (a framework that waits for the device while it launches keeps its gaps):
 
 # %%
 show_source("inference_lib.measure.cell", "Cell._device_time")
