@@ -834,8 +834,9 @@ for name, values in moved.items():
 
 # %% [markdown]
 # On {glue:text}`02-machine` the call's own median moved by {glue:text}`02-moved` from round to round (between the
-# rounds that one in ten is below, and above), its ratio to the same call again by {glue:text}`02-ratio-moved`. On a
-# quiet machine there is little to choose between the two. You do not know beforehand which kind of day it is.
+# rounds that one in ten is below, and above), its ratio to the same call again by {glue:text}`02-ratio-moved`. Where
+# the second number is the smaller one, the host drifted, and the ratio did not see it. Where it is the larger one, the
+# times jump within a round, and only more rounds help. You do not know beforehand which kind of day it is.
 #
 # A comparison of a thing with itself is called an A/A test. Whatever claims a difference there claims it of nothing. So
 # count: fifteen A/A tests one after the other, and fifteen in turns, with the same number of inferences.
