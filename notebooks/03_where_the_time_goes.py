@@ -71,7 +71,6 @@ from inference_lib.backends.shared.fusion import fuse_convolutions
 from inference_lib.measure import operations, timing
 from inference_lib.measure.gpu import sample_load
 from inference_lib.measure.roofline import (
-    DTYPES,
     Measured,
     attainable,
     bounds,
@@ -82,32 +81,35 @@ from inference_lib.measure.roofline import (
     work_of,
 )
 from inference_lib.report import glue, plots, show_source, tables
-from inference_lib.seam import Workload, build
+from inference_lib.seam import PRECISIONS, Workload, build
 
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
 # %% [markdown]
 # Everything is measured with one picture and with many. Many pictures are few on a CPU, and on a GPU they are in FP16,
-# the precision that its tensor cores are for.
+# the precision that its tensor cores are for. What is compared takes turns, in rounds; an *effect* is the verdict on
+# the ratio within a round, and *none* says that it is lost in the noise
+# ([measuring inference](02_measuring_inference) has the reasons).
 
 # %%
 on_gpu = lab.device == "cuda"
 precision = "fp16" if on_gpu else "fp32"
-many = {"quick": 64, "full": 256}[lab.profile.name] if on_gpu else 8
+dtype = PRECISIONS[precision].dtype
+many = max(64, lab.profile.ends("cuda")[-1]) if on_gpu else 4
 
 
 def network(name):
-    return load_pretrained(name).to(lab.device, DTYPES[precision])
+    return load_pretrained(name).to(lab.device, dtype)
 
 
 networks = {name: network(name) for name in MODELS}
-pictures = {size: torch.randn(size, 3, 224, 224).to(lab.device, DTYPES[precision]) for size in (1, many)}
+pictures = {size: torch.randn(size, 3, 224, 224).to(lab.device, dtype) for size in (1, many)}
 
 
-@torch.inference_mode()
-def milliseconds(model, images):
-    return lab.time(lambda: model(images)).p50
+def call_of(model, images):
+    """Return the call of ``model`` on ``images``, without gradients."""
+    return torch.inference_mode()(lambda: model(images))
 
 
 # %% [markdown]
@@ -209,11 +211,12 @@ tables.show_table(predicted, f"The time that each bound alone would take, nothin
 # %% [markdown]
 # ### The measurement
 #
-# The plain eager model, its input on the device already. The last column is the share of that time which the longer
-# bound explains.
+# The plain eager models, their input on the device already, taking turns. The last column is the share of the time
+# which the longer bound explains.
 
 # %%
-eager = {(name, size): milliseconds(networks[name], pictures[size]) for name, size in works}
+raced = {size: lab.turns({name: call_of(networks[name], pictures[size]) for name in MODELS}) for size in (1, many)}
+eager = {(name, size): raced[size].ms(name) for name, size in works}
 compared = predicted[["model", "batch"]].assign(
     **{"bound, ms": predicted[["compute, ms", "memory, ms"]].max(axis=1), "measured, ms": list(eager.values())}
 )
@@ -223,15 +226,16 @@ tables.show_table(compared, f"Eager PyTorch, {precision.upper()}, {lab.machine_n
 # %% tags=["remove-cell"]
 fewer = works["resnet18", 1].operations / works["mobilenet_v2", 1].operations
 glue("03-fewer-operations", f"{fewer:.1f}")
-glue("03-eager-one", f"{eager['resnet18', 1] / eager['mobilenet_v2', 1]:.2f}")
-glue("03-eager-many", f"{eager['resnet18', many] / eager['mobilenet_v2', many]:.2f}")
+for size, turns in raced.items():
+    ratio = turns.ratio("mobilenet_v2", "resnet18")[0]
+    glue(f"03-eager-{'one' if size == 1 else 'many'}", f"{ratio:.2f}")
 glue("03-many", f"{many}")
 glue("03-machine", lab.machine_name)
 
 # %% [markdown]
 # ResNet-18 computes {glue:text}`03-fewer-operations` times as much as MobileNetV2. On {glue:text}`03-machine`, the
 # eager ResNet-18 took {glue:text}`03-eager-one` times as long with one picture and {glue:text}`03-eager-many` times as
-# long with {glue:text}`03-many`.
+# long with {glue:text}`03-many` (a number below one: it was the quicker of the two).
 #
 # Both bounds can be beaten, in honest ways. What an operation has written may still be in a cache when the next one
 # reads it, so the unfused traffic is an estimate; only the fused one is needed by every program. And an algorithm like
@@ -332,15 +336,18 @@ launches = pd.DataFrame(
 )
 tables.show_table(launches, f"Batch 1: two lower bounds, and the measured latency. {lab.machine_name}.")
 
+# %% tags=["remove-cell"]
+glue("03-calls-one", f"{works['mobilenet_v2', 1].calls / works['resnet18', 1].calls:.1f}")
+
 # %% [markdown]
-# The larger of the two bounds says which kind of problem it is. Where it is the launches, a faster GPU changes nothing
-# and fewer operations change everything. MobileNetV2 has more than twice as many as ResNet-18: depth is paid for in
+# The larger of the two bounds says which kind of problem it is. Where it is the launches, a faster GPU changes nothing,
+# and fewer operations do. MobileNetV2 has {glue:text}`03-calls-one` times as many as ResNet-18: depth is paid for in
 # launches.
 #
 # ## One launch instead of many
 #
 # A {term}`CUDA graph` records the kernels once and replays them with one launch {cite}`pytorch_cuda_graphs`. It
-# changes no kernel, so the prediction is easy: what remains is the time in the kernels, which the profiler adds up.
+# changes no kernel, so the prediction is the time in the kernels, which the profiler adds up.
 
 
 # %%
@@ -382,18 +389,28 @@ def record(model, images):
     return graph
 
 
+def against_eager(name, size):
+    """Let the graph and the eager call of one cell take turns."""
+    return lab.turns({"eager": call_of(networks[name], pictures[size]), "graph": graphs[name, size].replay})
+
+
 if on_gpu:
     graphs = {(name, size): record(networks[name], pictures[size]) for name, size in works}
-    replayed["graph, ms"] = [lab.time(graph.replay).p50 for graph in graphs.values()]
-    display(tables.show_table(replayed, f"Eager, the prediction, and the graph. {lab.machine_name}."))
+    turns = [against_eager(*cell) for cell in graphs]
+    replayed["eager, ms"] = [turn.ms("eager") for turn in turns]
+    replayed["graph, ms"] = [turn.ms("graph") for turn in turns]
+    replayed["graph / predicted"] = replayed["graph, ms"] / replayed["predicted, ms"]
+    replayed["effect of the graph"] = [turn.effect("graph", "eager") for turn in turns]
+    forms = {"graph / predicted": "{:.2f}"}
+    display(tables.show_table(replayed, f"Eager, the prediction, and the graph. {lab.machine_name}.", forms))
 else:
     print("needs a GPU")
 
 # %% [markdown]
-# Where the eager time is far above the time in kernels, launching was the problem, and the graph solves it. Where the
-# two are close, there is nothing for a graph to remove. Two kernels of a graph still do not follow each other without
-# a pause: the device starts the second when the first has finished, and many kernels of a few microseconds each show
-# that.
+# Where the eager time is far above the time in kernels, the rest was launching, and the graph removes it. Where the two
+# are close, there is nothing for a graph to remove. The quotient says how good the prediction was: what it has above
+# one are the launch of the graph, the wait at its end, and pauses between kernels, each of which starts when the one
+# before has finished.
 #
 # ## Fewer and larger kernels
 #
@@ -420,33 +437,40 @@ fusion = pd.DataFrame(
             "MB": work.bytes_unfused / 1e6,
         }
         | {f"{kind}, ms": seconds * 1e3 for kind, seconds in bounds(work, machine, precision).items()}
-        for form, work in ((form, count(model, many, precision)) for form, model in variants.items())
+        for form, work in ((form, count(model, pictures[many].shape, precision)) for form, model in variants.items())
     ]
 )
 tables.show_table(fusion, f"ResNet-18, batch {many}: the prediction.", {"GFLOP": "{:,.1f}", "MB": "{:,.0f}"})
 
 # %% [markdown]
-# The arithmetic is the same in all three. Does the time follow the operations, the bytes, or neither? On a CPU the
-# fused form cannot run; its row stays empty.
-
+# The arithmetic is the same in all three. Does the time follow the operations, the bytes, or neither? The three take
+# turns, in the layout that cuDNN's fused kernels want. On a CPU the fused form cannot run and is missing.
 
 # %%
-def fused_ms(form, size):
-    """Time one form of ResNet-18 in the layout that cuDNN's fused kernels want."""
-    if form == "fused" and not on_gpu:
-        return None
-    model = variants[form].to(lab.device, DTYPES[precision], memory_format=torch.channels_last)
-    return milliseconds(model, pictures[size].to(memory_format=torch.channels_last))
-
-
+forms_here = {
+    form: model.to(lab.device, dtype, memory_format=torch.channels_last)
+    for form, model in variants.items()
+    if on_gpu or form != "fused"
+}
+fused = {}
 for size in (1, many):
-    fusion[f"batch {size}, ms"] = [fused_ms(form, size) for form in variants]
-columns = ["form", "operations", "compute, ms", "memory, ms", "batch 1, ms", f"batch {many}, ms"]
-tables.show_table(fusion[columns], f"ResNet-18, eager, channels-last, {precision.upper()}, {lab.machine_name}.")
+    last = pictures[size].to(memory_format=torch.channels_last)
+    fused[size] = lab.turns({form: call_of(model, last) for form, model in forms_here.items()})
+steps = pd.DataFrame(
+    [
+        {"batch": size, "form": form, "operations": work, "ms": turns.ms(form)}
+        | {"effect of the step": turns.effect(form, before) if before else "-"}
+        for size, turns in fused.items()
+        for form, before, work in zip(forms_here, [None, *forms_here], fusion["operations"], strict=False)
+    ]
+)
+tables.show_table(steps, f"ResNet-18, eager, channels-last, {precision.upper()}, {lab.machine_name}.")
 
 # %% [markdown]
-# At batch 1 the number of operations counts, at a large batch the bytes, each where it was the limit. Where the
-# arithmetic is the limit, fusion saves what lies around it and no more.
+# A step is compared with the form above it. Fewer operations can save time only where launches are the limit, fewer
+# bytes only where memory is, and either only if the kernel that takes the place of several is as good as they were: a
+# library chooses another one for the fused operation. So a step that removes half of the operations may have no effect,
+# or a bad one. That is why it is measured.
 #
 # ## The order of the numbers in memory
 #
@@ -457,23 +481,23 @@ tables.show_table(fusion[columns], f"ResNet-18, eager, channels-last, {precision
 # %%
 channels_last = {name: network(name).to(memory_format=torch.channels_last) for name in MODELS}
 last = pictures[many].to(memory_format=torch.channels_last)
-layouts = pd.DataFrame(
-    [
-        {
-            "model": name,
-            "NCHW, ms": eager[name, many],
-            "NHWC, ms": milliseconds(channels_last[name], last),
-        }
-        for name in MODELS
-    ]
-)
+
+
+def both_layouts(name):
+    """Let the two layouts of one model take turns."""
+    turns = lab.turns({"NCHW": call_of(networks[name], pictures[many]), "NHWC": call_of(channels_last[name], last)})
+    times = {f"{layout}, ms": turns.ms(layout) for layout in ("NCHW", "NHWC")}
+    return {"model": name} | times | {"effect of NHWC": turns.effect("NHWC", "NCHW")}
+
+
+layouts = pd.DataFrame([both_layouts(name) for name in MODELS])
 tables.show_table(layouts, f"Eager, batch {many}, {precision.upper()}, {lab.machine_name}.")
 
 # %% [markdown]
-# A difference is a fact about kernels, not about the machine. Tensor cores multiply tiles in which the channels of one
-# pixel are neighbours; from NCHW, a library transposes before and after a convolution, or uses a slower kernel. CPU
-# libraries have their own favourite layouts and convert on the way, too. A roofline tells how good a kernel could be.
-# It cannot tell that there is one.
+# Where there is a difference, it is a fact about kernels, not about the machine. Tensor cores multiply tiles in which
+# the channels of one pixel are neighbours; from NCHW, a library converts before and after a convolution, or uses
+# another kernel. CPU libraries have their own favourite layouts and convert on the way, too. A roofline tells how good
+# a kernel could be. It cannot tell that there is one.
 #
 # ## The way to the device
 #
@@ -482,22 +506,23 @@ tables.show_table(layouts, f"Eager, batch {many}, {precision.upper()}, {lab.mach
 #
 # From *pageable* memory, which the system may move at any time, the driver copies to a buffer of its own first.
 # {term}`Pinned memory` stays where it is, so the GPU fetches it directly {cite}`cuda_best_practices`. The prediction:
-# pageable memory is read once more, by the CPU, so it cannot be faster; and a small copy is all overhead in both.
+# pageable memory is read once more, by the CPU, so it is not the faster one; and of a small copy, most is overhead.
 
 
 # %%
-def copy_rate(size, pinned):
-    """Return the rate of a copy of ``size`` pictures to the device, GB/s."""
-    source = torch.ones(size, 3, 224, 224, dtype=DTYPES[precision], pin_memory=pinned)
-    target = torch.empty(source.shape, dtype=source.dtype, device=lab.device)
-    ms = lab.time(lambda: target.copy_(source, non_blocking=True)).p50
-    return source.nbytes / ms / 1e6
+def copy_rates(size):
+    """Return the rates of a copy of ``size`` pictures to the device from both kinds of memory, GB/s."""
+    source = torch.ones(size, 3, 224, 224, dtype=dtype)
+    target = torch.empty(source.shape, dtype=dtype, device=lab.device)
+    memories = {"pageable": source, "pinned": source.pin_memory()}
+    turns = lab.turns({kind: lambda m=memory: target.copy_(m, non_blocking=True) for kind, memory in memories.items()})
+    return {kind: source.nbytes / turns.ms(kind) / 1e6 for kind in memories}
 
 
 sizes = (1, 4, 16, 64, 256)
-memories = {"pageable": False, "pinned": True}
 if on_gpu:
-    rates = {memory: [copy_rate(size, pinned) for size in sizes] for memory, pinned in memories.items()}
+    by_size = [copy_rates(size) for size in sizes]
+    rates = {kind: [found[kind] for found in by_size] for kind in ("pageable", "pinned")}
 
 # %% tags=["hide-input"]
 if on_gpu:
@@ -523,8 +548,8 @@ else:
 # %%
 if on_gpu:
     megabytes = pictures[many].nbytes / 1e6
-    for kind, values in rates.items():
-        print(f"{many} pictures, {kind}: {megabytes / values[sizes.index(many)]:.2f} ms to copy")
+    for kind, rate in copy_rates(many).items():
+        print(f"{many} pictures, {kind}: {megabytes / rate:.2f} ms to copy")
     for name in MODELS:
         print(f"{name}: {eager[name, many]:.2f} ms to compute")
 else:
@@ -538,7 +563,7 @@ else:
 #
 # Now every part is known, and the whole picture can be drawn: how fast each network is against how fast it could be.
 # Batches are queued back to back, so that no latency is counted, only throughput. On a GPU the fused CUDA graph is
-# measured, because launching would hide everything else; on a CPU the eager model.
+# measured, so that launching hides nothing; on a CPU the eager model.
 #
 # First the prediction, in images per second:
 
@@ -548,7 +573,7 @@ precisions = lab.profile.precisions(lab.device)
 cells = [(name, size, kind) for name in MODELS for size in (1, many) for kind in precisions]
 forecast = pd.DataFrame(
     [
-        {"model": name, "batch": size, "precision": tables.PRECISION_NAMES[kind]}
+        {"model": name, "batch": size, "precision": PRECISIONS[kind].title}
         | {t: attainable(work_of(name, size, kind), machine, kind, t) for t in ("unfused", "fused")}
         for name, size, kind in cells
     ]
@@ -590,13 +615,20 @@ plots.show_figure(
 
 # %%
 columns = ["model", "precision", "batch", "limited by", "achieved images/s", "% of unfused", "% of fused"]
-achieved = points[columns].replace({"precision": tables.PRECISION_NAMES})
+achieved = points[columns].replace({"precision": {name: found.title for name, found in PRECISIONS.items()}})
 forms = {"achieved images/s": "{:,.0f}", "% of unfused": "{:.0f}", "% of fused": "{:.0f}"}
 tables.show_table(achieved, f"Achieved, and its share of both attainable rates. {lab.machine_name}.", forms)
 
+# %% tags=["remove-cell"]
+shares = points[(points["model"] == "resnet18") & (points["precision"] == precision)].set_index("batch")["% of unfused"]
+glue("03-share-one", f"{shares[1]:.0f} %")
+glue("03-share-many", f"{shares[many]:.0f} %")
+
 # %% [markdown]
-# A large GPU has more arithmetic units than one picture can keep busy, so its points at batch 1 lie low; a CPU of a few
-# cores is easier to fill. Bounds are for large batches; for one picture on a GPU, count kernels as well.
+# On {glue:text}`03-machine`, ResNet-18 achieves {glue:text}`03-share-one` of what the unfused roofline allows at batch
+# 1, and {glue:text}`03-share-many` at batch {glue:text}`03-many`. A large GPU has more arithmetic units than one
+# picture can keep busy; a CPU of a few cores is easier to fill. So a bound says most at large batches, and for one
+# picture on a GPU, count kernels as well.
 #
 # ## Why not six times faster
 #
@@ -627,6 +659,8 @@ glue("03-more-bytes", f"{mobile['MB unfused'] / residual['MB unfused']:.1f}")
 glue("03-more-calls", f"{mobile['calls'] / residual['calls']:.1f}")
 for kind in ("attainable", "achieved"):
     glue(f"03-{kind}", f"{mobile[kind] / residual[kind]:.2f}")
+assert mobile["MB unfused"] > residual["MB unfused"], "the text says that MobileNetV2 moves more bytes"
+assert mobile["calls"] > residual["calls"], "the text says that MobileNetV2 asks for more operations"
 
 # %% [markdown]
 # MobileNetV2 does {glue:text}`03-fewer-operations` times fewer multiply-adds than ResNet-18, moves
@@ -645,8 +679,9 @@ forms = {"FLOP/byte": "{:.1f}", "GB/s": "{:,.1f}"}
 tables.show_table(top.drop(columns=["FLOP", "bytes"]), f"The slowest layers, batch {many}, {lab.machine_name}.", forms)
 
 # %% tags=["hide-input"]
-by_kind = found.groupby("kind")[["FLOP", "bytes", "ms"]].sum().sort_values("ms", ascending=False).head(6)
-shares = by_kind / found[["FLOP", "bytes", "ms"]].sum() * 100
+by_kind = found.groupby("kind")[["FLOP", "bytes", "ms"]].sum().sort_values("ms", ascending=False)
+all_shares = by_kind / by_kind.sum() * 100
+shares = all_shares.head(6)
 figure, panels = plots.new_figure(height=2.4, columns=3)
 names = {"FLOP": "% of arithmetic", "bytes": "% of traffic", "ms": "% of time"}
 colors = ("#0072B2", "#009E73", "#D55E00")
@@ -660,9 +695,21 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# The arithmetic sits in the 1 x 1 convolutions. Depthwise convolutions, batch normalizations and activations compute
-# next to nothing, yet each of them reads and writes the widest tensors of the network. Compare the three panels: is
-# time shared out like arithmetic, or like traffic?
+# Compare the three panels: is time shared out like arithmetic, or like traffic?
+
+# %% tags=["remove-cell"]
+pointwise = all_shares.loc["convolution 1 x 1"]
+elementwise = all_shares.loc[["depthwise", "batch norm", "ReLU6"]].sum()
+for column, name in {"FLOP": "arithmetic", "bytes": "traffic", "ms": "time"}.items():
+    glue(f"03-pointwise-{name}", f"{pointwise[column]:.0f} %")
+    glue(f"03-elementwise-{name}", f"{elementwise[column]:.0f} %")
+
+# %% [markdown]
+# The 1 x 1 convolutions do {glue:text}`03-pointwise-arithmetic` of the arithmetic, move
+# {glue:text}`03-pointwise-traffic` of the bytes and take {glue:text}`03-pointwise-time` of the time. Depthwise
+# convolutions, batch normalizations and activations together do {glue:text}`03-elementwise-arithmetic` of the
+# arithmetic, move {glue:text}`03-elementwise-traffic` of the bytes and take {glue:text}`03-elementwise-time` of the
+# time: they compute little, and read and write the widest tensors of the network.
 #
 # That is the answer to the question. Five sixths of the arithmetic were saved, and arithmetic is only one of the three
 # things that take time. The other two grew.
@@ -680,12 +727,18 @@ pair = {
     "dense": (nn.Conv2d(32, 32, 3, padding=1, bias=False), 32),
     "depthwise": (nn.Conv2d(1024, 1024, 3, padding=1, groups=1024, bias=False), 1024),
 }
+calls, words = {}, {}
 for kind, (layer, channels) in pair.items():
-    layer = layer.to(lab.device, DTYPES[precision])
-    images = torch.randn(8, channels, 56, 56).to(lab.device, DTYPES[precision])
+    layer = layer.to(lab.device, dtype)
+    images = torch.randn(8, channels, 56, 56).to(lab.device, dtype)
     flops = 2 * images.numel() * layer.weight[0].numel()
     traffic = (2 * images.nbytes + layer.weight.nbytes) / 1e6
-    print(f"{kind}: {flops / 1e9:.3f} GFLOP, {traffic:.1f} MB, {milliseconds(layer, images):.3f} ms")
+    calls[kind], words[kind] = call_of(layer, images), f"{flops / 1e9:.3f} GFLOP, {traffic:.1f} MB"
+
+turns = lab.turns(calls)
+for kind in pair:
+    print(f"{kind}: {words[kind]}, {turns.ms(kind):.3f} ms")
+print(f"depthwise against dense: {turns.effect('depthwise', 'dense')}")
 
 # %% [markdown]
 # Count bytes as well, and launches.
@@ -727,16 +780,17 @@ if on_gpu:
         torch.cuda.synchronize()
         return 20
 
-    busy = sample_load(step, lab.profile.load_s).busy_percent
+    busy = sample_load(torch.cuda.current_device(), step, lab.profile.load_s).busy_percent
     seconds = lab.time(step).p50 / 20 / 1e3
-    print(f"busy {busy:.0f} %")
+    print("busy: this GPU does not say" if busy is None else f"busy {busy:.0f} %")
     print(f"arithmetic: {work.operations / seconds / machine.flops[precision]:.1%} of what the GPU can do")
     print(f"traffic:    {work.bytes_unfused / seconds / machine.bandwidth:.1%}, if nothing were fused or cached")
 else:
     print("needs a GPU")
 
 # %% [markdown]
-# Nothing was wrong with the number. It answers another question: whether the GPU was idle, not whether it was full.
+# None of the three numbers is wrong. The first says how much of the time the GPU was not idle; the others, how full it
+# was meanwhile.
 #
 # ## Exercises
 #
@@ -785,8 +839,9 @@ else:
 # - Time goes to launching, moving and computing. Estimate all three; the largest is the one worth working on.
 # - The roofline bounds throughput by arithmetic and by bytes. A machine's FLOP per byte says which network is limited
 #   by what.
-# - At batch 1 on a GPU count operations: a CUDA graph launches them as one, and fusion makes them fewer.
-# - At a large batch count bytes: fusion and 16-bit types move fewer of them.
+# - Where launches are the limit, count operations: a CUDA graph launches them as one, and fusion makes them fewer.
+# - Where memory is the limit, count bytes: fusion and 16-bit types move fewer of them.
+# - A bound says what a kernel could do, not that there is one that does: measure each step.
 # - FLOPs alone predict nothing but FLOPs.
 #
 # ## Further reading
