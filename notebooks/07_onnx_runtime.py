@@ -467,8 +467,8 @@ else:
 
 # %% [markdown]
 # The difference between IOBinding and `run()` is what its copies cost more or less, plus what lending the stream costs.
-# Both are a matter of microseconds on the host, at batch 1; with a large batch there is more to copy, and what pinned
-# memory gains counts instead.
+# At batch 1 the copies are short, and what the host does around them is what counts; with a large batch there is more
+# to copy, and *pinned* memory, which the copy engine reads without a detour, has something to gain.
 #
 # **The graphs at the largest batch, FP16.** ONNX Runtime's graph differs from its IOBinding in two things: the kernels
 # are captured, and convolutions are in NHWC. Here is each with and without the other, and PyTorch's graph beside them,
