@@ -544,15 +544,15 @@ def groups(call, *inputs):
 
 pair = (torch.ones(1, 1, 8, 8, device=lab.device), torch.ones(1, 1, 8, 8, device=lab.device))
 fused = {call.__name__: groups(torch.jit.trace(call, pair), *pair) for call in (new_tensors, in_place)}
-print("groups in ResNet-18:", groups(frozen, images), "- in the two functions:", fused)
-if fused["in_place"]:
+fused["ResNet-18"] = groups(frozen, images)
+print(*(f"groups in {name}: {count}" for name, count in fused.items()), sep="\n")
+if fused["in_place"] or fused["ResNet-18"]:
     raise CourseError("the fuser now takes operations in place; the text below says that it does not")
 
 # %% [markdown]
-# The fuser leaves operations alone that write over their input, so it finds nothing in a ResNet whose additions and
-# ReLUs do, and turning it off changes nothing there. On a CPU it makes no groups at all: PyTorch's packages come
-# without the compiler that it needs there. oneDNN's fuser, which has to be turned on, takes whole pieces of the graph
-# instead, convolutions included.
+# The fuser leaves operations alone that write over their input, so it finds nothing in a ResNet, whose additions and
+# ReLUs do. On a CPU it makes no groups at all: PyTorch's packages come without the compiler that it needs there.
+# oneDNN's fuser, which has to be turned on, takes whole pieces of the graph instead, convolutions included.
 #
 # ## What goes wrong
 #
