@@ -38,7 +38,8 @@
 # ## Why this framework exists
 #
 # A CUDA graph makes launching cheap, and leaves the kernels as they are. Between two kernels, a feature map is written
-# to memory and read back. A bias, a ReLU and a shortcut are three trips for a few additions.
+# to memory and read back. A bias, a ReLU and a shortcut, each a kernel of its own, are three such trips for a few
+# additions.
 #
 # A kernel that does all of it makes one trip. Nobody can write such a kernel for every model by hand, so a compiler
 # does {cite}`pytorch2`:
@@ -47,8 +48,8 @@
 # - *Inductor* splits the operations into simple ones, decides which of them go into one kernel, and writes the kernels:
 #   in Triton for a GPU, in C++ for a CPU. Convolutions and matrix products are left to libraries such as cuDNN.
 #
-# With `torch.compile` this happens while your program runs, at the first call. With `torch.export` and AOTInductor it
-# happens ahead of time, and the outcome is a file.
+# With `torch.compile` this happens while your program runs, at the first call, and what was compiled is kept in a
+# folder, the *cache*. With `torch.export` and AOTInductor it happens ahead of time, and the outcome is a file.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -71,12 +72,13 @@ import torch
 from IPython.display import display
 from torch._dynamo.utils import counters
 
-from inference_lib import MODELS, load_pretrained, open_lab
+from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.torch_compile import (
     PACKAGE_FILE,
+    RECIPES,
     Recipe,
     believing_the_processor,
     compiled,
@@ -86,6 +88,9 @@ from inference_lib.backends.torch_compile import (
     quiet,
 )
 from inference_lib.measure.operations import timeline
+from inference_lib.measure.roofline import bounds, work_of
+from inference_lib.records.comparison import compare
+from inference_lib.records.store import select
 from inference_lib.report import glue, plots, show_source, tables, words
 from inference_lib.report.choose import break_even, seconds_to_first_answer
 from inference_lib.seam import Workload, build
@@ -107,13 +112,13 @@ stages = [
     ["Dynamo,\nat the first call", "torch.export,\nahead of time"],
     ["graph of\noperations"],
     ["Inductor"],
-    ["kernels in\nmemory", "model.pt2"],
+    ["kernels in\na cache", "model.pt2"],
 ]
 figure, (axes,) = plots.new_figure(height=1.8)
 plots.flow(stages, axes)
 plots.show_figure(
     figure,
-    alt="Flow: a Python function, Dynamo or torch.export, a graph, Inductor, kernels in memory or a file.",
+    alt="Flow: a Python function, Dynamo or torch.export, a graph, Inductor, kernels in a cache or a file.",
     caption="Two ways to the graph, one compiler, two outcomes.",
 )
 
@@ -122,8 +127,7 @@ plots.show_figure(
 #
 # ### At run time: `torch.compile`
 #
-# There is nothing to export: the artifact is the weights file of the [chapter on PyTorch](04_pytorch). The model is
-# compiled when it is loaded.
+# `torch.compile` knows no file. It compiles in the process that will run the model:
 
 # %%
 show_source(compiled)
@@ -146,10 +150,24 @@ show_source(prepare)
 # What the recipe asks for depends on the device; the section on knobs measures why. On a GPU, the compiled function is
 # then captured in a CUDA graph, with the same lines as the eager model.
 #
+# What was compiled can be kept, though. Inductor looks into its cache before it compiles, and the folder can be moved
+# like any other. So the course's artifact is the weights file of the [chapter on PyTorch](04_pytorch) and a cache that
+# was filled by compiling once. Loading makes the same call again:
+
+# %%
+show_source("inference_lib.backends.torch_compile", "TorchCompile.export")
+show_source("inference_lib.backends.torch_compile", "TorchCompile.load")
+
+# %% [markdown]
+# Loading follows the Python function anew, and finds the rest in the cache. What that is depends on the device. On a
+# GPU it is the whole program. On a CPU it is every compiled library, but not the program that calls them: that holds
+# weights in a layout of oneDNN's, which PyTorch does not store. How long loading takes is measured under "When does
+# compiling pay?".
+#
 # ### Ahead of time: AOTInductor
 #
 # `torch.export` records the model without running it in your process later: the result is a graph with the weights.
-# AOTInductor compiles that graph, with the C++ code that calls the kernels, to a shared library
+# AOTInductor compiles that graph, together with C++ code that calls the kernels, to a shared library
 # {cite}`aotinductor`. Library and weights are packed into one `.pt2` file.
 
 # %%
@@ -165,7 +183,8 @@ show_source("inference_lib.backends.torch_compile", "load_ahead")
 # ### The model's code is not needed
 #
 # To prove it, another process loads the file. It is forbidden to import the course's library and torchvision, so the
-# definition of the model is out of its reach. It also says how long it took from the file to the first answer.
+# definition of the model is out of its reach. It also says how long it took from the file to the first answer, and how
+# much of that went into importing Inductor's modules.
 
 # %%
 program = """
@@ -176,10 +195,12 @@ import numpy, torch
 torch.backends.cudnn.allow_tf32 = False  # the file does not say how FP32 is multiplied: the process does
 images = torch.from_numpy(numpy.load("images.npy")).to(sys.argv[2])
 start = time.perf_counter()
+import torch._inductor.package
 from torch._inductor.cpu_vec_isa import VecISA
+imported = time.perf_counter()
 VecISA.check_build = lambda *_: True  # the processor has the vector instructions that it reports: no test of them
 logits = torch._inductor.aoti_load_package(sys.argv[1])(images).cpu()
-print(time.perf_counter() - start)
+print(imported - start, time.perf_counter() - start)
 numpy.save("logits.npy", logits.numpy())
 """
 
@@ -191,7 +212,7 @@ if compiles:
     package = build(library, workload).directory / PACKAGE_FILE
     command = [sys.executable, "-c", program, str(package), lab.device]
     result = subprocess.run(command, cwd=scratch.name, capture_output=True, text=True, check=True)
-    load_seconds = float(result.stdout)
+    import_seconds, load_seconds = (float(seconds) for seconds in result.stdout.split())
 
 # %% tags=["nbval-check-output"]
 if compiles:
@@ -206,17 +227,11 @@ else:
 #
 # ## Is it still the same model?
 #
-# A compiler may reorder additions, and does. So the logits are compared before anything is timed. Compiling takes
-# seconds for every shape. So the curve of batch sizes is measured in FP16, and FP32 and a CPU get one batch size.
+# A compiler may reorder additions, and does. So the logits are compared before anything is timed.
 
 # %%
 names = ["torch-compile", "aot-inductor"]
-if lab.device == "cuda":
-    records = lab.benchmark(names, precisions=["fp16"])
-    records += lab.benchmark(names, precisions=["fp32"], batch_sizes=(1,))
-else:
-    records = lab.benchmark(["torch-compile"], batch_sizes=(1,))
-    records += lab.benchmark(["aot-inductor"], ["vanilla_cnn"], batch_sizes=(1,))
+records = lab.benchmark(names)
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
 # %% tags=["nbval-check-output"]
@@ -224,7 +239,35 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# ## How fast?
+# ## How fast can it be?
+#
+# A bound comes first. A batch cannot be quicker than its arithmetic at the highest rate that the GPU reached in the
+# [chapter on the roofline](03_where_the_time_goes), nor than its memory traffic. Of that there are two values: that of
+# operations which run one by one (*unfused*), and the least that any program needs, in which only the weights, the
+# images and the logits cross the bus (*fused*). A compiler works on the distance between the two.
+
+# %%
+limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
+largest = max(lab.profile.sweep)
+
+
+def least_ms(batch_size, traffic):
+    """Return the milliseconds that ResNet-18 takes at least in FP16."""
+    return max(bounds(work_of("resnet18", batch_size, "fp16"), limits, "fp16", traffic).values()) * 1e3
+
+
+if limits:
+    columns = {f"{traffic}, ms": [least_ms(size, traffic) for size in (1, largest)] for traffic in ("unfused", "fused")}
+    caption = f"ResNet-18, FP16: no program is quicker. {limits.machine}."
+    display(tables.show_table(pd.DataFrame({"batch": [1, largest]} | columns), caption))
+else:
+    print("needs the ceilings of a GPU")
+
+# %% [markdown]
+# Inductor fuses what lies between convolutions, and not the convolutions with each other. Where between the bounds do
+# you expect it at the larger batch?
+#
+# ## How fast is it?
 #
 # The rows of earlier chapters stand beside those of this one, where they were measured.
 
@@ -239,21 +282,29 @@ compared.table()
 compared.latencies("resnet18", "fp16")
 
 # %% tags=["remove-cell"]
-one = compared.by_rival("resnet18", "fp16")
-many = compared.by_rival("resnet18", "fp16", batch_size=256)
-glue("06-gpu", words.machines(one["torch-compile"]))
-glue("06-compile-eager", words.times_faster(one["pytorch"], one["torch-compile"]))
-glue("06-compile-graph", words.times_faster(one["pytorch-cudagraph"], one["torch-compile"]))
-glue("06-ahead-compile", words.times_faster(one["torch-compile"], one["aot-inductor"]))
-glue("06-compile-graph-256", words.times_faster(many["pytorch-cudagraph"], many["torch-compile"]))
-glue("06-images-256", words.number(many["torch-compile"], lambda r: r.throughput_images_per_s, "{:,.0f}"))
-glue("06-overlapped-256", words.number(many["torch-compile"], lambda r: r.overlapped_images_per_s, "{:,.0f}"))
+largest = max((r.batch_size for r in select(compared.shown("resnet18", "fp16"), precision="fp16")), default=largest)
+sizes = tuple(dict.fromkeys((1, largest)))
+glue("06-compile", compared.verdict("torch-compile", batch_sizes=sizes))
+one, many = (compared.by_rival("resnet18", "fp16", size) for size in (1, largest))
+glue("06-ahead-device", words.times_faster(one["torch-compile"], one["aot-inductor"], "device"))
+glue("06-largest", largest)
+glue("06-images", words.number(many["torch-compile"], lambda r: r.throughput_images_per_s, "{:,.0f}"))
+glue("06-overlapped", words.number(many["torch-compile"], lambda r: r.overlapped_images_per_s, "{:,.0f}"))
+
+gaps = []
+for size, cell in {1: one, largest: many}.items():
+    found = [r.latency.device for r in cell["torch-compile"] if r.latency and r.latency.device and limits]
+    gaps += [f"{found[0].value / least_ms(size, 'fused'):.1f} times at batch {size}" for _ in found]
+measured = " and ".join(gaps) or "not measured on a GPU yet"
+glue("06-gap", f"The time on the device, copies not counted, over the bound of fused traffic: {measured}")
 
 # %% [markdown]
-# The comparisons on {glue:text}`06-gpu`, FP16, batch 1: against the eager loop, the compiled model is
-# {glue:text}`06-compile-eager`; against the CUDA graph of the eager model, {glue:text}`06-compile-graph`. Against
-# `torch.compile`, AOTInductor is {glue:text}`06-ahead-compile`. Both replay a graph of much the same kernels, so a
-# difference between them says more about two moments of one machine than about two compilers.
+# {glue:text}`06-compile`.
+#
+# AOTInductor replays a graph of much the same kernels; on the device alone, at batch 1 in FP16, compared with
+# `torch.compile`, it is {glue:text}`06-ahead-device`.
+#
+# {glue:text}`06-gap`.
 #
 # ### Where the milliseconds are
 
@@ -267,10 +318,10 @@ compared.parts("resnet18", "fp16")
 compared.batches("resnet18", "fp16")
 
 # %% [markdown]
-# At batch 256, end to end, the compiled model is {glue:text}`06-compile-graph-256` against the CUDA graph of the eager
-# model. With the images on the device already, it computes {glue:text}`06-images-256` images per second; from pinned
-# host memory and back, with copies beside the computation, {glue:text}`06-overlapped-256`. A large batch has large
-# feature maps, and every trip to memory that a kernel saves is a long one.
+# At batch {glue:text}`06-largest`, with the images on the device already, the model compiled in FP16 computes
+# {glue:text}`06-images` images per second; from pinned host memory and back, with copies beside the computation,
+# {glue:text}`06-overlapped`. A large batch has large feature maps, and every trip to memory that a kernel saves is a
+# long one.
 #
 # ## Why?
 #
@@ -295,17 +346,15 @@ def kernels(code):
 
 
 def try_out(recipe):
-    """Compile the plain model; return its kernels, the seconds that took, and the time of a call."""
-    torch._dynamo.reset()
+    """Compile the plain model; return its kernels, the seconds that took, and the compiled function."""
     counters.clear()
+    own = torch.fx.symbolic_trace(plain)  # what Dynamo compiled belongs to a piece of Python: each way has its own
     start = time.perf_counter()
     with compiling():
-        call, code = run_and_get_code(compiled, plain, tensor, recipe)
+        call, code = run_and_get_code(compiled, own, tensor, recipe)
     seconds = time.perf_counter() - start
-    with torch.inference_mode():
-        median = lab.time(lambda: call(tensor)).p50
     cached = "yes" if counters["inductor"]["fxgraph_cache_bypass"] == 0 else "no"
-    return {"kernels": kernels(code[0]), "compiling, s": seconds, "kept in the cache": cached, "ms": median}
+    return {"kernels": kernels(code[0]), "compiling, s": seconds, "kept in the cache": cached, "call": call}
 
 
 found = {name: try_out(recipe) for name, recipe in ways.items()} if compiles else {}
@@ -318,26 +367,26 @@ for name, row in found.items():
         print(f"   {operations} reads {reads}")
 
 # %% tags=["nbval-skip"]
+calls = {"eager": lambda: plain(tensor)} | {name: lambda c=row["call"]: c(tensor) for name, row in found.items()}
 with torch.inference_mode():
-    found["eager"] = {"ms": lab.time(lambda: plain(tensor)).p50}
-columns = ["model", "compiling, s", "kept in the cache", "ms"]
-unknown = {"compiling, s": float("nan"), "kept in the cache": "-"}
-table = pd.DataFrame([{"model": name} | unknown | row for name, row in found.items()])[columns]
-tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.")
+    turns = lab.turns(calls)
+table = turns.table("eager").rename(columns={"": "model"})
+for column, none in {"compiling, s": float("nan"), "kept in the cache": "-"}.items():
+    table[column] = [found[name][column] if name in found else none for name in table["model"]]
+tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"times faster": "{:.2f}"})
 
 # %% [markdown]
 # Convolutions and matrix products are left to a library; what Inductor writes is what lies between. Without freezing,
 # weights are inputs that may change at any time, so a batch normalization is computed at every call, and the kernel
-# that does it reads its four vectors. Inductor at least puts it into one kernel with the ReLU and the pooling that
-# follow.
+# that does it reads its four vectors. Inductor at least puts it into one kernel with the ReLU that follows.
 #
 # With freezing, the batch norm's constants are multiplied into the filters while compiling, and nothing of it is left.
 # The filters are stored in the layout that the library wants. On a CPU, bias and ReLU go into oneDNN's convolution.
-# What that can cost is the cache: a program that holds its weights is not kept there. The table says whether it was.
+# The cache keeps a program if it can store all that the program holds; the last column says whether it could.
 #
-# On a GPU, do not read too much into the last column. Each call goes through Python, checks what the compiler relied
-# on, and launches its kernels one by one; for one image of a small network, that is most of the time, and the compiled
-# function may well be behind the eager model. The rows under "How fast?" replay a CUDA graph, which does none of it.
+# Each of these calls goes through Python, checks what the compiler relied on, and on a GPU launches its kernels one by
+# one. All of that is in the times. On a GPU, the rows under "How fast is it?" replay a CUDA graph, which does none of
+# it.
 #
 # The course folds batch norms before the compiler sees the model, in FP32 whatever the precision of the model, so that
 # they are rounded once. Freezing then has the layouts left to do.
@@ -355,30 +404,37 @@ tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.")
 
 
 # %%
-def time_mode(mode, model, images):
-    """Compile ``model`` in one mode; return the seconds that took and the time of a call."""
-    torch._dynamo.reset()
+def compile_in(mode, model, images):
+    """Compile ``model`` in one mode; return the seconds that took and the compiled function."""
     start = time.perf_counter()
     with torch.inference_mode(), compiling():
-        call = torch.compile(model, mode=mode, fullgraph=True, dynamic=False)
+        call = torch.compile(torch.fx.symbolic_trace(model), mode=mode, fullgraph=True, dynamic=False)
         call(images), torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        return {"mode": mode, "compiling, s": seconds, "ms": lab.time(lambda: call(images)).p50}
+    return time.perf_counter() - start, call
 
 
 # %% tags=["remove-stderr"]
 if on_gpu:
-    half = load_pretrained("vanilla_cnn").half().cuda().to(memory_format=torch.channels_last)
-    sixteen = torch.zeros(16, 3, 224, 224, dtype=torch.half, device="cuda")
-    sixteen = sixteen.to(memory_format=torch.channels_last)
-    modes = [time_mode(mode, half, sixteen) for mode in ("default", "reduce-overhead", "max-autotune")]
-    display(tables.show_table(pd.DataFrame(modes), f"Vanilla CNN, FP16, batch 16, {lab.machine_name}."))
+    layout = torch.channels_last
+    half = load_pretrained("vanilla_cnn").half().cuda().to(memory_format=layout)
+    sixteen = torch.zeros(16, 3, 224, 224, dtype=torch.half, device="cuda").to(memory_format=layout)
+    modes = {mode: compile_in(mode, half, sixteen) for mode in ("default", "reduce-overhead", "max-autotune")}
+    with torch.inference_mode():
+        turns = lab.turns({mode: lambda c=call: c(sixteen) for mode, (_, call) in modes.items()})
+    table = (
+        turns.table("default").rename(columns={"": "mode"}).assign(**{"compiling, s": [s for s, _ in modes.values()]})
+    )
+    caption = f"Vanilla CNN, FP16, batch 16, {lab.machine_name}."
+    display(tables.show_table(table, caption, {"times faster": "{:.2f}"}))
+    more = modes["max-autotune"][0] - modes["reduce-overhead"][0]
+    gain = turns.effect("max-autotune", "reduce-overhead")
+    print(f"what the search costs: {more:.0f} s more; its effect, against reduce-overhead: {gain}")
 else:
     print(missing or "needs a GPU")
 
 # %% [markdown]
-# Compare the last two rows: what the search gains, and what it costs. Kernels that are chosen one by one, each timed
-# alone, need not make the whole quicker; where they do, it is because a kernel in Triton beat the library's.
+# Kernels that are chosen one by one, each timed alone, need not make the whole quicker. Where they do, a kernel in
+# Triton beat the library's.
 #
 # The course takes `default` and captures the CUDA graph itself, around the compiled function: its copies of a small
 # batch are in the graph too, and its output has an address that it knows.
@@ -437,25 +493,34 @@ def kind(kernel):
     return "products, ms" if re.search("fprop|convolve|gemm|nvjet|first_layer", kernel) else "copies, ms"
 
 
-def try_recipe(workload, recipe):
-    """Return how long a replay of the model takes that ``recipe`` prepared, and what its kernels are for."""
+def prepared(workload, recipe):
+    """Return a runner that replays the model as ``recipe`` prepared it."""
     model = load_pretrained(workload.model).to("cuda", workload.torch_dtype)
     with compiling():
         call = compiled(prepare(model, workload, recipe), example(workload), recipe)
-        runner = GraphedRunner(CudaFunctionRunner(workload, call))
-    kernels = timeline(runner.compute, "cuda").query("row == 'device'")
-    parts = kernels.groupby(kernels["name"].map(kind))["length_ms"].sum()
-    median = lab.time(runner.compute).p50
-    return {"images/s": workload.batch_size / median * 1e3, "a batch, ms": median} | parts.to_dict()
+        return GraphedRunner(CudaFunctionRunner(workload, call))
+
+
+def try_recipes(workload, names):
+    """Let the replays of some variants take turns; return images per second, effects, and what the kernels are for."""
+    runners = {name: prepared(workload, variants[name]) for name in names}
+    turns = lab.turns({name: runner.compute for name, runner in runners.items()})
+    rows = turns.table().rename(columns={"": "variant", "ms": "a batch, ms"})
+    rows["images/s"] = [workload.batch_size / ms * 1e3 for ms in rows["a batch, ms"]]
+    kernels = {name: timeline(runner.compute, "cuda").query("row == 'device'") for name, runner in runners.items()}
+    sums = {name: found.groupby(found["name"].map(kind))["length_ms"].sum() for name, found in kernels.items()}
+    return rows.join(pd.DataFrame(sums).T.fillna(0), on="variant")
 
 
 # %%
+if variants["fused and 4 channels"] != RECIPES["cuda"]:
+    raise CourseError("the course's recipe on a GPU is another one; the text below says that it is the last variant")
 if on_gpu:
     large = Workload("resnet18", max(lab.profile.ends("cuda")), "fp16", "cuda")
     tried = ["plain", "4 channels", "cuDNN's fused convolutions", "fused and 4 channels"]
-    tries = pd.DataFrame([{"variant": name} | try_recipe(large, variants[name]) for name in tried])
     caption = f"ResNet-18, FP16, batch {large.batch_size}, compute only. {lab.machine_name}."
-    display(tables.show_table(tries, caption, {"images/s": "{:,.0f}"}))
+    forms = {"images/s": "{:,.0f}", "times faster": "{:.2f}"}
+    display(tables.show_table(try_recipes(large, tried), caption, forms))
 else:
     print(missing or "needs a GPU")
 
@@ -466,33 +531,48 @@ else:
 # ## When does compiling pay?
 #
 # Compiling takes seconds, and an inference saves a small part of one, if it saves anything. So there is a number of
-# inferences after which the compiled model is ahead, or never is. Everything counts: exporting, loading, and the first
-# inference. Models are exported side by side here, one on each core, so that each takes longer than it would alone.
+# inferences after which the compiled model is ahead, or never is. Everything counts: exporting, which is timed with
+# nothing else running, loading, and the first inference.
+
 
 # %%
-rows = []
+def pays_after(record, eager):
+    """Say after how many inferences a record is ahead of the eager loop, from nothing to the answers."""
+    if seconds_to_first_answer(record) is None or seconds_to_first_answer(eager) is None:
+        return "not known"
+    gain, found = compare(eager, record), break_even(record, eager)
+    if found is None or (gain.low is not None and gain.verdict != "faster"):
+        return "never" if gain.verdict in ("slower", "same") or found is None else "not clear"
+    return f"{found:,.0f} inferences"
+
+
+rows, shown = [], []
 for model in MODELS:
     by_precision = [compared.by_rival(model, precision) for precision in ("fp16", "fp32")]
     cell = next((found for found in by_precision if found["pytorch"]), by_precision[0])
     for record, eager in itertools.product([r for name in names for r in cell[name]], cell["pytorch"]):
-        pays = break_even(record, eager)
-        row = {"framework": record.title, "model": record.model, "first answer, s": seconds_to_first_answer(record)}
-        rows.append(row | {"pays after": f"{pays:,.0f} inferences" if pays is not None else "never"})
+        build_s = record.build
+        row = {"framework": record.title, "model": record.model}
+        row |= {"export, s": build_s.export_s, "load, s": build_s.load_s} if build_s else {}
+        rows.append(row | {"pays after": pays_after(record, eager)})
+        shown.append(record)
 if rows:
-    caption = f"Batch 1, against the eager loop. {plots.provenance(cell['pytorch'])}"
-    display(tables.show_table(pd.DataFrame(rows), caption))
+    table = pd.DataFrame(rows).astype({"export, s": float})
+    caption = f"Batch 1, against the eager loop. {plots.provenance(shown)}"
+    display(tables.show_table(table, caption, dict.fromkeys(["export, s", "load, s"], "{:.2f}")))
 else:
     print("needs the eager rows of the chapter on PyTorch")
 
 # %% [markdown]
-# `torch.compile` pays its price in every process. AOTInductor pays once: whoever loads the file later starts at its
-# load time.
+# Both are compiled in the export, once. What every process pays is the load: `torch.compile` follows the Python
+# function and looks into its cache, AOTInductor opens its library; on a GPU, both capture their graph. Without the
+# cache, `torch.compile` would compile in every process.
 #
 # ### Cold and warm
 #
-# Inductor keeps what it compiled in a folder, `TORCHINDUCTOR_CACHE_DIR`, and finds it again in the next process. Two
-# fresh processes: the first finds the folder empty, the second finds it filled. The third is the one above, which
-# loaded the `.pt2` file.
+# Without the course's artifact, Inductor's cache is the folder that `TORCHINDUCTOR_CACHE_DIR` names, and the next
+# process finds it there. Two fresh processes: the first finds the folder empty, the second finds it filled. The third
+# is the one above, which loaded the `.pt2` file. Each started once, so read the orders of magnitude.
 
 # %%
 start_up = """
@@ -522,6 +602,10 @@ def first_answer():
 if compiles:
     starts = {"compiled, cold": first_answer(), "compiled, warm cache": first_answer()}
     starts["loaded from the .pt2 file"] = load_seconds
+    cold, warm, _ = starts.values()
+    print(f"with a warm cache: {100 * warm / cold:.0f} % of the cold start")
+    imports = f"of its {load_seconds:.1f} s, {import_seconds:.1f} s are imports"
+    print(f"from the file: {100 * load_seconds / cold:.0f} %; {imports}")
     alt = "Seconds to the first answer of the small model: cold, with a warm cache, from the file."
     caption = f"Vanilla CNN, FP32, batch 1. Importing torch and the model is not counted. {lab.machine_name}."
     display(plots.show_bars(starts, "#009E73", "seconds to the first answer", alt, caption))
@@ -533,8 +617,8 @@ else:
 # function is followed again in every process, and Inductor's own modules are imported. "All caches hit, and the start
 # is still slow" is a common complaint ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)).
 #
-# The file compiles nothing, in the first process either, and needs no cache on the machine that it is shipped to. What
-# is left of its start, in Python, is mostly the import of Inductor's modules. A C++ program needs none of them.
+# The file compiles nothing, not even in the first process, and needs no cache on the machine that it is shipped to.
+# Part of its start, in Python, is the import of Inductor's modules; a C++ program needs none of them.
 #
 # On a CPU there is one more cost, which is left out here. In every process that compiles or loads, Inductor compiles
 # small libraries and loads each in another process, to see whether the processor's vector instructions work. The course
@@ -552,7 +636,7 @@ show_source(believing_the_processor)
 #
 # Dynamo notes what it relied on, as *guards*, and checks them at every call. Another batch size breaks a guard, and the
 # function is compiled again, in the middle of your service. Dynamo counts the graphs it has made. The backend `eager`
-# runs them without Inductor, so the experiment takes no time.
+# runs them without Inductor, so the experiment is a short one.
 
 
 # %%
@@ -573,11 +657,12 @@ with torch.inference_mode():
     print("dynamic=None: ", graphs([1, 2, 3, 4, 5]))
     print("dynamic=False:", graphs([1, 2, 3, 4, 5], dynamic=False))
     print("dynamic=True: ", graphs([2, 3, 4, 5], dynamic=True))
+print("graphs of one function, at most:", torch._dynamo.config.recompile_limit)
 
 # %% [markdown]
 # By default the first size is a constant. When a second one comes, Dynamo learns that the dimension varies, compiles
-# for any size, and is done. With `dynamic=False` every size is compiled by itself. After eight of one function it gives
-# up and runs the rest eagerly, with a warning, or with an error if `fullgraph=True`.
+# for any size, and is done. With `dynamic=False` every size is compiled by itself. At the limit it gives up and runs
+# the rest eagerly, with a warning, or with an error if `fullgraph=True`.
 #
 # If you know that the batch varies, say so before the first call, and let a recompilation be an error while you test:
 
@@ -697,7 +782,7 @@ else:
 # %% [markdown]
 # ### The library crashes when it is loaded
 #
-# On the machine of the published edition (Ubuntu 24.04, GCC 13.3), every `.pt2` file ended the process with signal 11
+# On one machine that this course ran on (Ubuntu 24.04, GCC 13.3), every `.pt2` file ended the process with signal 11
 # while it was loaded. The backtrace (`torch._C._set_print_stack_traces_on_fatal_signal(True)`, set before loading)
 # showed `std::regex` in the library, called with parts of two C++ runtimes. Starting Python with the system's runtime
 # in front of all others mended it:
@@ -759,9 +844,8 @@ else:
 #
 # ```{solution} ex-06-variants
 # :class: dropdown
-# Call `try_recipe(Workload("resnet18", 512, "fp16", "cuda"), recipe)` for each recipe in `variants`, and compare the
-# images per second. The larger the batch, the less the launch and the tail of a kernel
-# count, and the more the trips to memory.
+# Call `try_recipes(Workload("resnet18", 512, "fp16", "cuda"), list(variants))` and compare the images per second. The
+# larger the batch, the less the launch and the tail of a kernel count, and the more the trips to memory.
 # ```
 #
 # ```{exercise}
@@ -784,7 +868,7 @@ else:
 # - Freezing makes constants of the weights: batch norms disappear, layouts are chosen, later changes are ignored.
 # - AOTInductor does the same ahead of time. Its file needs neither the model's code nor a warm cache, fits one kind of
 #   machine, and checks nothing.
-# - A warm cache shortens the start; it does not remove it.
+# - A cache can be shipped with the weights. It saves compiling; the Python function is followed again at every start.
 #
 # ## Further reading
 #
