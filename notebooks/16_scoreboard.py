@@ -133,7 +133,7 @@ def show_boards(model: str) -> None:
     """Show one model's rows at batch 1: this machine, the published GPU and its host, the reference project."""
     for records in (here, gpu if lab.device == "cpu" else [], host):  # on a GPU, here is the GPU
         if rows := [r for r in records if r.model == model and r.batch_size == 1]:
-            display(tables.show_scoreboard(rows, model, f"{model}, batch 1. {plots.provenance(rows)}"))
+            display(tables.show_scoreboard(rows, model, f"{model}, batch 1. {plots.provenance(select(rows))}"))
     caption = f"{model}, batch 1: the reference project, Quadro T2000."
     display(tables.show_table(tables.reference_table(model), caption))
 
@@ -310,8 +310,9 @@ for kind, name in (("end_to_end", "16-held-end-to-end"), ("device", "16-held-dev
 # The pairs whose ratios lie furthest apart, as the first and as the second run saw them, end to end:
 
 # %% tags=["hide-output"]
-worst = pd.DataFrame(held["end_to_end"]["worst"] if held else [])
-worst.columns = worst.columns.str.replace("_", " ")
+columns = ["pair", "first", "second", "first_verdict", "second_verdict"]
+worst = pd.DataFrame(held["end_to_end"]["worst"] if held else [], columns=columns)
+worst = worst.rename(columns=lambda name: name.replace("_", " "))
 tables.show_table(worst, "Furthest apart, in units of their intervals.", {"first": "{:.2f}", "second": "{:.2f}"})
 
 # %% [markdown]

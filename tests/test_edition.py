@@ -65,8 +65,8 @@ def row(ms: float = 2.0, backend: str = "pytorch", starts: int = 3, iterations: 
 
 def absent(backend: str = "tensorrt", **changed: Any) -> Record:
     """Return the record of a row whose library is missing."""
-    missing: dict[str, Any] = {"status": "unavailable", "reason": "no <library>; install it", "invocations": [], "parts": None}
-    return row(backend=backend, **(missing | changed))
+    why: dict[str, Any] = {"status": "unavailable", "reason": "no <library>; install it"}
+    return row(backend=backend, **(why | {"invocations": [], "parts": None} | changed))
 
 
 def text(page: str) -> list[list[str]]:
