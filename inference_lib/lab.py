@@ -7,21 +7,25 @@ from pathlib import Path
 
 import torch
 
+from inference_lib.backends import BACKENDS
 from inference_lib.backends.shared.cuda import gpu_works, set_float32_products
 from inference_lib.measure import timing
-from inference_lib.measure.benchmark import benchmark
+from inference_lib.measure.benchmark import benchmark, whole_grid
+from inference_lib.measure.plan import empty_record, why_not
 from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.measure.roofline import Ceilings, ceilings, published_ceilings
 from inference_lib.measure.turns import Turns, take_turns
 from inference_lib.records.machine import Machine, this_machine
-from inference_lib.records.record import Record
+from inference_lib.records.record import Record, Status
 from inference_lib.records.store import RecordStore, select_all
 from inference_lib.report.rivals import Rivals
-from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS, Model
+from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS, Device, Model
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError, unknown_name
 
 RECORDS = paths.BUILD / "records"
+
+NOT_YET: tuple[Status, str] = ("left_out", "not measured here yet; run `python -m inference_lib benchmark`")
 
 
 TRUST = "INFERENCE_TRUST_RECORDS"
@@ -75,6 +79,16 @@ class Lab:
         mine = {self.machine.name(device) for device in DEVICE_KINDS}
         found = select_all(self.store.read(), profile=self.profile.name, run=self.run)
         return [record for record in found if record.machine.name(record.device) in mine]
+
+    def whole_grid(self) -> list[Record]:
+        """Return what was measured on the lab's device, and for every other cell of the profile's grid why not."""
+        found = [record for record in self.records() if record.device == self.device]
+        known = {(r.backend, r.model, r.precision, r.batch_size) for r in found}
+        for rival in whole_grid(list(BACKENDS), list(MODELS), Device.of(self.device), self.profile):
+            asked = rival.workload
+            if (rival.backend, asked.model.name, asked.precision.name, asked.batch_size) not in known:
+                found.append(empty_record(rival, self.profile, self.run, *(why_not(rival) or NOT_YET)))
+        return found
 
     def published(self) -> list[Record]:
         """Return the records of the published edition's first run."""

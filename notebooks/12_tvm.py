@@ -53,7 +53,6 @@ records_dir = None  # where records are written; None: _build/records
 
 # %%
 import re
-import time
 import warnings
 from collections import Counter
 
@@ -148,6 +147,7 @@ def size_of(module):
 
 
 sizes = pd.DataFrame({"legalized": size_of(legalized), "fused": size_of(fused)})
+assert (sizes.loc["loop programs"] < sizes.loc["calls"]).all(), "the next paragraph is wrong"
 tables.show_table(sizes.rename_axis("").reset_index(), "ResNet-18, before and after fusing.")
 
 # %% [markdown]
@@ -200,14 +200,15 @@ def machine_of(module):
     return relax.VirtualMachine(tvm.compile(module, cpu), tvm.cpu())
 
 
-def milliseconds(call, repeats=10):
-    """Return the median time of a call on the CPU."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e3)
-    return float(np.median(times))
+def in_turn(machines, batch=image):
+    """Let compiled modules take turns on the same images, compute only."""
+    return lab.turns({name: lambda m=machine: m["main"](batch) for name, machine in machines.items()})
+
+
+def told(turns, name, baseline):
+    """Say what the turns allow to say of one beside another."""
+    ratio, effect = turns.ratio(name, baseline)[0], turns.effect(name, baseline)
+    return "neither faster nor slower" if effect == "none" else f"{max(ratio, 1 / ratio):.1f} times {effect}"
 
 
 # %%
@@ -217,16 +218,22 @@ versions = {"as written": plain, "rule": lib.schedule(plain, cpu)}
 if schedules := lib.tuned_schedules("cpu"):
     versions["tuned"] = lib.schedule(plain, cpu, schedules)
 machines = {name: machine_of(module) for name, module in versions.items()}
-times = {name: milliseconds(lambda m=machine: m["main"](image)) for name, machine in machines.items()}
+scheduled = in_turn(machines)
 plots.show_bars(
-    times,
+    {name: scheduled.ms(name) for name in machines},
     "#999933",
     "median, ms",
     alt="Median time of the small network on the CPU with each kind of schedule.",
     caption=f"vanilla_cnn, FP32, batch 1, the same loops with different schedules. {lab.machine.name('cpu')}.",
 )
 
+# %% tags=["remove-cell"]
+glue("12-rule", told(scheduled, "rule", "as written"))
+glue("12-tuned", told(scheduled, "tuned", "rule") if schedules else "not there for this CPU")
+
 # %% [markdown]
+# On this machine and in this process, the rule is {glue:text}`12-rule` against the loops as written.
+#
 # ### On a GPU
 #
 # There, an outer loop becomes a grid of thread blocks, and an inner one the threads. TVM's library of rules is called
@@ -295,15 +302,16 @@ for name, count in rules_taken(mobile, lib.course_rules(hopper)).items():
 
 
 # %%
-def on_gpu(workload, machine):
-    """Return the median time of a compiled model on the GPU, compute only."""
+def on_gpu(workload, machines):
+    """Let compiled models take turns on the GPU; return a row for each."""
     batch = tvm.runtime.tensor(np.zeros(workload.input_shape, workload.host_dtype), device=tvm.cuda(0))
-    return lab.time(lambda: machine["main"](batch)).p50
+    name = f"{workload.model.title}, {workload.precision.title}, batch {workload.batch_size}"
+    return in_turn(machines, batch).table().rename(columns={"": "compiled with"}).assign(model=name)
 
 
 def compiled_anew(workload, **options):
     """Return the virtual machine of a model that is compiled for this GPU with ``options``."""
-    module = lib.import_model(load_pretrained(workload.model), workload)
+    module = lib.import_model(workload.model.load(), workload)
     return relax.VirtualMachine(lib.compile_module(module, "cuda", **options), tvm.cuda(0))
 
 
@@ -317,11 +325,9 @@ if lab.device == "cuda":
     tried = [Workload("mobilenet_v2", 8, "fp16", "cuda"), Workload("resnet18", 1, "fp32", "cuda")]
     rows = []
     for each in tried:
-        dlights = on_gpu(each, compiled_anew(each, rules=lib.dlight_rules()))
-        ours = on_gpu(each, as_exported(each))
-        name = f"{each.model}, {each.precision.upper()}, batch {each.batch_size}"
-        rows.append({"": name, "dlight's rules, ms": dlights, "the course's first, ms": ours})
-    shown = tables.show_table(pd.DataFrame(rows), f"Median of one run, compute only. {lab.machine_name}.")
+        dlights = compiled_anew(each, rules=lib.dlight_rules())
+        rows.append(on_gpu(each, {"dlight's rules": dlights, "the course's rules first": as_exported(each)}))
+    shown = tables.show_table(pd.concat(rows), f"Median of one run, compute only. {lab.machine_name}.")
 else:
     shown = "needs a GPU"
 shown
@@ -362,13 +368,10 @@ show_source("inference_lib.backends.tvm.backend", "TvmCudaRunner.compute")
 # Each batch size is compiled for itself. On a machine with a GPU, the rows are those of the GPU and of its host.
 
 # %%
+records = lab.benchmark(["tvm", "tvm-cudagraph"])
 if lab.device == "cuda":
-    records = lab.benchmark(["tvm"])
-    records += lab.benchmark(["tvm-cudagraph"], batch_sizes=(1, 8))
-    records += lab.benchmark(["tvm"], batch_sizes=lab.profile.batch_sizes["fp16"], device="cpu")
-else:
-    records = lab.benchmark(["tvm"], batch_sizes=(1,))
-tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+    records += lab.benchmark(["tvm"], device="cpu")
+tables.show_agreement(records)
 
 # %% tags=["nbval-check-output"]
 for model in MODELS:
@@ -396,6 +399,8 @@ resnet, small = (compared.by_rival(model, "fp16") for model in ("resnet18", "van
 glue("12-resnet-graph", words.times_faster(resnet["tvm"], resnet["tvm-cudagraph"]))
 glue("12-small-graph", words.times_faster(small["tvm"], small["tvm-cudagraph"]))
 glue("12-resnet-graphs", words.times_faster(resnet["pytorch-cudagraph"], resnet["tvm-cudagraph"]))
+mobile_net = compared.by_rival("mobilenet_v2", "fp16")
+glue("12-mobile-graphs", words.times_faster(mobile_net["pytorch-cudagraph"], mobile_net["tvm-cudagraph"]))
 
 # %% [markdown]
 # The comparisons on {glue:text}`12-gpu`, FP32, batch 1. For ResNet-18, TVM is {glue:text}`12-resnet-eager` against
@@ -403,8 +408,8 @@ glue("12-resnet-graphs", words.times_faster(resnet["pytorch-cudagraph"], resnet[
 # {glue:text}`12-small-eager` and {glue:text}`12-small-ort`.
 #
 # In FP16, replaying a graph instead of launching each kernel, TVM is {glue:text}`12-resnet-graph` for ResNet-18 and
-# {glue:text}`12-small-graph` for the small network. Graph against graph, with ResNet-18, TVM is
-# {glue:text}`12-resnet-graphs` against PyTorch.
+# {glue:text}`12-small-graph` for the small network. Graph against graph, TVM is {glue:text}`12-resnet-graphs` against
+# PyTorch with ResNet-18, and {glue:text}`12-mobile-graphs` with MobileNetV2.
 #
 # ### Where the milliseconds are
 
@@ -421,7 +426,7 @@ compared.batches("resnet18", "fp16")
 # ## Why?
 #
 # The virtual machine tells a function before and after each call, so that every loop program can be timed. The numbers
-# include a wait after each, so their sum is more than a run takes.
+# include a wait after each, so do not add them up to a run.
 
 # %%
 on_device = tvm.runtime.tensor(image.numpy(), device=tvm.device(lab.device, 0))
@@ -448,23 +453,23 @@ def share(table, names, title):
     """Return a row: time in the convolutions and in everything else, and the rate of the former."""
     inside = table[names].str.contains("conv")
     spent, rest = table["ms"][inside].sum(), table["ms"][~inside].sum()
-    return {"": title, "convolutions, ms": spent, "GFLOP/s": gflop / spent * 1e3, "rest, ms": rest}
+    rate, part = gflop / spent * 1e3, 100 * rest / (spent + rest)
+    return {"": title, "convolutions, ms": spent, "GFLOP/s": rate, "rest, ms": rest, "rest, %": part}
 
 
 rows = pd.DataFrame([share(theirs, "operation", "PyTorch"), share(ours, "program", "TVM")])
-tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLOP/s": "{:,.0f}"})
+tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLOP/s": "{:,.0f}", "rest, %": "{:.0f}"})
 
 # %% [markdown]
-# TVM has little left to do outside of its convolutions, because the bias, the shortcut and the ReLU are computed on a
-# tile before it leaves the chip. That is what fusing gains.
+# The last column is what fusing is about. TVM computes the bias, the shortcut and the ReLU on a tile before it leaves
+# the chip, so they are not there; in PyTorch each is a pass over a feature map, unless its library has a kernel that
+# takes it along.
 #
-# Inside the convolutions, a few tiles for all shapes meet a library with many kernels and a choice among them for each
+# The rates are what a library is about. A few tiles for all shapes meet many kernels and a choice among them for each
 # shape. cuDNN also has algorithms that need fewer products, such as Winograd's, and kernels that fetch the next numbers
-# while they multiply the last ones. The rates above say what that is worth here.
-#
-# That is an advantage in large products, of which ResNet-18 consists. MobileNetV2 consists of thin ones and of
-# depthwise convolutions, with a few terms each, which wait for memory in whatever order they are computed. If you have
-# a GPU, compare the two networks in the table above before you call a compiler slow.
+# while they multiply the last ones. All of that is for large products, of which ResNet-18 consists. MobileNetV2
+# consists of thin ones and of depthwise convolutions, with a few terms each, which wait for memory in whatever order
+# they are computed. So look at both networks above before you call a compiler slow.
 #
 # ## Knobs
 #
@@ -475,14 +480,15 @@ tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLO
 
 
 # %%
-def timed_for(target):
-    """Return the time of the small network, compiled for another target."""
+def compiled_for(target):
+    """Return the virtual machine of the small network, compiled for a target."""
     module = lib.schedule(lib.lower(small_network, target), target)
-    machine = relax.VirtualMachine(tvm.compile(module, target), tvm.cpu())
-    return milliseconds(lambda: machine["main"](image))
+    return relax.VirtualMachine(tvm.compile(module, target), tvm.cpu())
 
 
-knobs = {"any CPU": timed_for(tvm.target.Target("llvm")), "this CPU": timed_for(cpu)}
+targets = {"this CPU": compiled_for(cpu), "any CPU": compiled_for(tvm.target.Target("llvm"))}
+caption = f"vanilla_cnn, FP32, batch 1. {lab.machine.name('cpu')}."
+tables.show_table(in_turn(targets).table(), caption)
 
 # %% [markdown]
 # ### Threads
@@ -497,17 +503,17 @@ show_source(lib.use_all_cores)
 # %%
 threads = tvm.get_global_func("runtime.config_threadpool")
 every = torch.get_num_threads()
-for count in sorted({1, max(1, every // 2)} - {every}):
-    threads(1, count)  # any core, so many threads
-    knobs[f"this CPU, {count} of {every} threads"] = milliseconds(lambda: machines["rule"]["main"](image))
+
+
+def with_threads(count):
+    """Return a call of the small network that first asks for so many threads, on any core."""
+    return lambda: (threads(1, count), machines["rule"]["main"](image))
+
+
+counts = sorted({1, max(1, every // 2), every}, reverse=True)
+threaded = lab.turns({f"{count} of {every} threads": with_threads(count) for count in counts})
 threads(1, 0)  # all of them again
-plots.show_bars(
-    knobs,
-    "#999933",
-    "median, ms",
-    alt="Median time of the small network on the CPU by target and number of threads.",
-    caption=f"vanilla_cnn, FP32, batch 1. {lab.machine.name('cpu')}.",
-)
+tables.show_table(threaded.table(), caption)
 
 # %% [markdown]
 # The second variable is about manners. TVM binds the thread that calls it to a part of the cores. Every process that
@@ -520,19 +526,13 @@ plots.show_bars(
 
 # %%
 if lab.device == "cuda":
-    layouts = {}
+    rows = []
     for precision in ("fp32", "fp16"):
         each = Workload("resnet18", 1, precision, "cuda")
         other = compiled_anew(each, layout=lib.PYTORCH_LAYOUT)
-        layouts[f"{precision.upper()} {lib.PYTORCH_LAYOUT[0]}"] = on_gpu(each, other)
-        layouts[f"{precision.upper()} {lib.LAYOUTS['cuda'][0]}"] = on_gpu(each, as_exported(each))
-    shown = plots.show_bars(
-        layouts,
-        "#999933",
-        "median, ms (compute only)",
-        alt="Median time of resnet18 at batch 1 on the GPU by precision and layout.",
-        caption=f"ResNet-18, batch 1; the course uses {lib.LAYOUTS['cuda'][0]}. {lab.machine_name}.",
-    )
+        rows.append(on_gpu(each, {lib.PYTORCH_LAYOUT[0]: other, lib.LAYOUTS["cuda"][0]: as_exported(each)}))
+    caption = f"Compute only; the course uses {lib.LAYOUTS['cuda'][0]}. {lab.machine_name}."
+    shown = tables.show_table(pd.concat(rows), caption)
 else:
     shown = "needs a GPU"
 shown
@@ -550,10 +550,8 @@ show_source("inference_lib.backends.tvm.tuning", "tune")
 # %% [markdown]
 # A search takes minutes for a small network and hours for a large one, on the very device, with nothing else running.
 # So its result is kept: a file of loop programs and a file with the best schedule of each, where it beats the rules.
-# Every export looks in the course's folder for its kind of device. Those for x86-64-v4, which is any x86 processor with
-# AVX-512, come from 320 candidates for the small network, timed on two cores; those for sm_90, which is an
-# H100 or an H200, come from 96.
-# What is there now:
+# Every export looks in the course's folder for its kind of device: x86-64-v4 is any x86 processor with AVX-512, sm_90
+# is an H100 or an H200. The course searched for the small network alone. What is there now:
 
 # %%
 for kept in sorted(lib.SCHEDULES.glob("*/database_tuning_record.json")):
@@ -563,13 +561,14 @@ print("used here:", "these" if lib.tuned_schedules(lab.device) else "rules alone
 # %% [markdown]
 # A program is found by its structure: the same loops of the same lengths. Another batch size is another program.
 # A schedule also fits the machine that it was searched on: how many tiles there are for how many cores is a part of it,
-# and what won on two cores may lose on sixteen. Compare "rule" and "tuned" in the first figure of this chapter.
+# and what won on two cores may lose on sixteen. In the first figure of this chapter, against the rule, the tuned
+# schedule is {glue:text}`12-tuned`.
 # The rows of this chapter use a tuned schedule where there is one for their device, and the rules elsewhere.
 #
 # To make your own, on the machine that they are for (`pip install xgboost-cpu cloudpickle` first):
 #
 # ```
-# python -m inference_lib.backends.tvm_tuning vanilla_cnn cuda --trials 640
+# python -m inference_lib.backends.tvm.tuning vanilla_cnn cuda --trials 640
 # ```
 #
 # ## What goes wrong
@@ -596,11 +595,11 @@ for name, converters in {"TVM's converter": None, "the course's": CONVERTERS}.it
 show_source("inference_lib.backends.tvm.graph", "convert_convolution")
 
 # %% [markdown]
-# ### One activation doubles the transpositions
+# ### One activation brings transpositions back
 #
 # MobileNet's ReLU6 is translated to `clip`. The pass that changes the layout does not know that `clip` works in any
-# layout, so it transposes before and after each one. Nothing fails; it is only slow. The course's converter says the
-# same with a maximum and a minimum, which the pass knows.
+# layout, so it transposes before and after each one. Nothing fails, and every one is a pass over a feature map. The
+# course's converter says the same with a maximum and a minimum, which the pass knows.
 
 
 # %% tags=["nbval-check-output"]
@@ -622,8 +621,8 @@ print("maximum and minimum:", transpositions(CONVERTERS))
 # ### A vector of 24 numbers
 #
 # The innermost loop may have any length, and TVM turns it into one vector. A layer of MobileNetV2 has 144 channels.
-# Where registers hold 16 numbers, the longest part of 144 that fits into two of them is 24. LLVM compiles that too, and
-# badly. The course's rule takes powers of two:
+# Where registers hold 16 numbers, the longest part of 144 that fits into two of them is 24. LLVM compiles that, too.
+# The course's rule takes powers of two:
 
 
 # %%
@@ -634,21 +633,16 @@ class AnyLength(VectorTiles):
 
 
 mobile_cpu = lib.lower(lib.import_model(load_pretrained("mobilenet_v2"), Workload("mobilenet_v2", 1)), cpu)
-lengths = {}
-for name, rule in {"any length": AnyLength(), "powers of two": VectorTiles()}.items():
-    machine = machine_of(lib.schedule(mobile_cpu, cpu, rules=[rule]))
-    lengths[name] = milliseconds(lambda m=machine: m["main"](image))
-plots.show_bars(
-    lengths,
-    "#999933",
-    "median, ms",
-    alt="Median time of MobileNetV2 on the CPU with vectors of any length, and of powers of two.",
-    caption=f"MobileNetV2, FP32, batch 1. {lab.machine.name('cpu')}.",
-)
+rules = {"any length": AnyLength(), "powers of two": VectorTiles()}
+lengths = in_turn({name: machine_of(lib.schedule(mobile_cpu, cpu, rules=[rule])) for name, rule in rules.items()})
+tables.show_table(lengths.table(), f"MobileNetV2, FP32, batch 1. {lab.machine.name('cpu')}.")
+
+# %% tags=["remove-cell"]
+glue("12-lengths", told(lengths, "powers of two", "any length"))
 
 # %% [markdown]
-# Both give the right answer, and neither gives a warning. Look at the slowest program, and ask what is odd about its
-# numbers.
+# Powers of two are {glue:text}`12-lengths` here. Neither version gives a warning. Look at the slowest program, and ask
+# what is odd about its numbers.
 #
 # ### One letter turns the tensor cores off
 #
@@ -745,10 +739,10 @@ print(get_backend("tvm").versions())
 # ## Key points
 #
 # - TVM keeps what is computed (loops) apart from how (a schedule), and writes the kernels itself.
-# - The same loops can differ in time by orders of magnitude with their schedule. Rules cost nothing, a search costs
-#   minutes to hours, and what it finds can be kept.
-# - Fusing leaves almost nothing outside of the convolutions. Inside them, a vendor's library has more ways to choose
-#   from.
+# - The loops stay the same, and the schedule decides about the time: here the rule was {glue:text}`12-rule`. Rules cost
+#   nothing, a search costs minutes to hours, and what it finds can be kept.
+# - Fusing puts the bias, the shortcut and the ReLU into the loops of the convolution. Inside of these, a vendor's
+#   library has more ways to choose from.
 # - Everything is compiled in: device, instructions, batch size, precision.
 # - Count what a pass did. What it could not do well, it did not refuse.
 #
