@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ class Shortcut(nn.Module):
         return torch.relu(self.inside(x) + x)
 
 
+class Odd(nn.Module):
+    """Numbers of channels and of classes that fill no vector: a dense and a depthwise convolution, and a head."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        first = nn.Conv2d(3, size, 3, stride=8, padding=1)
+        depthwise = nn.Conv2d(size, size, 3, padding=1, groups=size)
+        self.layers = nn.Sequential(first, nn.ReLU(), nn.Conv2d(size, size, 3, padding=1), depthwise, nn.ReLU6())
+        self.head = nn.Linear(size, size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.adaptive_avg_pool2d(self.layers(x), 1).flatten(1))
+
+
 OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "strided convolution, no bias": lambda: nn.Conv2d(3, 6, 3, stride=8, padding=1, bias=False),
     "batch norm, ReLU6": lambda: nn.Sequential(nn.Conv2d(3, 6, 1, stride=8), nn.BatchNorm2d(6).eval(), nn.ReLU6()),
@@ -96,7 +111,7 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "overlapping pooling": lambda: nn.Sequential(nn.Conv2d(3, 6, 1, stride=8), nn.MaxPool2d(3, 2, 1)),
     "shortcut": Shortcut,
     "head": lambda: nn.Sequential(nn.Conv2d(3, 6, 3, stride=4), Head()),
-}
+} | {f"{size} channels": partial(Odd, size) for size in (3, 5, 7)}
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -111,6 +126,22 @@ def test_each_kind_of_layer_is_compiled_correctly(name: str, precision: str) -> 
     found = tvm.relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(batch)).numpy()
     assert found.dtype == workload.host_dtype
     assert largest_difference(found.astype(np.float32), expected) < {"fp32": 1e-5, "fp16": 2e-3}[precision]
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_odd_sizes_are_shared_among_cores_and_scheduled_for_a_gpu(size: int, batch_size: int) -> None:
+    model = Odd(size).requires_grad_(False).eval()
+    module = import_model(model, Workload("resnet18", batch_size, "fp16", "cuda"))
+    for target, sign in ((target_of("cpu"), "T.parallel"), (cuda_target("sm_90"), "threadIdx.x")):
+        lowered = lower(module, target)
+        scheduled = schedule(lowered, target)
+        programs = {v.name_hint: f for v, f in scheduled.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
+        dense = [name for name in programs if "conv2d" in name]
+        assert len(dense) == 3
+        if size > 1:  # not unrolled as a whole, which took minutes
+            assert all(sign in programs[name].script() for name in dense)
+        assert tvm.compile(scheduled, target)
 
 
 @pytest.mark.parametrize("model", ["vanilla_cnn", "mobilenet_v2"])

@@ -7,13 +7,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from inference_lib.seam.backend import Backend
-from inference_lib.seam.workload import Workload
+from inference_lib.seam.workload import Device, Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import let_others_read
@@ -49,15 +51,25 @@ def build(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS, *,
 
     """
     directory = root / backend.artifact_key(workload)
-    found = find_artifact(backend, workload, root)
-    return found or Artifact(workload, directory, _export(backend, workload, directory, timed))
+    if found := find_artifact(backend, workload, root):
+        return found
+    with _current(workload.device):
+        return Artifact(workload, directory, _export(backend, workload, directory, timed))
 
 
 def find_artifact(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS) -> Artifact | None:
     """Return the artifact of ``workload`` if a fresh one is there."""
     directory = root / backend.artifact_key(workload)
-    manifest = _fresh_manifest(directory, _dependencies(backend, workload))
+    with _current(workload.device):
+        manifest = _fresh_manifest(directory, _dependencies(backend, workload))
     return None if manifest is None else Artifact(workload, directory, manifest)
+
+
+@contextmanager
+def _current(device: Device) -> Iterator[None]:
+    """Make ``device`` the one that CUDA's libraries compile for, and tell the name of, unless they are asked else."""
+    with torch.cuda.device(device.torch) if device.index else nullcontext():
+        yield
 
 
 def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:

@@ -209,7 +209,26 @@ def schedule(module: Any, target: Any, schedules: Path | None = None, rules: Rul
         if schedules:
             with JSONDatabase(work_dir=str(schedules)):
                 module = relax.transform.MetaScheduleApplyDatabase()(module)
-        return dlight.ApplyDefaultSchedule(*(rules or course_rules(target)))(module)
+        return dlight.ApplyDefaultSchedule(*map(Attempt, rules or course_rules(target)))(module)
+
+
+class Attempt:
+    """A rule that steps aside where it fails, for a size that it was not written for: the next rule is asked then.
+
+    A program that no rule schedules is compiled as it is, right and slow, on a CPU; on a GPU the last rule fits all.
+    """
+
+    def __init__(self, rule: Any) -> None:
+        self.rule = rule
+
+    def apply(self, func: Any, target: Any, tunable: bool) -> Any:
+        """Return the schedule of ``func``, or None where the rule is not meant for it."""
+        from tvm.s_tir import ScheduleError
+
+        try:
+            return self.rule.apply(func, target, tunable)
+        except ScheduleError:
+            return None
 
 
 def course_rules(target: Any) -> Rules:

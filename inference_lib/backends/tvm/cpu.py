@@ -87,16 +87,17 @@ class VectorTiles(ScheduleRule):  # type: ignore[misc]
         program.reverse_compute_at(after, tiles)
         zeros = program.decompose_reduction(reduction, program.get_loops(reduction)[1])
         for block in (after, zeros):
-            self.unroll_and_vectorize(program, program.get_loops(block)[-len(inner) :])
+            # All loops but that over the tiles: TVM leaves out one of length 1, of an odd number of channels.
+            self.unroll_and_vectorize(program, program.get_loops(block)[1:])
         return program
 
     @staticmethod
     def unroll_and_vectorize(program: s_tir.Schedule, tile: list[Loop]) -> None:
         """Turn the loops of a tile into straight code on vectors: then LLVM keeps the sums in registers."""
-        *columns, vector = tile
-        program.vectorize(vector)
-        for column in columns:
+        for column in tile[:-1]:
             program.unroll(column)
+        for vector in tile[-1:]:
+            program.vectorize(vector)
 
 
 def parallel_vectors(program: s_tir.Schedule, block: Block, lanes: int) -> s_tir.Schedule:
