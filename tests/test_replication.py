@@ -144,7 +144,7 @@ def test_runs_in_two_folders_are_compared_in_that_order(
 
 def test_the_table_has_the_counts_and_the_worst_pairs(two_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, text, _ = printed(capsys, "--records", str(two_runs))
-    for word in ("end to end", "device", "contradicted", "not_confirmed", "b fp32 / a fp32, resnet18 batch 1 on cuda"):
+    for word in ("end to end", "device", "contradicted", "not confirmed", "b fp32 / a fp32, resnet18 batch 1 on cuda"):
         assert word in text
 
 
