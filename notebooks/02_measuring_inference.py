@@ -83,7 +83,7 @@ from inference_lib.measure.benchmark import WAITED_PERCENT
 from inference_lib.measure.cell import scheduled
 from inference_lib.measure.gpu import wake_clocks
 from inference_lib.measure.profiles import PROFILES
-from inference_lib.measure.turns import Turns, take_turns
+from inference_lib.measure.turns import ROUNDS, Turns, take_turns
 from inference_lib.records.comparison import SAME_WITHIN, verdict_of
 from inference_lib.records.statistics import (
     LEAST_FOR_P99,
@@ -627,7 +627,7 @@ def compute_after(prepare):
 
 runner.upload(inputs[0])
 flush = timing.cache_flush(runner.stream)
-pairs = [(compute_after(occupy), compute_after(flush)) for _ in range(12)]
+pairs = [(compute_after(occupy), compute_after(flush)) for _ in range(ROUNDS)]
 warm, cold = (list(times) for times in zip(*pairs, strict=True))
 keep_turns("weights in the cache", Turns({"wrong": warm, "mended": cold}))
 
@@ -845,7 +845,7 @@ for name, values in moved.items():
 sample = timing.sampler(infer)
 series_claims = turns_claims = 0
 for seed in range(15):
-    first, second = timing.take(sample, 36), timing.take(sample, 36)
+    first, second = timing.take(sample, 3 * ROUNDS), timing.take(sample, 3 * ROUNDS)
     series_claims += verdict_of(by_medians(first, second)) in ("faster", "slower")
     aa = take_turns({"a": infer, "b": infer}, turn_s=0.003 * once, seed=seed)
     turns_claims += aa.effect("b", "a") != "none"

@@ -12,10 +12,10 @@ from inference_lib.measure import timing
 from inference_lib.records.comparison import SAME_WITHIN
 from inference_lib.records.statistics import log_ratios, median_interval
 
-ROUNDS = 12
+ROUNDS = 10
 """Enough for an interval of the median of their ratios (records.statistics.median_interval)."""
 
-LEAST_ITERATIONS = 2
+LEAST_ITERATIONS = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Turns:
 def take_turns(calls: Mapping[str, Callable[[], object]], turn_s: float, seed: int = 0) -> Turns:
     """Time ``calls``, each of which waits for what it starts, in rounds of random order.
 
-    A turn lasts about ``turn_s`` seconds, two calls at least; the first call of a turn does not count.
+    A turn lasts about ``turn_s`` seconds, one call at least, after a first one that does not count.
     """
     samplers = {name: timing.sampler(call) for name, call in calls.items()}
     counts = {}
