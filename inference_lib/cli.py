@@ -73,7 +73,7 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from inference_lib.lab import resolve_device
+    from inference_lib.backends.shared.cuda import resolve_device
     from inference_lib.zoo.training import train
 
     for model in options.models:
@@ -95,7 +95,7 @@ def _export(options: argparse.Namespace) -> None:
     import traceback
 
     from inference_lib.backends import get_backend
-    from inference_lib.lab import resolve_device
+    from inference_lib.backends.shared.cuda import resolve_device
     from inference_lib.measure.workers import reason_of
     from inference_lib.seam import Workload, build
     from inference_lib.support import paths
@@ -127,7 +127,7 @@ def _export(options: argparse.Namespace) -> None:
 
 def _benchmark(options: argparse.Namespace) -> int:
     from inference_lib.backends import BACKENDS
-    from inference_lib.lab import resolve_device
+    from inference_lib.backends.shared.cuda import resolve_device
     from inference_lib.measure.benchmark import Session, whole_grid
     from inference_lib.measure.exports import export_missing
     from inference_lib.measure.plan import grid, why_not

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from inference_lib.backends import BACKENDS
-from inference_lib.backends.shared.cuda import gpu_works, set_float32_products
+from inference_lib.backends.shared.cuda import resolve_device, set_float32_products
 from inference_lib.measure import timing
 from inference_lib.measure.benchmark import benchmark, whole_grid
 from inference_lib.measure.plan import empty_record, why_not
@@ -21,7 +21,6 @@ from inference_lib.records.store import RecordStore, select_all
 from inference_lib.report.rivals import Rivals
 from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS, Device, Model
 from inference_lib.support import paths
-from inference_lib.support.errors import CourseError, unknown_name
 
 RECORDS = paths.BUILD / "records"
 
@@ -147,14 +146,3 @@ def open_lab(profile: str = "quick", device: str = "auto", records_dir: str | Pa
         store=RecordStore(Path(records_dir or RECORDS)),
         published_store=RecordStore(paths.PUBLISHED / "records"),
     )
-
-
-def resolve_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda``: ``auto`` takes the GPU if one works."""
-    if device == "auto":
-        return "cuda" if gpu_works() else "cpu"
-    if device not in DEVICE_KINDS:
-        raise unknown_name("device", device, ("auto", *DEVICE_KINDS))
-    if device == "cuda" and not gpu_works():
-        raise CourseError("no NVIDIA GPU answers; use --device cpu, or install a driver for CUDA 13")
-    return device

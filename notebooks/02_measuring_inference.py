@@ -83,6 +83,7 @@ from inference_lib.measure.benchmark import WAITED_PERCENT
 from inference_lib.measure.cell import scheduled
 from inference_lib.measure.gpu import wake_clocks
 from inference_lib.measure.profiles import PROFILES
+from inference_lib.measure.throughput import time_throughput
 from inference_lib.measure.turns import ROUNDS, Turns, take_turns
 from inference_lib.records.comparison import SAME_WITHIN, verdict_of
 from inference_lib.records.statistics import (
@@ -1123,11 +1124,11 @@ plots.show_figure(
 # For throughput, batches are queued in ever larger chunks, and the clock is read after each chunk is done:
 
 # %%
-show_source(timing.time_throughput)
+show_source(time_throughput)
 
 # %%
 latency = lab.time(infer).p50
-throughput = timing.time_throughput(runner, inputs[0], budget_s=0.5)
+throughput = time_throughput(runner, inputs[0], budget_s=0.5)
 per_second = throughput.images_per_s
 fps = 1e3 / latency
 print(f"latency    {latency:.3f} ms, its inverse {fps:,.0f} images/s")

@@ -68,7 +68,7 @@ from torch.fx.experimental.optimization import fuse
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.fusion import fuse_convolutions
-from inference_lib.measure import operations, timing
+from inference_lib.measure import operations
 from inference_lib.measure.gpu import sample_load
 from inference_lib.measure.roofline import (
     Measured,
@@ -80,6 +80,7 @@ from inference_lib.measure.roofline import (
     roofline_table,
     work_of,
 )
+from inference_lib.measure.throughput import time_throughput
 from inference_lib.report import glue, plots, show_source, tables
 from inference_lib.seam import PRECISIONS, Workload, build
 
@@ -590,7 +591,7 @@ def measure(name, size, kind):
     workload = Workload(name, size, kind, lab.device)
     batch = np.random.default_rng(0).random(workload.input_shape, np.float32).astype(workload.host_dtype)
     with backend.load(build(backend, workload)) as runner:
-        found = timing.time_throughput(runner, batch, lab.profile.budget_s)
+        found = time_throughput(runner, batch, lab.profile.budget_s)
     return Measured(backend.name, backend.title, name, size, kind, found.images_per_s)
 
 

@@ -75,7 +75,7 @@ from inference_lib.backends.openvino import (
     layers,
 )
 from inference_lib.measure.roofline import bounds, ceilings, work_of
-from inference_lib.measure.timing import fill_budget
+from inference_lib.measure.throughput import fill_budget
 from inference_lib.records.store import select
 from inference_lib.report import glue, plots, show_source, tables, words
 from inference_lib.seam import PRECISIONS, Workload, build, find_precision

@@ -1,4 +1,4 @@
-"""The line of a long message that a reader needs; the messages are real ones."""
+"""The line of a long message that a reader needs; the messages are those of real tools, shortened."""
 
 import pytest
 

@@ -58,7 +58,7 @@ def test_a_turn_lasts_no_longer_than_it_may() -> None:
 
 
 def test_an_unknown_profile_is_refused_with_the_valid_ones() -> None:
-    with pytest.raises(CourseError, match="unknown profile 'huge'; choose one of: quick, full"):
+    with pytest.raises(CourseError, match="unknown profile 'huge'; choose one of: smoke, quick, full"):
         get_profile("huge")
 
 

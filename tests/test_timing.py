@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from inference_lib.measure import timing
+from inference_lib.measure import throughput, timing
 
 
 class FakeClock:
@@ -89,7 +89,7 @@ def test_a_slow_model_gets_its_floor_of_samples_beyond_the_budget() -> None:
 
 def test_throughput_is_images_over_wall_time() -> None:
     clock = FakeClock()
-    result = timing.time_throughput(FakeRunner(clock, 0.01), np.zeros((8, 1)), 1.0, clock)
+    result = throughput.time_throughput(FakeRunner(clock, 0.01), np.zeros((8, 1)), 1.0, clock)
     assert result.images_per_s == pytest.approx(800)
     assert result.seconds == pytest.approx(result.batches * 0.01)
     assert 0.5 <= result.seconds < 1.1
@@ -114,7 +114,7 @@ class SideBySide(FakeRunner):
 
 def test_a_queue_is_filled_even_where_one_batch_takes_longer_than_the_budget() -> None:
     clock = FakeClock()
-    result = timing.time_throughput(SideBySide(clock, 0.3), np.zeros((8, 1)), 0.1, clock)
+    result = throughput.time_throughput(SideBySide(clock, 0.3), np.zeros((8, 1)), 0.1, clock)
     assert result.images_per_s == pytest.approx(4 * 8 / 0.3)
     assert result.batches >= 8
 
@@ -127,7 +127,7 @@ def test_short_queues_with_their_waits_are_not_counted() -> None:
         numbers.append(number)
         clock.advance(0.001)
 
-    result = timing.fill_budget(queue, lambda: clock.advance(0.05), 8, 2.0, clock)
+    result = throughput.fill_budget(queue, lambda: clock.advance(0.05), 8, 2.0, clock)
     assert result.images_per_s > 0.95 * 8000
     assert result.batches < len(numbers)
     assert numbers == list(range(len(numbers)))

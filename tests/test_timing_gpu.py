@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inference_lib.backends import get_backend
-from inference_lib.measure import gpu, timing, workers
+from inference_lib.measure import gpu, throughput, timing, workers
 from inference_lib.measure.pipeline import Pipeline, time_overlapped
 from inference_lib.measure.turns import take_turns
 from inference_lib.records.record import Load
@@ -130,7 +130,7 @@ def test_sampling_the_device_leaves_the_median_alone(tmp_path: Path) -> None:
         loads: list[Load] = []
         rounds = [
             (
-                after(lambda: timing.fill_budget(lambda _: step(), runner.synchronize, len(batch), 1.2)),
+                after(lambda: throughput.fill_budget(lambda _: step(), runner.synchronize, len(batch), 1.2)),
                 after(lambda: loads.append(gpu.sample_load(0, step, 1.2))),
             )
             for _ in range(5)
@@ -161,7 +161,7 @@ def test_overlapped_batches_get_their_own_answers(tmp_path: Path, name: str) -> 
 def test_overlapped_copies_hide_behind_the_computation(tmp_path: Path) -> None:
     with captured("resnet18", 256, tmp_path) as runner:
         batches = [np.zeros(runner.workload.input_shape, runner.workload.host_dtype)] * 2
-        computed = timing.time_throughput(runner, batches[0], 0.5).images_per_s
+        computed = throughput.time_throughput(runner, batches[0], 0.5).images_per_s
         overlapped = time_overlapped(runner, batches, 0.5).images_per_s
         one_by_one = len(batches[0]) / median(timing.time_end_to_end(runner, batches, RULE)) * 1e3
     print(f"images/s: compute {computed:,.0f}, overlapped {overlapped:,.0f}, one by one {one_by_one:,.0f}")

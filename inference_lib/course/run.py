@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from inference_lib.backends import BACKENDS
+from inference_lib.backends.shared.cuda import resolve_device
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook, without_paths
-from inference_lib.lab import resolve_device
 from inference_lib.measure.benchmark import Session, whole_grid
 from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.records.machine import this_machine

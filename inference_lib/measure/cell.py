@@ -18,6 +18,7 @@ from inference_lib.backends import get_backend
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.measure import accuracy, gpu, timing
 from inference_lib.measure.pipeline import time_overlapped
+from inference_lib.measure.throughput import time_throughput
 from inference_lib.records.record import Accuracy, Build, Clocks, Load
 from inference_lib.seam import Artifact, Backend, Workload, find_artifact
 from inference_lib.support.errors import CourseError
@@ -167,7 +168,7 @@ class Cell:
 
     def throughput(self, budget_s: float) -> float:
         """Return images per second, batches computed back to back."""
-        return timing.time_throughput(self._runner, self._inputs[0], budget_s).images_per_s
+        return time_throughput(self._runner, self._inputs[0], budget_s).images_per_s
 
     def overlapped(self, budget_s: float) -> float | None:
         """Return images per second with copies and computation overlapped; None for a runner without fixed buffers."""

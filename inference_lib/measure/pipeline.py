@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.measure.timing import Clock, Throughput, fill_budget
+from inference_lib.measure.throughput import Throughput, fill_budget
+from inference_lib.measure.timing import Clock
 
 SLOTS = 2
 """Batches in flight: one may be copied while another is computed."""

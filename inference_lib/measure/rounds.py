@@ -94,7 +94,10 @@ class Race:
     # Starting
 
     def _start(self) -> None:
-        """Load everyone, side by side where NVML tells their memory apart, else one after the other."""
+        """Load everyone: all at once on a host with many cores, else as many at a time as there are cores.
+
+        Where NVML does not tell processes apart, only a rival that started alone has a figure for its memory.
+        """
         cores = os.cpu_count() or 1
         together = len(self.outcomes) if cores >= MANY_CORES else cores
         waiting = list(self.outcomes)

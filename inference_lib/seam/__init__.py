@@ -1,7 +1,8 @@
 """The words that all other rooms share: what is asked for, what is exported, what is run."""
 
-from inference_lib.seam.artifact import Artifact, build, find_artifact
+from inference_lib.seam.artifact import Artifact
 from inference_lib.seam.backend import Availability, Backend, Runner, StagedRunner, Support
+from inference_lib.seam.build import build, find_artifact
 from inference_lib.seam.contract import CheckedRunner
 from inference_lib.seam.dataset import FASHION_MNIST, Dataset
 from inference_lib.seam.model import MODELS, Model, find_model

@@ -7,15 +7,13 @@ so that an artifact is built once and used by many measurements.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 
+from inference_lib.seam.artifact import Artifact
 from inference_lib.seam.workload import Workload
-
-if TYPE_CHECKING:
-    from inference_lib.seam.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -111,10 +109,10 @@ class Backend(Protocol):
         """Write the artifact into the empty ``directory``."""
         ...
 
-    def stored_precision(self, artifact: "Artifact") -> str:
+    def stored_precision(self, artifact: Artifact) -> str:
         """Read the precision of the exported weights back from disk: ``fp32``, ``fp16`` or ``bf16``."""
         ...
 
-    def load(self, artifact: "Artifact") -> StagedRunner:
+    def load(self, artifact: Artifact) -> StagedRunner:
         """Return a runner for ``artifact.workload``."""
         ...

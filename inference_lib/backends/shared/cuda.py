@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from inference_lib.seam import Availability, Support, Workload
+from inference_lib.seam import DEVICE_KINDS, Availability, Support, Workload
+from inference_lib.support.errors import CourseError, unknown_name
 
 NO_GPU = Availability(
     usable=False,
@@ -54,3 +55,14 @@ def float32_products(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda``: ``auto`` takes the GPU if one works."""
+    if device == "auto":
+        return "cuda" if gpu_works() else "cpu"
+    if device not in DEVICE_KINDS:
+        raise unknown_name("device", device, ("auto", *DEVICE_KINDS))
+    if device == "cuda" and not gpu_works():
+        raise CourseError("no NVIDIA GPU answers; use --device cpu, or install a driver for CUDA 13")
+    return device

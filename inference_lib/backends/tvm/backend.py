@@ -36,7 +36,7 @@ MODEL_FILE = "model.so"
 PACKAGES = "apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post0"
 
 SCHEDULES = Path(__file__).with_name("schedules")
-"""Tuned schedules that come with the course, a folder per target; see tvm_tuning.py."""
+"""Tuned schedules that come with the course, a folder per target; see tuning.py."""
 
 Layout = tuple[str, str]
 """The order of the axes of images and of filters: batch N, channels C, height H, width W; outputs O, inputs I."""

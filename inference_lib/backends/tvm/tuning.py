@@ -1,6 +1,6 @@
 """Search for schedules with TVM's MetaSchedule, once, and keep those that beat the rules: exports use them.
 
-    python -m inference_lib.backends.tvm_tuning vanilla_cnn cpu --trials 320
+    python -m inference_lib.backends.tvm.tuning vanilla_cnn cpu --trials 320
 
 Each loop program gets candidates that are compiled and timed here, in processes of their own, so nothing else should
 run meanwhile. It needs cloudpickle and xgboost (``pip install cloudpickle xgboost-cpu``), which learns from the

@@ -1,0 +1,129 @@
+"""Exported models on disk: built once, reused while nothing they depend on has changed."""
+
+import errno
+import fcntl
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference_lib.seam.artifact import MANIFEST, Artifact
+from inference_lib.seam.backend import Backend
+from inference_lib.seam.workload import Device, Workload
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+from inference_lib.support.files import let_others_read
+from inference_lib.support.hashes import module_hash
+
+
+def build(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS, *, timed: bool = True) -> Artifact:
+    """Return the artifact of ``workload``, exporting it unless a fresh one is there.
+
+    A stale artifact (other weights, another exporter or version of it, another GPU for an engine) is rebuilt, never
+    used. ``manifest["build_seconds"]`` is what building it cost, whenever that was, and is missing where it was not
+    ``timed``: with other exports beside it, the time would be theirs as well.
+
+    Raises:
+        CourseError: the exported weights are not in the precision that the workload names.
+
+    """
+    directory = root / backend.artifact_key(workload)
+    if found := find_artifact(backend, workload, root):
+        return found
+    with _current(workload.device):
+        return Artifact(workload, directory, _export(backend, workload, directory, timed))
+
+
+def find_artifact(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS) -> Artifact | None:
+    """Return the artifact of ``workload`` if a fresh one is there."""
+    directory = root / backend.artifact_key(workload)
+    with _current(workload.device):
+        manifest = _fresh_manifest(directory, _dependencies(backend, workload))
+    return None if manifest is None else Artifact(workload, directory, manifest)
+
+
+@contextmanager
+def _current(device: Device) -> Iterator[None]:
+    """Make ``device`` the one that CUDA's libraries compile for, and tell the name of, unless they are asked else."""
+    with torch.cuda.device(device.torch) if device.index else nullcontext():
+        yield
+
+
+def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:
+    """Return what the artifact is made from; a change in any of these makes it stale."""
+    return {
+        "key": backend.artifact_key(workload),
+        "weights_sha256": workload.model.identity,
+        "versions": backend.versions(),
+        "code": module_hash(type(backend).export.__module__),
+    }
+
+
+def _fresh_manifest(directory: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest in ``directory`` if there is one and it says what is wanted."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return manifest if all(manifest.get(key) == value for key, value in wanted.items()) else None
+
+
+def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) -> dict[str, Any]:
+    """Export into a folder of this process beside the final one, then swap: a half-written artifact is never found."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
+    try:
+        model = workload.model.load().eval()  # whatever mode it came in: dropout would be exported, too
+        with _alone(backend, directory.parent):
+            start = time.perf_counter()
+            backend.export(model, workload, scratch)
+            seconds = time.perf_counter() - start
+        manifest = _dependencies(backend, workload) | ({"build_seconds": seconds} if timed else {})
+        _check_weights(backend, workload, scratch)
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        let_others_read(scratch)
+        _swap(scratch, directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+@contextmanager
+def _alone(backend: Backend, folder: Path) -> Iterator[None]:
+    """Let one process at a time export to ``folder`` where the exporter times kernels.
+
+    Kernels that are timed beside others are chosen wrongly. The wait is over before the clock starts.
+    """
+    if not backend.times_kernels:
+        yield
+        return
+    with (folder / "builder.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        yield
+
+
+def _check_weights(backend: Backend, workload: Workload, directory: Path) -> None:
+    found = backend.stored_precision(Artifact(workload, directory))
+    if found != workload.precision.storage:
+        raise CourseError(
+            f"{backend.title} exported {workload.model} with {found} weights where {workload.precision.storage} "
+            "was asked for; the export is not used"
+        )
+
+
+def _swap(scratch: Path, directory: Path) -> None:
+    """Put ``scratch`` in the place of ``directory``; of two who do so at once, the later one's stays."""
+    while True:
+        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            scratch.rename(directory)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
