@@ -21,7 +21,7 @@ import nbformat
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 from inference_lib.course.run import COURSE, FAILED, Chapter, Course, Failure, chapters, find_chapters
 from inference_lib.records.record import Record
-from inference_lib.records.store import RecordStore, select_all
+from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, shown
@@ -29,7 +29,7 @@ from inference_lib.support.files import make_writable, shown
 PUBLISHED = "published"
 EDITIONS = ("local", PUBLISHED)
 
-THOROUGH, FIRST_RUN = "full", "1"
+THOROUGH = "full"
 """The profile of an edition, and the run that its sentences are about; others show whether they hold."""
 
 NOT_FOR_AN_EDITION = "publish what a GPU made with --profile full, or say --any-profile"
@@ -103,7 +103,7 @@ def publish(
         for kept in (records.parent / "ceilings").glob("cuda-*.json"):
             _write_if_changed(folder / "ceilings" / kept.name, kept.read_bytes())
     if (course.root / "README.md").exists():
-        readme.update(course.root / "README.md", select_all(edition.values(), run=FIRST_RUN))
+        readme.update(course.root / "README.md", list(edition.values()))
     return names
 
 

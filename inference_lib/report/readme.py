@@ -12,13 +12,14 @@ from inference_lib.report.choose import latency_ms, quickest
 from inference_lib.report.plots import provenance
 from inference_lib.report.tables import ends, markdown_table, replicated, replication_counts
 from inference_lib.report.words import label, tied, times_faster
+from inference_lib.seam import PRECISIONS
 
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 ONE_RUN = "This edition holds one run of the grid, so no second one has checked its claims."
 
 TWO_RUNS = (
-    "The whole grid was measured twice. A pair is two rows that answer the same question; for a claim, the first run "
+    "Every row was measured in two runs. A pair is two rows that answer the same question; for a claim, the first run "
     "says that one of them is faster. The second run contradicts so many claims, and does not confirm so many. "
     "Ratios are compatible where they differ by no more than their intervals allow: 95 of 100, if those are honest."
 )
@@ -39,9 +40,10 @@ def results(records: Sequence[Record]) -> str:
 
 
 def best_rows(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row a model: the plain loop (PyTorch eager, FP32) and the quickest row at batch 1, and the most images.
+    """Return a row a model: the plain loop (PyTorch eager) and the quickest row at batch 1, and the most images.
 
-    Times are medians end to end in ms with their 95 % intervals; the most productive row is that of any batch size.
+    The loop is in FP32, or where that was not measured in what was. Times are medians end to end in ms with their 95 %
+    intervals; the most productive row is that of any batch size, and has a column where throughput was measured.
     """
     rows = []
     for model in dict.fromkeys(record.model for record in records):
@@ -49,21 +51,26 @@ def best_rows(records: Sequence[Record]) -> pd.DataFrame:
         single = select(mine, batch_size=1)
         if not single:
             continue
-        loop, best = select(single, backend="pytorch", precision="fp32"), quickest(single)
-        most = max(mine, key=lambda record: record.throughput_images_per_s or 0)
+        loops, best = select(single, backend="pytorch"), quickest(single)
+        loop = select(loops, precision="fp32") or loops[:1]
         rows.append(
             {
                 "model": model,
-                "plain loop, ms": _time(loop[0]) if loop else "-",
+                "plain loop, ms": f"{PRECISIONS[loop[0].precision].title} {_time(loop[0])}" if loop else "-",
                 "quickest row": label(best),
                 "its ms": _time(best),
                 "against the loop": times_faster(loop, [best]),
                 "not clearly slower than it": tied(best, single),
-                "most images per second": f"{most.throughput_images_per_s or 0:,.0f}: {label(most)}, "
-                f"batch {most.batch_size}",
+                "most images per second": _most_productive(mine),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+
+
+def _most_productive(records: Sequence[Record]) -> str | None:
+    most = max(records, key=lambda record: record.throughput_images_per_s or 0)
+    images = most.throughput_images_per_s
+    return f"{images:,.0f}: {label(most)}, batch {most.batch_size}" if images else None
 
 
 def absent(records: Sequence[Record]) -> list[str]:
