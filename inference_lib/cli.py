@@ -92,14 +92,11 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    import traceback
-
     from inference_lib.backends import get_backend
     from inference_lib.backends.shared.cuda import resolve_device
-    from inference_lib.measure.workers import reason_of
     from inference_lib.seam import Workload, build
-    from inference_lib.support import paths
-    from inference_lib.support.files import shown, write_atomically
+    from inference_lib.support.failures import keep, reason_of
+    from inference_lib.support.files import shown
 
     device = resolve_device(options.device)
     workload = Workload(options.model, options.batch_size, options.precision, device)
@@ -114,12 +111,8 @@ def _export(options: argparse.Namespace) -> None:
     except (CourseError, OSError):
         raise
     except Exception as error:  # whatever a framework raises
-        log = paths.BUILD / "export.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(log, traceback.format_exc().encode())
-        raise CourseError(
-            f"{backend.title} cannot export {workload}: {reason_of(error)}; the whole error is in {shown(log)}"
-        ) from error
+        said = f"{backend.title} cannot export {workload}: {reason_of(error)}"
+        raise CourseError(f"{said}; the whole text is in {shown(keep(error))}") from error
     seconds = artifact.manifest.get("build_seconds")
     took = "exported beside others before" if seconds is None else f"{seconds:.1f} s"
     print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {took}")

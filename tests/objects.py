@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import torch
 
@@ -11,16 +12,17 @@ from inference_lib.measure.cell import Cell, Turn
 from inference_lib.measure.exports import Exporter
 from inference_lib.measure.plan import Rival
 from inference_lib.seam import Model
+from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 
 REASON = "no data set in data; run `python -m inference_lib data`, which tells where to put it " + "and more " * 40
 
 
 class Thing:
-    """Does what can go wrong in a worker."""
+    """Does what can go wrong in a worker, which keeps texts in ``build``."""
 
-    def __init__(self, name: str = "thing") -> None:
-        self.name, self.calls = name, 0
+    def __init__(self, build: Path = paths.BUILD) -> None:
+        self.calls, paths.BUILD = 0, build
 
     def called(self) -> int:
         self.calls += 1

@@ -94,7 +94,7 @@ def test_what_a_framework_says_is_one_line_and_the_rest_is_in_a_file(tmp_path: P
         import sys
         from pathlib import Path
         from inference_lib.support import paths
-        paths.BUILD = Path({str(tmp_path)!r})
+        paths.BUILD = Path({str(tmp_path / "_build")!r})
         from inference_lib import cli
         from inference_lib.backends.pytorch import PyTorchEager
         def fail(*_):
@@ -103,9 +103,8 @@ def test_what_a_framework_says_is_one_line_and_the_rest_is_in_a_file(tmp_path: P
         sys.exit(cli.main(["export", "pytorch", "vanilla_cnn", "--device", "cpu", "--output", {str(tmp_path)!r}]))
     """
     line = one_line(command(python=[sys.executable, "-c", textwrap.dedent(script)]))
-    assert "PyTorch (eager) cannot export vanilla_cnn fp32 batch 1 on cpu: TypeError: no kernel" in line
-    assert line.endswith("export.log")
-    assert "of that kind" in (tmp_path / "export.log").read_text()
+    assert "PyTorch (eager) cannot export vanilla_cnn fp32 batch 1 on cpu: TypeError: no kernel; the whole" in line
+    assert "of that kind" in Path(line.split("the whole text is in ")[1]).read_text()
 
 
 def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from inference_lib.measure.workers import reason_of
 from inference_lib.support.errors import CourseError, cause_line
+from inference_lib.support.failures import reason_of
 
 UNKNOWN_FLAG = """CppCompileError: C++ compile error
 

@@ -12,16 +12,22 @@ import objects
 import pytest
 import torch
 
-from inference_lib.measure.workers import Deadline, Worker, WorkerError, ran_out_of_memory, reason_of
+from inference_lib.measure.workers import Deadline, Worker, WorkerError, ran_out_of_memory
 from inference_lib.support.errors import CourseError
+from inference_lib.support.failures import reason_of
 
 LIMIT_S = 120.0
 """The fork server's first start imports PyTorch: slow on a busy machine, and never waited for in full."""
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    with Worker(objects.Thing) as started:
+def build(tmp_path: Path) -> Path:
+    return tmp_path / "_build"
+
+
+@pytest.fixture
+def worker(build: Path) -> Iterator[Worker]:
+    with Worker(objects.Thing, build) as started:
         started.ask("called", limit_s=LIMIT_S)
         yield started
 
@@ -56,10 +62,40 @@ def failure(worker: Worker, command: str, *arguments: object, limit_s: float = L
     return error.value
 
 
-def test_a_command_that_raises_says_why_in_one_line(worker: Worker) -> None:
+def whole_text(build: Path, found: WorkerError, reason: str) -> str:
+    """Return what is in the one file that the line names after ``reason``, as from the folder of the build."""
+    said, named = str(found).split("; the whole text is in ")
+    assert said == reason
+    assert [path.relative_to(build.parent) for path in build.rglob("*.txt")] == [Path(named)]
+    return (build.parent / named).read_text()
+
+
+def test_a_command_that_raises_says_why_in_one_line_and_the_whole_text_is_in_a_file(
+    worker: Worker, build: Path
+) -> None:
     found = failure(worker, "fail", RuntimeError, "CUDA error: an illegal memory access\nCompile with DSA")
-    assert str(found) == "CUDA error: an illegal memory access"
+    text = whole_text(build, found, "CUDA error: an illegal memory access")
+    assert text.startswith("Traceback")
+    assert "in fail\n" in text
+    assert text.endswith("an illegal memory access\nCompile with DSA\n")
     assert not found.out_of_memory
+
+
+def test_a_line_that_was_cut_is_whole_in_the_file(worker: Worker, build: Path) -> None:
+    line = "unsupported operator " + "x" * 1000
+    found = failure(worker, "fail", TypeError, line)
+    assert line in whole_text(build, found, f"TypeError: {line[:300]}")
+
+
+@pytest.mark.parametrize("command", [("fail", RuntimeError, "one line\n"), ("fail", KeyError, "features"), ("refuse",)])
+def test_what_is_told_in_full_has_no_file(worker: Worker, build: Path, command: tuple) -> None:
+    assert "the whole text" not in str(failure(worker, *command))
+    assert not build.exists()
+
+
+def test_where_the_text_cannot_be_kept_the_reason_is_told_all_the_same(worker: Worker, build: Path) -> None:
+    build.write_text("a file where the folder would be")
+    assert str(failure(worker, "fail", RuntimeError, "No space left on device\nmore")) == "No space left on device"
 
 
 def test_an_error_of_the_course_is_the_reason_word_for_word(worker: Worker) -> None:
@@ -91,10 +127,10 @@ def test_a_command_to_a_dead_worker_is_answered_by_its_death(worker: Worker) -> 
         worker.answer(LIMIT_S)
 
 
-def test_memory_that_ran_out_is_told_apart(worker: Worker) -> None:
+def test_memory_that_ran_out_is_told_apart(worker: Worker, build: Path) -> None:
     found = failure(worker, "run_out_of_memory")
     assert found.out_of_memory
-    assert str(found) == "CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert "GPU 0 has" in whole_text(build, found, "CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import torch
 
-from inference_lib.support.errors import CourseError, cause_line
+from inference_lib.support.failures import told
 
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
@@ -159,7 +159,7 @@ def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, 
             thing = make(*arguments) if thing is None else thing
             answer = (True, getattr(thing, command)(*given), False)
         except Exception as error:  # whatever a framework raises is the row's reason
-            answer = (False, reason_of(error), ran_out_of_memory(error))
+            answer = (False, told(error), ran_out_of_memory(error))
         try:
             pipe.send(answer)
         except (BrokenPipeError, OSError):
@@ -168,16 +168,6 @@ def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, 
     if close:
         close()
     os._exit(0)  # a framework's threads may never end by themselves
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why something failed, in one line: ours word for word, others with their kind where the text needs it."""
-    if isinstance(error, CourseError):
-        return str(error)
-    said, kind = cause_line(str(error)), type(error).__name__
-    if said and isinstance(error, ValueError | RuntimeError):
-        return said
-    return f"{kind}: {said}" if said else kind
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
