@@ -1,14 +1,17 @@
-"""What an artifact is made from: a network in evaluation mode, whatever mode it was handed over in."""
+"""What an artifact is made from, a network in evaluation mode, and that it is whole, however many make it at once."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import objects
 import pytest
 from inputs import eager_logits, noise
 from torch import nn
 
 from inference_lib.backends import BACKENDS
+from inference_lib.measure.workers import Worker
 from inference_lib.seam import MODELS, Workload, build
 from inference_lib.zoo.networks import create_model, load_pretrained
 
@@ -51,3 +54,28 @@ def test_an_architecture_alone_is_in_training_mode_and_a_trained_network_is_not(
     for name in MODELS:
         assert create_model(name).training
         assert not load_pretrained(name).training
+
+
+def test_processes_that_export_one_artifact_at_once_all_succeed_and_leave_one(tmp_path: Path) -> None:
+    root, meeting = tmp_path / "artifacts", tmp_path / "meeting"
+    meeting.mkdir()
+    workers = [Worker(objects.Writer, root, meeting, 3) for _ in range(3)]
+    try:
+        for worker in workers:
+            worker.tell("build")
+        found = [worker.answer(120) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert len(list(meeting.iterdir())) == 3  # all of them exported
+    assert len({writer for halves in found for writer in halves}) == 1  # nobody's was taken away while it was read
+    assert os.listdir(root / "writer") == ["vanilla_cnn"]
+
+
+def test_a_stale_artifact_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    place = tmp_path / "artifacts" / "writer"
+    objects.Writer(tmp_path / "artifacts", tmp_path, 0).build()
+    (place / "vanilla_cnn" / "third half").touch()
+    objects.Writer(tmp_path / "artifacts", tmp_path, 1).build()
+    assert os.listdir(place) == ["vanilla_cnn"]
+    assert sorted(os.listdir(place / "vanilla_cnn")) == ["first half", "manifest.json", "second half"]

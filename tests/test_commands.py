@@ -1,6 +1,7 @@
 """The real commands on odd machines, each in a process of its own: right, or one clear line and no traceback."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,12 +127,18 @@ def test_a_full_disk_is_one_line() -> None:
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Path:
-    """A checkout in which nothing can be made: where a folder would be, there is a file."""
+def empty(tmp_path: Path) -> Path:
+    """A checkout in which nothing was made yet."""
     for name in ("notebooks", "book", "_toc.yml", "_config.yml"):
         (tmp_path / name).symlink_to(paths.ROOT / name)
-    (tmp_path / "_build").write_text("")
     return tmp_path
+
+
+@pytest.fixture
+def read_only(empty: Path) -> Path:
+    """A checkout in which nothing can be made: where a folder would be, there is a file."""
+    (empty / "_build").write_text("")
+    return empty
 
 
 @pytest.mark.parametrize("arguments", ["train vanilla_cnn --device cpu", "run 01", "book", "book --edition published"])
@@ -194,6 +201,23 @@ def test_sigterm_ends_the_workers_too(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     wait_until(lambda: not processes_with(mark), limit_s=10)
     assert processes_with(mark) == []
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found through /proc")
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler that goes on for long")
+def test_sigterm_in_an_export_ends_exporters_and_their_compilers(empty: Path) -> None:
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    arguments = ["benchmark", "--export-only", "--device", "cpu", "--backend", "aot-inductor", "--model", "resnet18"]
+    run = started(*arguments, "--batch-size", "1", mark=mark, INFERENCE_ROOT=str(empty))
+    wait_until(lambda: run.poll() is not None or list(empty.glob("artifacts/*/.*.part")))
+    assert run.poll() is None, run.communicate()
+    run.terminate()
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode == 143, errors
+    assert "Traceback" not in errors
+    wait_until(lambda: not processes_with(mark), limit_s=10)
+    assert processes_with(mark) == []
+    assert not list(empty.glob("artifacts/*/resnet18*"))  # nobody went on until it was done
 
 
 def test_ctrl_c_in_a_training_tells_the_truth_about_what_is_kept(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,14 @@ def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) 
             start = time.perf_counter()
             backend.export(model, workload, scratch)
             seconds = time.perf_counter() - start
-        manifest = _dependencies(backend, workload) | ({"build_seconds": seconds} if timed else {})
+        wanted = _dependencies(backend, workload)
+        manifest = wanted | ({"build_seconds": seconds} if timed else {})
         _check_weights(backend, workload, scratch)
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2))
         let_others_read(scratch)
-        _swap(scratch, directory)
+        return _swap(scratch, directory, wanted) or manifest
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return manifest
 
 
 @contextmanager
@@ -117,13 +117,21 @@ def _check_weights(backend: Backend, workload: Workload, directory: Path) -> Non
         )
 
 
-def _swap(scratch: Path, directory: Path) -> None:
-    """Put ``scratch`` in the place of ``directory``; of two who do so at once, the later one's stays."""
+def _swap(scratch: Path, directory: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """Put ``scratch`` in the place of ``directory``, unless another process did so meanwhile; return its manifest then.
+
+    Theirs stays, because somebody may be reading it already.
+    """
+    old = scratch.with_suffix(".old")
     while True:
-        shutil.rmtree(directory, ignore_errors=True)
         try:
-            scratch.rename(directory)
-            return
+            scratch.rename(directory)  # where nothing is
+            return None
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        if theirs := _fresh_manifest(directory, wanted):
+            return theirs
+        with suppress(FileNotFoundError):
+            directory.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
