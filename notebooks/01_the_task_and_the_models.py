@@ -64,8 +64,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference_lib import MODELS, load_pretrained, open_lab
-from inference_lib.measure.accuracy import read_reference, reference_path, write_reference
+from inference_lib.backends import get_backend
+from inference_lib.measure.accuracy import compare, problem, read_reference, reference_path, write_reference
 from inference_lib.report import glue, plots, show_source, tables
+from inference_lib.seam import Workload, build
 from inference_lib.zoo.fashion_mnist import CLASS_NAMES, MEAN, STD, load_fashion_mnist, preprocess
 from inference_lib.zoo.networks import PRETRAINED, weights_sha256
 
@@ -388,6 +390,43 @@ tables.show_table(answer, caption, {"logit": "{:.2f}", "probability": "{:.3f}"})
 # %% [markdown]
 # When two logits are close, rounding can swap them. That is why later chapters report *agreement*, the share of equal
 # predictions, beside the largest difference of a logit.
+#
+# What is computed from a value that is not a number (NaN, as a broken sensor or 0/0 leaves it) should not be a number
+# either. Some frameworks' kernels lose it, because a maximum of NaN and 0 may be either, and both ReLU and pooling are
+# maxima. Here the first of four test pictures is replaced by NaN:
+
+# %%
+asked = Workload("vanilla_cnn", 4)
+spoiled = batch[:4].copy()
+spoiled[0] = np.nan
+rows = []
+for backend in map(get_backend, ("pytorch", "onnxruntime", "openvino")):
+    if backend.availability("cpu").usable:
+        with backend.load(build(backend, asked)) as runner:
+            found = runner.infer(spoiled)
+        agreement = compare(found, logits["vanilla_cnn"], truth)
+        rows.append(
+            {
+                "framework": backend.title,
+                "logits for NaN": "finite" if np.isfinite(found[0]).all() else "not numbers",
+                "agreement %": agreement.agreement_percent,
+                "largest difference": agreement.largest_difference,
+                "the check": "refuses" if problem(agreement, asked.precision) else "passes",
+            }
+        )
+unasked = pd.DataFrame(rows)
+tables.show_table(unasked, f"The vanilla CNN on four pictures, one of them NaN, {lab.machine.name('cpu')}.")
+
+# %% tags=["remove-cell"]
+finite = unasked["logits for NaN"] == "finite"
+glue("01-nan-finite", ", ".join(unasked.loc[finite, "framework"]) or "none of them")
+assert (unasked["the check"] == "refuses").all(), "the text says that the check refuses"
+
+# %% [markdown]
+# These answered NaN with finite logits, which look like any others: {glue:text}`01-nan-finite`. The agreement check
+# refuses all of these answers: logits that are not numbers agree with nothing and are within no tolerance, and finite
+# ones are far from the reference. A service has no reference, and finite logits do not prove a finite input: look at
+# the input itself, `np.isfinite(batch).all()`.
 #
 # ### Where they fail
 #
