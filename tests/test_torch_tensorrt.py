@@ -114,7 +114,8 @@ def test_without_tensorrt_or_with_the_wrong_one_it_says_so(
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", sys.modules["tensorrt"])
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     load_tensorrt.cache_clear()
-    assert get_backend("torch-tensorrt").availability("cuda").reason == "TensorRT is not installed"
+    reason = get_backend("torch-tensorrt").availability("cuda").reason
+    assert reason == "TensorRT is not installed (TensorRT for RTX 10.15.1.29 is, and Torch-TensorRT does not use it)"
 
 
 @pytest.fixture(scope="module")

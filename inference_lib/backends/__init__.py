@@ -2,13 +2,13 @@
 
 from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
 from inference_lib.backends.onnxruntime_tensorrt import OnnxRuntimeTensorRt
-from inference_lib.backends.openvino import OpenVino, OpenVinoThroughput
+from inference_lib.backends.openvino import OpenVino, QueueRunner, RequestRunner
 from inference_lib.backends.pytorch import PyTorchCudaGraph, PyTorchEager
 from inference_lib.backends.tensorrt import TensorRt
 from inference_lib.backends.torch_compile import AotInductor, TorchCompile
 from inference_lib.backends.torch_tensorrt import TorchTensorRt
-from inference_lib.backends.torchscript import TorchScript, TorchScriptCudaGraph
-from inference_lib.backends.tvm.backend import Tvm, TvmCudaGraph
+from inference_lib.backends.torchscript import TorchScript
+from inference_lib.backends.tvm.backend import Tvm
 from inference_lib.seam import Artifact, Availability, Backend, Runner, Support, Workload, build
 from inference_lib.support.errors import unknown_name
 
@@ -18,7 +18,7 @@ BACKENDS: dict[str, Backend] = {
         PyTorchEager(),
         PyTorchCudaGraph(),
         TorchScript(),
-        TorchScriptCudaGraph(),
+        TorchScript("torchscript-cudagraph", "TorchScript (CUDA graph)", graphed=True),
         TorchCompile(),
         AotInductor(),
         OnnxRuntime(),
@@ -27,10 +27,10 @@ BACKENDS: dict[str, Backend] = {
         OnnxRuntimeTensorRt(),
         TensorRt(),
         TorchTensorRt(),
-        OpenVino(),
-        OpenVinoThroughput(),
+        OpenVino("openvino", "OpenVINO (latency)", RequestRunner),
+        OpenVino("openvino-throughput", "OpenVINO (throughput)", QueueRunner),
         Tvm(),
-        TvmCudaGraph(),
+        Tvm("tvm-cudagraph", "TVM (CUDA graph)", cuda_graph=True),
     )
 }
 

@@ -43,7 +43,6 @@ class OnnxRuntime:
     name = "onnxruntime"
     title = "ONNX Runtime (run)"
     times_kernels = False
-    cuda_options: dict[str, str] = {}  # noqa: RUF012
     runs_on_cpu = True
 
     def availability(self, device: str) -> Availability:
@@ -71,9 +70,9 @@ class OnnxRuntime:
         """FP32 on a CPU; FP32, TF32 and FP16 on a GPU."""
         if not workload.on_gpu and not self.runs_on_cpu:
             return Support(ok=False, reason=f"{self.title} needs device memory to bind to")
-        if workload.precision.name == "bf16":
-            return Support(ok=False, reason="ONNX Runtime has no BF16 convolutions")
-        return cpu_support(workload) if not workload.on_gpu else Support(ok=True)
+        if workload.torch_dtype not in (torch.float32, torch.float16):
+            return Support(ok=False, reason=f"ONNX Runtime has no {workload.precision.title} convolutions")
+        return cpu_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
         """One graph with a dynamic batch serves every backend, device and batch size."""
@@ -101,7 +100,7 @@ class OnnxRuntime:
         """Return a session for the workload's device."""
         if not artifact.workload.on_gpu:
             return open_cpu_runner(artifact)
-        return RunRunner(artifact, self.cuda_options)
+        return RunRunner(artifact, {})
 
 
 class OnnxRuntimeIoBinding(OnnxRuntime):
@@ -113,7 +112,7 @@ class OnnxRuntimeIoBinding(OnnxRuntime):
 
     def load(self, artifact: Artifact) -> "BoundRunner":
         """Return a session bound to fixed buffers."""
-        return BoundRunner(artifact, self.cuda_options)
+        return BoundRunner(artifact, {})
 
 
 class OnnxRuntimeCudaGraph(OnnxRuntimeIoBinding):
@@ -124,11 +123,10 @@ class OnnxRuntimeCudaGraph(OnnxRuntimeIoBinding):
 
     name = "onnxruntime-cudagraph"
     title = "ONNX Runtime (CUDA graph)"
-    cuda_options = {"prefer_nhwc": "1"}  # noqa: RUF012
 
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture a bound run at the workload's batch size and return its replayer."""
-        return GraphedRunner(BoundRunner(artifact, self.cuda_options))
+        return GraphedRunner(BoundRunner(artifact, {"prefer_nhwc": "1"}))
 
 
 def export_onnx(model: torch.nn.Module, workload: Workload, path: Path) -> None:
@@ -226,7 +224,7 @@ class BoundRunner(BufferedRunner):
 
         super().__init__(artifact.workload)
         options = cuda_options | {
-            "use_tf32": "1" if self.workload.precision.name == "tf32" else "0",
+            "use_tf32": "1" if self.workload.precision.rounds_products else "0",
             "user_compute_stream": str(self.stream.cuda_stream),
         }
         self._session = self.open_session(artifact.directory / MODEL_FILE, options)
@@ -245,7 +243,7 @@ class BoundRunner(BufferedRunner):
 
     @staticmethod
     def _bind(bind: Any, name: str, tensor: torch.Tensor) -> None:
-        dtype = np.float16 if tensor.dtype == torch.float16 else np.float32
+        dtype = tensor[:0].cpu().numpy().dtype.type  # the same type in NumPy
         bind(name, "cuda", tensor.device.index or 0, dtype, list(tensor.shape), tensor.data_ptr())
 
     def compute(self) -> None:

@@ -15,33 +15,31 @@ from typing import Any
 import torch
 
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime, export_onnx
-from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works
+from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.tensorrt import (
-    NAMES,
     REMEDY,
-    TensorRt,
+    EngineBackend,
+    engine_versions,
     load_tensorrt,
     timing_cache_path,
+    why_no_tensorrt,
 )
-from inference_lib.seam import Artifact, Availability, Support, Workload
+from inference_lib.seam import Artifact, Availability, Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 
 PROVIDER = "TensorrtExecutionProvider"
 
 
-class OnnxRuntimeTensorRt(OnnxRuntime):
+class OnnxRuntimeTensorRt(EngineBackend):
     """IOBinding on a session whose graph is one TensorRT engine."""
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime (TensorRT)"
-    times_kernels = True
-    runs_on_cpu = False
-    times_kernels = True
 
     def availability(self, device: str) -> Availability:
         """Usable where ONNX Runtime has the provider and finds the version of TensorRT that it was linked with."""
-        installed = super().availability("cpu")
+        installed = OnnxRuntime().availability("cpu")
         if not installed.usable:
             return installed
         import onnxruntime
@@ -50,32 +48,17 @@ class OnnxRuntimeTensorRt(OnnxRuntime):
             remedy = f"pip uninstall onnxruntime && pip install {PACKAGE}"
             reason = "this build of onnxruntime has no TensorRT provider"
             return Availability(usable=False, version=installed.version, reason=reason, remedy=remedy)
-        try:
-            module, name = load_tensorrt()
-        except ImportError as error:
-            return Availability(usable=False, version=installed.version, reason=str(error), remedy=REMEDY)
-        reason = _why_not(name, module.__version__)
-        if reason:
+        if reason := why_no_tensorrt("the provider") or _why_another_version():
             return Availability(usable=False, version=installed.version, reason=reason, remedy=REMEDY)
         if not gpu_works():
             return NO_GPU
-        return Availability(usable=True, version=f"{installed.version}, TensorRT {module.__version__}")
-
-    def supports(self, workload: Workload) -> Support:
-        """Say what TensorRT can: FP32, TF32 and FP16 on a GPU."""
-        return TensorRt().supports(workload)
-
-    def artifact_key(self, workload: Workload) -> str:
-        """One engine for each model, precision and batch size."""
-        return f"{self.name}/{workload.model}-{workload.precision}-b{workload.batch_size}"
+        return Availability(usable=True, version=f"{installed.version}, TensorRT {load_tensorrt()[0].__version__}")
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the exporter, of ONNX Runtime and of TensorRT, and the GPU."""
         import onnxruntime
 
-        module, name = load_tensorrt()
-        used = {"onnxruntime": onnxruntime.__version__, name: module.__version__, "gpu": gpu_identity()}
-        return super().versions() | used
+        return OnnxRuntime().versions() | {"onnxruntime": onnxruntime.__version__} | engine_versions()
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.onnx`` and let a process of its own build the engine into the provider's cache."""
@@ -98,14 +81,11 @@ class OnnxRuntimeTensorRt(OnnxRuntime):
         return runner
 
 
-def _why_not(name: str, version: str) -> str:
-    """Say why ONNX Runtime's provider cannot use what is installed; nothing if it can."""
-    linked = linked_tensorrt()
-    if name != "tensorrt":
-        return f"TensorRT is not installed ({NAMES[name]} {version} is, and the provider does not use it)"
-    if version.split(".")[0] != linked:
-        return f"the provider is linked with TensorRT {linked}, and {version} is installed"
-    return ""
+def _why_another_version() -> str:
+    """Say why ONNX Runtime's provider cannot use the version of TensorRT that is installed; nothing if it can."""
+    linked, version = linked_tensorrt(), load_tensorrt()[0].__version__
+    fits = version.split(".")[0] == linked
+    return "" if fits else f"the provider is linked with TensorRT {linked}, and {version} is installed"
 
 
 @cache
@@ -123,7 +103,7 @@ def provider_options(directory: Path, workload: Workload) -> dict[str, str]:
     timings = timing_cache_path(directory.parent)
     shape = f"{INPUT}:" + "x".join(str(size) for size in workload.input_shape)
     return {
-        "trt_fp16_enable": "1" if workload.precision.name == "fp16" else "0",
+        "trt_fp16_enable": "1" if workload.torch_dtype == torch.float16 else "0",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(directory),
         "trt_timing_cache_enable": "1" if timings else "0",
@@ -180,7 +160,7 @@ def environment(workload: Workload) -> dict[str, str]:
     (https://github.com/microsoft/onnxruntime/issues/26029).
     """
     inherited = {name: value for name, value in os.environ.items() if name != "NVIDIA_TF32_OVERRIDE"}
-    policy = {} if workload.precision.name == "tf32" else {"NVIDIA_TF32_OVERRIDE": "0"}
+    policy = {} if workload.precision.rounds_products else {"NVIDIA_TF32_OVERRIDE": "0"}
     return inherited | policy | {"PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), *sys.path]))}
 
 

@@ -8,6 +8,7 @@ Hints: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimiz
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,6 @@ from inference_lib.support.errors import CourseError
 MODEL_FILE = "model.xml"
 INPUT, OUTPUT = "images", "logits"
 PACKAGE = "openvino==2026.4.1"
-TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-"""OpenVINO's names of types."""
-
 PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 """Operations that multiply by weights, in a graph (IR) and in a compiled model."""
 
@@ -36,13 +34,14 @@ def import_openvino() -> Any:
     return openvino
 
 
+@dataclass
 class OpenVino:
-    """One request at a time: the LATENCY hint gives it all cores."""
+    """A graph compiled for this machine's CPU; its runner says how many requests are computed at once."""
 
-    name = "openvino"
-    title = "OpenVINO (latency)"
+    name: str
+    title: str
+    runner: "type[RequestRunner]"
     times_kernels = False
-    hint = "LATENCY"
 
     def availability(self, device: str) -> Availability:
         """Usable on a CPU, where the package is installed."""
@@ -64,7 +63,7 @@ class OpenVino:
         """FP32 on every CPU, BF16 where the CPU multiplies it."""
         if workload.on_gpu:
             return Support(ok=False, reason="OpenVINO does not run on NVIDIA GPUs")
-        if workload.precision.name != "bf16":
+        if workload.torch_dtype != torch.bfloat16:
             return cpu_support(workload)
         ok = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return Support(ok=ok, reason="" if ok else "this CPU has no instructions for BF16")
@@ -89,19 +88,7 @@ class OpenVino:
 
     def load(self, artifact: Artifact) -> "RequestRunner":
         """Compile the graph for the workload and return its runner."""
-        return RequestRunner(artifact, self.hint)
-
-
-class OpenVinoThroughput(OpenVino):
-    """As many requests at once as the THROUGHPUT hint finds best, each on a part of the cores."""
-
-    name = "openvino-throughput"
-    title = "OpenVINO (throughput)"
-    hint = "THROUGHPUT"
-
-    def load(self, artifact: Artifact) -> "QueueRunner":
-        """Compile the graph for the workload and return its queue."""
-        return QueueRunner(artifact, self.hint)
+        return self.runner(artifact)
 
 
 def export_ir(model: torch.nn.Module, workload: Workload, path: Path) -> None:
@@ -158,7 +145,7 @@ def compile_ir(path: Path, workload: Workload, options: dict[str, Any]) -> Any:
         CourseError: some layer computes in another precision.
 
     """
-    wanted = TYPES[workload.torch_dtype]
+    wanted = workload.precision.storage.replace("fp", "f")  # OpenVINO says f32 for fp32, and bf16
     core = import_openvino().Core()
     graph = core.read_model(path)
     graph.reshape(list(workload.input_shape))
@@ -194,13 +181,14 @@ def layers(compiled: Any) -> list[dict[str, str]]:
 
 
 class RequestRunner(CpuRunner):
-    """A compiled model and one request to it."""
+    """A compiled model and one request to it, which the LATENCY hint gives all cores."""
 
-    def __init__(self, artifact: Artifact, hint: str) -> None:
+    hint = "LATENCY"
+
+    def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact.workload)
-        options = {"PERFORMANCE_HINT": hint}
-        path = artifact.directory / MODEL_FILE
-        self.compiled = compile_ir(path, self.workload, options)
+        options = {"PERFORMANCE_HINT": self.hint}
+        self.compiled = compile_ir(artifact.directory / MODEL_FILE, self.workload, options)
         self._tensor = import_openvino().Tensor
         self._request = self.compiled.create_infer_request()
 
@@ -222,14 +210,16 @@ class RequestRunner(CpuRunner):
 
 
 class QueueRunner(RequestRunner):
-    """A compiled model with a queue of requests, as many as OpenVINO finds best.
+    """A compiled model with a queue of requests, as many as the THROUGHPUT hint finds best, each on some of the cores.
 
     ``infer`` waits for its one request, as an application with one caller does. ``compute`` submits a request and
     returns; it waits only where all of them are busy.
     """
 
-    def __init__(self, artifact: Artifact, hint: str) -> None:
-        super().__init__(artifact, hint)
+    hint = "THROUGHPUT"
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(artifact)
         self.at_once = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._queue = import_openvino().AsyncInferQueue(self.compiled, self.at_once)
         self._input = self._tensor(np.empty(0))

@@ -34,7 +34,7 @@ class PyTorchEager:
 
     def supports(self, workload: Workload) -> Support:
         """FP32 everywhere; TF32 and the 16-bit types on a GPU."""
-        return cpu_support(workload) if not workload.on_gpu else Support(ok=True)
+        return cpu_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
         """One weights file for every device and batch size."""
@@ -76,7 +76,7 @@ class PyTorchCudaGraph(PyTorchEager):
 
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""
-        with float32_products(artifact.workload.precision.name):
+        with float32_products(artifact.workload.precision):
             return GraphedRunner(CudaFunctionRunner(artifact.workload, load_fused(artifact)))
 
 
@@ -103,7 +103,7 @@ class EagerRunner(CheckedRunner):
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact.workload)
         self.stream = torch.cuda.current_stream() if self.workload.on_gpu else None
-        self._products = float32_products(self.workload.precision.name)
+        self._products = float32_products(self.workload.precision)
         self._model = load_module(artifact)
         self._input = self._output = torch.empty(0)
 

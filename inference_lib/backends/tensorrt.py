@@ -23,6 +23,7 @@ from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload
+from inference_lib.seam.precision import dtype_named
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import write_atomically
 
@@ -72,12 +73,54 @@ def load_tensorrt() -> tuple[ModuleType, str]:
     raise ImportError(reasons[0])
 
 
-class TensorRt:
+def why_no_tensorrt(user: str) -> str:
+    """Say why there is no TensorRT for ``user``, which can do nothing with TensorRT for RTX; nothing if there is."""
+    try:
+        module, name = load_tensorrt()
+    except ImportError as error:
+        return str(error)
+    other = f"{NAMES[name]} {module.__version__} is, and {user} does not use it"
+    return "" if name == "tensorrt" else f"TensorRT is not installed ({other})"
+
+
+def engine_versions() -> dict[str, str]:
+    """Return TensorRT's version and the GPU: an engine runs where it was built."""
+    module, name = load_tensorrt()
+    return {name: module.__version__, "gpu": gpu_identity()}
+
+
+class EngineBackend:
+    """What is alike where TensorRT compiles an ONNX graph or a program to an engine."""
+
+    name: str
+    times_kernels = True
+
+    def supports(self, workload: Workload) -> Support:
+        """FP32, TF32 and FP16 on a GPU."""
+        if not workload.on_gpu:
+            return Support(ok=False, reason="TensorRT computes on NVIDIA GPUs only")
+        if workload.torch_dtype not in (torch.float32, torch.float16):
+            reason = f"the course does not measure {workload.precision.title} with TensorRT yet"
+            return Support(ok=False, reason=reason)
+        return Support(ok=True)
+
+    def artifact_key(self, workload: Workload) -> str:
+        """One engine for each model, precision and batch size: kernels are chosen for a shape."""
+        return f"{self.name}/{workload.model}-{workload.precision}-b{workload.batch_size}"
+
+    def stored_precision(self, artifact: Artifact) -> str:
+        """Read the weights' types from the graph that was compiled: a strongly typed engine keeps every one of them.
+
+        The engine itself can only be opened on its GPU; the runner compares its types with the workload's.
+        """
+        return OnnxRuntime().stored_precision(artifact)
+
+
+class TensorRt(EngineBackend):
     """An engine on fixed buffers, its kernels captured in a CUDA graph."""
 
     name = "tensorrt"
     title = "TensorRT"
-    times_kernels = True
 
     def availability(self, device: str) -> Availability:
         """Usable where TensorRT is installed and a GPU works that it supports."""
@@ -96,22 +139,9 @@ class TensorRt:
             return Availability(usable=False, reason=reason, remedy=REMEDY)
         return Availability(usable=True, version=f"{version} (TensorRT for RTX)")
 
-    def supports(self, workload: Workload) -> Support:
-        """FP32, TF32 and FP16 on a GPU."""
-        if not workload.on_gpu:
-            return Support(ok=False, reason="TensorRT computes on NVIDIA GPUs only")
-        if workload.precision.name == "bf16":
-            return Support(ok=False, reason="the course does not measure BF16 with TensorRT yet")
-        return Support(ok=True)
-
-    def artifact_key(self, workload: Workload) -> str:
-        """One engine for each model, precision and batch size: kernels are chosen for a shape."""
-        return f"tensorrt/{workload.model}-{workload.precision}-b{workload.batch_size}"
-
     def versions(self) -> dict[str, str]:
         """Return the exporter's versions, TensorRT's, and the GPU: an engine runs where it was built."""
-        module, name = load_tensorrt()
-        return OnnxRuntime().versions() | {name: module.__version__, "gpu": gpu_identity()}
+        return OnnxRuntime().versions() | engine_versions()
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Export to ONNX in the workload's precision, build the engine, keep it and the graph without its weights."""
@@ -119,16 +149,9 @@ class TensorRt:
             graph = Path(scratch) / MODEL_FILE
             export_onnx(model, workload, graph)
             timings = timing_cache_path(directory.parent)
-            engine = build_engine(graph, workload.batch_size, tf32=workload.precision.name == "tf32", timings=timings)
+            engine = build_engine(graph, workload.batch_size, tf32=workload.precision.rounds_products, timings=timings)
             (directory / ENGINE_FILE).write_bytes(engine)
             _write_without_weights(graph, directory / MODEL_FILE)
-
-    def stored_precision(self, artifact: Artifact) -> str:
-        """Read the weights' types from the graph that was compiled: a strongly typed engine keeps every one of them.
-
-        The engine itself can only be opened on its GPU; the runner compares its types with the workload's.
-        """
-        return OnnxRuntime().stored_precision(artifact)
 
     def load(self, artifact: Artifact) -> GraphedRunner:
         """Capture the engine's kernels at the workload's batch size and return their replayer."""
@@ -354,10 +377,9 @@ class EngineRunner(BufferedRunner):
 
     def _bind(self, name: str, tensor: torch.Tensor) -> None:
         """Tell the engine where ``name`` is, after a look at its type and shape: TensorRT would not notice."""
-        types = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16}
         dtype, shape = self._engine.get_tensor_dtype(name), self._context.get_tensor_shape(name)
         sizes = [shape[i] for i in range(len(shape))]
-        if (types.get(dtype), sizes) != (tensor.dtype, list(tensor.shape)):
+        if (dtype_named(dtype.name), sizes) != (tensor.dtype, list(tensor.shape)):
             raise CourseError(
                 f"the engine's {name} is {dtype} {sizes}; {self.workload} needs {tensor.dtype} {list(tensor.shape)}"
             )

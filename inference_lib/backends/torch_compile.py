@@ -100,7 +100,7 @@ class TorchCompile(PyTorchEager):
 
     def _compile(self, artifact: Artifact) -> Call:
         workload = artifact.workload
-        with float32_products(workload.precision.name), compiling(artifact.directory / CACHE_FOLDER):
+        with float32_products(workload.precision), compiling(artifact.directory / CACHE_FOLDER):
             model = prepare(load_module(artifact), workload)
             return compiled(model, example(workload), RECIPES[workload.device.kind])
 
@@ -126,7 +126,7 @@ class AotInductor(TorchCompile):
     def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.pt2``: the compiled library with its weights."""
         model = model.to(workload.device.torch, workload.torch_dtype)
-        with float32_products(workload.precision.name), compiling():
+        with float32_products(workload.precision), compiling():
             recipe = RECIPES[workload.device.kind]
             compile_ahead(prepare(model, workload), example(workload), directory / PACKAGE_FILE, recipe)
 
@@ -141,7 +141,7 @@ class AotInductor(TorchCompile):
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Load the library; on a GPU, capture its kernels in a CUDA graph."""
-        with float32_products(artifact.workload.precision.name), quiet(), believing_the_processor():
+        with float32_products(artifact.workload.precision), quiet(), believing_the_processor():
             return _runner(artifact.workload, load_ahead(artifact.directory / PACKAGE_FILE))
 
 

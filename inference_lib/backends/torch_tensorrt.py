@@ -14,14 +14,9 @@ from typing import Any
 import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_identity, gpu_works
-from inference_lib.backends.tensorrt import (
-    PACKAGE,
-    TensorRt,
-    load_tensorrt,
-    timing_cache_path,
-)
-from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works
+from inference_lib.backends.tensorrt import PACKAGE, EngineBackend, engine_versions, timing_cache_path, why_no_tensorrt
+from inference_lib.seam import Artifact, Availability, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
 PROGRAM_FILE = "model.ep"
@@ -31,24 +26,19 @@ REMEDY = (
 )
 
 
-class TorchTensorRt:
+class TorchTensorRt(EngineBackend):
     """The compiled program, called as a Python function on fixed buffers."""
 
     name = "torch-tensorrt"
     title = "Torch-TensorRT"
-    times_kernels = True
 
     def availability(self, device: str) -> Availability:
         """Usable where Torch-TensorRT and TensorRT are installed, fit each other, and a GPU works."""
         if importlib.util.find_spec("torch_tensorrt") is None:
             return Availability(usable=False, reason="Torch-TensorRT is not installed", remedy=REMEDY)
         version = importlib.metadata.version("torch-tensorrt")
-        try:
-            _, name = load_tensorrt()
-        except ImportError as error:
-            return Availability(usable=False, version=version, reason=str(error), remedy=REMEDY)
-        if name != "tensorrt":
-            return Availability(usable=False, version=version, reason="TensorRT is not installed", remedy=REMEDY)
+        if reason := why_no_tensorrt("Torch-TensorRT"):
+            return Availability(usable=False, version=version, reason=reason, remedy=REMEDY)
         if not gpu_works():
             return NO_GPU
         try:
@@ -58,19 +48,10 @@ class TorchTensorRt:
             return Availability(usable=False, version=version, reason=reason, remedy=REMEDY)
         return Availability(usable=True, version=version)
 
-    def supports(self, workload: Workload) -> Support:
-        """Say what TensorRT can: FP32, TF32 and FP16 on a GPU."""
-        return TensorRt().supports(workload)
-
-    def artifact_key(self, workload: Workload) -> str:
-        """One program for each model, precision and batch size."""
-        return f"{self.name}/{workload.model}-{workload.precision}-b{workload.batch_size}"
-
     def versions(self) -> dict[str, str]:
         """Return the versions of PyTorch, Torch-TensorRT and TensorRT, and the GPU."""
-        module, name = load_tensorrt()
         version = importlib.metadata.version("torch-tensorrt")
-        return {"torch": torch.__version__, "torch_tensorrt": version, name: module.__version__, "gpu": gpu_identity()}
+        return {"torch": torch.__version__, "torch_tensorrt": version} | engine_versions()
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Compile the model in the workload's precision and save the program with its engine."""
@@ -94,7 +75,8 @@ def compile_options(workload: Workload, timings: Path | None = None) -> dict[str
 
     The precision is not among them: since explicit typing is the default, it is the module's own.
     """
-    options = {"disable_tf32": workload.precision.name != "tf32", "require_full_compilation": True, "min_block_size": 1}
+    tf32 = workload.precision.rounds_products
+    options = {"disable_tf32": not tf32, "require_full_compilation": True, "min_block_size": 1}
     return options | ({"timing_cache_path": str(timings)} if timings else {})
 
 
@@ -103,7 +85,7 @@ def compile_and_save(model: torch.nn.Module, workload: Workload, path: Path, opt
     import torch_tensorrt
 
     images = torch.zeros(workload.input_shape, dtype=workload.torch_dtype, device="cuda")
-    with float32_products(workload.precision.name), warnings.catch_warnings(), torch_tensorrt.logging.errors():
+    with float32_products(workload.precision), warnings.catch_warnings(), torch_tensorrt.logging.errors():
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.export.export(model.to("cuda", workload.torch_dtype).eval(), (images,))
         compiled = torch_tensorrt.dynamo.compile(program, arg_inputs=[images], **options)

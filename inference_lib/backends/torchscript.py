@@ -8,13 +8,14 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from inference_lib.backends.pytorch import PyTorchEager
-from inference_lib.backends.shared.buffers import CudaFunctionRunner, channels_last
-from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
+from inference_lib.backends.shared.buffers import BufferedRunner, CudaFunctionRunner, channels_last
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, cpu_support, on_arrays
 from inference_lib.backends.shared.cuda import float32_products, graph_support
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
@@ -23,21 +24,29 @@ from inference_lib.support.errors import CourseError
 MODEL_FILE = "model.pt"
 
 
-class TorchScript(PyTorchEager):
+@dataclass
+class TorchScript:
     """The traced model, loaded from its file and frozen: weights are constants, batch norms are folded.
 
     On a GPU the weights and images are kept channels-last (NHWC), the layout that tensor cores read.
     """
 
-    name = "torchscript"
-    title = "TorchScript"
+    name: str = "torchscript"
+    title: str = "TorchScript"
+    graphed: bool = False
+    """Whether convolutions are fused with what follows them, and all kernels captured once in a CUDA graph."""
+    times_kernels = False
 
     def availability(self, device: str) -> Availability:
         """Usable where PyTorch is, unless the environment turns TorchScript off."""
         if os.environ.get("PYTORCH_JIT") == "0":
             remedy = "unset PYTORCH_JIT"
             return Availability(False, torch.__version__, "PYTORCH_JIT=0 turns TorchScript off", remedy)
-        return super().availability(device)
+        return PyTorchEager().availability(device)
+
+    def supports(self, workload: Workload) -> Support:
+        """Only a GPU replays CUDA graphs; otherwise FP32 everywhere, TF32 and the 16-bit types on a GPU."""
+        return graph_support(workload) if self.graphed else cpu_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
         """One file for every device and batch size. A trace records whether TF32 was allowed, so TF32 has its own."""
@@ -58,31 +67,17 @@ class TorchScript(PyTorchEager):
             stored = torch.jit.load(artifact.directory / MODEL_FILE, map_location="cpu")
         return precision_of(str(weight.dtype) for weight in stored.parameters() if weight.dim() >= 2)
 
-    def load(self, artifact: Artifact) -> CpuFunctionRunner | CudaFunctionRunner:  # type: ignore[override]
-        """Return the frozen model on the workload's device."""
+    def load(self, artifact: Artifact) -> CpuFunctionRunner | BufferedRunner:
+        """Return the frozen model on the workload's device, or the replayer of its graph."""
         workload = artifact.workload
+        if self.graphed:
+            with float32_products(workload.precision):
+                call = channels_last(load_fused(artifact), workload.torch_dtype)
+                return GraphedRunner(CudaFunctionRunner(workload, call))
         if not workload.on_gpu:
             return CpuFunctionRunner(workload, on_arrays(load_frozen(artifact)))
         model = load_frozen(artifact, torch.channels_last)
         return CudaFunctionRunner(workload, channels_last(model, workload.torch_dtype))
-
-
-class TorchScriptCudaGraph(TorchScript):
-    """The same file, its convolutions fused with what follows them, captured once in a CUDA graph and replayed."""
-
-    name = "torchscript-cudagraph"
-    title = "TorchScript (CUDA graph)"
-
-    def supports(self, workload: Workload) -> Support:
-        """Only a GPU replays CUDA graphs."""
-        return graph_support(workload)
-
-    def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
-        """Capture the model at the workload's batch size and return its replayer."""
-        workload = artifact.workload
-        with float32_products(workload.precision.name):
-            call = channels_last(load_fused(artifact), workload.torch_dtype)
-            return GraphedRunner(CudaFunctionRunner(workload, call))
 
 
 @contextmanager
@@ -103,7 +98,7 @@ def trace(model: torch.nn.Module, workload: Workload) -> torch.jit.ScriptModule:
 
     """
     images = torch.zeros(1, *workload.model.input_shape, dtype=workload.torch_dtype)
-    with float32_products(workload.precision.name), warnings.catch_warnings(record=True) as caught:
+    with float32_products(workload.precision), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", torch.jit.TracerWarning)
         # PyTorch's own check runs the model twice more; the course compares the logits of real images anyway.
         traced = torch.jit.trace(model.to(workload.torch_dtype), images, check_trace=False)

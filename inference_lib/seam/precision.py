@@ -47,6 +47,11 @@ class Precision:
         """Name of the first precision with these weights: TF32 is a way to multiply, its weights are ``fp32``."""
         return next(name for name, other in PRECISIONS.items() if other.dtype == self.dtype)
 
+    @property
+    def rounds_products(self) -> bool:
+        """Whether products read their factors with fewer bits than are stored: TF32 does."""
+        return self.storage != self.name
+
     def __str__(self) -> str:
         return self.name
 

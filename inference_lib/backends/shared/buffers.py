@@ -91,7 +91,7 @@ class BufferedRunner(CheckedRunner):
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
-        self._products = float32_products(workload.precision.name)
+        self._products = float32_products(workload.precision)
         torch.cuda.set_device(workload.device.torch)  # a process works on one GPU
         self.stream = torch.cuda.Stream()
         self.buffers = StaticBuffers(workload, self.stream)

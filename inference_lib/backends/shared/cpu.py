@@ -10,8 +10,9 @@ from inference_lib.seam import CheckedRunner, Support, Workload
 
 
 def cpu_support(workload: Workload) -> Support:
-    """Say whether every CPU computes in the precision of ``workload``."""
-    return Support(ok=not workload.precision.cpu, reason=workload.precision.cpu)
+    """Say whether every CPU computes in the precision of ``workload``, if that is for a CPU."""
+    reason = "" if workload.on_gpu else workload.precision.cpu
+    return Support(ok=not reason, reason=reason)
 
 
 class CpuRunner(CheckedRunner):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from inference_lib.seam import DEVICE_KINDS, Availability, Support, Workload
+from inference_lib.seam import DEVICE_KINDS, Availability, Precision, Support, Workload, find_precision
 from inference_lib.support.errors import CourseError, unknown_name
 
 NO_GPU = Availability(
@@ -35,19 +35,19 @@ def gpu_identity() -> str:
     return f"{found.name}, compute capability {found.major}.{found.minor}"
 
 
-def set_float32_products(precision: str) -> None:
-    """Let PyTorch multiply FP32 tensors in IEEE arithmetic, or in TF32 where ``precision`` is ``tf32``.
+def set_float32_products(precision: str | Precision) -> None:
+    """Let PyTorch multiply FP32 tensors in IEEE arithmetic, or in TF32 where ``precision`` is that.
 
     PyTorch's default differs by operation (TF32 for convolutions, IEEE for matrix products), so both are set. The
     newer ``fp32_precision`` settings say the same, but ``torch.export`` still reads these and refuses a mix.
     See https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices.
     """
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    tf32 = find_precision(precision).rounds_products
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 @contextmanager
-def float32_products(precision: str) -> Iterator[None]:
+def float32_products(precision: str | Precision) -> Iterator[None]:
     """Set the arithmetic of FP32 products (see set_float32_products) for a while."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     set_float32_products(precision)

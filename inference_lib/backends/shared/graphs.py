@@ -24,7 +24,7 @@ class GraphedRunner(BufferedRunner):
     def __init__(self, runner: BufferedRunner) -> None:
         CheckedRunner.__init__(self, runner.workload)
         self.stream, self.buffers = runner.stream, runner.buffers
-        self._products = float32_products(self.workload.precision.name)
+        self._products = float32_products(self.workload.precision)
         self._captured = runner  # its weights and workspaces are what the graph's kernels use
         for _ in range(3):  # libraries choose their kernels at first use, and must not do so while they are captured
             runner.compute()

@@ -11,6 +11,7 @@ import shutil
 import struct
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -57,13 +58,15 @@ CONSTANT = struct.pack("<Q", 0xDD5E40F096B4A13F)
 """What every constant in a compiled library begins with (kTVMTensorMagic in TVM's tensor.h)."""
 
 
+@dataclass
 class Tvm:
     """A compiled library, run by TVM's virtual machine."""
 
-    name = "tvm"
-    title = "TVM"
+    name: str = "tvm"
+    title: str = "TVM"
+    cuda_graph: bool = False
+    """Whether the virtual machine captures what it can of a run in a CUDA graph, and replays that."""
     times_kernels = False
-    cuda_graph = False
 
     def availability(self, device: str) -> Availability:
         """Usable where TVM, a C++ linker and, for a GPU, CUDA's headers are installed."""
@@ -85,14 +88,18 @@ class Tvm:
         return Availability(usable=True, version=tvm.__version__)
 
     def supports(self, workload: Workload) -> Support:
-        """FP32 on a CPU; FP32 and FP16 on a GPU."""
-        if workload.on_gpu and workload.precision.name in ("tf32", "bf16"):
-            return Support(ok=False, reason=f"TVM's default schedules are not measured in {workload.precision.title}")
-        return cpu_support(workload) if not workload.on_gpu else Support(ok=True)
+        """FP32 on a CPU; FP32 and FP16 on a GPU, which alone replays CUDA graphs."""
+        if self.cuda_graph and not workload.on_gpu:
+            return graph_support(workload)
+        precision = workload.precision
+        if workload.on_gpu and (precision.rounds_products or precision.dtype not in (torch.float32, torch.float16)):
+            return Support(ok=False, reason=f"TVM's default schedules are not measured in {precision.title}")
+        return cpu_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
-        """One library for each device, batch size and precision: all of them are compiled in."""
-        return f"tvm/{workload.model}-{workload.device.kind}-{workload.precision.storage}-batch{workload.batch_size}"
+        """One library for each device, batch size and precision: all of them are compiled in, and so is the graph."""
+        compiled_in = f"{workload.device.kind}-{workload.precision.storage}-batch{workload.batch_size}"
+        return f"tvm/{workload.model}-{compiled_in}{'-cudagraph' if self.cuda_graph else ''}"
 
     def versions(self) -> dict[str, str]:
         """Return TVM's versions, the processors it compiles for, and the schedules that it may use."""
@@ -116,22 +123,6 @@ class Tvm:
     def load(self, artifact: Artifact) -> "TvmCpuRunner | TvmCudaRunner":
         """Return the library on the workload's device."""
         return TvmCudaRunner(artifact) if artifact.workload.on_gpu else TvmCpuRunner(artifact)
-
-
-class TvmCudaGraph(Tvm):
-    """A library whose virtual machine captures what it can of a run in a CUDA graph, and replays that."""
-
-    name = "tvm-cudagraph"
-    title = "TVM (CUDA graph)"
-    cuda_graph = True
-
-    def supports(self, workload: Workload) -> Support:
-        """Only a GPU replays CUDA graphs."""
-        return graph_support(workload) if not workload.on_gpu else super().supports(workload)
-
-    def artifact_key(self, workload: Workload) -> str:
-        """Tell the library apart from the one without a graph, which is a part of the program."""
-        return f"{super().artifact_key(workload)}-cudagraph"
 
 
 def import_model(model: torch.nn.Module, workload: Workload) -> Any:
@@ -436,7 +427,7 @@ class TvmCudaRunner(BufferedRunner):
     """A library on the GPU: it reads PyTorch's buffer in place and launches its kernels on the runner's stream.
 
     The course does not capture it in a graph of PyTorch's: every run takes memory from TVM's pool and gives it back, so
-    a captured run would write to memory that the next one may be given. TVM's own graph (``TvmCudaGraph``) keeps it.
+    a captured run would write to memory that the next one may be given. TVM's own graph (``Tvm.cuda_graph``) keeps it.
     """
 
     def __init__(self, artifact: Artifact) -> None:
