@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -30,6 +31,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Return a made-up TensorRT that is installed, on a made-up GPU."""
     module = ModuleType("tensorrt")
     module.Builder, module.__version__ = object, "10.15.1.29"  # type: ignore[attr-defined]
+    module.__spec__ = ModuleSpec("tensorrt", None)  # PyTorch's exporter looks whether it is installed
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setattr(backend_module, "gpu_works", lambda: True)
     load_tensorrt.cache_clear()
