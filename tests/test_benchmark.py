@@ -14,7 +14,7 @@ from conftest import invocations_of
 
 from inference_lib.measure import accuracy, exports, plan, rounds
 from inference_lib.measure import benchmark as module
-from inference_lib.measure.benchmark import TRIES, WAITED_PERCENT, Session, benchmark, flags
+from inference_lib.measure.benchmark import WAITED_PERCENT, Session, benchmark, flags
 from inference_lib.measure.plan import Rival, RivalSet, empty_record
 from inference_lib.measure.profiles import PROFILES, Profile
 from inference_lib.measure.rounds import Outcome
@@ -326,7 +326,7 @@ def test_an_invocation_that_other_work_disturbed_is_repeated_and_the_best_is_kep
         lambda rival, number, attempt: outcome(number, attempt, waited=waits.get((number, attempt), 1.0))
     )
     records = tiny(folder)
-    assert [number for number, _ in race.ran] == [1] + [2] * TRIES + [3]
+    assert [number for number, _ in race.ran] == [1] + [2] * TINY.tries + [3]
     for record in records:
         assert [i.end_to_end_ms[0] for i in record.invocations] == [1, 2, 1]
         assert record.flags == ["other work kept it from a core for 30 % of its time"]
