@@ -8,7 +8,7 @@ from inference_lib.support.failures import reason_of
 UNKNOWN_FLAG = """CppCompileError: C++ compile error
 
 Command:
-/usr/bin/g++ /scratch/tmpbejy22g2/header.hpp -D TORCH_INDUCTOR_CPP_WRAPPER -O3 -Wno-error -fno-trapping-math -march=native
+/usr/bin/g++ /scratch/a/header.hpp -D TORCH_INDUCTOR_CPP_WRAPPER -O3 -Wno-error -fno-trapping-math -march=native
 
 Output:
 In file included from /scratch/x/main.cpp:1:
@@ -19,11 +19,11 @@ Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace (please do this especiall
 """
 
 FULL_DISK = """Compilation error:
-/scratch/tmpq0v3/lib.o: warning: something harmless
-/scratch/ccSxJY7b.s: Assembler messages:
-/scratch/ccSxJY7b.s: Fatal error: can't write 12 bytes to section .text of /scratch/tmpq0v3/lib.o: 'No space left on device'
-/scratch/ccSxJY7b.s: Fatal error: /scratch/tmpq0v3/lib.o: No space left on device
-Command line: g++ -shared -fPIC -o /scratch/tmpq0v3/lib.so
+/scratch/b/lib.o: warning: something harmless
+/scratch/c.s: Assembler messages:
+/scratch/c.s: Fatal error: can't write 12 bytes to section .text of /scratch/b/lib.o: 'No space left on device'
+/scratch/c.s: Fatal error: /scratch/b/lib.o: No space left on device
+Command line: g++ -shared -fPIC -o /scratch/b/lib.so
 """
 
 LINKER = """C++ compile error
