@@ -54,6 +54,7 @@ class Cell:
         self._inputs: list[np.ndarray] = []
         self._rotation: Iterator[np.ndarray] = iter(())
         self._runner: Any = None
+        self._checked: Accuracy | None = None
         self._flush: Callable[[], object] = lambda: None
 
     def load(self, warm_up_s: float) -> tuple[Build, float]:
@@ -117,8 +118,8 @@ class Cell:
 
     def _check(self) -> None:
         images = min(max(CHECKED_IMAGES, self.workload.batch_size), len(self._reference))
-        found = self._compare(accuracy.logits_of(self._runner, images))
-        if problem := accuracy.problem(found, self.workload.precision):
+        self._checked = self._compare(accuracy.logits_of(self._runner, images))
+        if problem := accuracy.problem(self._checked, self.workload.precision):
             raise ValueError(problem)
 
     def _compare(self, logits: np.ndarray) -> Accuracy:
@@ -199,6 +200,8 @@ class Cell:
 
         On a GPU, one thread prepares the pictures: as many processes do so at once as there are rivals.
         """
+        if self._checked is not None and self._checked.images == images:
+            return self._checked
         if self.workload.on_gpu:
             torch.set_num_threads(1)
         return self._compare(accuracy.logits_of(self._runner, images, ahead=self.workload.on_gpu))

@@ -105,7 +105,7 @@ PROFILES = {
         budget_s=0.1,
         load_s=LOAD_S,
         test_images=256,
-        cpu_test_images=128,
+        cpu_test_images=64,
     ),
     "full": Profile(
         name="full",

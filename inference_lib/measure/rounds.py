@@ -211,14 +211,16 @@ class Race:
                     outcome.overlapped = worker.ask("overlapped", budget, limit_s=PHASE_LIMIT_S)
 
     def _evaluate(self, chosen: list[Rival]) -> None:
-        """Let those who are asked answer all test pictures, side by side: nothing is timed any more."""
+        """Let those who are asked answer all test pictures: nothing is timed any more. On a GPU all do so at once."""
         asked = [rival for rival in chosen if rival in self._workers]
-        for rival in asked:
-            self._workers[rival].tell("evaluate", self.profile.images(rival.workload.device.kind))
-        limit = Deadline(PHASE_LIMIT_S)
-        for rival in asked:
-            with self._failing(rival):
-                self.outcomes[rival].accuracy = self._workers[rival].answer(limit.left_s)
+        together = [asked] if asked and asked[0].workload.on_gpu else [[rival] for rival in asked]
+        for group in together:
+            for rival in group:
+                self._workers[rival].tell("evaluate", self.profile.images(rival.workload.device.kind))
+            limit = Deadline(PHASE_LIMIT_S)
+            for rival in group:
+                with self._failing(rival):
+                    self.outcomes[rival].accuracy = self._workers[rival].answer(limit.left_s)
 
 
 class _Failing:
