@@ -33,7 +33,7 @@ PACE_BYTES = 300_000
 PACE_REPEATS = 5
 
 MANY_CORES = 8
-"""With so many, all rivals start at once; with fewer, as many as there are cores."""
+"""With so many, all rivals start at once; with fewer, half as many as there are cores, since each computes with all."""
 
 
 @dataclass
@@ -94,12 +94,12 @@ class Race:
     # Starting
 
     def _start(self) -> None:
-        """Load everyone: all at once on a host with many cores, else as many at a time as there are cores.
+        """Load everyone: all at once on a host with many cores, else half as many at a time as there are cores.
 
         Where NVML does not tell processes apart, only a rival that started alone has a figure for its memory.
         """
         cores = os.cpu_count() or 1
-        together = len(self.outcomes) if cores >= MANY_CORES else cores
+        together = len(self.outcomes) if cores >= MANY_CORES else max(1, cores // 2)
         waiting = list(self.outcomes)
         while waiting:
             wave, waiting = waiting[:together], waiting[together:]
