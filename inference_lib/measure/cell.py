@@ -144,9 +144,12 @@ class Cell:
         start, before = time.perf_counter(), scheduled()
         samples = timing.take(sample, iterations)
         elapsed, after = time.perf_counter() - start, scheduled()
-        if not self.workload.on_gpu:  # its threads only queue work, and stop when they have
-            settle()
+        self._settle()
         return Turn(samples, after.waited_ms - before.waited_ms, elapsed * 1e3)
+
+    def _settle(self) -> None:
+        if not self.workload.on_gpu:  # there, threads only queue work, and stop when they have
+            settle()
 
     def _infer(self) -> float:
         batch = next(self._rotation)
@@ -165,11 +168,14 @@ class Cell:
     def parts(self, budget_s: float) -> dict[str, float]:
         """Return the medians of upload, compute and download, ms."""
         parts = timing.time_parts(self._runner, self._inputs, timing.StoppingRule(budget_s))
+        self._settle()
         return {name: float(np.median(getattr(parts, name).milliseconds)) for name in ("upload", "compute", "download")}
 
     def throughput(self, budget_s: float) -> float:
         """Return images per second, batches computed back to back."""
-        return time_throughput(self._runner, self._inputs[0], budget_s).images_per_s
+        found = time_throughput(self._runner, self._inputs[0], budget_s).images_per_s
+        self._settle()
+        return found
 
     def overlapped(self, budget_s: float) -> float | None:
         """Return images per second with copies and computation overlapped; None for a runner without fixed buffers."""
