@@ -7,7 +7,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -130,9 +131,13 @@ class Race:
             outcome.memory_mib = after - before
             outcome.memory_source = "NVML, growth of the device's used memory"
 
-    def _failing(self, rival: Rival) -> "_Failing":
+    @contextmanager
+    def _failing(self, rival: Rival) -> Iterator[None]:
         """Catch a worker's failure: it costs its own row, and the others go on."""
-        return _Failing(self, rival)
+        try:
+            yield
+        except WorkerError as error:
+            self.drop(rival, error)
 
     def drop(self, rival: Rival, failure: WorkerError) -> None:
         """Take a rival out of the race, with the reason."""
@@ -221,22 +226,6 @@ class Race:
             for rival in group:
                 with self._failing(rival):
                     self.outcomes[rival].accuracy = self._workers[rival].answer(limit.left_s)
-
-
-class _Failing:
-    """The context that Race._failing returns."""
-
-    def __init__(self, race: Race, rival: Rival) -> None:
-        self._race, self._rival = race, rival
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type | None, error: object, *_: object) -> bool:
-        if not isinstance(error, WorkerError):
-            return False
-        self._race.drop(self._rival, error)
-        return True
 
 
 def _medians(turns: Iterable[Turn]) -> list[float]:
