@@ -264,16 +264,16 @@ def test_overlapped_copies_are_timed_at_the_largest_batch(host: Host, size: int,
     assert host.told("overlapped") == ["tvm"] * count
 
 
-@pytest.mark.parametrize(("cores", "waves"), [(1, 3), (2, 2), (8, 1)])
-def test_as_many_start_side_by_side_as_there_are_cores(
-    host: Host, monkeypatch: pytest.MonkeyPatch, cores: int, waves: int
+@pytest.mark.parametrize(("cores", "together", "waves"), [(1, 1, 3), (2, 1, 3), (4, 2, 2), (8, 3, 1)])
+def test_half_as_many_start_side_by_side_as_there_are_cores(
+    host: Host, monkeypatch: pytest.MonkeyPatch, cores: int, together: int, waves: int
 ) -> None:
     monkeypatch.setattr(rounds.os, "cpu_count", lambda: cores)
     sizes = []
     monkeypatch.setattr(rounds, "Deadline", lambda limit: sizes.append(len(host.alive)) or _Limit())
     race(a_set(*TRIO))
     assert len(sizes) >= waves
-    assert sizes[:waves] == [min(3, (wave + 1) * cores) for wave in range(waves)]
+    assert sizes[:waves] == [min(3, (wave + 1) * together) for wave in range(waves)]
 
 
 class _Limit:
