@@ -1,6 +1,10 @@
 """The real chapters: executed here with the least profile, on the CPU, and their published outputs checked."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -15,6 +19,7 @@ from inference_lib.support import paths
 
 PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
 CHECKED = "nbval-check-output"
+NBVAL = "10_torch_tensorrt"
 
 
 def checked_outputs(source: notebook.Notebook, executed: notebook.Notebook) -> dict[int, str]:
@@ -104,6 +109,44 @@ def test_checked_cells_give_the_published_output_here(chapter: course.Chapter, e
     expected, found = (checked_outputs(source, nbformat.read(path, as_version=4)) for path in (published, here))
     assert expected
     assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
+def test_nbval_finds_the_published_outputs_again(tmp_path: Path) -> None:
+    """A reader's own tool, on the shortest chapter with checked cells, up to the last of them."""
+    chapter = next(c for c in WITH_CHECKED_CELLS if c.name == NBVAL)
+    published = nbformat.read(paths.PUBLISHED / f"{NBVAL}.ipynb", as_version=4)
+    page = book.merge(notebook.source_notebook(chapter.source), published)
+    last = max(n for n, cell in enumerate(page.cells, 1) if CHECKED in cell.metadata.get("tags", []))
+    page.cells = page.cells[:last]
+    for cell in page.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = f'profile, device, records_dir = "smoke", "cpu", {str(tmp_path)!r}'
+    nbformat.write(page, tmp_path / "page.ipynb")
+    options = [
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=600",
+        f"--rootdir={tmp_path}",
+        "-c",
+        os.devnull,
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        *options,
+        str(tmp_path / "page.ipynb"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
 
 
 def test_only_the_text_of_checked_cells_is_compared() -> None:
