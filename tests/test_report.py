@@ -222,7 +222,7 @@ def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path:
     (best,) = [line.split("|") for line in text.splitlines() if "PyTorch (CUDA graph) FP16" in line]
     assert [cell.strip() for cell in best[1:7]] == [
         "resnet18",
-        "2.000 (2.000\u20132.000)",
+        "FP32 2.000 (2.000\u20132.000)",
         "PyTorch (CUDA graph) FP16",
         "0.500 (0.500\u20130.500)",
         "4.0 times faster",
