@@ -99,12 +99,31 @@ def test_the_scoreboard_names_machine_rows_and_reasons(
     assert "unavailable: not installed" in text
 
 
-def test_doctor_names_every_backend_and_what_would_mend_it(capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(capsys, "doctor")
-    assert max(map(len, text.splitlines())) <= 100
-    assert {line.split()[0] for line in text.splitlines() if line.strip()} >= set(BACKENDS)
+def test_doctor_has_a_line_for_every_backend_and_tells_at_length_what_would_mend_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    brief, whole = printed(capsys, "doctor"), printed(capsys, "doctor", "--verbose")
+    for text in (brief, whole):
+        assert max(map(len, text.splitlines())) <= 100
+        names = [line.split()[0] for line in text.splitlines() if line.strip()]
+        assert [name for name in names if name in BACKENDS] == list(BACKENDS)
+    assert len(brief.splitlines()) <= len(BACKENDS) + 8
     if not torch.cuda.is_available():
-        assert "run on a machine with an NVIDIA GPU" in text
+        assert "run on a machine with an NVIDIA GPU" in " ".join(whole.split())
+        assert re.search(r"^pytorch-cudagraph .* no +no +CUDA graphs exist on NVIDIA GPUs", brief, re.MULTILINE)
+
+
+def test_a_framework_that_ends_its_process_costs_its_own_lines_in_doctor(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        os._exit(1)
+
+    monkeypatch.setattr(type(BACKENDS["tvm"]), "availability", crash)
+    lines = {line.split()[0]: line for line in printed(capsys, "doctor").splitlines() if line.strip()}
+    for name in ("tvm", "tvm-cudagraph"):
+        assert lines[name].endswith("the process that imported it died")
+    assert lines["pytorch"].split()[2] == "yes"
 
 
 def test_a_book_with_a_failed_chapter_is_rendered_and_the_status_says_so(
