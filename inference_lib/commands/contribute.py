@@ -27,22 +27,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Pack, check or add; 1, with a line for each reason, where it is not believed."""
-    from inference_lib.course import contribution
+    from inference_lib.course import parcel
+    from inference_lib.course.contribution import problems
     from inference_lib.support.files import shown
 
     if options.add:
-        print(shown(contribution.add(options.add, paths.PUBLISHED / "machines")))
+        print(shown(parcel.add(options.add, paths.PUBLISHED / "machines")))
         return 0
     if options.check:
-        with contribution.unpacked(options.check) as (_, found):
-            return _told(found, contribution.problems(found))
+        with parcel.unpacked(options.check) as (_, found):
+            return _told(found, problems(found))
     if options.out.suffix != ".zip":
         raise CourseError(f"{options.out} does not end in .zip, and a contribution does")
-    found = contribution.of_this_machine(common.read_records(options.records), options.name, options.by)
-    problems = contribution.problems(found)
-    if not problems:
-        contribution.pack(found, options.out)
-    return _told(found, problems)
+    found = parcel.of_this_machine(common.read_records(options.records), options.name, options.by)
+    wrong = problems(found)
+    if not wrong:
+        parcel.pack(found, options.out)
+    return _told(found, wrong)
 
 
 def _told(found: "Contribution", problems: list[str]) -> int:
