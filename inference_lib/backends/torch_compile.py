@@ -96,7 +96,8 @@ class TorchCompile(PyTorchEager):
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Trace the model, and take what was compiled for the workload from the artifact's cache."""
-        return _runner(artifact.workload, self._compile(artifact))
+        with float32_products(artifact.workload.precision):  # the graph's kernels are chosen while it is captured
+            return _runner(artifact.workload, self._compile(artifact))
 
     def _compile(self, artifact: Artifact) -> Call:
         workload = artifact.workload
