@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import torch
 
 from inference_lib.backends import BACKENDS
 from inference_lib.cli import main
+from inference_lib.commands import completion
 from inference_lib.course import book
 from inference_lib.course import run as course
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
+from inference_lib.support import paths
 
 MakeRecord = Callable[..., Record]
 
@@ -200,3 +203,30 @@ def test_ctrl_c_keeps_what_was_finished_and_the_next_run_goes_on(tmp_path: Path)
     assert "goes on from there" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert store.read()
+
+
+def completed(tmp_path: Path, line: str) -> list[str]:
+    """Return how a shell would complete ``line``."""
+    asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n"}
+    answers = tmp_path / "answers"
+    environment = os.environ | asked | {"_ARGCOMPLETE_STDOUT_FILENAME": str(answers)}
+    subprocess.run([sys.executable, "-m", "inference_lib"], env=environment, check=True, timeout=60)
+    return [answer.strip() for answer in answers.read_text().split("\n")]
+
+
+def test_a_shell_completes_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert completed(tmp_path, "inference-lib ben") == ["benchmark"]
+    assert completed(tmp_path, "inference-lib choose --max-") == [
+        "--max-latency-ms",
+        "--max-p99-ms",
+        "--max-memory-mib",
+    ]
+    for shell in ("bash", "zsh", "fish"):
+        assert "inference-lib" in printed(capsys, "completion", shell)
+    scripts = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {completion.SCRIPT: "inference_lib.cli:main"}
+
+
+def test_json_is_the_short_form_of_the_format(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("report", "--records", str(records))
+    assert printed(capsys, *arguments, "--json") == printed(capsys, *arguments, "--format", "json")

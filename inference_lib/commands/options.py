@@ -34,8 +34,9 @@ def records(parser: argparse.ArgumentParser) -> None:
 
 
 def table_format(parser: argparse.ArgumentParser) -> None:
-    """Add ``--format``, in which records are printed."""
+    """Add ``--format``, in which records are printed, and ``--json``."""
     parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
 
 
 def read_records(folder: Path) -> list["Record"]:

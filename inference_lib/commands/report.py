@@ -26,7 +26,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.records(parser)
     common.table_format(parser)
-    parser.add_argument("--json", action="store_const", const="json", dest="format", help="as --format json")
 
 
 def run(options: argparse.Namespace) -> int:
