@@ -1,6 +1,8 @@
 """``export``: one model with one framework."""
 
 import argparse
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from inference_lib.commands import options as common
@@ -17,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--output", type=Path, default=paths.ARTIFACTS)
+    common.model_options(parser, pictures=False)
     common.device(parser)
 
 
@@ -24,20 +27,22 @@ def run(options: argparse.Namespace) -> None:
     """Export, and print where the artifact is, how large it is and how long it took."""
     from inference_lib.backends import get_backend
     from inference_lib.backends.shared.cuda import resolve_device
-    from inference_lib.seam import Workload, build
+    from inference_lib.seam import Workload, build, supports
     from inference_lib.support.failures import keep, reason_of
     from inference_lib.support.files import shown
 
     device = resolve_device(options.device)
-    workload = Workload(options.model, options.batch_size, options.precision, device)
+    (model,) = common.find_models(options, [options.model])
+    workload = Workload(model, options.batch_size, options.precision, device)
     backend = get_backend(options.backend)
-    available, support = backend.availability(device), backend.supports(workload)
+    available, support = backend.availability(device), supports(backend, workload)
     if not available.usable:
         raise CourseError(f"{backend.title} cannot be used here: {available.reason}; {available.remedy}")
     if not support.ok:
         raise CourseError(f"{backend.title} cannot export {workload}: {support.reason}")
     try:
-        artifact = build(backend, workload, options.output)
+        with redirect_stderr(io.StringIO()):  # what an exporter prints beside what it raises
+            artifact = build(backend, workload, options.output)
     except (CourseError, OSError):
         raise
     except Exception as error:  # whatever a framework raises

@@ -61,7 +61,7 @@ class Profile:
         return workload.on_gpu and workload.batch_size == self.sweep[0] and workload.precision.bits <= 16
 
     def images(self, device: str, of: int | None = None) -> int:
-        """Return on how many test images, ``of`` so many, a row of ``device`` is checked; a CPU takes minutes for all."""
+        """Return on how many test images, ``of`` so many, a row of ``device`` is checked: a CPU takes minutes."""
         wanted = self.test_images if device == "cuda" else self.cpu_test_images
         return min(wanted, of or wanted)
 

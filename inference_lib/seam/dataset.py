@@ -24,7 +24,7 @@ class Dataset:
 
     def labels(self, split: str = "test") -> np.ndarray | None:
         """Return the labels (int64, N) of ``split``; None where nobody knows what the pictures show."""
-        raise NotImplementedError
+        return None
 
     def read(self, start: int, out: np.ndarray, split: str = "test") -> None:
         """Write the pictures from ``start`` on into ``out`` (N x the input's shape), one for each of its places.
