@@ -7,7 +7,7 @@ anew. Its name ends with a part of its hash: two different models never share a 
 import inspect
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from inference_lib.support.errors import CourseError, cause_line
 from inference_lib.support.failures import reason_of
 from inference_lib.support.hashes import sha256_of
 from inference_lib.zoo.backbones import as_module, cached, call, classifier, of_torchvision
-from inference_lib.zoo.image_folder import Preprocessing, prepare
+from inference_lib.zoo.image_folder import Preprocessing, prepare, shape_of, shown
+from inference_lib.zoo.trained import load_trained, read_facts
 
 Make = Callable[[], object]
 
@@ -46,29 +47,13 @@ def bring(spec: str, input_shape: str | tuple[int, ...] | None = None) -> Model:
     place, _, name = spec.rpartition(":")
     if spec.endswith(".onnx"):
         return _of_onnx(Path(spec).absolute(), shape)
+    if spec.endswith(".safetensors"):
+        return _of_training(Path(spec).absolute(), shape)
     if place == "torchvision":
         return _of_torchvision(name, shape)
     if place and name.isidentifier():
         return _of_function(str(Path(place).absolute()) if place.endswith(".py") else place, name, shape)
     raise CourseError(f"unknown model {spec!r}; choose one of: {', '.join(MODELS)}; or bring one: {FORMS}")
-
-
-def shape_of(text: str) -> tuple[int, ...]:
-    """Return the sizes in ``text``, such as ``3x160x160``.
-
-    Raises:
-        CourseError: these are no sizes.
-
-    """
-    sizes = text.lower().split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise CourseError(f"{text!r} is no input shape; write the sizes without the batch, such as 3x160x160")
-    return tuple(map(int, sizes))
-
-
-def shown(shape: Iterable[int]) -> str:
-    """Return ``shape`` as it is typed."""
-    return "x".join(map(str, shape))
 
 
 # A function that returns a module
@@ -99,6 +84,18 @@ def _of_torchvision(name: str, shape: tuple[int, ...] | None) -> Model:
     told = {"mean": usual.mean, "std": usual.std, "margin": usual.resize_size[0] / side}
     figures = Preprocessing.model_validate({"height": shape[-2], "width": shape[-1], **told})
     return _of_module(title, make, shape, name, figures=figures, class_names=names)
+
+
+# What the command train wrote
+
+
+def _of_training(path: Path, shape: tuple[int, ...] | None) -> Model:
+    facts = read_facts(path)
+    figures, title = facts.preprocessing, path.name
+    if shape not in (None, figures.shape):
+        raise CourseError(f"{title} was trained on {shown(figures.shape)}; leave --input-shape out, or train again")
+    make = partial(load_trained, path)
+    return _of_module(title, make, figures.shape, path.stem, figures=figures, class_names=facts.class_names)
 
 
 # Any module
@@ -205,7 +202,7 @@ def _settle(module: nn.Module, shape: tuple[int, ...]) -> None:
     whatever the input: no comparison of answers would find a wrong export.
     """
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    if not norms or any(norm.num_batches_tracked is None or norm.num_batches_tracked for norm in norms):
+    if not norms or not all(_is_new(norm) for norm in norms):
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -216,6 +213,12 @@ def _settle(module: nn.Module, shape: tuple[int, ...]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum
+
+
+def _is_new(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    """Whether the statistics are those of a layer that was just made; what counts its batches may not be kept."""
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and not mean.any() and bool((variance == 1).all())
 
 
 def _noise(batch: int, shape: tuple[int, ...], start: int = 0) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import socket
 import sys
 import warnings
@@ -24,8 +25,10 @@ NETWORK_TIMEOUT = 20.0
 """Seconds without an answer after which a download is given up."""
 
 
-def call(place: str, name: str) -> object:
+def call(place: str, name: str, classes: int | None = None) -> object:
     """Return what the function ``name`` of a module, or of a file that ends with ``.py``, returns.
+
+    One that has an argument ``num_classes`` gets ``classes`` there, if that is given.
 
     Raises:
         CourseError: there is no such function.
@@ -34,7 +37,8 @@ def call(place: str, name: str) -> object:
     module = _file(Path(place)) if place.endswith(".py") else _imported(place)
     if not callable(found := getattr(module, name, None)):
         raise CourseError(f"{Path(place).name} has no function {name!r}; name one that returns the network")
-    return found()
+    takes = classes is not None and "num_classes" in inspect.signature(found).parameters
+    return found(num_classes=classes) if takes else found()
 
 
 def _file(path: Path) -> ModuleType:
@@ -129,7 +133,7 @@ def backbone(spec: str, classes: int) -> nn.Module:
     if place == "torchvision":
         return of_torchvision(name, classes=classes)
     if place and name.isidentifier():
-        return as_module(call(place, name), spec)
+        return as_module(call(place, name, classes), spec)
     raise CourseError(
         f"unknown backbone {spec!r}; choose one of: {', '.join(ARCHITECTURES)}; or torchvision:NAME, "
         "package.module:function, path/file.py:function"

@@ -6,7 +6,7 @@ what torchvision's ``ImageFolder`` reads. Decoding, resizing and normalizing pic
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,24 @@ def _pictures(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield from _pictures(entry, (*above, folder.resolve()))
         elif entry.suffix.lower() in FORMATS:
             yield entry
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """Return the sizes in ``text``, such as ``3x160x160``.
+
+    Raises:
+        CourseError: these are no sizes.
+
+    """
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise CourseError(f"{text!r} is no input shape; write the sizes without the batch, such as 3x160x160")
+    return tuple(map(int, sizes))
+
+
+def shown(shape: Iterable[int]) -> str:
+    """Return ``shape`` as it is typed."""
+    return "x".join(map(str, shape))
 
 
 # One picture
