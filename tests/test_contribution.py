@@ -149,10 +149,23 @@ def test_a_description_that_says_something_else_is_not_believed(records: list[Re
 
 
 def test_places_are_cut_from_reasons_when_a_machine_is_packed(records: list[Record], make: MakeRecord) -> None:
-    broken = make("tvm", 1.0, count=0, status="failed", reason="cannot open /" + "home/me/lib.so of http://index.local")
-    found = parcel.of_this_machine([*records, broken])
+    reason = "cannot open /" + "home/me/lib.so of http://index.local"
+    broken = [make("tvm", 1.0, count=0, status="failed", reason=reason, run=run) for run in ("1", "2")]
+    found = parcel.of_this_machine([*records, *broken])
     assert found.records[-1].reason == "cannot open lib.so of http://(a host)"
     assert problems(found) == []
+
+
+def test_what_only_one_run_tried_is_left_out_and_a_second_run_that_failed_is_not(
+    records: list[Record], make: MakeRecord
+) -> None:
+    once, quick, third = make("tvm", 1.0), make("tvm", 1.0, profile="quick", run="2"), make("pytorch", 1.0, run="3")
+    assert parcel.of_this_machine([*records, once, quick, third]).records == records
+    failed = make("tvm", 1.0, count=0, status="failed", reason="no kernel", run="2")
+    (problem,) = problems(parcel.of_this_machine([*records, once, failed]))
+    assert problem.startswith("it was not measured in the second run")
+    with pytest.raises(CourseError, match="no cell that two runs with --profile full tried"):
+        parcel.of_this_machine([quick])
 
 
 def zipped(members: dict[str, bytes], *, link: str = "") -> bytes:
@@ -223,17 +236,21 @@ def test_the_command_packs_or_says_every_reason_why_not(
     records: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = RecordStore(tmp_path / "records"), tmp_path / "mine.zip"
-    for record in records[:3]:
+    for record in records:
         store.write(changed(record, version=""))
     command = ["contribute", "--records", str(store.directory), "--name", "my-machine", "--by", "Me", str(out)]
     assert main(command) == 1
     said = capsys.readouterr()
-    assert [line.split(":")[0] for line in said.err.splitlines()] == ["not believed"] * 2
-    assert "and 2 more" in said.err
+    assert said.err == (
+        "not believed: it does not say which code and versions measured it: "
+        "nvidia-test-gpu-full-1--onnxruntime--resnet18-cuda-fp32-b1.json and 5 more\n"
+    )
     assert not out.exists()
     for record in records:
         store.write(record)
+    store.write(changed(records[0], profile="quick"))
     assert main(command) == 0
+    assert out.exists()
     described = json.loads(capsys.readouterr().out)
     assert (described["name"], described["measured_by"], described["runs"]) == ("my-machine", "Me", ["1", "2"])
     assert main(["contribute", "--check", str(out)]) == 0
