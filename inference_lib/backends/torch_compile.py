@@ -295,14 +295,17 @@ def example(workload: Workload) -> torch.Tensor:
 def compiling(cache: Path | None = None) -> Iterator[None]:
     """Compile quietly, with Inductor's cache in the folder ``cache``; without one, from nothing, and nothing is kept.
 
-    What is found there is not compiled again. On a GPU that is the whole program; on a CPU it is every compiled
-    library, while the graph, whose packed weights PyTorch does not store, is lowered anew.
+    What is found there is not compiled again, and no processes are started that would help. On a GPU that is the whole
+    program; on a CPU it is every compiled library, while the graph, whose packed weights PyTorch does not store, is
+    lowered anew.
 
     Headers are not compiled ahead: that is done outside of the cache, and looked at again by every process that loads.
     """
     from torch._inductor import config
 
-    settings = {"cpp_cache_precompile_headers": False, "aot_inductor.precompile_headers": False}
+    settings: dict[str, Any] = {"cpp_cache_precompile_headers": False, "aot_inductor.precompile_headers": False}
+    if cache is not None and cache.exists():
+        settings["compile_threads"] = 1
     with quiet(), believing_the_processor(), quoting_paths(), config.patch(settings), _cache_in(cache):
         yield
 
