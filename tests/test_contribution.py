@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from inference_lib.backends import BACKENDS
 from inference_lib.cli import main
 from inference_lib.course import parcel
-from inference_lib.course.contribution import NOBODY_YET, Contribution, as_markdown, describe, machines, problems
+from inference_lib.course.contribution import (
+    NOBODY_YET,
+    THOROUGH,
+    Contribution,
+    as_markdown,
+    describe,
+    machines,
+    problems,
+)
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.support import paths
@@ -94,10 +102,13 @@ def on(record: Record, **changes: object) -> Record:
         (lambda r: changed(r, fingerprint=""), "does not say which code and versions"),
         (lambda r: changed(r, version=""), "does not say which code and versions"),
         (lambda r: on(r, packages={}), "does not say which code and versions"),
-        (lambda r: changed(r, invocations=r.invocations[:2]), "fewer than 3 invocations"),
-        (lambda r: changed(r, invocations=r.invocations[:1] * 3), "fewer than 3 invocations"),
-        (lambda r: in_invocations(r, end_to_end_ms=[2.0] * 5, device_ms=[1.0] * 5), "fewer than 17 rounds"),
-        (lambda r: in_invocations(r, iterations=50), "rounds of 3 inferences"),
+        (lambda r: changed(r, invocations=r.invocations[:2]), f"fewer than {THOROUGH.invocations} invocations"),
+        (lambda r: changed(r, invocations=r.invocations[:1] * 3), f"fewer than {THOROUGH.invocations} invocations"),
+        (
+            lambda r: in_invocations(r, end_to_end_ms=[2.0] * 5, device_ms=[1.0] * 5),
+            f"fewer than {THOROUGH.rounds} rounds",
+        ),
+        (lambda r: in_invocations(r, iterations=50), f"rounds of {THOROUGH.least_iterations} inferences"),
         (lambda r: in_invocations(r, device_ms=[]), "rounds on the device are not those end to end"),
         (lambda r: in_invocations(r, end_to_end_ms=[0.0] * 20), "not a positive number"),
         (lambda r: in_invocations(r, quantiles=[float("nan")] * 201), "not a positive number"),
@@ -184,7 +195,7 @@ def zipped(members: dict[str, bytes], *, link: str = "") -> bytes:
     ("content", "why"),
     [
         (zipped({"../description.json": b"{}"}), "is neither description.json nor a record"),
-        (zipped({"/tmp/description.json": b"{}"}), "is neither description.json nor a record"),
+        (zipped({"/etc/description.json": b"{}"}), "is neither description.json nor a record"),
         (zipped({"records/../../x.json": b"{}"}), "is neither description.json nor a record"),
         (zipped({"records/a\\b.json": b"{}"}), "is neither description.json nor a record"),
         (zipped({"description.json": b"{}", "run.py": b""}), "is neither description.json nor a record"),
