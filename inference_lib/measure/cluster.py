@@ -249,8 +249,9 @@ def _places(ray: Any, kind: str) -> list[tuple[str, Any]]:
     found = []
     for node in (node for node in ray.nodes() if node["Alive"]):
         stay = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        count = int(node["Resources"].get("GPU", 0)) if kind == "cuda" else 1
-        need = {"num_gpus": 1} if kind == "cuda" else {"num_cpus": node["Resources"].get("CPU", 1)}
+        cores, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
+        count, device = (gpus, 1) if kind == "cuda" else (1, 0)
+        need = {"num_gpus": device, "num_cpus": max(1, cores // max(1, count))}  # its share: as many threads, too
         actor = ray.remote(Station).options(scheduling_strategy=stay, max_restarts=0, **need)
         found += [(f"{node['NodeManagerAddress']}-{node['NodeID'][:4]}-{index}", actor) for index in range(count)]
     if not found:
