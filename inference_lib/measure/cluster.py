@@ -214,7 +214,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise CourseError("Ray is not installed; run `pip install -c constraints.txt -e .[cluster]`") from error
+        raise CourseError("Ray is not installed; run `pip install -c constraints.txt -e .[serve]`") from error
     _check_answers(address)
     try:
         ray.init(
