@@ -285,6 +285,15 @@ def text_scoreboards(records: Sequence[Record]) -> str:
     )
 
 
+def in_format(records: Sequence[Record], kind: str) -> str:
+    """Return the records for a person (``table``, ``markdown``: scoreboards) or a program (``csv``, ``json``: rows)."""
+    if kind == "csv":
+        return flat_table(records).to_csv(index=False).rstrip("\n")
+    if kind == "json":
+        return flat_table(records).to_json(orient="records", indent=1)
+    return markdown_scoreboards(records) if kind == "markdown" else text_scoreboards(records)
+
+
 def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield a title and a table for each machine, run, model and batch size that has records."""
     shelves: dict[tuple[str, str], list[Record]] = {}
