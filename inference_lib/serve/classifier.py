@@ -227,7 +227,7 @@ def _check(backend: str, workload: Workload) -> None:
         raise CourseError(f"{found.title} cannot be used here: {available.reason}; {available.remedy}")
     if not support.ok:
         raise CourseError(f"{found.title} cannot run {workload}: {support.reason}")
-    if workload.model.dataset is not FASHION_MNIST:
+    if workload.model.dataset != FASHION_MNIST:
         raise CourseError(
             f"{workload.model} does not take the pictures of Fashion-MNIST; serve one of the course's models"
         )

@@ -19,6 +19,7 @@ from starlette.routing import Mount
 from inference_lib.serve.application import Application, Prediction
 from inference_lib.serve.queue import FailedError
 from inference_lib.serve.settings import Settings
+from inference_lib.support.errors import CourseError
 
 WATCH_S = 0.2
 """How often dead workers are looked for."""
@@ -39,7 +40,7 @@ class ClassifierAPI(ls.LitAPI):
         self._stack = ExitStack()
         self._classifier = self._stack.enter_context(self._settings.loaded(int(index or 0)))
 
-    def decode_request(self, request: np.ndarray) -> np.ndarray:
+    def decode_request(self, request: Any) -> Any:
         """Return the picture: it was decoded before it came here."""
         return request
 
@@ -133,12 +134,21 @@ class Server(ls.LitServer):
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
-    Server(settings).run(
-        host=settings.host,
-        port=settings.port,
-        num_api_servers=1,
-        log_level="warning",
-        generate_client_file=False,
-        access_log=False,
-    )
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        CourseError: no worker came up.
+
+    """
+    server = Server(settings)
+    try:
+        server.run(
+            host=settings.host,
+            port=settings.port,
+            num_api_servers=1,
+            log_level="warning",
+            generate_client_file=False,
+            access_log=False,
+        )
+    except RuntimeError as error:
+        raise CourseError(f"{error}; the lines above say why") from error

@@ -187,7 +187,8 @@ def read_summary(summary: str, scenario: str, rate: float | None, errors: Counte
     lines = dict(re.findall(r"^\s*([^:\n]+?)\s*:\s*(.+?)\s*$", summary, re.MULTILINE))
     if "Result is" not in lines:
         raise CourseError(f"LoadGen's summary names no result: {summary[:200]!r}; run it again")
-    reasons = [name for name, said in lines.items() if name.endswith(" satisfied") and said.upper() == "NO"]
+    broken = [name for name, said in lines.items() if name.endswith(RULE) and said.upper() == "NO"]
+    reasons = [f"{name.removesuffix(RULE).lower()} not kept" for name in broken]
     if errors:
         named = ", ".join(f"{count} {kind}" for kind, count in sorted(errors.items()))
         reasons.append(f"requests without an answer: {named}")
@@ -204,6 +205,8 @@ def read_summary(summary: str, scenario: str, rate: float | None, errors: Counte
         summary,
     )
 
+
+RULE = " satisfied"
 
 PER_SECOND = ("Completed samples per second", "Samples per second", "QPS w/ loadgen overhead")
 """What the scenarios call it."""

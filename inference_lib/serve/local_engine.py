@@ -1,13 +1,18 @@
-"""The application and the queue in one process: nothing between them but threads."""
+"""The application and the queue in one process: nothing between them but threads.
+
+One replica works in the server's process. Of several, each has a process of its own: one that dies is replaced.
+"""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack, closing
 
 import numpy as np
+import uvicorn
 
 from inference_lib.serve.application import Application, Limits, Prediction
+from inference_lib.serve.classifier import Classifier
 from inference_lib.serve.queue import BatchQueue, Request
+from inference_lib.serve.settings import Settings
 
 GRACE_S = 20
 """How long the end of the server waits for answers."""
@@ -37,16 +42,24 @@ def _hand_over(answered: "asyncio.Future[Request]", request: Request) -> None:
         answered.set_result(request)
 
 
-def serve(app: Application, host: str, port: int, started: Callable[[], object] = bool) -> None:
+def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that came before are answered."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            started()
-
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S
-    )
-    Server(config).run()
+    with ExitStack() as stack:
+        if settings.replicas == 1:
+            classifiers: list[Classifier] = [stack.enter_context(settings.loaded())]
+            remake = None
+        else:
+            remake = settings.remote
+            classifiers = [stack.enter_context(closing(remake())) for _ in range(settings.replicas)]
+        limits = settings.limits
+        knobs = (settings.max_batch, settings.max_wait_s, limits.under_way, limits.timeout_s)
+        queue = stack.enter_context(BatchQueue(classifiers, remake, *knobs))
+        app = application(queue, settings.class_names, limits)
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )

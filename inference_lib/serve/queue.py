@@ -222,7 +222,7 @@ class BatchQueue:
         )
         return True
 
-    def _answer(self, batch: Sequence[Request], logits: Callable[[], Sequence[np.ndarray]]) -> None:
+    def _answer(self, batch: Sequence[Request], logits: Callable[[], np.ndarray]) -> None:
         try:
             found = logits()
         except Exception as error:  # whatever a framework raises is answered, and the queue goes on
@@ -241,9 +241,9 @@ class BatchQueue:
             if replica.classifier is not dead or self._closed:
                 return not self._closed
             dead.close()
-            for _ in range(TRIES if self._remake else 0):
+            for make in [self._remake] * TRIES if self._remake else []:
                 try:
-                    replica.classifier = self._remake()
+                    replica.classifier = make()
                 except Exception:  # it may have died while it started, too
                     continue
                 self._made.append(replica.classifier)
@@ -271,8 +271,8 @@ class BatchQueue:
         self.close()
 
 
-def _raiser(error: Exception) -> Callable[[], Sequence[np.ndarray]]:
-    def logits() -> Sequence[np.ndarray]:
+def _raiser(error: Exception) -> Callable[[], np.ndarray]:
+    def logits() -> np.ndarray:
         raise error
 
     return logits

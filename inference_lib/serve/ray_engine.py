@@ -8,8 +8,9 @@ fraction of a GPU is a number for the scheduler, it isolates nothing (#41432).
 import asyncio
 import logging
 import os
+import signal
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Replica:
 def application(settings: Settings) -> Any:
     """Return the application and the replicas behind it, bound together as Ray wants them."""
     gpu = settings.workload.on_gpu
-    replicas = ray_serve.deployment(
+    replicas: Any = ray_serve.deployment(
         Replica,
         name="Replica",
         num_replicas=settings.replicas,
@@ -79,7 +80,7 @@ def application(settings: Settings) -> Any:
 
         return Application(predict, ready, settings.class_names, settings.limits)
 
-    http = ray_serve.deployment(
+    http: Any = ray_serve.deployment(
         ray_serve.ingress(build)(),
         name="Application",
         max_ongoing_requests=settings.limits.under_way + 1,
@@ -89,8 +90,8 @@ def application(settings: Settings) -> Any:
     return http.bind(replicas.bind(settings))
 
 
-def serve(settings: Settings, until: threading.Event | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C, or until ``until`` is set.
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C.
 
     Raises:
         CourseError: Ray has fewer GPUs than there are to be replicas.
@@ -103,13 +104,16 @@ def serve(settings: Settings, until: threading.Event | None = None) -> None:
         logging_level=logging.WARNING,
         configure_logging=False,
     )
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray put one of its own there, which aborts
     if settings.workload.on_gpu and ray.cluster_resources().get("GPU", 0) < settings.replicas:
         found = int(ray.cluster_resources().get("GPU", 0))
         raise CourseError(f"{settings.replicas} replicas need as many GPUs, Ray sees {found}; choose fewer replicas")
     try:
         ray_serve.start(http_options={"host": settings.host, "port": settings.port})
         ray_serve.run(application(settings), name=NAME, route_prefix="/")
-        (until or threading.Event()).wait()
+        threading.Event().wait()
     finally:
+        with suppress(Exception):  # it may never have come up
+            ray_serve.delete(NAME)  # waits for what is under way
         ray_serve.shutdown()
         ray.shutdown()

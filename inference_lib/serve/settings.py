@@ -6,6 +6,7 @@ from pathlib import Path
 from inference_lib.seam import Workload
 from inference_lib.serve.application import Limits
 from inference_lib.serve.classifier import Loaded, sizes_up_to
+from inference_lib.serve.replica import RemoteClassifier
 from inference_lib.support import paths
 
 ENGINES = ("litserve", "ray", "local")
@@ -48,3 +49,7 @@ class Settings:
         device = f"cuda:{index}" if self.workload.on_gpu else "cpu"
         workload = Workload(self.workload.model, 1, self.workload.precision, device)
         return Loaded(self.backend, workload, self.sizes, self.root)
+
+    def remote(self) -> RemoteClassifier:
+        """Return the model in a process of its own, warm."""
+        return RemoteClassifier(self.backend, self.workload, self.sizes, self.root)

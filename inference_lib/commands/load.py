@@ -1,0 +1,191 @@
+"""``load``: put a queue or a server under load, and say how much it carries."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from inference_lib.commands import options as common
+from inference_lib.commands.serve import model_options, settings_of
+
+if TYPE_CHECKING:
+    from inference_lib.serve.loadgen import Run
+    from inference_lib.serve.settings import Settings
+
+HELP = "put a queue or a server under load with MLPerf LoadGen, and find the rate that it carries"
+
+PICTURES = 1024
+"""Test pictures that are sent."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    model_options(parser)
+    parser.add_argument("--url", help="of a server; without it, the model runs behind a queue in this process")
+    parser.add_argument("--engines", nargs="+", metavar="ENGINE", help="start these servers, one after the other")
+    parser.add_argument("--port", type=int, default=8000, help="of the servers that are started")
+    parser.add_argument("--scenario", default="server", help="single_stream, multi_stream, server or offline")
+    parser.add_argument("--rate", type=float, help="requests a second; without it, the highest rate is searched")
+    parser.add_argument("--p99-ms", type=float, help="the limit: 10 in this process, 25 over HTTP")
+    parser.add_argument("--seconds", type=float, default=10.0, help="least length of a run")
+    parser.add_argument(
+        "--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9], help="parts of the capacity"
+    )
+    parser.add_argument("--soak", action="store_true", help="one long load, a replica killed now and then")
+    parser.add_argument("--kill-every", type=float, default=60.0, metavar="S", help="seconds between two kills")
+
+
+def run(options: argparse.Namespace) -> int | None:
+    """Measure, and print what was found; 1 where a request was lost, or a run that was asked for does not count."""
+    from inference_lib.seam import FASHION_MNIST
+    from inference_lib.serve.loadgen import SCENARIOS, import_loadgen
+    from inference_lib.support.errors import unknown_name
+
+    if options.scenario not in SCENARIOS:
+        raise unknown_name("scenario", options.scenario, SCENARIOS)
+    import_loadgen()
+    FASHION_MNIST.ensure()
+    settings = settings_of(options)
+    if options.url:
+        return _over_http(options, options.url)
+    if options.engines:
+        return max([_engine(options, engine) for engine in options.engines])
+    return _soak(options, settings) if options.soak else _in_process(options, settings)
+
+
+def _pictures() -> list[Any]:
+    from inference_lib.zoo.fashion_mnist import split_of
+
+    return list(split_of("test")[0][:PICTURES])
+
+
+def _in_process(options: argparse.Namespace, settings: "Settings") -> int:
+    """Print what the classifier, the queue before it and the simulator do; or one run, where a rate is given."""
+    from inference_lib.backends.shared.buffers import BufferedRunner
+    from inference_lib.serve.loadgen import run_loadgen
+    from inference_lib.serve.service import measure_service
+    from inference_lib.serve.simulator import Knobs
+    from inference_lib.serve.trials import (
+        measured_rate,
+        offline_rate,
+        predict_and_measure,
+        queue_overhead,
+        queued,
+        simulated_rate,
+    )
+
+    limit_ms, pictures = options.p99_ms or 10.0, _pictures()
+    knobs = Knobs(settings.max_batch, settings.max_wait_s, settings.limits.under_way)
+    loaded = settings.loaded()
+    with loaded as classifier:
+        if options.rate or options.scenario != "server":
+            with queued(classifier, knobs) as queue:
+                found = run_loadgen(queue, pictures, options.scenario, options.seconds, options.rate or 100.0, limit_ms)
+            print(_line(found))
+            return 0 if found.valid else common.EXIT_ERROR
+        service = measure_service(classifier)
+        print(f"{loaded.title}, {settings.workload.model} {settings.workload.precision} on {settings.workload.device}")
+        print("batch  alone ms  busy ms  images/s")
+        for size in service.sizes:
+            alone, busy = service.alone_s(size), service.occupied_s(size)
+            print(f"{size:5}  {alone * 1e3:8.3f}  {busy * 1e3:7.3f}  {size / busy:8,.0f}")
+        turns = queue_overhead(classifier)
+        overhead = turns.ms("queue") - turns.ms("classifier")
+        print(f"queue's overhead at batch 1, without waiting, p50: {overhead * 1e3:.0f} us")
+        print("load   rate/s   law ms  simulated p50, p99 ms  measured p50, p99 ms   off %  mean batch  counts")
+        for trial in predict_and_measure(
+            classifier, service, knobs, pictures, options.seconds, options.loads, limit_ms
+        ):
+            simulated, measured = trial.simulated, trial.run.latency_ms
+            print(
+                f"{trial.load:4.2f} {trial.rate:8,.0f} {trial.law_ms:8.2f}"
+                f"  {simulated.quantile_ms(50):9.2f} {simulated.quantile_ms(99):10.2f}"
+                f"  {measured['p50']:9.2f} {measured['p99']:10.2f} {trial.off_percent:+7.1f} {trial.mean_batch:11.1f}"
+                f"  {'valid' if trial.run.valid else 'invalid: ' + '; '.join(trial.run.reasons)}"
+            )
+        predicted = simulated_rate(service, knobs, limit_ms)
+        print(f"simulated: {predicted:,.0f} requests/s with p99 within {limit_ms:g} ms")
+        rate, runs = measured_rate(classifier, service, knobs, pictures, options.seconds, limit_ms)
+        for each in runs:
+            print(_line(each))
+        offline = offline_rate(classifier, knobs, pictures, options.seconds, service)
+        print(_line(offline))
+        print(f"highest rate with p99 within {limit_ms:g} ms: {rate:,.0f} requests/s")
+        print(f"of the offline rate through the same queue: {100 * rate / offline.samples_per_s:.0f} %")
+        largest = loaded.runners[settings.max_batch]
+        if isinstance(largest, BufferedRunner):
+            from inference_lib.measure.pipeline import time_overlapped
+            from inference_lib.seam import FASHION_MNIST
+
+            shape, dtype = largest.workload.input_shape, largest.workload.host_dtype
+            batches = [batch.copy() for batch in FASHION_MNIST.batches(4 * settings.max_batch, shape, dtype)]
+            overlapped = time_overlapped(largest, batches, options.seconds / 3).images_per_s
+            print(f"of the overlapped throughput, {overlapped:,.0f} images/s: {100 * rate / overlapped:.0f} %")
+    return 0
+
+
+def _over_http(options: argparse.Namespace, url: str) -> int:
+    """Print one run against a server, or the highest rate that it carries."""
+    from inference_lib.serve.client import Client
+    from inference_lib.serve.loadgen import highest_rate, run_loadgen
+    from inference_lib.serve.server_process import answers
+    from inference_lib.support.errors import CourseError
+
+    limit_ms, pictures = options.p99_ms or 25.0, _pictures()
+    if not answers(f"{url.rstrip('/')}/ready"):
+        raise CourseError(f"{url} is not ready; start it with `python -m inference_lib serve`, and wait for GET /ready")
+    with Client(url) as client:
+
+        def measure(rate: float) -> "Run":
+            found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, limit_ms)
+            print(_line(found), flush=True)
+            return found
+
+        if options.rate or options.scenario != "server":
+            return 0 if measure(options.rate or 100.0).valid else common.EXIT_ERROR
+        rate, _ = highest_rate(measure, 100.0, limit_ms)
+    print(f"highest rate with p99 within {limit_ms:g} ms: {rate:,.0f} requests/s")
+    return 0
+
+
+def _engine(options: argparse.Namespace, engine: str) -> int:
+    """Start a server with the options that were given, put it under load, and end it."""
+    from inference_lib.serve.server_process import running_server
+
+    names = (
+        "backend",
+        "model",
+        "precision",
+        "device",
+        "replicas",
+        "max_batch",
+        "max_wait_ms",
+        "max_queue",
+        "timeout_s",
+    )
+    given = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
+    url = f"http://127.0.0.1:{options.port}"
+    with running_server(url, [*given, "--engine", engine, "--port", str(options.port)]):
+        print(f"{engine}:", flush=True)
+        return _over_http(options, url)
+
+
+def _soak(options: argparse.Namespace, settings: "Settings") -> int:
+    """Print what became of a long load; 1 where a request was lost."""
+    from inference_lib.serve.soak import soak
+
+    limit_ms = options.p99_ms or 100.0
+    found = soak(settings, options.seconds, options.kill_every, 0.8, limit_ms, options.rate, common.say)
+    print(f"{found.seconds:g} s at {found.rate:,.0f} requests/s: {found.sent:,} sent, {found.answered:,} with logits")
+    print(f"with a reason instead: {', '.join(f'{n} {kind}' for kind, n in found.errors.items()) or 'none'}")
+    print(f"without an answer: {found.lost}")
+    print(f"killed {found.kills}, replaced {found.replaced}, p99 of all {found.p99_ms:.1f} ms")
+    print(f"seconds until p99 was within {limit_ms:g} ms again: {', '.join(f'{s:.1f}' for s in found.recovered_s)}")
+    print(f"memory grew by {found.memory_growth_percent:.1f} %")
+    return common.EXIT_ERROR if found.lost else 0
+
+
+def _line(found: "Run") -> str:
+    """Return a run in one line."""
+    asked = f"{found.rate:,.0f}/s asked, " if found.rate else ""
+    quantiles = ", ".join(f"{name} {ms:.2f}" for name, ms in found.latency_ms.items())
+    counts = "valid" if found.valid else f"invalid: {'; '.join(found.reasons)}"
+    return f"{found.scenario}: {asked}{found.samples_per_s:,.0f}/s, {quantiles} ms, {counts}"
