@@ -81,6 +81,7 @@ class Application:
             ],
             exception_handlers={HTTPException: _one_line, Exception: _one_line},
         )
+        self._routes.router.redirect_slashes = False
 
     def _count(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -4,6 +4,7 @@ Three knobs and a limit: the largest batch, how long the first request of a batc
 may wait, and how long one may. A request is always answered: with logits, or with the reason why not.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -62,9 +63,12 @@ class Request:
     error: UnansweredError | None = None
 
     def answer(self, error: UnansweredError | None = None) -> None:
-        """Hand the request back."""
+        """Hand the request back; what goes wrong with whoever asked does not concern the others."""
         self.error, self.finished = error, time.perf_counter()
-        self.done(self)
+        try:
+            self.done(self)
+        except Exception:
+            logging.getLogger(__name__).exception("a request was answered, and whoever asked could not take it")
 
 
 @dataclass

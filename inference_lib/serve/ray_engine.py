@@ -97,6 +97,7 @@ def serve(settings: Settings) -> None:
         CourseError: Ray has fewer GPUs than there are to be replicas.
 
     """
+    ends = signal.getsignal(signal.SIGTERM)
     ray.init(
         num_cpus=settings.replicas + HTTP_CPUS,
         include_dashboard=False,
@@ -104,7 +105,7 @@ def serve(settings: Settings) -> None:
         logging_level=logging.WARNING,
         configure_logging=False,
     )
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray put one of its own there, which aborts
+    signal.signal(signal.SIGTERM, ends)  # Ray put one of its own there
     if settings.workload.on_gpu and ray.cluster_resources().get("GPU", 0) < settings.replicas:
         found = int(ray.cluster_resources().get("GPU", 0))
         raise CourseError(f"{settings.replicas} replicas need as many GPUs, Ray sees {found}; choose fewer replicas")

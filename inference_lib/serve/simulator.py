@@ -56,13 +56,13 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
     with its logits; between the two, it is computed when the batch before it is. Its times are drawn from the measured
     ones, so that the slow ones are slow here, too.
     """
-    drawn, rng = {size: np.array(times) for size, times in service.busy.items()}, np.random.default_rng(seed)
+    luck = iter(np.random.default_rng(seed).random(len(arrivals)).tolist())
     around = {size: max(0.0, service.alone_s(size) - service.occupied_s(size)) for size in service.sizes}
     places = [(0.0, replica) for replica in range(knobs.replicas) for _ in range(service.depth)]
     free = [0.0] * knobs.replicas  # when a replica's last batch is computed
     turn = [0.0] * knobs.replicas  # when a replica's last batch was submitted: one is gathered at a time
     waiting: deque[float] = deque()
-    outcome, latencies, coming = Outcome(np.empty(0)), [], deque(arrivals)
+    outcome, latencies, coming = Outcome(np.empty(0)), [], deque(map(float, arrivals))
 
     def admit(until: float) -> None:
         while coming and coming[0] <= until:
@@ -89,7 +89,8 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
         turn[replica] = now
         size = service.size(len(batch))
         start = max(now + around[size], free[replica])
-        free[replica] = start + rng.choice(drawn[size])
+        measured = service.busy[size]
+        free[replica] = start + measured[int(next(luck) * len(measured))]
         answered = free[replica] + service.overhead_s
         latencies += [answered - arrived for arrived in batch]
         outcome.batches[len(batch)] += 1
