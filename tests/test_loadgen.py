@@ -1,13 +1,17 @@
 """MLPerf LoadGen: what it calls invalid is invalid, and nobody waits for an answer that does not come."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from serving import PICTURE, Told
 
+from inference_lib.records.record import Record
 from inference_lib.serve.loadgen import Run, highest_rate, read_summary, run_loadgen
 from inference_lib.serve.loops import closed_loop, open_loop
 from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.simulator import Knobs
+from inference_lib.serve.trials import serving_of
 from inference_lib.support.errors import CourseError
 
 pytest.importorskip("mlperf_loadgen")
@@ -42,6 +46,21 @@ def test_a_run_with_requests_that_got_nothing_does_not_count() -> None:
     assert run.reasons == ["requests without an answer: 3 OverloadedError"]
 
 
+def test_runs_of_one_load_are_kept_in_a_record_with_intervals(make_record: Callable[..., Record]) -> None:
+    def run(p99: float, errors: int = 0) -> Run:
+        counted = Counter(TimedOutError=errors) if errors else Counter()
+        return Run("server", not errors, [], 500.0, 490.0, {"p99": p99}, counted, "", Counter({8: 10}), errors)
+
+    knobs = Knobs(8, 0.002)
+    said = serving_of("queue", knobs, [run(4.0), run(5.0), run(4.5, 2)], 10.0, goodput=700.0)
+    assert said.latency["p99"].low_ms < said.latency["p99"].ms < said.latency["p99"].high_ms
+    assert (said.valid, said.errors, said.batches, said.longest_queue) == (False, {"TimedOutError": 2}, {8: 30}, 2)
+    assert serving_of("queue", knobs, [run(4.0)], 10.0).latency["p99"].low_ms is None
+    record = make_record(serving=said)
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    assert make_record().serving is None
+
+
 def test_a_summary_without_a_result_is_an_error() -> None:
     with pytest.raises(CourseError, match="names no result"):
         read_summary("LoadGen stopped", "server", 1.0, Counter())
@@ -55,6 +74,8 @@ def test_every_scenario_runs_and_every_request_is_answered(scenario: str) -> Non
     assert run.samples_per_s > 0
     assert not run.errors
     assert sum(told.batches) >= 64
+    assert run.batches.total() == len(told.batches)
+    assert run.longest_queue <= 64
     assert (run.rate == 500) == (scenario == "server")
 
 

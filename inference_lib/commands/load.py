@@ -7,8 +7,11 @@ from inference_lib.commands import options as common
 from inference_lib.commands.serve import model_options, settings_of
 
 if TYPE_CHECKING:
+    from inference_lib.serve.classifier import Classifier
     from inference_lib.serve.loadgen import Run
+    from inference_lib.serve.service import Service
     from inference_lib.serve.settings import Settings
+    from inference_lib.serve.simulator import Knobs
 
 HELP = "put a queue or a server under load with MLPerf LoadGen, and find the rate that it carries"
 
@@ -59,67 +62,86 @@ def _pictures() -> list[Any]:
 
 def _in_process(options: argparse.Namespace, settings: "Settings") -> int:
     """Print what the classifier, the queue before it and the simulator do; or one run, where a rate is given."""
-    from inference_lib.backends.shared.buffers import BufferedRunner
     from inference_lib.serve.loadgen import run_loadgen
     from inference_lib.serve.service import measure_service
     from inference_lib.serve.simulator import Knobs
-    from inference_lib.serve.trials import (
-        measured_rate,
-        offline_rate,
-        predict_and_measure,
-        queue_overhead,
-        queued,
-        simulated_rate,
-    )
+    from inference_lib.serve.trials import queued
 
-    limit_ms, pictures = options.p99_ms or 10.0, _pictures()
+    limit_ms, pictures, loaded = options.p99_ms or 10.0, _pictures(), settings.loaded()
     knobs = Knobs(settings.max_batch, settings.max_wait_s, settings.limits.under_way)
-    loaded = settings.loaded()
     with loaded as classifier:
         if options.rate or options.scenario != "server":
             with queued(classifier, knobs) as queue:
-                found = run_loadgen(queue, pictures, options.scenario, options.seconds, options.rate or 100.0, limit_ms)
+                rate = options.rate or 100.0
+                found = run_loadgen(queue, pictures, options.scenario, options.seconds, rate, limit_ms)
             print(_line(found))
             return 0 if found.valid else common.EXIT_ERROR
         service = measure_service(classifier)
         print(f"{loaded.title}, {settings.workload.model} {settings.workload.precision} on {settings.workload.device}")
-        print("batch  alone ms  busy ms  images/s")
-        for size in service.sizes:
-            alone, busy = service.alone_s(size), service.occupied_s(size)
-            print(f"{size:5}  {alone * 1e3:8.3f}  {busy * 1e3:7.3f}  {size / busy:8,.0f}")
-        turns = queue_overhead(classifier)
-        overhead = turns.ms("queue") - turns.ms("classifier")
-        print(f"queue's overhead at batch 1, without waiting, p50: {overhead * 1e3:.0f} us")
-        print("load   rate/s   law ms  simulated p50, p99 ms  measured p50, p99 ms   off %  mean batch  counts")
-        for trial in predict_and_measure(
-            classifier, service, knobs, pictures, options.seconds, options.loads, limit_ms
-        ):
-            simulated, measured = trial.simulated, trial.run.latency_ms
-            print(
-                f"{trial.load:4.2f} {trial.rate:8,.0f} {trial.law_ms:8.2f}"
-                f"  {simulated.quantile_ms(50):9.2f} {simulated.quantile_ms(99):10.2f}"
-                f"  {measured['p50']:9.2f} {measured['p99']:10.2f} {trial.off_percent:+7.1f} {trial.mean_batch:11.1f}"
-                f"  {'valid' if trial.run.valid else 'invalid: ' + '; '.join(trial.run.reasons)}"
-            )
-        predicted = simulated_rate(service, knobs, limit_ms)
-        print(f"simulated: {predicted:,.0f} requests/s with p99 within {limit_ms:g} ms")
-        rate, runs = measured_rate(classifier, service, knobs, pictures, options.seconds, limit_ms)
-        for each in runs:
-            print(_line(each))
-        offline = offline_rate(classifier, knobs, pictures, options.seconds, service)
-        print(_line(offline))
-        print(f"highest rate with p99 within {limit_ms:g} ms: {rate:,.0f} requests/s")
-        print(f"of the offline rate through the same queue: {100 * rate / offline.samples_per_s:.0f} %")
-        largest = loaded.runners[settings.max_batch]
-        if isinstance(largest, BufferedRunner):
-            from inference_lib.measure.pipeline import time_overlapped
-            from inference_lib.seam import FASHION_MNIST
-
-            shape, dtype = largest.workload.input_shape, largest.workload.host_dtype
-            batches = [batch.copy() for batch in FASHION_MNIST.batches(4 * settings.max_batch, shape, dtype)]
-            overlapped = time_overlapped(largest, batches, options.seconds / 3).images_per_s
-            print(f"of the overlapped throughput, {overlapped:,.0f} images/s: {100 * rate / overlapped:.0f} %")
+        _print_service(classifier, service)
+        _print_trials(classifier, service, knobs, pictures, limit_ms, options)
+        _print_rates(classifier, service, knobs, pictures, limit_ms, options, loaded.runners[settings.max_batch])
     return 0
+
+
+def _print_service(classifier: "Classifier", service: "Service") -> None:
+    """Print the times of batches, and what a queue adds."""
+    from inference_lib.serve.trials import queue_overhead
+
+    print("batch  alone ms  busy ms  images/s")
+    for size in service.sizes:
+        alone, busy = service.alone_s(size), service.occupied_s(size)
+        print(f"{size:5}  {alone * 1e3:8.3f}  {busy * 1e3:7.3f}  {size / busy:8,.0f}")
+    turns = queue_overhead(classifier)
+    overhead = turns.ms("queue") - turns.ms("classifier")
+    print(f"queue's overhead at batch 1, without waiting, p50: {overhead * 1e3:.0f} us", flush=True)
+
+
+def _print_trials(
+    classifier: "Classifier",
+    service: "Service",
+    knobs: "Knobs",
+    pictures: list[Any],
+    limit_ms: float,
+    options: argparse.Namespace,
+) -> None:
+    """Print a line for each part of the capacity: the law, the simulation, LoadGen."""
+    from inference_lib.serve.trials import predict_and_measure
+
+    print("load   rate/s   law ms  simulated p50, p99 ms  measured p50, p99 ms   off %  mean batch  counts")
+    for trial in predict_and_measure(classifier, service, knobs, pictures, options.seconds, options.loads, limit_ms):
+        simulated, run = trial.simulated, trial.run
+        print(
+            f"{trial.load:4.2f} {trial.rate:8,.0f} {trial.law_ms:8.2f}"
+            f"  {simulated.quantile_ms(50):9.2f} {simulated.quantile_ms(99):10.2f}"
+            f"  {run.latency_ms['p50']:9.2f} {run.latency_ms['p99']:10.2f} {trial.off_percent:+7.1f}"
+            f" {run.mean_batch:11.1f}  {_counts(run)}",
+            flush=True,
+        )
+
+
+def _print_rates(
+    classifier: "Classifier",
+    service: "Service",
+    knobs: "Knobs",
+    pictures: list[Any],
+    limit_ms: float,
+    options: argparse.Namespace,
+    largest: Any,
+) -> None:
+    """Print the highest rate within the limit, simulated and searched, beside what nobody's latency limits."""
+    from inference_lib.backends.shared.buffers import BufferedRunner
+    from inference_lib.serve.trials import measured_rate, offline_rate, overlapped_rate, simulated_rate
+
+    print(f"simulated: {simulated_rate(service, knobs, limit_ms):,.0f} requests/s with p99 within {limit_ms:g} ms")
+    rate, runs = measured_rate(classifier, service, knobs, pictures, options.seconds, limit_ms)
+    offline = offline_rate(classifier, knobs, pictures, options.seconds, service)
+    print("\n".join(_line(run) for run in (*runs, offline)))
+    print(f"highest rate with p99 within {limit_ms:g} ms: {rate:,.0f} requests/s")
+    print(f"of the offline rate through the same queue: {100 * rate / offline.samples_per_s:.0f} %")
+    if isinstance(largest, BufferedRunner):
+        overlapped = overlapped_rate(largest, options.seconds / 3)
+        print(f"of the overlapped throughput, {overlapped:,.0f} images/s: {100 * rate / overlapped:.0f} %")
 
 
 def _over_http(options: argparse.Namespace, url: str) -> int:
@@ -187,5 +209,8 @@ def _line(found: "Run") -> str:
     """Return a run in one line."""
     asked = f"{found.rate:,.0f}/s asked, " if found.rate else ""
     quantiles = ", ".join(f"{name} {ms:.2f}" for name, ms in found.latency_ms.items())
-    counts = "valid" if found.valid else f"invalid: {'; '.join(found.reasons)}"
-    return f"{found.scenario}: {asked}{found.samples_per_s:,.0f}/s, {quantiles} ms, {counts}"
+    return f"{found.scenario}: {asked}{found.samples_per_s:,.0f}/s, {quantiles} ms, {_counts(found)}"
+
+
+def _counts(found: "Run") -> str:
+    return "valid" if found.valid else f"invalid: {'; '.join(found.reasons)}"

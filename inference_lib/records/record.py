@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference_lib.records.machine import Machine
+from inference_lib.records.serving import Serving
 from inference_lib.records.statistics import LEAST_FOR_P99, QUANTILES, Interval, over_invocations
 
 SCHEMA_VERSION = 3
@@ -208,21 +209,20 @@ class Record(BaseModel):
     clocks: Clocks | None = None
     load: Load | None = None
     flags: list[str] = Field(default_factory=list)
+    serving: Serving | None = None
+    """What it did under load, where that was measured; such a record has a profile of its own."""
 
     @property
     def key(self) -> Key:
         """What tells this record apart from all others."""
-        machine = self.machine.name(self.device)
         cell = (self.backend, self.model, self.device, self.precision, self.batch_size)
-        return Key(machine, self.run, self.profile, *cell)
+        return Key(self.machine.name(self.device), self.run, self.profile, *cell)
 
     @property
     def latency(self) -> Latency | None:
         """What the invocations and parts say; None where nothing was timed."""
-        if not self.invocations:
-            return None
-        device = self.median("device") if self.invocations[0].device_ms else None
-        return Latency(_distribution(self.invocations), device)
+        device = self.median("device") if self.invocations and self.invocations[0].device_ms else None
+        return Latency(_distribution(self.invocations), device) if self.invocations else None
 
     def median(self, kind: Kind) -> Interval:
         """Return the median over invocations, ms, with its 95 % interval where they are enough."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inference_lib.serve.queue import OverloadedError
+from inference_lib.serve.queue import BatchQueue, OverloadedError
 from inference_lib.support.errors import CourseError, unknown_name
 
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
@@ -68,6 +68,15 @@ class Run:
     """Requests without an answer, by the kind of error."""
     summary: str = field(default="", repr=False)
     """All that LoadGen said."""
+    batches: Counter[int] = field(default_factory=Counter)
+    """How many batches of each size were computed; empty where the target does not tell."""
+    longest_queue: int = 0
+    """The most requests that were seen waiting."""
+
+    @property
+    def mean_batch(self) -> float:
+        """Requests that were computed together, on average over batches."""
+        return sum(size * count for size, count in self.batches.items()) / max(1, self.batches.total())
 
 
 def run_loadgen(
@@ -100,6 +109,7 @@ def run_loadgen(
         raise unknown_name("scenario", scenario, SCENARIOS)
     loadgen = import_loadgen()
     errors: Counter[str] = Counter()
+    before, longest = Counter(_batches(target)), 0
 
     def complete(sample: int, answered: Answered) -> None:
         if answered.error is not None:
@@ -107,6 +117,8 @@ def run_loadgen(
         loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample, 0, 0)])
 
     def issue(samples: Sequence[Any]) -> None:
+        nonlocal longest
+        longest = max(longest, target.length if isinstance(target, BatchQueue) else 0)
         for sample in samples:
             _send(target, pictures[sample.index], partial(complete, sample.id), patient=scenario == "offline")
 
@@ -120,7 +132,14 @@ def run_loadgen(
             loadgen.DestroyQSL(library)
             loadgen.DestroySUT(system)
         summary = Path(folder, "mlperf_log_summary.txt").read_text()
-    return read_summary(summary, scenario, rate if scenario == "server" else None, errors)
+    run = read_summary(summary, scenario, rate if scenario == "server" else None, errors)
+    run.batches, run.longest_queue = Counter(_batches(target)) - before, longest
+    return run
+
+
+def _batches(target: Target) -> Counter[int]:
+    """Return the batches that a target has computed until now: a queue tells, a client of HTTP does not."""
+    return target.batches if isinstance(target, BatchQueue) else Counter()
 
 
 def import_loadgen() -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from inference_lib.seam import Workload
 from inference_lib.serve.application import Application, Prediction
 from inference_lib.serve.settings import Settings
 from inference_lib.support.errors import CourseError
@@ -88,6 +89,13 @@ def application(settings: Settings) -> Any:
         graceful_shutdown_timeout_s=END_S,
     )
     return http.bind(replicas.bind(settings))
+
+
+def from_arguments(arguments: dict[str, Any]) -> Any:
+    """Return the application for a configuration file of Ray Serve (``import_path`` and ``args``)."""
+    given = dict(arguments)
+    workload = Workload(given.pop("model"), 1, given.pop("precision", "fp32"), given.pop("device", "cuda"))
+    return application(Settings(given.pop("backend"), workload, **given))
 
 
 def serve(settings: Settings) -> None:

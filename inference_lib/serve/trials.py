@@ -1,13 +1,21 @@
 """Experiments in this process: what the simulator said against what the queue did, and the rate that a limit allows."""
 
 import gc
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
+from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.measure.pipeline import time_overlapped
 from inference_lib.measure.turns import Turns, take_turns
+from inference_lib.records.serving import LatencyQuantile, Serving
+from inference_lib.records.statistics import over_invocations
+from inference_lib.seam import FASHION_MNIST
 from inference_lib.serve.classifier import PICTURE, Classifier
 from inference_lib.serve.loadgen import Run, highest_rate, run_loadgen
 from inference_lib.serve.queue import BatchQueue
@@ -31,8 +39,6 @@ class Trial:
     """What two batches take, see ``queueing.py``."""
     simulated: Outcome
     run: Run
-    mean_batch: float
-    """Requests that the queue computed together, on average."""
 
     @property
     def off_percent(self) -> float:
@@ -69,9 +75,7 @@ def predict_and_measure(
         law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
         with queued(classifier, knobs) as queue:
             run = run_loadgen(queue, pictures, "server", seconds, rate, limit_ms)
-            batches = queue.batches
-        mean = sum(size * count for size, count in batches.items()) / max(1, batches.total())
-        yield Trial(load, rate, law, simulated, run, mean)
+        yield Trial(load, rate, law, simulated, run)
 
 
 def simulated_rate(service: Service, knobs: Knobs, limit_ms: float, precision: float = 0.02) -> float:
@@ -110,6 +114,13 @@ def offline_rate(
         return run_loadgen(queue, pictures, "offline", seconds, service.capacity)
 
 
+def overlapped_rate(runner: BufferedRunner, budget_s: float) -> float:
+    """Return images a second from pinned memory to pinned memory, the model's input sent as it is, no queue."""
+    workload = runner.workload
+    images = FASHION_MNIST.batches(4 * workload.batch_size, workload.input_shape, workload.host_dtype)
+    return time_overlapped(runner, [batch.copy() for batch in images], budget_s).images_per_s
+
+
 def queue_overhead(classifier: Classifier, turn_s: float = 0.1) -> Turns:
     """Time one picture with and without a queue that does not wait, in turns."""
     picture = np.zeros(PICTURE, np.uint8)
@@ -117,3 +128,30 @@ def queue_overhead(classifier: Classifier, turn_s: float = 0.1) -> Turns:
         return take_turns(
             {"classifier": lambda: classifier.submit([picture])(), "queue": lambda: queue.ask(picture)}, turn_s
         )
+
+
+def serving_of(
+    engine: str, knobs: Knobs, runs: Sequence[Run], limit_ms: float, goodput: float | None = None
+) -> Serving:
+    """Return what several runs of one load say, as a record keeps it: quantiles with intervals over the runs."""
+    quantiles = {}
+    for name in runs[0].latency_ms:
+        found = over_invocations([[math.log(run.latency_ms[name])] for run in runs])
+        quantiles[name] = LatencyQuantile(ms=found.value, low_ms=found.low, high_ms=found.high)
+    return Serving(
+        engine=engine,
+        replicas=knobs.replicas,
+        max_batch=knobs.max_batch,
+        max_wait_ms=knobs.max_wait_s * 1e3,
+        scenario=runs[0].scenario,
+        valid=all(run.valid for run in runs),
+        reasons=sorted({reason for run in runs for reason in run.reasons}),
+        arrival_rate=runs[0].rate,
+        answered_per_s=fmean(run.samples_per_s for run in runs),
+        latency=quantiles,
+        limit_ms=limit_ms,
+        goodput_per_s=goodput,
+        batches=dict(sum((run.batches for run in runs), Counter())),
+        errors=dict(sum((run.errors for run in runs), Counter())),
+        longest_queue=max((run.longest_queue for run in runs), default=None),
+    )
