@@ -15,7 +15,7 @@ from serving import PICTURE
 from inference_lib.cli import main, parser
 from inference_lib.commands import serve as command
 from inference_lib.seam import Workload
-from inference_lib.serve.classifier import DeviceClassifier, Loaded, sizes_up_to
+from inference_lib.serve.classifier import HALF_STEPS, DeviceClassifier, Loaded, sizes_up_to
 from inference_lib.serve.client import Client, Reply
 from inference_lib.serve.server_process import answers, running_server
 from inference_lib.serve.settings import Settings
@@ -130,10 +130,16 @@ def test_pictures_prepared_on_the_gpu_get_the_logits_of_those_prepared_on_the_ho
     assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-3
 
 
-def test_sizes_are_powers_of_two_and_the_largest() -> None:
+def test_sizes_leave_little_to_be_padded() -> None:
     assert sizes_up_to(1) == (1,)
     assert sizes_up_to(8) == (1, 2, 4, 8)
-    assert sizes_up_to(12) == (1, 2, 4, 8, 12)
+    assert sizes_up_to(10) == (1, 2, 4, 8, 10)
+    assert sizes_up_to(32) == (1, 2, 4, 8, 12, 16, 24, 32)
+    sizes = sizes_up_to(1000)
+    assert sizes[-1] == 1000
+    padded = [next(size for size in sizes if size >= count) / count for count in range(1, 1001)]
+    assert max(padded[HALF_STEPS:]) < 1.5
+    assert max(padded) < 2
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,19 @@ WARM_UP = 3
 """Batches of each size before the first request: the first one compiles, chooses kernels or allocates."""
 
 
+HALF_STEPS = 12
+"""From this size on, there is one half way between two powers of two as well."""
+
+
 def sizes_up_to(largest: int) -> tuple[int, ...]:
-    """Return the powers of two below ``largest``, and ``largest``: no batch is padded to more than twice its size."""
-    return (*(2**power for power in range(20) if 2**power < largest), largest)
+    """Return batch sizes up to ``largest``: powers of two and, once they lie far apart, those half way between them.
+
+    A batch that is not one of them is padded: to less than twice its size, and to less than half as much again above
+    ``HALF_STEPS``.
+    """
+    powers = [2**power for power in range(largest.bit_length())]
+    halves = [3 * power for power in powers if 3 * power >= HALF_STEPS]
+    return tuple(sorted({size for size in (*powers, *halves, largest) if size <= largest}))
 
 
 class Classifier(Protocol):
