@@ -53,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_command(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line may go on
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
     try:
         options = parser(given).parse_args(given)
     except SystemExit as done:  # help was printed, or what is wrong with the arguments

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.measure.plan import grid, why_not
     from inference_lib.measure.profiles import get_profile
     from inference_lib.records.store import RecordStore
+    from inference_lib.report.live import Board
     from inference_lib.report.tables import in_format
     from inference_lib.seam import FASHION_MNIST, MODELS, Device
 
@@ -51,9 +52,11 @@ def run(options: argparse.Namespace) -> int:
         )
         print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return common.EXIT_ERROR if failed else 0
-    session = Session(profile, store, options.run, not options.again, common.say)
+    session = Session(profile, store, options.run, not options.again)
     session.time_exports, session.rounds_only = not options.untimed_exports, options.rounds_only
-    session.measure(rivals)
+    with Board(session.records, profile.invocations) as board:
+        session.progress = board.say
+        session.measure(rivals)
     records = [session.records[rival] for rival in rivals]
     print(in_format(records, options.format))
     return common.EXIT_ERROR if any(r.status in ("failed", "out_of_memory") for r in records) else 0

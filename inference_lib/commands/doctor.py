@@ -5,12 +5,13 @@ import argparse
 HELP = "say which frameworks work here, and what would mend the others"
 
 
-def arguments(_: argparse.ArgumentParser) -> None:
-    """Declare the options: there are none."""
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--verbose", action="store_true", help="tell the whole reasons, and what would mend them")
 
 
-def run(_: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Print the machine and a line a framework."""
     from inference_lib.doctor import report
 
-    print(report())
+    print(report(options.verbose))

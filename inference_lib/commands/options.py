@@ -3,8 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+
+if TYPE_CHECKING:
+    from inference_lib.records.record import Record
 
 EXIT_ERROR = 1
 
@@ -29,8 +34,19 @@ def records(parser: argparse.ArgumentParser) -> None:
 
 
 def table_format(parser: argparse.ArgumentParser) -> None:
-    """Add ``--format``, in which records are printed."""
+    """Add ``--format``, in which records are printed, and ``--json``."""
     parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+
+
+def read_records(folder: Path) -> list["Record"]:
+    """Return the records of ``folder``; CourseError where it has none."""
+    from inference_lib.records.store import RecordStore
+
+    found = RecordStore(folder).read()
+    if not found:
+        raise CourseError(f"no records in {folder}; make some with `python -m inference_lib benchmark`")
+    return found
 
 
 def say(line: str) -> None:

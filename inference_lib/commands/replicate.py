@@ -17,6 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--records", type=Path, nargs="+", default=[paths.BUILD / "records"], help="one folder with two runs, or two"
     )
     parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument(
         "--max-contradicted", type=float, default=2.0, metavar="PERCENT", help="exit with 1 above (default: 2)"
     )

@@ -1,6 +1,7 @@
 """``train``: the networks of the course, once more."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from inference_lib.commands import options as common
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
             limit=options.limit,
             directory=options.output,
+            progress=sys.stderr.isatty(),
         )
         print(
             f"{model}: validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %, "
