@@ -215,14 +215,17 @@ class Record(BaseModel):
     @property
     def key(self) -> Key:
         """What tells this record apart from all others."""
+        machine = self.machine.name(self.device)
         cell = (self.backend, self.model, self.device, self.precision, self.batch_size)
-        return Key(self.machine.name(self.device), self.run, self.profile, *cell)
+        return Key(machine, self.run, self.profile, *cell)
 
     @property
     def latency(self) -> Latency | None:
         """What the invocations and parts say; None where nothing was timed."""
-        device = self.median("device") if self.invocations and self.invocations[0].device_ms else None
-        return Latency(_distribution(self.invocations), device) if self.invocations else None
+        if not self.invocations:
+            return None
+        device = self.median("device") if self.invocations[0].device_ms else None
+        return Latency(_distribution(self.invocations), device)
 
     def median(self, kind: Kind) -> Interval:
         """Return the median over invocations, ms, with its 95 % interval where they are enough."""

@@ -3,11 +3,13 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import IO
 
 from inference_lib.support.errors import CourseError, cause_line
 
@@ -25,27 +27,26 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
 
     """
     command = [sys.executable, "-m", "inference_lib", "serve", *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        _wait_until_ready(url, process, start_s)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would stop a server that says much
+        process = subprocess.Popen(command, stdout=said, stderr=said, text=True, start_new_session=True)
         try:
-            process.communicate(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            _wait_until_ready(url, process, said, start_s)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait_until_ready(url: str, process: "subprocess.Popen[str]", limit_s: float) -> None:
+def _wait_until_ready(url: str, process: "subprocess.Popen[str]", said: IO[str], limit_s: float) -> None:
     ends = time.monotonic() + limit_s
     while time.monotonic() < ends:
         if process.poll() is not None:
-            assert process.stderr is not None
-            raise CourseError(f"the server ended at once: {cause_line(process.stderr.read())}")
+            said.seek(0)
+            raise CourseError(f"the server ended at once: {cause_line(said.read())}")
         if answers(f"{url}/ready"):
             return
         time.sleep(ASK_EVERY_S)
