@@ -192,8 +192,8 @@ glue("14-ninety", int(ends_at))
 glue("14-steepest", f"{steps_ms.max() / typical:.1f}")
 
 # %% [markdown]
-# From one picture to the best size, throughput grows {glue:text}`14-gain` times, and {glue:text}`14-ninety` pictures
-# are enough for nine tenths of it. From there on, a larger batch buys latency for nothing.
+# From one picture to the best size, throughput grows {glue:text}`14-gain` times, and
+# {glue:text}`14-ninety` pictures are enough for nine tenths of it. Beyond, a larger batch buys little but latency.
 #
 # The line is not smooth. A GPU hands out work in *waves*: with 132 processors, 132 blocks of a kernel run at once, and
 # the 133rd starts a wave of its own that takes as long as a full one. A CPU has the same staircase in small, one step
@@ -527,9 +527,11 @@ whole = dict.fromkeys(goodput.columns[1:], "{:,.0f}")
 tables.show_table(goodput, f"Highest rate with p99 within {limit_ms:.1f} ms. {lab.machine_name}.", whole)
 
 # %% [markdown]
-# A small largest batch is a low ceiling: the queue cannot make up for a burst. A very large one does no harm by itself,
-# since batches only grow when they must; it needs memory, and warm-up. `python -m inference_lib load` searches the
-# rate on the real queue, as MLPerf's rules want it, and takes minutes.
+# The rule knows the median of each batch's times. The simulation draws from all of them, so where some batches were
+# slow, it allows less. A largest batch of one is the M/D/1 queue from above; what more is worth depends on what a batch
+# costs here. A very large limit does no harm by itself, since batches only grow when they must, but it needs memory and
+# warm-up. `python -m inference_lib load` searches the rate on the real queue, as MLPerf's rules want it, and takes
+# minutes.
 
 # %% [markdown]
 # ## What goes wrong
@@ -586,7 +588,7 @@ print(f"two batches instead: {(service.occupied_s(preferred) + service.occupied_
 
 # %%
 fresh = load_pretrained(model).to(device_, dtype)
-compiled = torch.compile(fresh, dynamic=False) if full else fresh
+compiled = torch.compile(fresh, dynamic=False) if full and on_gpu else fresh
 with torch.inference_mode():
     for count in (1, 3):
         images, took = torch.zeros(count, 3, 224, 224, device=device_, dtype=dtype), []
