@@ -42,7 +42,7 @@
 # sends a single picture, none knows of the others, and all want their answer soon. What is quick for one may be
 # wasteful for many, because a processor that works on one picture leaves most of itself idle.
 #
-# *Dynamic batching* makes one out of the other. Requests wait in a queue; whoever is free takes all that are there, up
+# {term}`Dynamic batching <dynamic batching>` makes one out of the other. Requests wait in a queue; whoever is free takes all that are there, up
 # to a limit, and computes them together.
 
 # %% tags=["parameters"]
@@ -507,7 +507,7 @@ plots.show_figure(
 #
 # ### Goodput
 #
-# *Goodput* is the highest rate that keeps the latency limit. It is what a service can sell, and it depends on the
+# {term}`Goodput <goodput>` is the highest rate that keeps the latency limit. It is what a service can sell, and it depends on the
 # knobs. For each largest batch, the rule and the simulation:
 
 # %%

@@ -354,7 +354,7 @@ tables.show_table(gathering.table(), f"Eight pictures, prepared and on the devic
 #
 # A load test with ten callers who wait for their answers is a *closed loop*. When the server stands still, so do they:
 # nobody asks, and the requests that would have suffered are never sent. The percentiles look fine. This is called
-# *coordinated omission*. In an *open loop*, requests come at their times, as they do from people who know nothing of
+# {term}`coordinated omission`. In an *open loop*, requests come at their times, as they do from people who know nothing of
 # each other.
 #
 # Here is a server that is quick, and stands still once:
@@ -446,7 +446,7 @@ for engine, rate in goodput.items():
 #
 # At half as much again as the server can do, what should happen? A queue without a limit takes everybody. It grows as
 # long as the load lasts, and everybody waits longer than the one before. Soon, all answers come too late, and the
-# server computes at full speed for nobody. *Admission control* says no at once to those whom it could not answer in
+# server computes at full speed for nobody. {term}`Admission control <admission control>` says no at once to those whom it could not answer in
 # time.
 
 # %%
