@@ -42,8 +42,8 @@
 # sends a single picture, none knows of the others, and all want their answer soon. What is quick for one may be
 # wasteful for many, because a processor that works on one picture leaves most of itself idle.
 #
-# {term}`Dynamic batching <dynamic batching>` makes one out of the other. Requests wait in a queue; whoever is free takes all that are there, up
-# to a limit, and computes them together.
+# That is {term}`dynamic batching`: it makes one out of the other. Requests wait in a queue; whoever is free takes all
+# that are there, up to a limit, and computes them together.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -507,8 +507,8 @@ plots.show_figure(
 #
 # ### Goodput
 #
-# {term}`Goodput <goodput>` is the highest rate that keeps the latency limit. It is what a service can sell, and it depends on the
-# knobs. For each largest batch, the rule and the simulation:
+# The {term}`goodput` is the highest rate that keeps the latency limit. It is what a service can sell, and it depends on
+# the knobs. For each largest batch, the rule and the simulation:
 
 # %%
 choices = [n for n in service.sizes if n >= 4 or n == 1]

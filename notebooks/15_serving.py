@@ -452,7 +452,7 @@ for engine, rate in goodput.items():
 #
 # At half as much again as the server can do, what should happen? A queue without a limit takes everybody. It grows as
 # long as the load lasts, and everybody waits longer than the one before. Soon, all answers come too late, and the
-# server computes at full speed for nobody. {term}`Admission control <admission control>` says no at once to those whom
+# server computes at full speed for nobody. What helps is {term}`admission control`: it says no at once to those whom
 # it could not answer in time.
 
 # %%

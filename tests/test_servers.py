@@ -14,6 +14,7 @@ from serving import PICTURE
 
 from inference_lib.cli import main, parser
 from inference_lib.commands import serve as command
+from inference_lib.records.store import RecordStore
 from inference_lib.seam import Workload
 from inference_lib.serve.classifier import HALF_STEPS, DeviceClassifier, Loaded, sizes_up_to
 from inference_lib.serve.client import Client, Reply
@@ -176,3 +177,32 @@ def test_the_options_of_a_server_are_its_settings() -> None:
     assert (settings.sizes, settings.max_wait_s, settings.limits.under_way) == ((1, 2, 4, 8, 12), 0.003, 7)
     assert settings.url == "http://127.0.0.1:9000"
     assert settings.class_names[9] == "Ankle boot"
+
+
+def test_a_load_in_this_process_is_predicted_measured_and_kept(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    knobs = ["--max-batch", "2", "--max-wait-ms", "0", "--seconds", "0.2", "--loads", "0.3", "--p99-ms", "100"]
+    assert main(["load", *MODEL, *knobs, "--records", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for part in ("queue's overhead", "simulated:", "highest rate", "offline: "):
+        assert part in said
+    (record,) = RecordStore(tmp_path).read()
+    assert (record.profile, record.batch_size, record.status) == ("load", 2, "ok")
+    serving = record.serving
+    assert serving.goodput_per_s == serving.arrival_rate > 0
+    assert set(serving.batches) <= {1, 2}
+    assert serving.latency["p99"].low_ms <= serving.latency["p99"].ms <= serving.latency["p99"].high_ms
+
+
+def test_a_load_over_http_runs_every_scenario_that_is_asked_for(capsys: pytest.CaptureFixture, root: Path) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running_server(url, [*MODEL, "--engine", "local", "--port", str(port), "--max-batch", "2"], 120):
+        for scenario in ("single_stream", "server"):
+            main(["load", "--url", url, "--scenario", scenario, "--rate", "200", "--seconds", "0.2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["single_stream", "server"]
+    assert all("Error" not in line for line in lines)

@@ -1,6 +1,7 @@
 """``load``: put a queue or a server under load, and say how much it carries."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference_lib.commands import options as common
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from inference_lib.serve.simulator import Knobs
 
 HELP = "put a queue or a server under load with MLPerf LoadGen, and find the rate that it carries"
+
+RUNS = 3
+"""Of the load that is kept: from three on, there are intervals."""
 
 PICTURES = 1024
 """Test pictures that are sent."""
@@ -32,6 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9], help="parts of the capacity"
     )
+    parser.add_argument("--records", type=Path, help="keep the load at the highest rate there: a folder of its own")
     parser.add_argument("--soak", action="store_true", help="one long load, a replica killed now and then")
     parser.add_argument("--kill-every", type=float, default=60.0, metavar="S", help="seconds between two kills")
 
@@ -80,8 +85,40 @@ def _in_process(options: argparse.Namespace, settings: "Settings") -> int:
         print(f"{loaded.title}, {settings.workload.model} {settings.workload.precision} on {settings.workload.device}")
         _print_service(classifier, service)
         _print_trials(classifier, service, knobs, pictures, limit_ms, options)
-        _print_rates(classifier, service, knobs, pictures, limit_ms, options, loaded.runners[settings.max_batch])
+        rate = _print_rates(classifier, service, knobs, pictures, limit_ms, options, loaded.runners[settings.max_batch])
+        if options.records and rate:
+            _keep(classifier, settings, knobs, pictures, limit_ms, options, rate)
     return 0
+
+
+def _keep(
+    classifier: "Classifier",
+    settings: "Settings",
+    knobs: "Knobs",
+    pictures: list[Any],
+    limit_ms: float,
+    options: argparse.Namespace,
+    rate: float,
+) -> None:
+    """Run the highest rate three times, and write what it did as a record."""
+    from dataclasses import replace
+
+    from inference_lib.measure.plan import Rival, empty_record
+    from inference_lib.measure.profiles import get_profile
+    from inference_lib.records.store import RecordStore
+    from inference_lib.seam import Workload
+    from inference_lib.serve.loadgen import run_loadgen
+    from inference_lib.serve.trials import queued, serving_of
+
+    runs = []
+    for seed in range(RUNS):
+        with queued(classifier, knobs) as queue:
+            runs.append(run_loadgen(queue, pictures, "server", options.seconds, rate, limit_ms, seed=seed))
+    asked = settings.workload
+    workload = Workload(asked.model, settings.max_batch, asked.precision, asked.device)
+    record = empty_record(Rival(settings.backend, workload), replace(get_profile("quick"), name="load"), "1", "ok")
+    record.serving = serving_of("queue", knobs, runs, limit_ms, rate)
+    print(RecordStore(options.records).write(record))
 
 
 def _print_service(classifier: "Classifier", service: "Service") -> None:
@@ -128,8 +165,8 @@ def _print_rates(
     limit_ms: float,
     options: argparse.Namespace,
     largest: Any,
-) -> None:
-    """Print the highest rate within the limit, simulated and searched, beside what nobody's latency limits."""
+) -> float:
+    """Print the highest rate within the limit, simulated and searched, beside what no latency limits; return it."""
     from inference_lib.backends.shared.buffers import BufferedRunner
     from inference_lib.serve.trials import measured_rate, offline_rate, overlapped_rate, simulated_rate
 
@@ -142,6 +179,7 @@ def _print_rates(
     if isinstance(largest, BufferedRunner):
         overlapped = overlapped_rate(largest, options.seconds / 3)
         print(f"of the overlapped throughput, {overlapped:,.0f} images/s: {100 * rate / overlapped:.0f} %")
+    return rate
 
 
 def _over_http(options: argparse.Namespace, url: str) -> int:
