@@ -42,8 +42,8 @@
 # sends a single picture, none knows of the others, and all want their answer soon. What is quick for one may be
 # wasteful for many, because a processor that works on one picture leaves most of itself idle.
 #
-# That is {term}`dynamic batching`: it makes one out of the other. Requests wait in a queue; whoever is free takes all
-# that are there, up to a limit, and computes them together.
+# The remedy is {term}`dynamic batching`. Requests wait in a queue; whoever is free takes all that are there, up to a
+# limit, and computes them together.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
