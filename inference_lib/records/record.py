@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference_lib.records.machine import Machine
+from inference_lib.records.serving import Serving
 from inference_lib.records.statistics import LEAST_FOR_P99, QUANTILES, Interval, over_invocations
 
 SCHEMA_VERSION = 3
@@ -208,6 +209,8 @@ class Record(BaseModel):
     clocks: Clocks | None = None
     load: Load | None = None
     flags: list[str] = Field(default_factory=list)
+    serving: Serving | None = None
+    """What it did under load, where that was measured; such a record has a profile of its own."""
 
     @property
     def key(self) -> Key:
