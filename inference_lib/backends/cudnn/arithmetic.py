@@ -62,8 +62,15 @@ class Network:
         within = [name for name in products if self.fused[name].weight.dtype in dtypes]
         return sum(products[name] for name in within) / sum(products.values())
 
+    def widened(self, tensor: str) -> "Network":
+        """Return the same network with ``tensor`` in FP16, and its readers with it."""
+        stored = self.stored | {tensor: Stored(torch.float16)}
+        return Network(self.program, stored, {c.name: _fused(c, stored) for c in self.program.convolutions})
 
-def network_of(program: Program, dtype: torch.dtype, scales: dict[str, float], wide: frozenset[str] = frozenset()) -> Network:
+
+def network_of(
+    program: Program, dtype: torch.dtype, scales: dict[str, float], wide: frozenset[str] = frozenset()
+) -> Network:
     """Return ``program`` in ``dtype``; the tensors in ``wide`` stay in FP16 where ``dtype`` is one of eight bits.
 
     ``scales`` says what one step of each tensor is worth in eight bits. Linear layers, which round the logits, read

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 
 import torch
 
-from inference_lib.backends.cudnn.emulate import emulate
 from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, largest_step, network_of
+from inference_lib.backends.cudnn.emulate import emulate
 from inference_lib.backends.cudnn.program import PICTURES, Program
 
 QUANTILES = (1.0, 0.99999, 0.9999, 0.999)
-"""Of a tensor's absolute numbers, what may be its largest: all of them fit, or the rarest are cut off for finer steps."""
+"""Of a tensor's absolute numbers: which of them is the largest that fits. Cutting off the rarest makes finer steps."""
 
 
 def observe(program: Program, batches: Iterable[torch.Tensor]) -> list[dict[str, float]]:
@@ -40,7 +40,9 @@ def calibrated(program: Program, dtype: torch.dtype, batches: list[torch.Tensor]
     found = []
     for largest in observe(program, batches):
         network = network_of(program, dtype, scales_of(program, dtype, largest))
-        errors = [(emulate(network, batch) - logits).square().mean() for batch, logits in zip(batches, wanted, strict=True)]
+        errors = [
+            (emulate(network, batch) - logits).square().mean() for batch, logits in zip(batches, wanted, strict=True)
+        ]
         found.append((float(torch.stack(errors).mean()), network))
     return min(found, key=lambda pair: pair[0])[1]
 

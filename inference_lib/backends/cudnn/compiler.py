@@ -64,7 +64,7 @@ def graph_of(spec: Spec, **target: Any) -> Any:
     graph = cudnn.pygraph(intermediate_data_type=types.FLOAT, compute_data_type=types.FLOAT, **target)
 
     def tensor(uid: int, shape: tuple[int, ...], dtype: str) -> Any:
-        count, channels, height, width = shape
+        _, channels, height, width = shape
         strides = [channels * height * width, 1, channels * width, channels]  # channels last
         return graph.tensor(dim=list(shape), stride=strides, data_type=types.__members__[dtype], uid=uid)
 
@@ -94,10 +94,10 @@ def graph_of(spec: Spec, **target: Any) -> Any:
     return graph
 
 
-def kernels_of(spec: Spec, **target: Any) -> list[Kernel]:
-    """Return the kernels that may compute ``spec``: the heuristic's in its order, then all others of their engines.
+def kernels_of(spec: Spec, **target: Any) -> tuple[list[Kernel], list[Kernel]]:
+    """Return the kernels that the heuristic names for ``spec``, in its order, and all others of their engines.
 
-    Empty where cuDNN has none.
+    Both are empty where cuDNN has none.
     """
     import cudnn
 
@@ -105,14 +105,17 @@ def kernels_of(spec: Spec, **target: Any) -> list[Kernel]:
     try:
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.B, cudnn.heur_mode.FALLBACK])
     except cudnn.cudnnGraphNotSupportedError:
-        return []
-    named = [graph.get_engine_and_knobs_at_index(index) for index in range(graph.get_execution_plan_count())]
-    found = [(engine, knobs.get(configuration)) for engine, knobs in named]
-    for engine in dict.fromkeys(engine for engine, _ in found):
-        for knob in graph.get_knobs_for_engine(engine):
-            if knob.type == configuration:
-                found += [(engine, number) for number in range(knob.min_value, knob.max_value + 1, knob.stride)]
-    return list(dict.fromkeys(found))
+        return [], []
+    plans = [graph.get_engine_and_knobs_at_index(index) for index in range(graph.get_execution_plan_count())]
+    named = list(dict.fromkeys((engine, knobs.get(configuration)) for engine, knobs in plans))
+    others = [
+        (engine, number)
+        for engine in dict.fromkeys(engine for engine, _ in named)
+        for knob in graph.get_knobs_for_engine(engine)
+        if knob.type == configuration
+        for number in range(knob.min_value, knob.max_value + 1, knob.stride)
+    ]
+    return named, [kernel for kernel in others if kernel not in named]
 
 
 def compiled(spec: Spec, kernel: Kernel, **target: Any) -> bytes | None:

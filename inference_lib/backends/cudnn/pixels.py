@@ -18,7 +18,7 @@ ENOUGH_CHANNELS = 256
 
 @dataclass(frozen=True)
 class Form:
-    """A convolution as it is given to cuDNN: ``outputs`` neighbours in one new pixel; 0 leaves the pixels as they are."""
+    """How a convolution is given to cuDNN: ``outputs`` neighbours are one new pixel; with 0 the pixels stay."""
 
     outputs: int
     inputs: int

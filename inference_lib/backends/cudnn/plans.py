@@ -1,4 +1,4 @@
-"""Which of cuDNN's plans computes a convolution fastest: all of them are compiled, timed on the GPU, and one is kept."""
+"""Which of cuDNN's plans computes a convolution fastest: all are compiled, timed on the GPU, and one is kept."""
 
 import json
 import os
@@ -6,16 +6,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from inference_lib.backends.cudnn import compiler
-from inference_lib.backends.cudnn.compiler import BIAS, FACTOR, FILTERS, MULTIPLIER, PICTURE, RESULT, SHORTCUT, Kernel, Spec
+from inference_lib.backends.cudnn.compiler import (
+    BIAS,
+    FACTOR,
+    FILTERS,
+    MULTIPLIER,
+    PICTURE,
+    RESULT,
+    SHORTCUT,
+    Kernel,
+    Spec,
+)
 from inference_lib.support.errors import CourseError, first_line
 
 COMPILE_LIMIT_S = 1800.0
@@ -43,8 +53,10 @@ class Timed:
     tried: int
 
 
-def fastest_plans(specs: Iterable[Spec]) -> dict[Spec, Timed]:
+def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None) -> dict[Spec, Timed]:
     """Return the fastest plan of each of ``specs``; those for which cuDNN has none are left out.
+
+    All kernels of the engines that the heuristic names compete, or those that it names itself and those in ``among``.
 
     Raises:
         CourseError: no plan could be compiled at all, or the time for it is over.
@@ -52,11 +64,13 @@ def fastest_plans(specs: Iterable[Spec]) -> dict[Spec, Timed]:
     """
     specs = list(dict.fromkeys(specs))
     found: dict[Spec, Timed] = {}
-    with tempfile.TemporaryDirectory() as folder, Clock() as clock:
+    if not specs:
+        return found
+    with tempfile.TemporaryDirectory() as folder:
         numbered: dict[Spec, list[tuple[Kernel, Path]]] = {}
         tasks = []
-        for spec, kernels in zip(specs, _kernels(specs, Path(folder)), strict=True):
-            for kernel in kernels:
+        for spec, (named, others) in zip(specs, _kernels(specs, Path(folder)), strict=True):
+            for kernel in (*named, *(other for other in others if among is None or other in among)):
                 path = Path(folder, f"{len(tasks)}.plan")
                 numbered.setdefault(spec, []).append((kernel, path))
                 tasks.append(compiler.task(len(tasks), spec, kernel))
@@ -64,15 +78,15 @@ def fastest_plans(specs: Iterable[Spec]) -> dict[Spec, Timed]:
         for spec, candidates in numbered.items():
             plans = {kernel: path.read_bytes() for kernel, path in candidates if path.exists()}
             if plans:
-                found[spec] = clock.fastest(spec, plans)
+                found[spec] = _fastest(spec, plans)
     return found
 
 
-def _kernels(specs: list[Spec], folder: Path) -> list[list[Kernel]]:
-    """Return the kernels of each specification."""
+def _kernels(specs: list[Spec], folder: Path) -> list[list[list[Kernel]]]:
+    """Return for each specification the kernels that the heuristic names, and the others."""
     said = _in_processes([compiler.task(number, spec, None) for number, spec in enumerate(specs)], folder)
     answers = dict(json.loads(line) for line in said)
-    return [[(engine, number) for engine, number in answers[place]] for place in range(len(specs))]
+    return [[[(engine, kernel) for engine, kernel in part] for part in answers[place]] for place in range(len(specs))]
 
 
 def _in_processes(tasks: list[list[Any]], folder: Path) -> list[str]:
@@ -115,73 +129,64 @@ def _in_processes(tasks: list[list[Any]], folder: Path) -> list[str]:
 class Plan:
     """A compiled plan on this process's GPU, and the memory that it works in."""
 
-    def __init__(self, handle: Any, content: bytes) -> None:
+    def __init__(self, content: bytes) -> None:
         import cudnn
 
-        self._handle = handle
-        self._graph = cudnn.pygraph(handle=handle)
-        self._graph.deserialize(handle, content)
+        self._handle = _handle(torch.cuda.current_device())
+        self._graph = cudnn.pygraph(handle=self._handle)
+        self._graph.deserialize(self._handle, content)
         self._workspace = torch.empty(max(self._graph.get_workspace_size(), 1), dtype=torch.uint8, device="cuda")
 
     def queue(self, tensors: dict[int, torch.Tensor]) -> None:
-        """Queue the convolution on the handle's stream; ``tensors`` are what the numbers in compiler.py name."""
-        self._graph.execute(tensors, self._workspace, handle=self._handle)
+        """Queue the convolution on PyTorch's current stream; the keys are those of compiler.py."""
+        import cudnn
+
+        cudnn.set_stream(self._handle, torch.cuda.current_stream().cuda_stream)
+        addresses = {number: tensor.data_ptr() for number, tensor in tensors.items()}
+        self._graph.execute(addresses, self._workspace, handle=self._handle)
 
 
-@contextmanager
-def handle_on(stream: torch.cuda.Stream) -> Iterator[Any]:
-    """Give a handle of cuDNN's that works on ``stream``."""
+@cache
+def _handle(device: int) -> Any:
+    """Return this process's handle of cuDNN's for the current GPU, which is ``device``."""
     import cudnn
 
-    handle = cudnn.create_handle()
-    try:
-        cudnn.set_stream(handle, stream.cuda_stream)
-        yield handle
-    finally:
-        cudnn.destroy_handle(handle)
+    return cudnn.create_handle()
 
 
-class Clock:
-    """Times plans on a stream of its own."""
+def _fastest(spec: Spec, plans: dict[Kernel, bytes]) -> Timed:
+    """Return the fastest of ``plans``, the heuristic's choice being the first of them."""
+    tensors, stream = example(spec), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
 
-    def __enter__(self) -> "Clock":
-        self._stream = torch.cuda.Stream()
-        self._context = handle_on(self._stream)
-        self._handle = self._context.__enter__()
-        return self
+    def microseconds(kernel: Kernel) -> float:
+        with torch.cuda.stream(stream):
+            return _microseconds(Plan(plans[kernel]), tensors, stream)
 
-    def __exit__(self, *exc: object) -> None:
-        self._stream.synchronize()
-        self._context.__exit__(None, None, None)
+    times = {kernel: microseconds(kernel) for kernel in plans}
+    for kernel in sorted(times, key=times.__getitem__)[:PROMISING]:
+        times[kernel] = min(times[kernel], microseconds(kernel))
+    kernel, first = min(times, key=times.__getitem__), next(iter(plans))
+    return Timed(plans[kernel], kernel, times[kernel], times[first], len(times))
 
-    def fastest(self, spec: Spec, plans: dict[Kernel, bytes]) -> Timed:
-        """Return the fastest of ``plans``, the heuristic's choice being the first of them."""
-        tensors = example(spec)
-        times = {kernel: self.microseconds(content, tensors) for kernel, content in plans.items()}
-        best = sorted(times, key=times.__getitem__)[:PROMISING]
-        again = {kernel: min(times[kernel], self.microseconds(plans[kernel], tensors)) for kernel in best}
-        kernel = min(again, key=again.__getitem__)
-        first = next(iter(plans))
-        return Timed(plans[kernel], kernel, again[kernel], again.get(first, times[first]), len(times))
 
-    def microseconds(self, content: bytes, tensors: dict[int, torch.Tensor]) -> float:
-        """Return what one launch takes, launches following each other in a CUDA graph."""
-        plan, graph = Plan(self._handle, content), torch.cuda.CUDAGraph()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        with torch.cuda.stream(self._stream):
+def _microseconds(plan: Plan, tensors: dict[int, torch.Tensor], stream: torch.cuda.Stream) -> float:
+    """Return what one launch takes, launches following each other in a CUDA graph."""
+    graph = torch.cuda.CUDAGraph()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    plan.queue(tensors)
+    stream.synchronize()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
+        for _ in range(LAUNCHES):
             plan.queue(tensors)
-            self._stream.synchronize()
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="relaxed"):
-                for _ in range(LAUNCHES):
-                    plan.queue(tensors)
-            found = []
-            for _ in range(REPLAYS):
-                start.record()
-                graph.replay()
-                end.record()
-                end.synchronize()
-                found.append(start.elapsed_time(end) * 1e3 / LAUNCHES)
-        return min(found)
+    found = []
+    for _ in range(REPLAYS):
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) * 1e3 / LAUNCHES)
+    return min(found)
 
 
 def example(spec: Spec) -> dict[int, torch.Tensor]:

@@ -131,7 +131,7 @@ class _Reader:
         raise _refused(node, "is not among the operations that this backend fuses", module)
 
     def same(self, node: fx.Node, module: nn.Module | None) -> None:
-        """What does nothing at inference, and a reshape to one row a picture, name the tensor that they read."""
+        """Skip what does nothing at inference, and a reshape to one row a picture: the tensor stays the one it read."""
         self.names[node] = self.input(node)
 
     def convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
@@ -204,7 +204,9 @@ class _Reader:
         readers = {user for holder in holders for user in holder.users} - holders
         if readers != {node}:
             return None
-        return next((found for found in self.program.convolutions if found.name == tensor and found.ceiling is None), None)
+        return next(
+            (found for found in self.program.convolutions if found.name == tensor and found.ceiling is None), None
+        )
 
 
 def _shape(node: fx.Node) -> tuple[int, int, int]:
