@@ -29,17 +29,19 @@ def observe(program: Program, batches: Iterable[torch.Tensor]) -> list[dict[str,
     return [{name: values[place] for name, values in means.items()} for place in range(len(QUANTILES))]
 
 
-def calibrated(program: Program, dtype: torch.dtype, batches: list[torch.Tensor]) -> Network:
+def calibrated(
+    program: Program, dtype: torch.dtype, batches: list[torch.Tensor], wide: frozenset[str] = frozenset()
+) -> Network:
     """Return ``program`` in ``dtype`` (INT8 or FP8), with the quantile whose logits on ``batches`` are the nearest.
 
     The nearest to those in FP32, by the mean of the squared differences. ``batches`` are pictures as the network reads
-    them (N x channels x height x width, FP32).
+    them (N x channels x height x width, FP32); the tensors in ``wide`` stay in FP16.
     """
     exact = network_of(program, torch.float32, {})
     wanted = [emulate(exact, batch) for batch in batches]
     found = []
     for largest in observe(program, batches):
-        network = network_of(program, dtype, scales_of(program, dtype, largest))
+        network = network_of(program, dtype, scales_of(program, dtype, largest), wide)
         errors = [
             (emulate(network, batch) - logits).square().mean() for batch, logits in zip(batches, wanted, strict=True)
         ]

@@ -43,7 +43,10 @@ class Spec:
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Spec":
         """Return the specification that ``asdict`` made ``values`` of, lists for tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        tuples: dict[str, Any] = {
+            name: tuple(value) for name, value in values.items() if isinstance(value, list | tuple)
+        }
+        return cls(**(values | tuples))
 
     @property
     def result_size(self) -> Pair:

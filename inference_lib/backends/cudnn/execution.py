@@ -69,7 +69,7 @@ def specs_of(network: Network, convolution: Convolution, batch: int) -> list[tup
                 **common,
             ),
         )
-        for form in forms(convolution, width, columns)
+        for form in forms(convolution, channels, width, columns)
     ]
 
 

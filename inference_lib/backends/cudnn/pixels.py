@@ -12,8 +12,8 @@ import torch
 
 from inference_lib.backends.cudnn.program import Convolution, Pair
 
-ENOUGH_CHANNELS = 256
-"""More outputs than these in one new pixel are not tried: kernels are no faster then, and zeros are multiplied."""
+ENOUGH_CHANNELS = 128
+"""No kernel is faster with more: a convolution that reads as many is left as it is, and no new pixel gets more."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,16 @@ class Form:
     """Zeros below and right of it."""
 
 
-def forms(convolution: Convolution, width: int, columns: int) -> list[Form]:
+def forms(convolution: Convolution, channels: int, width: int, columns: int) -> list[Form]:
     """Return how ``convolution`` may be computed: on the pixels as they are, then on ever wider ones.
 
-    ``width`` is that of the picture that it reads, ``columns`` that of the one it writes.
+    A pixel that is read has ``channels`` in memory; ``width`` is that of the picture that is read, ``columns`` that of
+    the one that is written.
     """
     (height_step, step), (above, left) = convolution.stride, convolution.padding
     rows, taps = convolution.weight.shape[2:]
     found = [Form(0, 1, (rows, taps), convolution.stride, convolution.padding, convolution.padding)]
-    for outputs in (1, 2, 4):
+    for outputs in (1, 2, 4) if channels < ENOUGH_CHANNELS else ():
         inputs = step * outputs
         if inputs == 1 or width % inputs or columns % outputs or outputs * len(convolution.weight) > ENOUGH_CHANNELS:
             continue

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from inference_lib.backends.cudnn import compiler
+from inference_lib.backends.cudnn.arithmetic import Stored
 from inference_lib.backends.cudnn.compiler import (
     BIAS,
     FACTOR,
@@ -68,7 +70,7 @@ def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None)
         return found
     with tempfile.TemporaryDirectory() as folder:
         numbered: dict[Spec, list[tuple[Kernel, Path]]] = {}
-        tasks = []
+        tasks: list[list[Any]] = []
         for spec, (named, others) in zip(specs, _kernels(specs, Path(folder)), strict=True):
             for kernel in (*named, *(other for other in others if among is None or other in among)):
                 path = Path(folder, f"{len(tasks)}.plan")
@@ -77,8 +79,8 @@ def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None)
         _in_processes(tasks, Path(folder))
         for spec, candidates in numbered.items():
             plans = {kernel: path.read_bytes() for kernel, path in candidates if path.exists()}
-            if plans:
-                found[spec] = _fastest(spec, plans)
+            if plans and (fastest := _fastest(spec, plans)):
+                found[spec] = fastest
     return found
 
 
@@ -94,8 +96,6 @@ def _in_processes(tasks: list[list[Any]], folder: Path) -> list[str]:
     import cudnn
 
     properties = cudnn.create_device_properties(torch.cuda.current_device()).serialize()
-    if not isinstance(properties, str):
-        properties = bytes(properties).decode()
     workers = min(len(os.sched_getaffinity(0)), len(tasks))
     deadline = time.monotonic() + COMPILE_LIMIT_S
     running: list[tuple[subprocess.Popen[str], Path, Path]] = []
@@ -154,20 +154,37 @@ def _handle(device: int) -> Any:
     return cudnn.create_handle()
 
 
-def _fastest(spec: Spec, plans: dict[Kernel, bytes]) -> Timed:
-    """Return the fastest of ``plans``, the heuristic's choice being the first of them."""
-    tensors, stream = example(spec), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-
-    def microseconds(kernel: Kernel) -> float:
-        with torch.cuda.stream(stream):
-            return _microseconds(Plan(plans[kernel]), tensors, stream)
-
-    times = {kernel: microseconds(kernel) for kernel in plans}
-    for kernel in sorted(times, key=times.__getitem__)[:PROMISING]:
-        times[kernel] = min(times[kernel], microseconds(kernel))
-    kernel, first = min(times, key=times.__getitem__), next(iter(plans))
+def _fastest(spec: Spec, plans: dict[Kernel, bytes]) -> Timed | None:
+    """Return the fastest of ``plans`` that compute what they should; the heuristic's choice is the first of them."""
+    times = times_of(spec, plans)
+    if not times:
+        return None
+    kernel, first = min(times, key=times.__getitem__), next(iter(times))
     return Timed(plans[kernel], kernel, times[kernel], times[first], len(times))
+
+
+def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> dict[Kernel, float]:
+    """Return the microseconds of each of ``plans``, without those that fail or compute something else."""
+    tensors, stream = example(spec), torch.cuda.Stream()
+    wanted = reference(spec, tensors)
+    times: dict[Kernel, float] = {}
+
+    def measure(kernel: Kernel) -> None:
+        tensors[RESULT].zero_()
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                found = _microseconds(Plan(plans[kernel]), tensors, stream)
+        except (RuntimeError, ValueError):  # it was compiled, and cannot be launched here
+            return
+        if agrees(tensors[RESULT][:1], wanted):
+            times[kernel] = min(found, times.get(kernel, found))
+
+    for kernel in plans:
+        measure(kernel)
+    for kernel in sorted(times, key=times.__getitem__)[:PROMISING]:
+        measure(kernel)
+    return times
 
 
 def _microseconds(plan: Plan, tensors: dict[int, torch.Tensor], stream: torch.cuda.Stream) -> float:
@@ -210,3 +227,30 @@ def example(spec: Spec) -> dict[int, torch.Tensor]:
         tensors[SHORTCUT] = numbers((spec.batch, rows, columns, spec.outputs), spec.shortcut)
         tensors[FACTOR] = torch.ones(1, device="cuda")
     return tensors
+
+
+def reference(spec: Spec, tensors: dict[int, torch.Tensor], pictures: int = 1) -> torch.Tensor:
+    """Return what ``spec`` makes of the first ``pictures``, by PyTorch: FP32, rounded as the result's type rounds."""
+
+    def seen(number: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return tensors[number].view(shape)[:pictures].permute(0, 3, 1, 2).double()
+
+    (height, width), (rows, columns) = spec.size, spec.result_size
+    picture = seen(PICTURE, (spec.batch, height, width, spec.channels))
+    filters = tensors[FILTERS].view(spec.outputs, *spec.kernel, spec.channels).permute(0, 3, 1, 2).double()
+    picture = functional.pad(picture, (spec.before[1], spec.after[1], spec.before[0], spec.after[0]))
+    found = functional.conv2d(picture, filters, None, spec.stride).float()
+    if spec.rescaled:
+        found = found * tensors[MULTIPLIER].view(-1, 1, 1)
+    found = found + tensors[BIAS].view(-1, 1, 1)
+    if spec.shortcut:
+        found = found + seen(SHORTCUT, (spec.batch, rows, columns, spec.outputs)).float() * tensors[FACTOR]
+    if spec.ceiling is not None:
+        found = found.clamp(0, spec.ceiling)
+    return Stored(DTYPES[spec.writes]).of(found).permute(0, 2, 3, 1)
+
+
+def agrees(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether two results are the same up to one step of their type: sums in another order may round otherwise."""
+    step = torch.ones(()) if found.dtype == torch.int8 else wanted.abs() * torch.finfo(found.dtype).eps + 1e-2
+    return bool(((found.float() - wanted).abs() <= step.to(wanted.device)).all())
