@@ -18,7 +18,7 @@ from inference_lib.backends.cudnn.program import Convolution, Operation, Program
 from inference_lib.support.errors import CourseError
 
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-"""The largest number of each type that needs a scale; INT8's -128 is left out, so that the range is symmetric."""
+"""The largest number of each type that needs a scale. Scales leave out INT8's -128, so that its range is symmetric."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Stored:
 
     def of(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return ``numbers`` (already divided by the scale) as the type can hold them, in their own dtype."""
+        if self.dtype == torch.int8:
+            return numbers.round().clamp(-128, 127)
         if self.dtype in LARGEST:
             numbers = numbers.clamp(-LARGEST[self.dtype], LARGEST[self.dtype])
-        if self.dtype == torch.int8:
-            return numbers.round()
         return numbers.to(self.dtype).to(numbers.dtype)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cuda.bindings import driver, nvrtc
 
 from inference_lib.support.errors import CourseError, first_line
 
@@ -29,6 +28,8 @@ def compile_kernels(names: Iterable[str], architecture: str) -> tuple[bytes, dic
         CourseError: the compiler refuses them.
 
     """
+    from cuda.bindings import nvrtc
+
     names = list(dict.fromkeys(names))
     program = _checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], []))
     for name in names:
@@ -50,6 +51,9 @@ class Kernels:
     """Compiled kernels on this process's current GPU."""
 
     def __init__(self, content: bytes, called: dict[str, str]) -> None:
+        from cuda.bindings import driver
+
+        self._driver = driver
         torch.cuda.current_stream()  # PyTorch makes its context the current one
         self._module = _checked(driver.cuModuleLoadData(content))
         self._functions = {
@@ -65,9 +69,8 @@ class Kernels:
         values = (*(tensor.data_ptr() for tensor in tensors), *scalars)
         types = (*(ctypes.c_void_p for _ in tensors), *kinds)
         blocks, stream = -(-int(scalars[0]) // THREADS), torch.cuda.current_stream().cuda_stream
-        _checked(
-            driver.cuLaunchKernel(self._functions[name], blocks, 1, 1, THREADS, 1, 1, 0, stream, (values, types), 0)
-        )
+        launch = (blocks, 1, 1, THREADS, 1, 1, 0, stream, (values, types), 0)
+        _checked(self._driver.cuLaunchKernel(self._functions[name], *launch))
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:
