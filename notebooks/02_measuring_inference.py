@@ -80,9 +80,9 @@ from inference_lib.backends import get_backend
 from inference_lib.backends.shared.cuda import float32_products
 from inference_lib.measure import timing
 from inference_lib.measure.benchmark import WAITED_PERCENT
-from inference_lib.measure.cell import scheduled
 from inference_lib.measure.gpu import wake_clocks
 from inference_lib.measure.profiles import PROFILES
+from inference_lib.measure.threads import scheduled
 from inference_lib.measure.throughput import time_throughput
 from inference_lib.measure.turns import ROUNDS, Turns, take_turns
 from inference_lib.records.comparison import SAME_WITHIN, verdict_of

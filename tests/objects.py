@@ -90,6 +90,20 @@ class HungExporter(Exporter):
         time.sleep(600)
 
 
+class CountingExporter(Exporter):
+    """Writes how many of its kind were at work when it ended, itself included."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def export(self, rival: Rival, timed: bool) -> None:
+        mine = self.folder / f"{rival.workload.batch_size}.begun"
+        mine.touch()
+        time.sleep(0.3 * rival.workload.batch_size)
+        mine.with_suffix(".ended").write_text(str(len(list(self.folder.glob("*.begun")))))
+        mine.unlink()
+
+
 class Writer:
     """A framework whose export says who wrote it, and is done when as many have begun as there are to meet."""
 

@@ -12,13 +12,13 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 from executed_course import executed_course
-from places import places_in
 
 from inference_lib.course import book
 from inference_lib.course.notebook import code_cells
 from inference_lib.course.run import Course
 from inference_lib.report import plots
 from inference_lib.support import paths
+from inference_lib.support.places import places_in
 
 
 @pytest.fixture(scope="session", params=["local", "published"])

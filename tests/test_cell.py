@@ -1,6 +1,5 @@
 """What a worker process holds: its turns, and that it leaves the cores to others between them."""
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,9 +10,10 @@ import pytest
 
 from inference_lib.backends import BACKENDS
 from inference_lib.measure import cell
-from inference_lib.measure.cell import Cell, Scheduled, Turn, exported, inputs_of, scheduled, settle
+from inference_lib.measure.cell import Cell, Turn, exported, inputs_of
 from inference_lib.measure.exports import ensure_reference, export_missing
 from inference_lib.measure.plan import Rival, why_not
+from inference_lib.measure.threads import Scheduled
 from inference_lib.measure.workers import Worker
 from inference_lib.seam import FASHION_MNIST, Workload, find_model
 from inference_lib.support.errors import CourseError
@@ -81,13 +81,14 @@ def test_a_turn_has_the_samples_asked_for_and_discards_the_first(loaded: Cell, m
     monkeypatch.setattr(loaded, "_infer", lambda: float(next(times)))
     turn = loaded.turn(5, 2)
     assert turn.samples == [2.0, 3.0, 4.0, 5.0, 6.0]
-    assert turn.elapsed_ms > 0
 
 
 def test_a_turn_tells_how_long_its_threads_waited_for_a_core(loaded: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    counters = iter([Scheduled(10.0, 5.0), Scheduled(30.0, 12.0), *[Scheduled(30.0, 12.0)] * 9])
-    monkeypatch.setattr(cell, "scheduled", lambda: next(counters))
-    assert loaded.turn(2, 1).waited_ms == 7.0
+    monkeypatch.setattr(loaded, "_settle", lambda: None)
+    for after, percent in ((Scheduled(9_030.0, 1_005.0), 10.0), (Scheduled(30.0, 5.0), 0.0)):  # many threads, none
+        counters = iter([Scheduled(30.0, 5.0), after])
+        monkeypatch.setattr(cell, "scheduled", lambda left=counters: next(left))
+        assert loaded.turn(2, 1).waited_percent == pytest.approx(percent)
 
 
 def test_all_pictures_are_answered_and_compared(loaded: Cell) -> None:
@@ -129,57 +130,3 @@ def test_inputs_are_different_pictures_of_the_test_set() -> None:
             FASHION_MNIST.read(number * size, expected)
             np.testing.assert_array_equal(batch, expected)
         assert not np.array_equal(found[0], found[1])
-
-
-def test_settling_waits_until_the_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings, ready = iter([0.0, 10.0, 20.0, 20.1, 20.1, 50.0]), iter([True, False])
-    now = [0.0]
-    monkeypatch.setattr(cell, "_others_would_run", lambda: next(ready))  # one waits for a core that is taken
-    monkeypatch.setattr(cell, "scheduled", lambda: Scheduled(next(readings), 0.0))
-    monkeypatch.setattr(cell.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr(cell.time, "perf_counter", lambda: now[0])
-    settle(window_s=0.01)
-    assert now[0] == pytest.approx(0.04)
-    assert next(readings) == 50.0
-
-
-def test_threads_that_never_sleep_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(cell, "scheduled", lambda: Scheduled(now[0] * 1e3, 0.0))
-    monkeypatch.setattr(cell.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr(cell.time, "perf_counter", lambda: now[0])
-    settle(window_s=0.01, limit_s=0.5)
-    assert now[0] == pytest.approx(0.5, abs=0.02)
-
-
-def test_a_thread_that_spins_would_run_and_one_that_sleeps_would_not() -> None:
-    """In NumPy's loops, which let go of Python's lock."""
-    stop, numbers = threading.Event(), np.ones(200_000)
-
-    def spin() -> None:
-        while not stop.is_set():
-            np.sort(np.sqrt(numbers))
-
-    spinning = threading.Thread(target=spin)
-    spinning.start()
-    try:
-        assert any(cell._others_would_run() or time.sleep(0.001) for _ in range(2000))
-    finally:
-        stop.set()
-        spinning.join()
-    settle()
-    assert not cell._others_would_run()
-
-
-def test_the_kernel_s_counters_are_read_for_all_threads() -> None:
-    before = scheduled()
-    end = time.process_time() + 0.05
-    while time.process_time() < end:
-        pass
-    assert scheduled().ran_ms - before.ran_ms > 20
-    assert scheduled().waited_ms >= before.waited_ms
-
-
-def test_a_kernel_that_counts_nothing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell.os, "getpid", lambda: 2**30)
-    assert scheduled() == Scheduled(0.0, 0.0)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import objects
@@ -50,7 +51,7 @@ def test_the_cheapest_cells_are_exported_alone_and_timed_the_others_side_by_side
     alone = [wave for wave, timed in waves if timed]
     assert [len(wave) for wave in alone] == [1]
     assert "b1" in alone[0][0]
-    assert [len(wave) for wave, timed in waves if not timed] == [2, 1]
+    assert [len(wave) for wave, timed in waves if not timed] == [3]
 
 
 def test_no_export_is_timed_where_nobody_asks_for_it(waves: list) -> None:
@@ -106,6 +107,18 @@ def test_an_export_that_is_killed_has_a_reason(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(exports, "Exporter", objects.KilledExporter)
     failed = export_missing(CELLS, print)
     assert [str(error) for error in failed.values()] == ["the worker process died (signal 9)"] * 2
+
+
+@pytest.mark.usefixtures("nothing_there")
+def test_the_next_export_starts_when_one_has_ended_and_never_more_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(exports, "Exporter", partial(objects.CountingExporter, tmp_path))
+    monkeypatch.setattr(exports.os, "cpu_count", lambda: 2)
+    assert export_missing(rivals(["aot-inductor"], sizes=(1, 2, 3, 4, 5)), print, timed=False) == {}
+    beside = [int(path.read_text()) for path in tmp_path.glob("*.ended")]
+    assert len(beside) == 5
+    assert max(beside) == 2
 
 
 @pytest.mark.usefixtures("nothing_there")

@@ -66,6 +66,9 @@ class FakeWorker:
         if self.backend in self.host.alive:
             self.host.alive.remove(self.backend)
 
+    def strike(self) -> None:
+        self.kill()
+
     # A cell's commands
 
     def load(self, warm_up_s: float) -> tuple[Build, float]:
@@ -85,10 +88,10 @@ class FakeWorker:
     def turn(self, iterations: int, discarded: int) -> Turn:
         assert discarded >= 1
         self.host.iterations.setdefault(self.backend, []).append(iterations)
-        return Turn([self._ms(self.counts["turn"])] * iterations, waited_ms=1.0, elapsed_ms=20.0)
+        return Turn([self._ms(self.counts["turn"])] * iterations, waited_percent=5.0)
 
     def device_turn(self, iterations: int, discarded: int) -> Turn:
-        return Turn([self._ms(self.counts["device_turn"]) / 10] * iterations, waited_ms=0.0, elapsed_ms=20.0)
+        return Turn([self._ms(self.counts["device_turn"]) / 10] * iterations, waited_percent=0.0)
 
     def clocks(self) -> Clocks:
         return Clocks(sm_mhz=1980, throttle_reasons=[])
@@ -119,7 +122,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def a_set(*backends: str, carried: tuple[str, ...] = (), device: str = "cpu", batch_size: int = 1) -> RivalSet:
-    workload = Workload("vanilla_cnn", batch_size, "fp32", device)
+    workload = Workload("vanilla_cnn", batch_size, "fp16" if device == "cuda" else "fp32", device)
     members, along = (tuple(Rival(name, workload) for name in names) for names in (backends, carried))
     return RivalSet("a set", members, along)
 

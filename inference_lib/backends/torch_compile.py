@@ -96,7 +96,8 @@ class TorchCompile(PyTorchEager):
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Trace the model, and take what was compiled for the workload from the artifact's cache."""
-        return _runner(artifact.workload, self._compile(artifact))
+        with float32_products(artifact.workload.precision):  # the graph's kernels are chosen while it is captured
+            return _runner(artifact.workload, self._compile(artifact))
 
     def _compile(self, artifact: Artifact) -> Call:
         workload = artifact.workload
@@ -294,14 +295,17 @@ def example(workload: Workload) -> torch.Tensor:
 def compiling(cache: Path | None = None) -> Iterator[None]:
     """Compile quietly, with Inductor's cache in the folder ``cache``; without one, from nothing, and nothing is kept.
 
-    What is found there is not compiled again. On a GPU that is the whole program; on a CPU it is every compiled
-    library, while the graph, whose packed weights PyTorch does not store, is lowered anew.
+    What is found there is not compiled again, and no processes are started that would help. On a GPU that is the whole
+    program; on a CPU it is every compiled library, while the graph, whose packed weights PyTorch does not store, is
+    lowered anew.
 
     Headers are not compiled ahead: that is done outside of the cache, and looked at again by every process that loads.
     """
     from torch._inductor import config
 
-    settings = {"cpp_cache_precompile_headers": False, "aot_inductor.precompile_headers": False}
+    settings: dict[str, Any] = {"cpp_cache_precompile_headers": False, "aot_inductor.precompile_headers": False}
+    if cache is not None and cache.exists():
+        settings["compile_threads"] = 1
     with quiet(), believing_the_processor(), quoting_paths(), config.patch(settings), _cache_in(cache):
         yield
 

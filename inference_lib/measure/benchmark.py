@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from inference_lib.measure import accuracy
 from inference_lib.measure.exports import ensure_reference, export_missing
-from inference_lib.measure.plan import QUIET, Rival, RivalSet, empty_record, grid, sets_of, why_not
+from inference_lib.measure.plan import BASELINE, QUIET, Rival, RivalSet, empty_record, grid, sets_of, why_not
 from inference_lib.measure.profiles import Profile
 from inference_lib.measure.rounds import Outcome, Race
 from inference_lib.measure.workers import WorkerError
@@ -59,11 +59,14 @@ def benchmark(
 
 
 def whole_grid(backends: Sequence[str], models: Sequence[str | Model], device: Device, profile: Profile) -> list[Rival]:
-    """Return the cells of an edition: the profile's, TF32 where arithmetic takes the time, BF16 on CPUs."""
+    """Return the cells of an edition: the profile's, a large batch in FP32 and TF32 by PyTorch, BF16 on CPUs."""
     cells = grid(backends, models, device, profile)
-    if device.kind == "cuda" and QUIET in backends:
-        sizes = profile.batch_sizes("tf32", device.kind)
-        cells += grid([QUIET], models, device, profile, ["tf32"], sizes)
+    if device.kind == "cuda":
+        ends = profile.ends(device.kind)
+        cells += grid(
+            [name for name in (BASELINE, QUIET) if name in backends], models, device, profile, ["fp32"], ends[1:]
+        )
+        cells += grid([name for name in (QUIET,) if name in backends], models, device, profile, ["tf32"], ends)
     if device.kind == "cpu":
         cells += grid([name for name in backends if name in HOST_BF16], models, device, profile, ["bf16"])
     return cells

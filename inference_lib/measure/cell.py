@@ -3,12 +3,9 @@
 import gc
 import itertools
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +15,7 @@ from inference_lib.backends import get_backend
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.measure import accuracy, gpu, timing
 from inference_lib.measure.pipeline import time_overlapped
+from inference_lib.measure.threads import scheduled, settle
 from inference_lib.measure.throughput import time_throughput
 from inference_lib.records.record import Accuracy, Build, Clocks, Load
 from inference_lib.seam import Artifact, Backend, Workload, find_artifact
@@ -38,9 +36,8 @@ class Turn(NamedTuple):
     """What one turn of a round gave, milliseconds."""
 
     samples: list[float]
-    waited_ms: float
-    """Time in which a thread of this process could have run and had no core."""
-    elapsed_ms: float
+    waited_percent: float
+    """Of the time in which threads of this process ran or could have run, the part in which they had no core."""
 
 
 class Cell:
@@ -55,7 +52,6 @@ class Cell:
         self._rotation: Iterator[np.ndarray] = iter(())
         self._runner: Any = None
         self._checked: Accuracy | None = None
-        self._flush: Callable[[], object] = lambda: None
 
     def load(self, warm_up_s: float) -> tuple[Build, float]:
         """Load, answer once, check the answers, warm up; return what it cost and the seconds that an inference takes.
@@ -68,8 +64,6 @@ class Cell:
         self._check()
         timing.warm_up(lambda: self._runner.infer(self._inputs[0]), budget_s=warm_up_s)
         once = timing.take(self._infer, 3)
-        if self.workload.on_gpu:
-            self._prepare_device_time()
         gc.collect()
         return build, float(np.median(once)) / 1e3
 
@@ -89,20 +83,18 @@ class Cell:
             artifact_mib=self._artifact.size_bytes / 2**20,
         )
 
-    def _prepare_device_time(self) -> None:
-        """Choose how often the cache is overwritten before a run: so long that the host has queued all of it by then.
+    @cached_property
+    def _flush(self) -> Callable[[], object]:
+        """What overwrites the cache before a run: so often that the host has queued all of it by then.
 
+        How often is found out at first use, in a turn that does not count: the device is this rival's alone then.
         Otherwise a model whose launches take longer than its kernels would be timed with the gaps between them, which
         are the host's. A framework that waits for the device while it launches keeps its gaps.
         """
         flush = timing.cache_flush(self._runner.stream)
-        self._runner.upload(self._inputs[0])
-        launch_ms, flush_ms = (self._longest(call) for call in (self._launch_ms, lambda: self._flush_ms(flush)))
-        repeats = 1 + math.ceil(HEAD_START * launch_ms / flush_ms)
-        self._flush = lambda: [flush() for _ in range(min(repeats, MOST_FLUSHES))]
-
-    def _longest(self, sample: Callable[[], float]) -> float:
-        return max(timing.take(sample, LAUNCHES)[1:])  # the first allocates and compiles what a first time needs
+        launches, flushes = (timing.take(call, LAUNCHES) for call in (self._launch_ms, lambda: self._flush_ms(flush)))
+        repeats = 1 + math.ceil(HEAD_START * max(launches[1:]) / min(flushes[1:]))  # a first time does more
+        return lambda: [flush() for _ in range(min(repeats, MOST_FLUSHES))]
 
     def _launch_ms(self) -> float:
         start = time.perf_counter()
@@ -143,9 +135,10 @@ class Cell:
         timing.take(sample, discarded)
         start, before = time.perf_counter(), scheduled()
         samples = timing.take(sample, iterations)
-        elapsed, after = time.perf_counter() - start, scheduled()
+        elapsed_ms, after = (time.perf_counter() - start) * 1e3, scheduled()
         self._settle()
-        return Turn(samples, after.waited_ms - before.waited_ms, elapsed * 1e3)
+        ran, waited = after.ran_ms - before.ran_ms, after.waited_ms - before.waited_ms
+        return Turn(samples, 100 * waited / max(elapsed_ms, ran + waited))
 
     def _settle(self) -> None:
         if not self.workload.on_gpu:  # there, threads only queue work, and stop when they have
@@ -241,57 +234,3 @@ def inputs_of(workload: Workload) -> list[np.ndarray]:
     for number, batch in enumerate(batches):
         pictures.read(number * workload.batch_size, batch)
     return batches
-
-
-class Scheduled(NamedTuple):
-    """What the kernel counted for all threads of this process so far, ms (0 where it does not count)."""
-
-    ran_ms: float
-    waited_ms: float
-    """Ready to run, without a core."""
-
-
-def scheduled() -> Scheduled:
-    """Read the counters (https://docs.kernel.org/scheduler/sched-stats.html)."""
-    ran = waited = 0
-    for task in Path(f"/proc/{os.getpid()}/task").glob("*/schedstat"):
-        with _gone_is_fine():
-            fields = task.read_text().split()
-            ran, waited = ran + int(fields[0]), waited + int(fields[1])
-    return Scheduled(ran / 1e6, waited / 1e6)
-
-
-def settle(window_s: float = 0.01, limit_s: float = 1.0) -> None:
-    """Wait until the threads of this process sleep: none ran for a while, and none waits for a core to run on.
-
-    A framework's threads look for more work before they do: seen, 8 ms in OpenMP, 40 in ONNX Runtime, 150 in TVM. The
-    next rival would share its cores with them.
-    """
-    end, before = time.perf_counter() + limit_s, scheduled().ran_ms
-    while time.perf_counter() < end:
-        time.sleep(window_s)
-        now = scheduled().ran_ms
-        if now - before < IDLE_SHARE * window_s * 1e3 and not _others_would_run():
-            return
-        before = now
-
-
-def _others_would_run() -> bool:
-    """Whether another thread of this process is running or ready to: state R (https://docs.kernel.org/filesystems/proc.html)."""
-    me, states = str(threading.get_native_id()), []
-    for task in Path(f"/proc/{os.getpid()}/task").glob("*/stat"):
-        with _gone_is_fine():
-            states += [task.read_text().rpartition(")")[2].split()[0]] if task.parent.name != me else []
-    return "R" in states
-
-
-IDLE_SHARE = 0.25
-"""Of a window: reading the counters takes time, too. They move every 4 ms, so a window must be longer."""
-
-
-@contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, IndexError, ValueError):  # a thread that ended, or a kernel that does not count
-        return

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from inference_lib.backends import get_backend
 from inference_lib.measure.accuracy import reference_path, write_reference
 from inference_lib.measure.plan import Rival
-from inference_lib.measure.workers import Deadline, Worker, WorkerError
+from inference_lib.measure.workers import Deadline, Worker, WorkerError, end, first_to_answer
 from inference_lib.seam import Model, build, find_artifact
 from inference_lib.support.errors import CourseError
 
@@ -45,12 +45,10 @@ def export_missing(
     for key, rival in alone.items():
         progress(f"exporting {rival}")
         failures |= _export({key: rival}, timed=True)
-    others = [key for key in missing if key not in alone]
-    together = os.cpu_count() or 1
-    for start in range(0, len(others), together):
-        wave = {key: missing[key] for key in others[start : start + together]}
-        progress(f"exporting {len(wave)} artifacts side by side")
-        failures |= _export(wave, timed=False)
+    others = {key: rival for key, rival in missing.items() if key not in alone}
+    if others:
+        progress(f"exporting {len(others)} artifacts, as many at a time as there are cores")
+        failures |= _export(others, timed=False)
     return failures
 
 
@@ -62,21 +60,28 @@ def _alone(rival: Rival) -> bool:
     return get_backend(rival.backend).times_kernels
 
 
-def _export(wave: dict[str, Rival], *, timed: bool) -> dict[str, WorkerError]:
-    workers = {key: Worker(Exporter) for key in wave}
-    failures = {}
+def _export(jobs: dict[str, Rival], *, timed: bool) -> dict[str, WorkerError]:
+    """Export in processes, the next one started when one has ended; return why some could not be."""
+    waiting, failures = list(jobs.items()), {}
+    running: dict[Worker, tuple[str, Deadline]] = {}
     try:
-        for key, worker in workers.items():
-            worker.tell("export", wave[key], timed)
-        limit = Deadline(EXPORT_LIMIT_S)
-        for key, worker in workers.items():
-            try:
-                worker.answer(limit.left_s)
-            except WorkerError as error:
-                failures[key] = error
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                key, rival = waiting.pop(0)
+                worker = Worker(Exporter)
+                running[worker] = key, Deadline(EXPORT_LIMIT_S)
+                worker.tell("export", rival, timed)
+            oldest = next(iter(running))
+            for worker in first_to_answer(running, running[oldest][1].left_s) or [oldest]:
+                key, limit = running[worker]
+                try:
+                    worker.answer(limit.left_s)
+                except WorkerError as error:
+                    failures[key] = error
+                worker.kill()
+                del running[worker]
     finally:
-        for worker in workers.values():
-            worker.kill()
+        end(running)
     return failures
 
 

@@ -17,8 +17,9 @@ BASELINE, QUIET = "pytorch", "pytorch-cudagraph"
 """The rows that every set has or carries along: what readers compare with, and one whose times hardly vary."""
 
 GPU_RIVAL_MIB, GPU_IMAGE_MIB = 1024, 14
-HOST_RIVAL_MIB, HOST_IMAGE_MIB = 450, 30
-"""What a rival may take, for itself and for each image of its batch: a guess on the safe side."""
+HOST_NEEDS_MIB = {"cpu": (450, 30), "cuda": (2048, 6)}
+"""What a rival may take, for itself and for each image of its batch: a guess on the safe side. Beside a GPU the host
+holds CUDA's libraries, and of the images only what is copied."""
 
 USABLE = 0.7
 """Share of the memory that rivals may plan with."""
@@ -119,7 +120,8 @@ def fingerprint(backend: str, model: Model, device: Device, profile: Profile) ->
     the backend's artifacts depend on; the weights, the pictures, the machine with its threads, and the profile.
     """
     found = get_backend(backend)
-    code = module_hash(Cell.__module__, "inference_lib.measure.rounds", build.__module__, type(found).__module__)
+    measure = (Cell.__module__, "inference_lib.measure.threads", "inference_lib.measure.rounds")
+    code = module_hash(*measure, build.__module__, type(found).__module__)
     versions = repr(found.versions() if found.availability(device.kind).usable else {})
     machine = this_machine(device.index).model_dump_json(exclude={"commit"})
     pictures = model.dataset.identity if model.dataset else ""
@@ -184,7 +186,8 @@ def room_for(workload: Workload) -> int:
     Of the whole memory, not of what is free at this moment: two runs on like machines have the same sets.
     """
     machine, size = this_machine(workload.device.index), workload.batch_size
-    needs = [(HOST_RIVAL_MIB + HOST_IMAGE_MIB * size, machine.memory_gib * 1024)]
+    alone, image = HOST_NEEDS_MIB[workload.device.kind]
+    needs = [(alone + image * size, machine.memory_gib * 1024)]
     if workload.on_gpu:
         needs.append((GPU_RIVAL_MIB + GPU_IMAGE_MIB * size, machine.gpu_memory_mib or 0))
     return max(2, min(int(USABLE * whole / each) for each, whole in needs))

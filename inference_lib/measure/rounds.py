@@ -18,7 +18,7 @@ from inference_lib.measure import gpu
 from inference_lib.measure.cell import Cell, Turn
 from inference_lib.measure.plan import Rival, RivalSet, references_of
 from inference_lib.measure.profiles import Profile
-from inference_lib.measure.workers import Deadline, Worker, WorkerError
+from inference_lib.measure.workers import Deadline, Worker, WorkerError, end
 from inference_lib.records.record import Accuracy, Build, Carried, Clocks, Invocation, Load, Parts
 from inference_lib.records.statistics import quantile_sketch
 
@@ -26,7 +26,7 @@ LOAD_LIMIT_S, TURN_LIMIT_S, PHASE_LIMIT_S = 300.0, 120.0, 900.0
 """The longest wait for a start, for a turn, and for a phase of its own, such as 10,000 images."""
 
 WARM_UP_S = 0.5
-DEVICE_ITERATIONS = 5
+DEVICE_ITERATIONS = 3
 DISCARDED = 0.25
 """The first inferences of a turn, as a part of those that count, do not: others used the caches meanwhile."""
 
@@ -78,8 +78,7 @@ class Race:
                 self._timed("phases of their own", self._phases)
             self._timed("test set", lambda: self._evaluate(list(evaluate)))
         finally:
-            for worker in self._workers.values():
-                worker.kill()
+            end(self._workers.values())
         return self.outcomes
 
     def _timed(self, what: str, step: Callable[[], object]) -> None:
@@ -187,7 +186,7 @@ class Race:
                 iterations=len(samples),
                 quantiles=quantile_sketch(samples),
                 pace_ms=[_rounded(ms) for ms in self._pace],
-                waited_percent=round(100 * median(turn.waited_ms / turn.elapsed_ms for turn in outcome.turns), 2),
+                waited_percent=round(median(turn.waited_percent for turn in outcome.turns), 2),
             )
             if rival.workload.on_gpu:
                 with self._failing(rival):

@@ -3,14 +3,16 @@
 Every wait on one has an end: it answers, it dies, or its time is up and it is killed; each is a line of text.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -105,12 +107,20 @@ class Worker:
         """The process's number."""
         return self._process.pid
 
+    def fileno(self) -> int:
+        """Return the file that can be read when there is an answer, or nobody left to give one."""
+        return self._pipe.fileno()
+
     def kill(self) -> None:
         """End the process now, and what it started: a compiler would go on beside the next measurement."""
+        self.strike()
+        self._process.join(CLOSING_S)
+
+    def strike(self) -> None:
+        """Kill the process and what it started, without waiting for the end."""
         with suppress(ProcessLookupError):  # it has no group yet, or nobody is left in it
             os.killpg(self._process.pid, signal.SIGKILL)  # type: ignore[arg-type]
         self._process.kill()
-        self._process.join(CLOSING_S)
 
     def close(self) -> None:
         """Let the process free what it holds and end; kill it if it does not."""
@@ -126,6 +136,20 @@ class Worker:
             self.close()
         else:
             self.kill()
+
+
+def first_to_answer(workers: Iterable[Worker], limit_s: float) -> list[Worker]:
+    """Return the workers that have answered or died, waiting for the first; none after ``limit_s`` seconds."""
+    return connection.wait(list(workers), limit_s)  # type: ignore[arg-type,return-value]
+
+
+def end(workers: Iterable[Worker]) -> None:
+    """Kill all: a process takes a while to give back what it had on a GPU, and they do so side by side."""
+    ending = list(workers)
+    for worker in ending:
+        worker.strike()
+    for worker in ending:
+        worker.kill()
 
 
 @contextmanager
@@ -148,6 +172,7 @@ def _uninterrupted() -> Iterator[None]:
 def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     """Answer commands until the parent closes the pipe, or is gone."""
     os.setpgrp()
+    gc.freeze()  # what was imported before the fork stays; looking through it took a second
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     thing: object = None
     while True:

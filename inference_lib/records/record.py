@@ -69,7 +69,7 @@ class Invocation(Carried):
     pace_ms: list[float] = Field(default_factory=list)
     """A fixed piece of host work, timed at the start of each round: how quick the host was."""
     waited_percent: float = 0.0
-    """Time in which a thread could have run and another process had the core, of a turn's length; the median turn."""
+    """Of the time in which threads ran or could have run, the part in which they had no core; the median turn."""
     carried: dict[str, Carried] = Field(default_factory=dict)
     """Rounds of the rows that went along, by backend."""
 
