@@ -15,14 +15,18 @@ from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, network_of
 from inference_lib.backends.cudnn.calibration import calibrated
 from inference_lib.backends.cudnn.choice import fastest_types
 from inference_lib.backends.cudnn.execution import Executable, facts_of, save
+from inference_lib.backends.cudnn.kernels import SOURCE
 from inference_lib.backends.cudnn.program import PICTURES, program_of
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_identity, gpu_works, graph_support
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.support.hashes import sha256_of
 
 MODEL_FILE = "model.safetensors"
 PACKAGE = "nvidia-cudnn-frontend"
+FP8_CAPABILITY = (8, 9)
+"""The first compute capability whose tensor cores multiply in FP8."""
 
 
 class Cudnn:
@@ -49,6 +53,8 @@ class Cudnn:
             return graph_support(workload)
         if workload.precision.dtype not in (torch.float16, *LARGEST):
             return Support(ok=False, reason="the course measures cuDNN's graphs in FP16, INT8 and FP8 alone")
+        if workload.precision.dtype == torch.float8_e4m3fn and gpu_works() and capability() < FP8_CAPABILITY:
+            return Support(ok=False, reason="this GPU does not multiply in FP8")
         return Support(ok=True)
 
     def artifact_key(self, workload: Workload) -> str:
@@ -60,13 +66,18 @@ class Cudnn:
         import cudnn
 
         versions = {name: metadata.version(name) for name in ("torch", PACKAGE)}
-        return versions | {"cudnn": cudnn.backend_version_string(), "gpu": gpu_identity()}
+        facts = {
+            "cudnn": cudnn.backend_version_string(),
+            "gpu": gpu_identity(),
+            "kernels": sha256_of([SOURCE.read_bytes()])[:12],
+        }
+        return versions | facts
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the network with the fastest plan of each convolution."""
         network, timed = fastest_types(network_for(model, workload), workload.batch_size)
         host = torch.from_numpy(np.empty(0, workload.host_dtype)).dtype
-        major, minor = torch.cuda.get_device_capability()
+        major, minor = capability()
         save(directory / MODEL_FILE, network, workload.batch_size, host, timed, f"sm_{major}{minor}")
 
     def stored_precision(self, artifact: Artifact) -> str:
@@ -82,8 +93,14 @@ class Cudnn:
     def load(self, artifact: Artifact) -> GraphedRunner:
         """Return the replayer of the network's launches."""
         workload = artifact.workload
-        call = Executable(artifact.directory / MODEL_FILE, workload.device.torch)
+        with torch.cuda.device(workload.device.torch):
+            call = Executable(artifact.directory / MODEL_FILE, workload.device.torch)
         return GraphedRunner(CudaFunctionRunner(workload, call))
+
+
+def capability() -> tuple[int, int]:
+    """Return the compute capability of this process's current GPU."""
+    return torch.cuda.get_device_capability()
 
 
 def network_for(model: torch.nn.Module, workload: Workload) -> Network:

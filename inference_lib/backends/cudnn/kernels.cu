@@ -15,12 +15,6 @@ __device__ float number(Float16 x) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(found) : "h"(x.bits));
   return found;
 }
-__device__ float number(Float8 x) {
-  unsigned two;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(two) : "h"((unsigned short)x.bits));
-  return number(Float16{(unsigned short)two});
-}
-
 // What compares as the numbers do: turning an integer into a float takes four times as long as comparing two.
 __device__ int rank(Int8 x) { return x.bits; }
 template <typename T> __device__ float rank(T x) { return number(x); }
@@ -31,11 +25,18 @@ __device__ void store(Int8 &to, float x) {
   to.bits = rounded;
 }
 __device__ void store(Float16 &to, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 890  // older GPUs have no FP8
+__device__ float number(Float8 x) {
+  unsigned two;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(two) : "h"((unsigned short)x.bits));
+  return number(Float16{(unsigned short)two});
+}
 __device__ void store(Float8 &to, float x) {
   unsigned short two;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(two) : "f"(0.0f), "f"(x));
   to.bits = two;
 }
+#endif
 
 #define THIS_THREAD (blockIdx.x * (long long)blockDim.x + threadIdx.x)
 
