@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -410,27 +411,55 @@ def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setitem(sys.modules, "cudnn", FakeCudnn())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
-    def run(script: str, tasks: int = 5) -> list[str]:
+    def run(script: str) -> dict[Spec, Timed]:
         path = tmp_path / "script.py"
-        path.write_text(script)
+        path.write_text(SCRIPT + script)
         monkeypatch.setattr(compiler, "__file__", str(path))
-        return plans._in_processes([[number, {}, None] for number in range(tasks)], tmp_path)
+        monkeypatch.setattr(plans, "_fastest", lambda spec, found: Timed(b"", min(found), 1.0, 1.0, len(found)))
+        return plans.fastest_plans([SPEC, OTHER], frozenset({(7, 2)}))
 
     return run
 
 
-def test_processes_share_the_tasks(compile_with) -> None:  # type: ignore[no-untyped-def]
-    said = compile_with("import json, sys\nfor task in json.load(sys.stdin)['tasks']: print(task[0])")
-    assert sorted(said) == ["0", "1", "2", "3", "4"]
-    assert compile_with("", tasks=0) == []
+SPEC = Spec(1, 64, (8, 8), 64, (1, 1), (1, 1), (0, 0), (0, 0), "INT8", "INT8")
+OTHER = replace(SPEC, reads="HALF")
+SCRIPT = """
+import json, os, sys, time
+from pathlib import Path
+order = Path(sys.argv[1])
+tasks = json.loads(order.read_text())["tasks"]
+for number, spec, kernel in tasks:
+    if kernel is None:
+        print(json.dumps([number, [[[2, None]], [[7, 1], [7, 2], [9, 1]]]]))
+compiling = [(number, spec, kernel) for number, spec, kernel in tasks if kernel is not None]
+def write(number): (order.parent / f"{number}.plan").write_bytes(b"plan")
+"""
+"""Names one kernel of the heuristic's and three others; what is compiled is for a test to say."""
 
 
-def test_what_ends_a_compiling_process_is_told(compile_with, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(CourseError, match="no such engine"):
-        compile_with("raise ValueError('no such engine')")
-    monkeypatch.setattr(plans, "COMPILE_LIMIT_S", 0.2)
-    with pytest.raises(CourseError, match="not compiled within"):
-        compile_with("import time; time.sleep(60)")
+def test_processes_compile_the_kernels_that_compete(compile_with) -> None:  # type: ignore[no-untyped-def]
+    found = compile_with("for number, spec, kernel in compiling: write(number)")
+    assert {spec: (timed.kernel, timed.tried) for spec, timed in found.items()} == dict.fromkeys(
+        (SPEC, OTHER), ((2, None), 2)
+    )
+    assert plans.fastest_plans([]) == {}
+
+
+def test_a_process_that_ends_early_leaves_the_plans_of_the_others(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(plans, "COMPILE_LIMIT_S", 3.0)
+    end = "for number, spec, kernel in compiling:\n    if spec['reads'] == 'HALF': {}\n    write(number)"
+    for how in ("os.abort()", "time.sleep(60)"):
+        assert SPEC in compile_with(end.format(how))
+
+
+def test_where_nothing_is_compiled_the_reason_is_told(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(CourseError, match="plans failed: ValueError: no such engine"):
+        compile_with("if compiling: raise ValueError('no such engine')")
+    with pytest.raises(CourseError, match="kernels failed: ImportError: no front end"):
+        compile_with("raise ImportError('no front end')")
+    monkeypatch.setattr(plans, "COMPILE_LIMIT_S", 1.0)
+    with pytest.raises(CourseError, match="took more than 1 s"):
+        compile_with("if compiling: time.sleep(60)")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 For a graph, cuDNN has engines, and an engine has kernels that its ``KERNEL_CFG`` numbers. The heuristic names a few;
 the fastest is often another. Compiling one takes most of a second on one core, whatever the threads, so this file is
-also a script: it imports nothing of the library, reads tasks from its standard input and writes plans to a folder.
+also a script: it imports nothing of the library, reads tasks from a file and writes plans beside it.
 A plan is compiled for a GPU's properties and needs no GPU. See https://docs.nvidia.com/deeplearning/cudnn/frontend/.
 """
 
@@ -142,19 +142,20 @@ def find_compiler() -> None:
     load_nvidia_dynamic_lib("nvrtc")
 
 
-def main() -> None:
-    """Do the tasks on standard input: without a kernel, print those that a specification has; with one, compile it."""
+def main(order: Path) -> None:
+    """Do the tasks in the file: print the kernels of a specification, or compile it with one, to the file's folder."""
     import cudnn
 
-    order = json.load(sys.stdin)
+    content = json.loads(order.read_text())
     find_compiler()
-    properties = cudnn.create_device_properties(order["properties"])
-    for number, values, kernel in order["tasks"]:
+    properties = cudnn.create_device_properties(content["properties"])
+    for number, values, kernel in content["tasks"]:
         spec = Spec.of(values)
         if kernel is None:
             print(json.dumps([number, kernels_of(spec, device_property=properties)]), flush=True)
         elif (plan := compiled(spec, tuple(kernel), device_property=properties)) is not None:
-            (Path(order["folder"]) / f"{number}.plan").write_bytes(plan)
+            (unfinished := order.with_suffix(".part")).write_bytes(plan)
+            unfinished.rename(plan_path(order.parent, number))
 
 
 def task(number: int, spec: Spec, kernel: Kernel | None) -> list[Any]:
@@ -162,5 +163,10 @@ def task(number: int, spec: Spec, kernel: Kernel | None) -> list[Any]:
     return [number, asdict(spec), kernel]
 
 
+def plan_path(folder: Path, number: int) -> Path:
+    """Return where the plan of a task is written, if there is one."""
+    return folder / f"{number}.plan"
+
+
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

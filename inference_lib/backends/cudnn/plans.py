@@ -30,8 +30,8 @@ from inference_lib.backends.cudnn.compiler import (
 )
 from inference_lib.support.errors import CourseError, first_line
 
-COMPILE_LIMIT_S = 1800.0
-"""All plans of a network together."""
+COMPILE_LIMIT_S = 300.0
+"""For all plans of a network together."""
 
 LAUNCHES, REPLAYS = 10, 3
 """A plan is launched so often in a CUDA graph, which is replayed so often; the fastest replay counts."""
@@ -59,71 +59,71 @@ def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None)
     """Return the fastest plan of each of ``specs``; those for which cuDNN has none are left out.
 
     All kernels of the engines that the heuristic names compete, or those that it names itself and those in ``among``.
+    What is not compiled in ``COMPILE_LIMIT_S`` does not; the heuristic's own are compiled first.
 
     Raises:
-        CourseError: no plan could be compiled at all, or the time for it is over.
+        CourseError: nothing could be compiled; the reason is given.
 
     """
     specs = list(dict.fromkeys(specs))
     found: dict[Spec, Timed] = {}
     if not specs:
         return found
-    with tempfile.TemporaryDirectory() as folder:
-        numbered: dict[Spec, list[tuple[Kernel, Path]]] = {}
-        tasks: list[list[Any]] = []
-        for spec, (named, others) in zip(specs, _kernels(specs, Path(folder)), strict=True):
-            for kernel in (*named, *(other for other in others if among is None or other in among)):
-                path = Path(folder, f"{len(tasks)}.plan")
-                numbered.setdefault(spec, []).append((kernel, path))
-                tasks.append(compiler.task(len(tasks), spec, kernel))
-        _in_processes(tasks, Path(folder))
-        for spec, candidates in numbered.items():
-            plans = {kernel: path.read_bytes() for kernel, path in candidates if path.exists()}
-            if plans and (fastest := _fastest(spec, plans)):
-                found[spec] = fastest
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kernels = _kernels(specs, folder)
+        pairs = [(spec, kernel) for spec in specs for kernel in kernels[spec][0]]
+        pairs += [(spec, kernel) for spec in specs for kernel in kernels[spec][1] if among is None or kernel in among]
+        failure = _in_processes([compiler.task(number, *pair) for number, pair in enumerate(pairs)], folder)[1]
+        plans: dict[Spec, dict[Kernel, bytes]] = {}
+        for number, (spec, kernel) in enumerate(pairs):
+            if (path := compiler.plan_path(folder, number)).exists():
+                plans.setdefault(spec, {})[kernel] = path.read_bytes()
+    if failure and not plans:
+        raise CourseError(f"compiling cuDNN's plans failed: {failure}")
+    for spec, candidates in plans.items():
+        if fastest := _fastest(spec, candidates):
+            found[spec] = fastest
     return found
 
 
-def _kernels(specs: list[Spec], folder: Path) -> list[list[list[Kernel]]]:
+def _kernels(specs: list[Spec], folder: Path) -> dict[Spec, tuple[list[Kernel], list[Kernel]]]:
     """Return for each specification the kernels that the heuristic names, and the others."""
-    said = _in_processes([compiler.task(number, spec, None) for number, spec in enumerate(specs)], folder)
-    answers = dict(json.loads(line) for line in said)
-    return [[[(engine, kernel) for engine, kernel in part] for part in answers[place]] for place in range(len(specs))]
+    said, failure = _in_processes([compiler.task(number, spec, None) for number, spec in enumerate(specs)], folder)
+    if failure:
+        raise CourseError(f"asking cuDNN for its kernels failed: {failure}")
+    parts = {specs[number]: answer for number, answer in map(json.loads, said)}
+    return {spec: tuple([(engine, k) for engine, k in part] for part in parts[spec]) for spec in specs}  # type: ignore[misc]
 
 
-def _in_processes(tasks: list[list[Any]], folder: Path) -> list[str]:
-    """Let as many processes as there are cores do ``tasks``; return the lines that they print."""
+def _in_processes(tasks: list[list[Any]], folder: Path) -> tuple[list[str], str]:
+    """Let as many processes as there are cores do ``tasks``; return the lines that they print, and what went wrong."""
     import cudnn
 
     properties = cudnn.create_device_properties(torch.cuda.current_device()).serialize()
     workers = min(len(os.sched_getaffinity(0)), len(tasks))
-    deadline = time.monotonic() + COMPILE_LIMIT_S
-    running: list[tuple[subprocess.Popen[str], Path, Path]] = []
+    deadline, failure = time.monotonic() + COMPILE_LIMIT_S, ""
+    outputs = [(folder / f"{worker}.out", folder / f"{worker}.err") for worker in range(workers)]
+    running: list[subprocess.Popen[bytes]] = []
     try:
-        for worker in range(workers):
-            # every so-manieth: neighbours are alike, and take as long
-            order = {"properties": properties, "folder": str(folder), "tasks": tasks[worker::workers]}
-            said, errors = folder / f"worker{worker}.out", folder / f"worker{worker}.err"
+        for worker, (said, errors) in enumerate(outputs):
+            order = folder / f"{worker}.json"  # every so-manieth task: neighbours are alike, and take as long
+            order.write_text(json.dumps({"properties": properties, "tasks": tasks[worker::workers]}))
             with said.open("w") as out, errors.open("w") as err:
-                command = [sys.executable, "-P", compiler.__file__]
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err, text=True)
-            running.append((process, said, errors))
-            assert process.stdin
-            process.stdin.write(json.dumps(order))
-            process.stdin.close()
-        for process, _, errors in running:
+                command = [sys.executable, "-P", compiler.__file__, str(order)]
+                running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err))
+        for process, (_, errors) in zip(running, outputs, strict=True):
             try:
-                process.wait(max(0.0, deadline - time.monotonic()))
+                if process.wait(max(0.0, deadline - time.monotonic())):
+                    last = "".join(errors.read_text().strip().splitlines()[-1:])
+                    failure = first_line(last) or f"a process ended with {process.returncode}"
             except subprocess.TimeoutExpired:
-                raise CourseError(f"cuDNN's plans were not compiled within {COMPILE_LIMIT_S:.0f} s") from None
-            if process.returncode:
-                last = errors.read_text().strip().splitlines()[-1:]
-                raise CourseError(f"compiling cuDNN's plans failed: {first_line(''.join(last)) or process.returncode}")
+                failure = f"it took more than {COMPILE_LIMIT_S:.0f} s"
     finally:
-        for process, _, _ in running:
+        for process in running:
             process.kill()
             process.wait()
-    return [line for _, said, _ in running for line in said.read_text().splitlines()]
+    return [line for said, _ in outputs for line in said.read_text().splitlines()], failure
 
 
 class Plan:
