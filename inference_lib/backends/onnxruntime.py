@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cpu import CpuFunctionRunner, cpu_support
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, precision_support
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
@@ -72,7 +72,7 @@ class OnnxRuntime:
             return Support(ok=False, reason=f"{self.title} needs device memory to bind to")
         if workload.torch_dtype not in (torch.float32, torch.float16):
             return Support(ok=False, reason=f"ONNX Runtime has no {workload.precision.title} convolutions")
-        return cpu_support(workload)
+        return precision_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
         """One graph with a dynamic batch serves every backend, device and batch size."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference_lib.backends.shared.cpu import CpuRunner, cpu_support
+from inference_lib.backends.shared.cpu import CpuRunner, precision_support
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
@@ -64,7 +64,7 @@ class OpenVino:
         if workload.on_gpu:
             return Support(ok=False, reason="OpenVINO does not run on NVIDIA GPUs")
         if workload.torch_dtype != torch.bfloat16:
-            return cpu_support(workload)
+            return precision_support(workload)
         ok = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return Support(ok=ok, reason="" if ok else "this CPU has no instructions for BF16")
 
