@@ -23,6 +23,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--output", type=Path, default=paths.ARTIFACTS)
+    parser.add_argument("--triton", type=Path, metavar="FOLDER", help="write a model repository for Triton there, too")
+    parser.add_argument("--max-batch", type=int, default=32, help="of Triton's batches")
+    parser.add_argument("--max-wait-ms", type=float, default=2.0, help="how long Triton waits to fill a batch")
     common.model_options(parser, pictures=False)
     common.device(parser)
 
@@ -39,6 +42,10 @@ def run(options: argparse.Namespace) -> None:
     seconds = artifact.manifest.get("build_seconds")
     took = "exported beside others before" if seconds is None else f"{seconds:.1f} s"
     print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {took}")
+    if options.triton:
+        from inference_lib.serve.triton import write_repository
+
+        print(write_repository(artifact, options.triton, options.max_batch, options.max_wait_ms / 1e3))
 
 
 def exported(backend: "Backend", workload: "Workload", root: Path) -> "Artifact":

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,12 +68,22 @@ def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None
     count = len(logits)
     reference = reference[:count]
     predicted = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+    labelled = {} if labels is None else _against_labels(predicted, reference.argmax(axis=1), labels[:count])
     return Accuracy(
-        accuracy_percent=None if labels is None else float(np.mean(predicted == labels[:count]) * 100),
         agreement_percent=float(np.mean(predicted == reference.argmax(axis=1)) * 100),
         largest_difference=float(np.abs(logits - reference).max() / np.abs(reference).max()),
         images=count,
+        **labelled,
     )
+
+
+def _against_labels(predicted: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    right, reference_right = predicted == labels, reference == labels
+    return {
+        "accuracy_percent": float(np.mean(right) * 100),
+        "gained": int(np.sum(right & ~reference_right)),
+        "lost": int(np.sum(reference_right & ~right)),
+    }
 
 
 def reference_path(model: Model, device: str, images: int, root: Path = paths.BUILD / "reference") -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference_lib.records.machine import Machine
+from inference_lib.records.serving import Serving
 from inference_lib.records.statistics import LEAST_FOR_P99, QUANTILES, Interval, over_invocations
 
 SCHEMA_VERSION = 3
@@ -136,6 +137,8 @@ class Build(BaseModel):
     load_s: float
     first_inference_s: float
     artifact_mib: float
+    eight_bits_percent: float | None = None
+    """Of a calibrated export's multiply-adds, the part whose factors have eight bits, read back from what runs."""
 
 
 class Accuracy(BaseModel):
@@ -149,6 +152,10 @@ class Accuracy(BaseModel):
     largest_difference: float
     """Largest absolute difference of a logit from the reference, over the largest absolute reference logit."""
     images: int
+    gained: int | None = None
+    """Images that the reference classifies wrongly and the export correctly."""
+    lost: int | None = None
+    """The other way round; None in records from before either was counted."""
 
 
 class Clocks(BaseModel):
@@ -213,6 +220,8 @@ class Record(BaseModel):
     clocks: Clocks | None = None
     load: Load | None = None
     flags: list[str] = Field(default_factory=list)
+    serving: Serving | None = None
+    """What it did under load, where that was measured; such a record has a profile of its own."""
 
     @property
     def key(self) -> Key:
