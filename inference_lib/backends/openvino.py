@@ -5,10 +5,16 @@ a queue of requests full, each on a few cores.
 Hints: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from io import StringIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ import torch
 
 from inference_lib.backends.shared.cpu import CpuRunner, precision_support
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.seam.onnx_file import OnnxFile
 from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.xml"
@@ -24,6 +31,8 @@ INPUT, OUTPUT = "images", "logits"
 PACKAGE = "openvino==2026.4.1"
 PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 """Operations that multiply by weights, in a graph (IR) and in a compiled model."""
+INTEGER = "i8"
+"""How the names of kernels for 8-bit integers end."""
 
 
 def import_openvino() -> Any:
@@ -42,6 +51,7 @@ class OpenVino:
     title: str
     runner: "type[RequestRunner]"
     times_kernels = False
+    from_onnx = ("fp32", "bf16")
 
     def availability(self, device: str) -> Availability:
         """Usable on a CPU, where the package is installed."""
@@ -60,9 +70,12 @@ class OpenVino:
         return Availability(usable=True, version=version)
 
     def supports(self, workload: Workload) -> Support:
-        """FP32 on every CPU, BF16 where the CPU multiplies it."""
+        """FP32 and INT8 on every CPU, BF16 where the CPU multiplies it."""
         if workload.on_gpu:
             return Support(ok=False, reason="OpenVINO does not run on NVIDIA GPUs")
+        if workload.torch_dtype == torch.int8:
+            ok = find_spec("nncf") is not None
+            return Support(ok=ok, reason="" if ok else "OpenVINO quantizes with nncf; pip install nncf==3.4.0")
         if workload.torch_dtype != torch.bfloat16:
             return precision_support(workload)
         ok = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -73,8 +86,9 @@ class OpenVino:
         return f"openvino/{workload.model}-{workload.precision.storage}"
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the two exporters."""
-        return {"torch": torch.__version__, "openvino": import_openvino().__version__}
+        """Return the versions of the exporters."""
+        nncf = version("nncf") if find_spec("nncf") else "none"
+        return {"torch": torch.__version__, "openvino": import_openvino().__version__, "nncf": nncf}
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.xml`` and ``model.bin``, the batch dynamic, the weights in the workload's precision."""
@@ -86,6 +100,10 @@ class OpenVino:
         types = {_stored(weights).get_element_type().get_type_name() for weights in _weights(graph)}
         return precision_of(types)
 
+    def eight_bits_percent(self, artifact: Artifact) -> float:
+        """Compile the graph, and read which kernels its products got."""
+        return executed_percent(compile_ir(artifact.directory / MODEL_FILE, artifact.workload, {}))
+
     def load(self, artifact: Artifact) -> "RequestRunner":
         """Compile the graph for the workload and return its runner."""
         return self.runner(artifact)
@@ -95,21 +113,27 @@ def export_ir(model: torch.nn.Module, workload: Workload, path: Path) -> None:
     """Convert ``model`` to OpenVINO's graph, with a dynamic batch, and write it.
 
     ``torch.export`` captures the model: where it cannot follow a condition it refuses. ``convert_model`` given the
-    module itself would trace it, and a trace keeps the branch that the example took without a word.
+    module itself would trace it, and a trace keeps the branch that the example took without a word. An ONNX file is
+    read as it is.
     The example holds two images because ``torch.export`` takes a dimension of one for a constant.
     """
     ov = import_openvino()
     picture = workload.model.input_shape
-    images = torch.zeros(2, *picture)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # about PyTorch's own insides
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        graph = ov.convert_model(program)
-    graph.reshape([-1, *picture])
+    if isinstance(model, OnnxFile):
+        graph = ov.convert_model(model.path)
+    else:
+        images = torch.zeros(2, *picture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about PyTorch's own insides
+            program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            graph = ov.convert_model(program)
+    graph.reshape([workload.model.batch or -1, *picture])
     graph.input().set_names({INPUT})
     graph.output().set_names({OUTPUT})
     if workload.torch_dtype == torch.bfloat16:
         store_weights_as_bf16(graph)
+    if workload.precision.calibrated:
+        graph = quantize_ir(graph, workload)
     ov.save_model(graph, path, compress_to_fp16=False)
 
 
@@ -126,32 +150,64 @@ def store_weights_as_bf16(graph: Any) -> None:
         weights.output(0).replace(ov.opset13.convert(rounded, "f32").output(0))
 
 
+def quantize_ir(graph: Any, workload: Workload, **settings: Any) -> Any:
+    """Return ``graph`` with 8-bit weights and activations, its scales from the workload's calibration pictures.
+
+    NNCF places the quantizers where this CPU's kernels can fuse them, corrects the biases for what rounding shifts on
+    average, and keeps the first layer's weights to seven bits, which no processor saturates. ``settings`` are further
+    arguments of ``nncf.quantize``.
+    """
+    nncf = import_nncf()
+    batches = list(workload.calibration.batches(workload.model))
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # progress bars
+        return nncf.quantize(graph, nncf.Dataset(batches), subset_size=len(batches), **settings)
+
+
+def import_nncf() -> Any:
+    """Return the package ``nncf``, told to be silent. It, too, reports its use to Intel where it can."""
+    import_openvino()
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
 def _weights(graph: Any) -> Iterator[Any]:
-    """Yield the nodes that the convolutions and matrix products of ``graph`` read their weights from."""
+    """Yield the nodes that the convolutions and matrix products of ``graph`` read their weights from.
+
+    A product of two activations, as attention has, has no weights.
+    """
     for node in graph.get_ordered_ops():
         if node.get_type_name() in PRODUCTS:
-            yield node.input_value(1).get_node()
+            factor = node.input_value(1).get_node()
+            if _stored(factor).get_type_name() == "Constant":
+                yield factor
 
 
 def _stored(weights: Any) -> Any:
-    """Return the constant behind ``weights``, which may be widened before its use."""
-    return weights.input_value(0).get_node() if weights.get_type_name() == "Convert" else weights
+    """Return the constant behind ``weights``, which may be widened, shifted and scaled before its use."""
+    while weights.get_type_name() in ("Convert", "Subtract", "Multiply"):
+        weights = weights.input_value(0).get_node()
+    return weights
 
 
 def compile_ir(path: Path, workload: Workload, options: dict[str, Any]) -> Any:
     """Return the graph in ``path``, compiled for the CPU at the workload's batch size, to compute in its precision.
 
+    What a quantized graph leaves in floating point is computed in FP32.
+
     Raises:
         CourseError: some layer computes in another precision.
 
     """
-    wanted = workload.precision.storage.replace("fp", "f")  # OpenVINO says f32 for fp32, and bf16
+    calibrated = workload.precision.calibrated
+    wanted = "f32" if calibrated else workload.precision.storage.replace("fp", "f")  # OpenVINO's names: f32 and bf16
     core = import_openvino().Core()
     graph = core.read_model(path)
     graph.reshape(list(workload.input_shape))
     compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": wanted, **options})
     asked = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    found = computed_precisions(compiled) | {asked}
+    found = (computed_precisions(compiled) | {asked}) - ({INTEGER} if calibrated else set())
     if found != {wanted}:
         raise CourseError(
             f"OpenVINO computes in {' and '.join(sorted(found))} where {wanted} was asked for; "
@@ -166,8 +222,22 @@ def computed_precisions(compiled: Any) -> set[str]:
     The name of a kernel ends with it: ``brgconv_avx512_1x1_f32``. A layer's ``runtimePrecision`` may be that of the
     stored weights, which the kernel does not see.
     """
-    kernels = [layer["primitiveType"] for layer in layers(compiled) if layer["layerType"] in PRODUCTS]
-    return {kernel.rsplit("_", 1)[-1] for kernel in kernels}
+    return {_kernel_precision(layer) for layer in layers(compiled) if layer["layerType"] in PRODUCTS}
+
+
+def _kernel_precision(layer: dict[str, str]) -> str:
+    return layer["primitiveType"].rsplit("_", 1)[-1].lower()
+
+
+def executed_percent(compiled: Any) -> float:
+    """Return which part of a compiled model's multiply-adds, percent, kernels for 8-bit integers do."""
+    work = {True: 0.0, False: 0.0}
+    for node, layer in zip(compiled.get_runtime_model().get_ordered_ops(), layers(compiled), strict=True):
+        if layer["layerType"] in PRODUCTS:
+            _, _, *places = node.output(0).get_shape()
+            weights = prod(node.input(1).get_shape())  # of all groups: each reads its own channels
+            work[_kernel_precision(layer) == INTEGER] += prod(places) * weights
+    return 100 * work[True] / sum(work.values())
 
 
 def layers(compiled: Any) -> list[dict[str, str]]:

@@ -76,7 +76,7 @@ def describe(records: Sequence[Record], name: str = "", measured_by: str = "") -
 
     """
     if not records:
-        raise CourseError(f"there are no records of the {THOROUGH.name} profile to contribute")
+        raise CourseError(f"there is nothing to contribute: no cell that two runs with --profile {THOROUGH.name} tried")
     machines = {record.device: record.machine.name(record.device) for record in records}
     own = machines.get("cuda") or next(iter(machines.values()))
     runs = sorted({record.run for record in records})
@@ -176,7 +176,7 @@ def _wrong_with_its_numbers(record: Record) -> Iterator[str]:
             yield "the distribution of its inferences is none"
         elif not all(quantiles[0] * 0.99 <= ms <= quantiles[-1] * 1.01 for ms in times):
             yield "a round took longer or shorter than any of its inferences"
-    if record.accuracy and not 0 <= record.accuracy.accuracy_percent <= 100:
+    if record.accuracy and not 0 <= (record.accuracy.accuracy_percent or 0) <= 100:
         yield "its accuracy is not a percentage"
     precision = PRECISIONS.get(record.precision)
     if record.accuracy and precision and accuracy.problem(record.accuracy, precision):
