@@ -231,7 +231,7 @@ lab.compare(rivals).show("onnxruntime-tensorrt")
 # ```bash
 # ROWS="onnxruntime-iobinding onnxruntime-cudagraph pytorch onnxruntime-tensorrt"
 # python -m inference_lib benchmark --profile full --device cuda --backend $ROWS
-# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS --run 2
+# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS --run 2 --rounds-only
 # python -m inference_lib contribute onnxruntime-tensorrt.zip
 # ```
 #

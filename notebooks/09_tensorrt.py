@@ -233,7 +233,7 @@ lab.compare(rivals).show("tensorrt")
 # ```bash
 # ROWS="pytorch-cudagraph onnxruntime-cudagraph pytorch tensorrt"
 # python -m inference_lib benchmark --profile full --device cuda --backend $ROWS
-# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS --run 2
+# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS --run 2 --rounds-only
 # python -m inference_lib contribute tensorrt.zip
 # ```
 #

@@ -253,7 +253,7 @@ lab.compare(rivals).show("torch-tensorrt")
 # ```bash
 # ROWS="pytorch pytorch-cudagraph torch-tensorrt"
 # python -m inference_lib benchmark --profile full --device cuda --backend $ROWS
-# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS --run 2
+# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS --run 2 --rounds-only
 # python -m inference_lib contribute torch-tensorrt.zip
 # ```
 #

@@ -260,6 +260,8 @@ def test_the_command_answers_programs_and_ends_with_1_where_nothing_fits(
         "tensorrt": "unavailable: not there",
     }
     assert answer["machine"] == "NVIDIA Test GPU"
+    assert answer["ranked"][1]["without_python"] == "TVM's runtime (C++)"
+    assert "TVM's runtime (C++)" in command(capsys, folder, "--no-python")[1]
     status, text = command(capsys, folder, "--max-memory-mib", "1")
     assert status == 1
     assert "GPU memory 512 MiB, more than 1 MiB" in text

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from inference_lib.backends import BACKENDS
 from inference_lib.cli import main
 from inference_lib.course import parcel
-from inference_lib.course.contribution import NOBODY_YET, Contribution, as_markdown, describe, machines, problems
+from inference_lib.course.contribution import (
+    NOBODY_YET,
+    THOROUGH,
+    Contribution,
+    as_markdown,
+    describe,
+    machines,
+    problems,
+)
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.support import paths
@@ -94,10 +102,13 @@ def on(record: Record, **changes: object) -> Record:
         (lambda r: changed(r, fingerprint=""), "does not say which code and versions"),
         (lambda r: changed(r, version=""), "does not say which code and versions"),
         (lambda r: on(r, packages={}), "does not say which code and versions"),
-        (lambda r: changed(r, invocations=r.invocations[:2]), "fewer than 3 invocations"),
-        (lambda r: changed(r, invocations=r.invocations[:1] * 3), "fewer than 3 invocations"),
-        (lambda r: in_invocations(r, end_to_end_ms=[2.0] * 5, device_ms=[1.0] * 5), "fewer than 17 rounds"),
-        (lambda r: in_invocations(r, iterations=50), "rounds of 3 inferences"),
+        (lambda r: changed(r, invocations=r.invocations[:2]), f"fewer than {THOROUGH.invocations} invocations"),
+        (lambda r: changed(r, invocations=r.invocations[:1] * 3), f"fewer than {THOROUGH.invocations} invocations"),
+        (
+            lambda r: in_invocations(r, end_to_end_ms=[2.0] * 5, device_ms=[1.0] * 5),
+            f"fewer than {THOROUGH.rounds} rounds",
+        ),
+        (lambda r: in_invocations(r, iterations=50), f"rounds of {THOROUGH.least_iterations} inferences"),
         (lambda r: in_invocations(r, device_ms=[]), "rounds on the device are not those end to end"),
         (lambda r: in_invocations(r, end_to_end_ms=[0.0] * 20), "not a positive number"),
         (lambda r: in_invocations(r, quantiles=[float("nan")] * 201), "not a positive number"),
@@ -149,10 +160,23 @@ def test_a_description_that_says_something_else_is_not_believed(records: list[Re
 
 
 def test_places_are_cut_from_reasons_when_a_machine_is_packed(records: list[Record], make: MakeRecord) -> None:
-    broken = make("tvm", 1.0, count=0, status="failed", reason="cannot open /" + "home/me/lib.so of http://index.local")
-    found = parcel.of_this_machine([*records, broken])
+    reason = "cannot open /" + "home/me/lib.so of http://index.local"
+    broken = [make("tvm", 1.0, count=0, status="failed", reason=reason, run=run) for run in ("1", "2")]
+    found = parcel.of_this_machine([*records, *broken])
     assert found.records[-1].reason == "cannot open lib.so of http://(a host)"
     assert problems(found) == []
+
+
+def test_what_only_one_run_tried_is_left_out_and_a_second_run_that_failed_is_not(
+    records: list[Record], make: MakeRecord
+) -> None:
+    once, quick, third = make("tvm", 1.0), make("tvm", 1.0, profile="quick", run="2"), make("pytorch", 1.0, run="3")
+    assert parcel.of_this_machine([*records, once, quick, third]).records == records
+    failed = make("tvm", 1.0, count=0, status="failed", reason="no kernel", run="2")
+    (problem,) = problems(parcel.of_this_machine([*records, once, failed]))
+    assert problem.startswith("it was not measured in the second run")
+    with pytest.raises(CourseError, match="no cell that two runs with --profile full tried"):
+        parcel.of_this_machine([quick])
 
 
 def zipped(members: dict[str, bytes], *, link: str = "") -> bytes:
@@ -171,7 +195,7 @@ def zipped(members: dict[str, bytes], *, link: str = "") -> bytes:
     ("content", "why"),
     [
         (zipped({"../description.json": b"{}"}), "is neither description.json nor a record"),
-        (zipped({"/tmp/description.json": b"{}"}), "is neither description.json nor a record"),
+        (zipped({"/etc/description.json": b"{}"}), "is neither description.json nor a record"),
         (zipped({"records/../../x.json": b"{}"}), "is neither description.json nor a record"),
         (zipped({"records/a\\b.json": b"{}"}), "is neither description.json nor a record"),
         (zipped({"description.json": b"{}", "run.py": b""}), "is neither description.json nor a record"),
@@ -223,17 +247,21 @@ def test_the_command_packs_or_says_every_reason_why_not(
     records: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = RecordStore(tmp_path / "records"), tmp_path / "mine.zip"
-    for record in records[:3]:
+    for record in records:
         store.write(changed(record, version=""))
     command = ["contribute", "--records", str(store.directory), "--name", "my-machine", "--by", "Me", str(out)]
     assert main(command) == 1
     said = capsys.readouterr()
-    assert [line.split(":")[0] for line in said.err.splitlines()] == ["not believed"] * 2
-    assert "and 2 more" in said.err
+    assert said.err == (
+        "not believed: it does not say which code and versions measured it: "
+        "nvidia-test-gpu-full-1--onnxruntime--resnet18-cuda-fp32-b1.json and 5 more\n"
+    )
     assert not out.exists()
     for record in records:
         store.write(record)
+    store.write(changed(records[0], profile="quick"))
     assert main(command) == 0
+    assert out.exists()
     described = json.loads(capsys.readouterr().out)
     assert (described["name"], described["measured_by"], described["runs"]) == ("my-machine", "Me", ["1", "2"])
     assert main(["contribute", "--check", str(out)]) == 0

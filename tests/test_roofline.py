@@ -42,7 +42,7 @@ def test_operations_of_a_convolution_and_a_linear_layer(batch_size: int) -> None
     assert count(Network(), shape(batch_size)).operations == 2 * multiply_adds
 
 
-@pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("tf32", 4), ("fp16", 2), ("bf16", 2)])
+@pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("tf32", 4), ("fp16", 2), ("bf16", 2), ("int8", 1)])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_bytes_of_two_layers(precision: str, size: int, batch_size: int) -> None:
     work = count(Network(), shape(batch_size), precision)

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from inference_lib.backends.shared.assignment import check_assignment
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cpu import CpuFunctionRunner, cpu_support
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, precision_support
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
@@ -27,12 +29,6 @@ INPUT, OUTPUT = "images", "logits"
 PACKAGE = "onnxruntime-gpu==1.30.0"
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 """The setting of a session that lets it tell which provider runs each node."""
-
-WORK = {
-    *("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization", "Relu", "Softmax"),
-}
-"""Operations on pictures, none of which computes a shape."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -67,26 +63,32 @@ class OnnxRuntime:
         return Availability(usable=True, version=onnxruntime.__version__)
 
     def supports(self, workload: Workload) -> Support:
-        """FP32 on a CPU; FP32, TF32 and FP16 on a GPU."""
+        """FP32 and INT8 on a CPU; FP32, TF32 and FP16 on a GPU."""
         if not workload.on_gpu and not self.runs_on_cpu:
             return Support(ok=False, reason=f"{self.title} needs device memory to bind to")
+        if workload.torch_dtype == torch.int8:
+            reason = "ONNX Runtime's CUDA provider has no 8-bit convolutions: a CPU would run them"
+            return Support(ok=not workload.on_gpu, reason=reason if workload.on_gpu else "")
         if workload.torch_dtype not in (torch.float32, torch.float16):
             return Support(ok=False, reason=f"ONNX Runtime has no {workload.precision.title} convolutions")
-        return cpu_support(workload)
+        return precision_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
         """One graph with a dynamic batch serves every backend, device and batch size."""
         return f"onnx/{workload.model}-{workload.precision.storage}"
 
     def versions(self) -> dict[str, str]:
-        """Return the exporter's versions."""
+        """Return the exporter's versions, and whether this CPU limits weights of eight bits."""
         import onnxscript
 
-        return {"torch": torch.__version__, "onnxscript": onnxscript.__version__}
+        vnni = str(multiplies_eight_bits())
+        return {"torch": torch.__version__, "onnxscript": onnxscript.__version__, "vnni": vnni}
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.onnx``, its batch dimension dynamic, its weights in the workload's precision."""
         export_onnx(model, workload, directory / MODEL_FILE)
+        if workload.precision.calibrated:
+            quantize_onnx(directory / MODEL_FILE, directory / MODEL_FILE, workload)
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the dtypes of the graph's weight matrices and filters (initializers of rank 2 and more)."""
@@ -95,6 +97,10 @@ class OnnxRuntime:
         graph = onnx.load(artifact.directory / MODEL_FILE).graph
         weights = (weight for weight in graph.initializer if len(weight.dims) >= 2)
         return precision_of(onnx.TensorProto.DataType.Name(weight.data_type) for weight in weights)
+
+    def eight_bits_percent(self, artifact: Artifact) -> float:
+        """Ask the graph that a session on the CPU makes of ours for its integer operations."""
+        return executed_percent(artifact.directory / MODEL_FILE)
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | BoundRunner":
         """Return a session for the workload's device."""
@@ -136,10 +142,11 @@ def export_onnx(model: torch.nn.Module, workload: Workload, path: Path) -> None:
     constants. The example holds two images because ``torch.export`` may take a dimension of one as a constant; the
     exporter of recent versions works around that.
     """
-    images = torch.zeros(2, *workload.model.input_shape, dtype=workload.torch_dtype)
+    dtype = torch.float32 if workload.precision.calibrated else workload.torch_dtype
+    images = torch.zeros(2, *workload.model.input_shape, dtype=dtype)
     with _quiet():
         torch.onnx.export(
-            model.to(workload.torch_dtype),
+            model.to(dtype),
             (images,),
             str(path),
             dynamo=True,
@@ -193,21 +200,6 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
         )
     check_assignment(session, wanted)
     return session
-
-
-def check_assignment(session: Any, wanted: str) -> None:
-    """Refuse a session that leaves work to another provider than ``wanted``: each such node costs two copies.
-
-    What computes shapes may be there: ONNX Runtime puts it on the CPU on purpose, where shapes are read.
-
-    Raises:
-        CourseError: an operation of ``WORK`` is elsewhere; the line names each.
-
-    """
-    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name != wanted]
-    left = {f"{n.op_type} {n.name} ({part.ep_name})" for part in parts for n in part.get_nodes() if n.op_type in WORK}
-    if left:
-        raise CourseError(f"ONNX Runtime left work of {wanted} to another provider: {', '.join(sorted(left))}")
 
 
 def open_cpu_runner(artifact: Artifact) -> CpuFunctionRunner:

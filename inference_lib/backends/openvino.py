@@ -5,17 +5,23 @@ a queue of requests full, each on a few cores.
 Hints: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from io import StringIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from inference_lib.backends.shared.cpu import CpuRunner, cpu_support
+from inference_lib.backends.shared.cpu import CpuRunner, precision_support
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
@@ -24,6 +30,8 @@ INPUT, OUTPUT = "images", "logits"
 PACKAGE = "openvino==2026.4.1"
 PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 """Operations that multiply by weights, in a graph (IR) and in a compiled model."""
+INTEGER = "i8"
+"""How the names of kernels for 8-bit integers end."""
 
 
 def import_openvino() -> Any:
@@ -60,11 +68,14 @@ class OpenVino:
         return Availability(usable=True, version=version)
 
     def supports(self, workload: Workload) -> Support:
-        """FP32 on every CPU, BF16 where the CPU multiplies it."""
+        """FP32 and INT8 on every CPU, BF16 where the CPU multiplies it."""
         if workload.on_gpu:
             return Support(ok=False, reason="OpenVINO does not run on NVIDIA GPUs")
+        if workload.torch_dtype == torch.int8:
+            ok = find_spec("nncf") is not None
+            return Support(ok=ok, reason="" if ok else "OpenVINO quantizes with nncf; pip install nncf==3.4.0")
         if workload.torch_dtype != torch.bfloat16:
-            return cpu_support(workload)
+            return precision_support(workload)
         ok = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return Support(ok=ok, reason="" if ok else "this CPU has no instructions for BF16")
 
@@ -73,8 +84,9 @@ class OpenVino:
         return f"openvino/{workload.model}-{workload.precision.storage}"
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the two exporters."""
-        return {"torch": torch.__version__, "openvino": import_openvino().__version__}
+        """Return the versions of the exporters."""
+        nncf = version("nncf") if find_spec("nncf") else "none"
+        return {"torch": torch.__version__, "openvino": import_openvino().__version__, "nncf": nncf}
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.xml`` and ``model.bin``, the batch dynamic, the weights in the workload's precision."""
@@ -85,6 +97,10 @@ class OpenVino:
         graph = import_openvino().Core().read_model(artifact.directory / MODEL_FILE)
         types = {_stored(weights).get_element_type().get_type_name() for weights in _weights(graph)}
         return precision_of(types)
+
+    def eight_bits_percent(self, artifact: Artifact) -> float:
+        """Compile the graph, and read which kernels its products got."""
+        return executed_percent(compile_ir(artifact.directory / MODEL_FILE, artifact.workload, {}))
 
     def load(self, artifact: Artifact) -> "RequestRunner":
         """Compile the graph for the workload and return its runner."""
@@ -110,6 +126,8 @@ def export_ir(model: torch.nn.Module, workload: Workload, path: Path) -> None:
     graph.output().set_names({OUTPUT})
     if workload.torch_dtype == torch.bfloat16:
         store_weights_as_bf16(graph)
+    if workload.precision.calibrated:
+        graph = quantize_ir(graph, workload)
     ov.save_model(graph, path, compress_to_fp16=False)
 
 
@@ -126,6 +144,28 @@ def store_weights_as_bf16(graph: Any) -> None:
         weights.output(0).replace(ov.opset13.convert(rounded, "f32").output(0))
 
 
+def quantize_ir(graph: Any, workload: Workload, **settings: Any) -> Any:
+    """Return ``graph`` with 8-bit weights and activations, its scales from the workload's calibration pictures.
+
+    NNCF places the quantizers where this CPU's kernels can fuse them, corrects the biases for what rounding shifts on
+    average, and keeps the first layer's weights to seven bits, which no processor saturates. ``settings`` are further
+    arguments of ``nncf.quantize``.
+    """
+    nncf = import_nncf()
+    batches = list(workload.calibration.batches(workload.model))
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # progress bars
+        return nncf.quantize(graph, nncf.Dataset(batches), subset_size=len(batches), **settings)
+
+
+def import_nncf() -> Any:
+    """Return the package ``nncf``, told to be silent. It, too, reports its use to Intel where it can."""
+    import_openvino()
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
 def _weights(graph: Any) -> Iterator[Any]:
     """Yield the nodes that the convolutions and matrix products of ``graph`` read their weights from."""
     for node in graph.get_ordered_ops():
@@ -134,24 +174,29 @@ def _weights(graph: Any) -> Iterator[Any]:
 
 
 def _stored(weights: Any) -> Any:
-    """Return the constant behind ``weights``, which may be widened before its use."""
-    return weights.input_value(0).get_node() if weights.get_type_name() == "Convert" else weights
+    """Return the constant behind ``weights``, which may be widened, shifted and scaled before its use."""
+    while weights.get_type_name() in ("Convert", "Subtract", "Multiply"):
+        weights = weights.input_value(0).get_node()
+    return weights
 
 
 def compile_ir(path: Path, workload: Workload, options: dict[str, Any]) -> Any:
     """Return the graph in ``path``, compiled for the CPU at the workload's batch size, to compute in its precision.
 
+    What a quantized graph leaves in floating point is computed in FP32.
+
     Raises:
         CourseError: some layer computes in another precision.
 
     """
-    wanted = workload.precision.storage.replace("fp", "f")  # OpenVINO says f32 for fp32, and bf16
+    calibrated = workload.precision.calibrated
+    wanted = "f32" if calibrated else workload.precision.storage.replace("fp", "f")  # OpenVINO's names: f32 and bf16
     core = import_openvino().Core()
     graph = core.read_model(path)
     graph.reshape(list(workload.input_shape))
     compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": wanted, **options})
     asked = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    found = computed_precisions(compiled) | {asked}
+    found = (computed_precisions(compiled) | {asked}) - ({INTEGER} if calibrated else set())
     if found != {wanted}:
         raise CourseError(
             f"OpenVINO computes in {' and '.join(sorted(found))} where {wanted} was asked for; "
@@ -166,8 +211,22 @@ def computed_precisions(compiled: Any) -> set[str]:
     The name of a kernel ends with it: ``brgconv_avx512_1x1_f32``. A layer's ``runtimePrecision`` may be that of the
     stored weights, which the kernel does not see.
     """
-    kernels = [layer["primitiveType"] for layer in layers(compiled) if layer["layerType"] in PRODUCTS]
-    return {kernel.rsplit("_", 1)[-1] for kernel in kernels}
+    return {_kernel_precision(layer) for layer in layers(compiled) if layer["layerType"] in PRODUCTS}
+
+
+def _kernel_precision(layer: dict[str, str]) -> str:
+    return layer["primitiveType"].rsplit("_", 1)[-1].lower()
+
+
+def executed_percent(compiled: Any) -> float:
+    """Return which part of a compiled model's multiply-adds, percent, kernels for 8-bit integers do."""
+    work = {True: 0.0, False: 0.0}
+    for node, layer in zip(compiled.get_runtime_model().get_ordered_ops(), layers(compiled), strict=True):
+        if layer["layerType"] in PRODUCTS:
+            _, _, *places = node.output(0).get_shape()
+            weights = prod(node.input(1).get_shape())  # of all groups: each reads its own channels
+            work[_kernel_precision(layer) == INTEGER] += prod(places) * weights
+    return 100 * work[True] / sum(work.values())
 
 
 def layers(compiled: Any) -> list[dict[str, str]]:

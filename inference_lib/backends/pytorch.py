@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inference_lib.backends.shared.buffers import CudaFunctionRunner, channels_last
-from inference_lib.backends.shared.cpu import cpu_support
+from inference_lib.backends.shared.cpu import precision_support
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works, graph_support
 from inference_lib.backends.shared.fusion import fuse_convolutions
 from inference_lib.backends.shared.graphs import GraphedRunner
@@ -34,7 +34,7 @@ class PyTorchEager:
 
     def supports(self, workload: Workload) -> Support:
         """FP32 everywhere; TF32 and the 16-bit types on a GPU."""
-        return cpu_support(workload)
+        return precision_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
         """One weights file for every device and batch size."""

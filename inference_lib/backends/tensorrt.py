@@ -23,7 +23,7 @@ from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload
-from inference_lib.seam.precision import dtype_named
+from inference_lib.seam.type_names import dtype_named
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import write_atomically
 

@@ -15,7 +15,7 @@ import torch
 
 from inference_lib.backends.pytorch import PyTorchEager
 from inference_lib.backends.shared.buffers import BufferedRunner, CudaFunctionRunner, channels_last
-from inference_lib.backends.shared.cpu import CpuFunctionRunner, cpu_support, on_arrays
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays, precision_support
 from inference_lib.backends.shared.cuda import float32_products, graph_support
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
@@ -46,7 +46,7 @@ class TorchScript:
 
     def supports(self, workload: Workload) -> Support:
         """Only a GPU replays CUDA graphs; otherwise FP32 everywhere, TF32 and the 16-bit types on a GPU."""
-        return graph_support(workload) if self.graphed else cpu_support(workload)
+        return graph_support(workload) if self.graphed else precision_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
         """One file for every device and batch size. A trace records whether TF32 was allowed, so TF32 has its own."""

@@ -18,6 +18,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds-only", action="store_true", help="only what claims rest on: for a second run")
     parser.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
     parser.add_argument("--again", action="store_true", help="measure what was measured before, too")
+    parser.add_argument(
+        "--cluster",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="spread the grid over the GPUs of a Ray cluster; without an address, over those of this host",
+    )
     common.device(parser)
     common.profile(parser)
     common.records(parser)
@@ -52,11 +59,21 @@ def run(options: argparse.Namespace) -> int:
         )
         print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return common.EXIT_ERROR if failed else 0
-    session = Session(profile, store, options.run, not options.again)
-    session.time_exports, session.rounds_only = not options.untimed_exports, options.rounds_only
-    with Board(session.records, profile.invocations) as board:
-        session.progress = board.say
-        session.measure(rivals)
-    records = [session.records[rival] for rival in rivals]
+    asked = {
+        "reuse": not options.again,
+        "time_exports": not options.untimed_exports,
+        "rounds_only": options.rounds_only,
+    }
+    if options.cluster is not None:
+        from inference_lib.measure.cluster import benchmark_on_cluster
+
+        address = options.cluster or None
+        records = benchmark_on_cluster(rivals, profile, store, options.run, address, common.say, **asked)
+    else:
+        session = Session(profile, store, options.run, **asked)
+        with Board(session.records, profile.invocations) as board:
+            session.progress = board.say
+            session.measure(rivals)
+        records = [session.records[rival] for rival in rivals]
     print(in_format(records, options.format))
     return common.EXIT_ERROR if any(r.status in ("failed", "out_of_memory") for r in records) else 0

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([_as_data(*each, options.goal) for each in choices.items()], indent=1))
     else:
-        print("\n\n".join(_as_text(*each, options.goal) for each in choices.items()))
+        print("\n\n".join(_as_text(*each, options) for each in choices.items()))
     return 0 if any(choice.best for choice in choices.values()) else common.EXIT_ERROR
 
 
@@ -74,6 +74,7 @@ def _shelves(options: argparse.Namespace) -> dict[Shelf, list["Record"]]:
 
 def _rows(choice: "Choice", goal: Any) -> Iterable[dict[str, Any]]:
     """Yield what is told of each row that meets the request, the best first."""
+    from inference_lib.backends import SERVED_WITHOUT_PYTHON
     from inference_lib.report.choose import advantage, images_per_s, latency_ms, places
 
     for place, record in zip(places(choice.ranked, goal), choice.ranked, strict=True):
@@ -86,6 +87,7 @@ def _rows(choice: "Choice", goal: Any) -> Iterable[dict[str, Any]]:
             "fps": images_per_s(record),
             "accuracy_percent": record.accuracy.accuracy_percent if record.accuracy else None,
             "gpu_memory_mib": record.gpu_memory_mib,
+            "without_python": SERVED_WITHOUT_PYTHON.get(record.backend),
             "of_the_best": [beside.value, beside.low, beside.high],
             "flags": record.flags,
         }
@@ -102,14 +104,14 @@ def _as_data(shelf: Shelf, choice: "Choice", goal: str) -> dict[str, Any]:
     return named | {"goal": goal, "ranked": list(_rows(choice, goal)), "excluded": out}
 
 
-def _as_text(shelf: Shelf, choice: "Choice", goal: str) -> str:
+def _as_text(shelf: Shelf, choice: "Choice", options: argparse.Namespace) -> str:
     import pandas as pd
 
     from inference_lib.records.statistics import LEAST_INVOCATIONS
     from inference_lib.report.tables import text_table
     from inference_lib.report.words import label
 
-    rows = list(_rows(choice, goal))
+    rows = list(_rows(choice, options.goal))
     tied = {row["place"] for row in rows if sum(other["place"] == row["place"] for other in rows) > 1}
     table = [
         {
@@ -121,12 +123,13 @@ def _as_text(shelf: Shelf, choice: "Choice", goal: str) -> str:
             "FPS": row["fps"],
             "accuracy %": row["accuracy_percent"],
             "GPU memory MiB": row["gpu_memory_mib"],
+            "loaded by": row["without_python"] if options.no_python else None,
             "note": "; ".join(row["flags"]) or None,
         }
         for row, record in zip(rows, choice.ranked, strict=True)
     ]
     title = "{}, {} profile, run {}".format(*shelf)
-    parts = [f"{title}: {f'by {goal}' if rows else 'no row meets the request'}"]
+    parts = [f"{title}: {f'by {options.goal}' if rows else 'no row meets the request'}"]
     if rows:
         parts.append(text_table(pd.DataFrame(table).dropna(axis="columns", how="all")))
     if any(len(record.invocations) < LEAST_INVOCATIONS for record in choice.ranked):

@@ -39,7 +39,10 @@ def run(options: argparse.Namespace) -> int:
             return _told(found, problems(found))
     if options.out.suffix != ".zip":
         raise CourseError(f"{options.out} does not end in .zip, and a contribution does")
-    found = parcel.of_this_machine(common.read_records(options.records), options.name, options.by)
+    records = common.read_records(options.records)
+    found = parcel.of_this_machine(records, options.name, options.by)
+    if left := len(records) - len(found.records):
+        common.say(f"left out: {left} records of another profile, or of rows that only one of two runs tried")
     wrong = problems(found)
     if not wrong:
         parcel.pack(found, options.out)

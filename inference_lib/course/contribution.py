@@ -76,7 +76,7 @@ def describe(records: Sequence[Record], name: str = "", measured_by: str = "") -
 
     """
     if not records:
-        raise CourseError(f"there are no records of the {THOROUGH.name} profile to contribute")
+        raise CourseError(f"there is nothing to contribute: no cell that two runs with --profile {THOROUGH.name} tried")
     machines = {record.device: record.machine.name(record.device) for record in records}
     own = machines.get("cuda") or next(iter(machines.values()))
     runs = sorted({record.run for record in records})

@@ -20,6 +20,7 @@ from inference_lib.course.contribution import (
     read,
 )
 from inference_lib.records.record import Record
+from inference_lib.records.replication import cell
 from inference_lib.records.store import RecordStore
 from inference_lib.support.errors import CourseError, first_line
 from inference_lib.support.files import make_writable, shown
@@ -31,8 +32,15 @@ MOST_FILES, MOST_BYTES, MOST_BYTES_A_FILE = 10_000, 200 * 2**20, 2 * 2**20
 
 
 def of_this_machine(records: Iterable[Record], name: str = "", measured_by: str = "") -> Contribution:
-    """Return what may be contributed of ``records``: those of the thorough profile, without places in their words."""
-    chosen = [record for record in records if record.profile == THOROUGH.name]
+    """Return what may be contributed of ``records``, without places in their words.
+
+    Those are the cells of the thorough profile that both of the first two runs tried, whatever came of it.
+    """
+    thorough = [record for record in records if record.profile == THOROUGH.name]
+    runs = sorted({record.run for record in thorough})[:2]
+    tried = [{cell(record) for record in thorough if record.run == run} for run in runs]
+    both = set.intersection(*tried) if tried else set()
+    chosen = [record for record in thorough if record.run in runs and cell(record) in both]
     told = [{"reason": _placeless(r.reason), "flags": [_placeless(flag) for flag in r.flags]} for r in chosen]
     return describe([r.model_copy(update=update) for r, update in zip(chosen, told, strict=True)], name, measured_by)
 

@@ -69,11 +69,14 @@ def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Ac
     count = len(logits)
     reference, labels = reference[:count], labels[:count]
     predicted = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+    right, reference_right = predicted == labels, reference.argmax(axis=1) == labels
     return Accuracy(
-        accuracy_percent=float(np.mean(predicted == labels) * 100),
+        accuracy_percent=float(np.mean(right) * 100),
         agreement_percent=float(np.mean(predicted == reference.argmax(axis=1)) * 100),
         largest_difference=float(np.abs(logits - reference).max() / np.abs(reference).max()),
         images=count,
+        gained=int(np.sum(right & ~reference_right)),
+        lost=int(np.sum(reference_right & ~right)),
     )
 
 

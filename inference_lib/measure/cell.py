@@ -81,6 +81,7 @@ class Cell:
             load_s=loaded - start,
             first_inference_s=time.perf_counter() - ready,
             artifact_mib=self._artifact.size_bytes / 2**20,
+            eight_bits_percent=self._artifact.manifest.get("eight_bits_percent"),
         )
 
     @cached_property

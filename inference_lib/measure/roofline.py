@@ -69,23 +69,24 @@ def count(model: nn.Module, shape: Sequence[int], precision: str = "fp32") -> Wo
     The model is run on *meta* tensors, which have shapes and no memory, so that nothing is computed and any model
     fits; ``model`` itself is not changed. Operations are counted by PyTorch (``torch.utils.flop_counter``).
     """
-    dtype = find_precision(precision).dtype
-    state = {name: _on_meta(tensor, dtype) for name, tensor in model.state_dict().items()}
-    images = torch.empty(*shape, dtype=dtype, device="meta")
+    state = {name: _on_meta(tensor) for name, tensor in model.state_dict().items()}
+    images = torch.empty(*shape, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _Traffic() as traffic:
         output = torch.func.functional_call(model, state, (images,))
     weights = [state[name] for name, _ in model.named_parameters()]
+    share = find_precision(precision).bits / 32  # PyTorch has no 8-bit form of most operations, so it is run in FP32
     return Work(
         batch_size=shape[0],
         operations=flops.get_total_flops(),
-        bytes_unfused=traffic.bytes,
-        bytes_fused=sum(tensor.nbytes for tensor in (*weights, images, output)),
+        bytes_unfused=round(share * traffic.bytes),
+        bytes_fused=round(share * sum(tensor.nbytes for tensor in (*weights, images, output))),
         calls=traffic.calls,
     )
 
 
-def _on_meta(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty_like(tensor, device="meta", dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty_like(tensor, device="meta", dtype=dtype)
 
 
 class _Traffic(TorchDispatchMode):
@@ -134,24 +135,47 @@ REPETITIONS = 7
 
 
 def measure_ceilings(device: str) -> Ceilings:
-    """Measure the peak of matrix products (``torch.matmul``) and of a copy on ``device``, in about a second."""
-    precisions = [name for name, found in PRECISIONS.items() if device == "cuda" or not found.cpu]
+    """Measure the peak of matrix products in each precision and of a copy on ``device``, in about a second."""
     source = torch.ones(COPY_BYTES[device], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Ceilings(
-        flops={precision: _product_rate(precision, device) for precision in precisions},
+        flops={precision: _product_rate(precision, device) for precision in multiplied(device)},
         bandwidth=2 * source.nbytes / _seconds(lambda: target.copy_(source), device),
         machine=this_machine().name(device),
     )
 
 
+FP8_CAPABILITY = (8, 9)
+"""GPUs from Ada and Hopper on multiply FP8."""
+
+
+def multiplied(device: str) -> list[str]:
+    """Return the precisions in which ``device`` multiplies."""
+    if device == "cpu":
+        return [name for name, found in PRECISIONS.items() if not found.cpu]
+    old = torch.cuda.get_device_capability() < FP8_CAPABILITY
+    return [name for name in PRECISIONS if name != "fp8" or not old]
+
+
 def _product_rate(precision: str, device: str) -> float:
     n = MATRIX_SIZE[device]
-    # Random numbers: a GPU draws less power, and clocks higher, on zeros.
-    a, b = (torch.randn(n, n, device=device).to(find_precision(precision).dtype) for _ in range(2))
+    a, b = (_factor(precision, device) for _ in range(2))
+    one = torch.ones((), device=device)
+    products: dict[torch.dtype, Callable[[], torch.Tensor]] = {
+        torch.int8: lambda: torch._int_mm(a, b),
+        torch.float8_e4m3fn: lambda: torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16),
+    }
     out = torch.empty_like(a)
+    product = products.get(a.dtype, lambda: torch.matmul(a, b, out=out))
     with float32_products(precision), torch.no_grad():
-        return 2 * n**3 / _seconds(lambda: torch.matmul(a, b, out=out), device)
+        return 2 * n**3 / _seconds(product, device)
+
+
+def _factor(precision: str, device: str) -> torch.Tensor:
+    """Return random numbers: a GPU draws less power, and clocks higher, on zeros."""
+    numbers = torch.randn(MATRIX_SIZE[device], MATRIX_SIZE[device], device=device)
+    dtype = find_precision(precision).dtype
+    return (numbers * 32).clamp(-128, 127).to(dtype) if dtype == torch.int8 else numbers.to(dtype)
 
 
 def _seconds(call: Callable[[], object], device: str) -> float:
@@ -174,7 +198,7 @@ def ceilings(device: str, directory: Path | None = None) -> Ceilings:
     directory = directory or paths.BUILD / "ceilings"
     machine = this_machine().model_dump_json(exclude={"commit", "memory_gib", "gpu_memory_mib"})
     path = directory / f"{device}-{sha256_of([machine.encode()])[:12]}.json"
-    if (kept := _read(path)) is not None:
+    if (kept := _read(path)) is not None and kept.flops.keys() >= set(multiplied(device)):
         return kept
     found = measure_ceilings(device)
     directory.mkdir(parents=True, exist_ok=True)
@@ -229,12 +253,13 @@ class Measured:
 
 
 def roofline_table(records: Sequence[Record | Measured], ceilings: Ceilings) -> pd.DataFrame:
-    """Return a row for each record with a throughput: its work, what is attainable, and what was achieved.
+    """Return a row for each record with a throughput and a ceiling: its work, what is attainable and was achieved.
 
     The columns ``unfused images/s`` and ``fused images/s`` are attainable throughputs, ``% of unfused`` and ``% of
     fused`` what was achieved of them. ``FLOP/byte`` is the unfused intensity, ``FLOP/s`` what was achieved.
     """
-    return pd.DataFrame([_row(record, ceilings) for record in records if record.throughput_images_per_s])
+    known = (record for record in records if record.throughput_images_per_s and record.precision in ceilings.flops)
+    return pd.DataFrame([_row(record, ceilings) for record in known])
 
 
 def _row(record: Record | Measured, ceilings: Ceilings) -> dict[str, Any]:

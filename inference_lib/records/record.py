@@ -137,6 +137,8 @@ class Build(BaseModel):
     load_s: float
     first_inference_s: float
     artifact_mib: float
+    eight_bits_percent: float | None = None
+    """Of a calibrated export's multiply-adds, the part whose factors have eight bits, read back from what runs."""
 
 
 class Accuracy(BaseModel):
@@ -149,6 +151,10 @@ class Accuracy(BaseModel):
     largest_difference: float
     """Largest absolute difference of a logit from the reference, over the largest absolute reference logit."""
     images: int
+    gained: int | None = None
+    """Images that the reference classifies wrongly and the export correctly."""
+    lost: int | None = None
+    """The other way round; None in records from before either was counted."""
 
 
 class Clocks(BaseModel):

@@ -27,6 +27,9 @@ LARGEST, NOT_A_NUMBER = "largest difference", "not a number"
 INTERVAL = "95 %"
 """Heads the column of an interval, whose cells are text and stand where numbers do."""
 
+EIGHT_BITS = "in 8 bits %"
+"""Heads the part of the multiply-adds whose factors have eight bits: there is none where a precision is no such."""
+
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
 
 SCOREBOARD_FORMATS = {
@@ -40,6 +43,7 @@ SCOREBOARD_FORMATS = {
     "GPU memory MiB": "{:,.0f}",
     "GPU busy %": "{:.0f}",
     "compatible %": "{:.1f}",
+    EIGHT_BITS: "{:.1f}",
     LARGEST: "{:.1e}",
     "times PyTorch": "{:.1f}",
     "times faster": "{:.2f}",
@@ -79,6 +83,7 @@ def _flat_columns() -> dict[str, Any]:
         "reason": lambda r: r.reason,
         "accuracy_percent": lambda r: r.accuracy.accuracy_percent if r.accuracy else None,
         "agreement_percent": lambda r: r.accuracy.agreement_percent if r.accuracy else None,
+        "eight_bits_percent": lambda r: r.build.eight_bits_percent if r.build else None,
         "latency_p50_ms": end_to_end(lambda d: d.p50),
         "latency_p99_ms": end_to_end(lambda d: d.p99.value if d.p99 else None),
         "upload_ms": part("upload"),
@@ -115,6 +120,7 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
             "precision": PRECISIONS[record.precision].title,
             "accuracy %": record.accuracy.accuracy_percent if record.accuracy else None,
             "agreement %": record.accuracy.agreement_percent if record.accuracy else None,
+            EIGHT_BITS: record.build.eight_bits_percent if record.build else None,
             "latency ms": record.latency.end_to_end.p50 if record.latency else None,
             INTERVAL: ends(record.latency.end_to_end.median) if record.latency else None,
             "device ms": record.latency.device.value if record.latency and record.latency.device else None,

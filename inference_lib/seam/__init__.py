@@ -1,12 +1,14 @@
 """The words that all other rooms share: what is asked for, what is exported, what is run."""
 
 from inference_lib.seam.artifact import Artifact
-from inference_lib.seam.backend import Availability, Backend, Runner, StagedRunner, Support
+from inference_lib.seam.backend import Availability, Backend, QuantizingBackend, Runner, StagedRunner, Support
 from inference_lib.seam.build import build, find_artifact
+from inference_lib.seam.calibration import Calibration
 from inference_lib.seam.contract import CheckedRunner
 from inference_lib.seam.dataset import FASHION_MNIST, Dataset
 from inference_lib.seam.model import MODELS, Model, find_model
-from inference_lib.seam.precision import PRECISIONS, Precision, find_precision, precision_of
+from inference_lib.seam.precision import PRECISIONS, Precision, find_precision
+from inference_lib.seam.type_names import precision_of
 from inference_lib.seam.workload import CPU, DEVICE_KINDS, Device, Workload
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "Backend",
     "MODELS",
     "CPU",
+    "Calibration",
     "CheckedRunner",
     "DEVICE_KINDS",
     "Dataset",
@@ -23,6 +26,7 @@ __all__ = [
     "Model",
     "PRECISIONS",
     "Precision",
+    "QuantizingBackend",
     "Runner",
     "StagedRunner",
     "Support",

@@ -7,7 +7,7 @@ so that an artifact is built once and used by many measurements.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -106,13 +106,22 @@ class Backend(Protocol):
         ...
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
-        """Write the artifact into the empty ``directory``."""
+        """Write the artifact into the empty ``directory``, its scales from the pictures of ``workload.calibration``."""
         ...
 
     def stored_precision(self, artifact: Artifact) -> str:
-        """Read the precision of the exported weights back from disk: ``fp32``, ``fp16`` or ``bf16``."""
+        """Read the precision of the exported weights back from disk; several are joined with a plus."""
         ...
 
     def load(self, artifact: Artifact) -> StagedRunner:
         """Return a runner for ``artifact.workload``."""
+        ...
+
+
+@runtime_checkable
+class QuantizingBackend(Backend, Protocol):
+    """A backend with a calibrated precision: it can tell how much of the work is really done in eight bits."""
+
+    def eight_bits_percent(self, artifact: Artifact) -> float:
+        """Read from the artifact, or what it becomes when loaded, which part of the multiply-adds has 8-bit factors."""
         ...

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from inference_lib.seam.artifact import MANIFEST, Artifact
-from inference_lib.seam.backend import Backend
+from inference_lib.seam.backend import Backend, QuantizingBackend
 from inference_lib.seam.workload import Device, Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
@@ -57,7 +57,8 @@ def _current(device: Device) -> Iterator[None]:
 
 def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:
     """Return what the artifact is made from; a change in any of these makes it stale."""
-    return {
+    calibrated = {"calibration": workload.calibration.identity(workload.model)}
+    return (calibrated if workload.precision.calibrated else {}) | {
         "key": backend.artifact_key(workload),
         "weights_sha256": workload.model.identity,
         "versions": backend.versions(),
@@ -87,6 +88,10 @@ def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) 
         wanted = _dependencies(backend, workload)
         manifest = wanted | ({"build_seconds": seconds} if timed else {})
         _check_weights(backend, workload, scratch)
+        if isinstance(backend, QuantizingBackend) and workload.precision.calibrated:
+            manifest["eight_bits_percent"] = backend.eight_bits_percent(Artifact(workload, scratch))
+            if not manifest["eight_bits_percent"]:
+                raise CourseError(f"{backend.title}'s {workload} computes nothing in eight bits; it is not used")
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2))
         let_others_read(scratch)
         return _swap(scratch, directory, wanted) or manifest
@@ -109,8 +114,9 @@ def _alone(backend: Backend, folder: Path) -> Iterator[None]:
 
 
 def _check_weights(backend: Backend, workload: Workload, directory: Path) -> None:
-    found = backend.stored_precision(Artifact(workload, directory))
-    if found != workload.precision.storage:
+    """Refuse weights in another precision. A calibrated one may leave some in more bits, where eight lose too much."""
+    found, wanted = backend.stored_precision(Artifact(workload, directory)), workload.precision
+    if wanted.storage not in (found.split("+") if wanted.calibrated else [found]):
         raise CourseError(
             f"{backend.title} exported {workload.model} with {found} weights where {workload.precision.storage} "
             "was asked for; the export is not used"

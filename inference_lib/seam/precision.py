@@ -1,12 +1,11 @@
 """Precisions: one table, from which every other file reads names, types and tolerances."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,20 @@ PRECISIONS: dict[str, Precision] = {
             1e-1,
             cpu="the course measures BF16 on CPUs with OpenVINO alone",
         ),
+        Precision("int8", "INT8", torch.int8, "8-bit integers, sums in 32 bits", "float32", 0.3, 98.0, calibrated=True),
+        Precision(
+            "fp8",
+            "FP8",
+            torch.float8_e4m3fn,
+            "8-bit floating point: 3 bits of mantissa, sums in FP32",
+            "float32",
+            0.3,
+            98.0,
+            cpu="no CPU of the course multiplies in FP8",
+            calibrated=True,
+        ),
     )
 }
-
-SPELLINGS = {
-    torch.float32: {"f32", "float"},
-    torch.float16: {"f16", "half"},
-    torch.bfloat16: {"bf16"},
-    torch.int8: {"i8"},
-}
-"""What frameworks call a type beside PyTorch's own name, in lower case."""
 
 
 def find_precision(name: "str | Precision") -> Precision:
@@ -106,24 +109,3 @@ def find_precision(name: "str | Precision") -> Precision:
     if name not in PRECISIONS:
         raise unknown_name("precision", name, tuple(PRECISIONS))
     return PRECISIONS[name]
-
-
-def dtype_named(name: str) -> torch.dtype:
-    """Return PyTorch's type for a framework's name of it: ``torch.float16``, ``F16``, ``HALF``.
-
-    Raises:
-        CourseError: the name is not known.
-
-    """
-    short = name.lower().removeprefix("torch.")
-    for dtype, spellings in SPELLINGS.items():
-        if short in spellings or str(dtype) == f"torch.{short}":
-            return dtype
-    raise CourseError(f"the type {name!r} is unknown to the course")
-
-
-def precision_of(dtypes: Iterable[str]) -> str:
-    """Return the course's name for the types of stored weights (``F16``: ``fp16``); several are joined with a plus."""
-    names = {precision.dtype: precision.storage for precision in PRECISIONS.values()}
-    found = {dtype_named(name) for name in dtypes}
-    return "+".join(sorted(names.get(dtype, str(dtype).removeprefix("torch.")) for dtype in found))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from inference_lib.seam.calibration import CALIBRATION, Calibration
 from inference_lib.seam.model import Model, find_model
 from inference_lib.seam.precision import Precision, find_precision
 from inference_lib.support.errors import CourseError, unknown_name
@@ -54,6 +55,8 @@ class Workload:
     batch_size: int
     precision: Precision
     device: Device
+    calibration: Calibration
+    """Read where the precision is a calibrated one."""
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Workload:
         batch_size: int,
         precision: str | Precision = "fp32",
         device: str | Device = "cpu",
+        calibration: Calibration = CALIBRATION,
     ) -> None:
         """Take values or their names; raise CourseError for a name or a number that cannot be measured."""
         if batch_size < 1:
@@ -69,6 +73,7 @@ class Workload:
         object.__setattr__(self, "batch_size", batch_size)
         object.__setattr__(self, "precision", find_precision(precision))
         object.__setattr__(self, "device", Device.of(device))
+        object.__setattr__(self, "calibration", calibration)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

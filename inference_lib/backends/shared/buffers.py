@@ -27,9 +27,10 @@ class StaticBuffers:
         dtype = torch.from_numpy(np.empty(0, workload.host_dtype)).dtype
         self.stream = stream
         self.input = torch.zeros(workload.input_shape, dtype=dtype, device=workload.device.torch)
-        self.output = torch.zeros(workload.output_shape, dtype=workload.torch_dtype, device=workload.device.torch)
+        logits = dtype if workload.precision.calibrated else workload.torch_dtype  # nobody rounds logits to eight bits
+        self.output = torch.zeros(workload.output_shape, dtype=logits, device=workload.device.torch)
         self._staging = torch.empty(workload.input_shape, dtype=dtype, pin_memory=True)
-        self._result = torch.empty(self.output.shape, dtype=workload.torch_dtype, pin_memory=True)
+        self._result = torch.empty(self.output.shape, dtype=logits, pin_memory=True)
         self._sent = torch.cuda.Event()
         starts = range(0, workload.batch_size, IMAGES_PER_COPY)
         self._pieces = [slice(start, start + IMAGES_PER_COPY) for start in starts]

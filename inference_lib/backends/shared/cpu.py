@@ -1,4 +1,4 @@
-"""What the CPU backends share: which precisions are measured there, and runners that have nothing to copy."""
+"""What the CPU backends share: which precisions are measured, and runners that have nothing to copy."""
 
 from collections.abc import Callable
 from typing import Self
@@ -9,9 +9,12 @@ import torch
 from inference_lib.seam import CheckedRunner, Support, Workload
 
 
-def cpu_support(workload: Workload) -> Support:
-    """Say whether every CPU computes in the precision of ``workload``, if that is for a CPU."""
-    reason = "" if workload.on_gpu else workload.precision.cpu
+def precision_support(workload: Workload) -> Support:
+    """Say whether every framework computes in the precision of ``workload`` on its kind of device."""
+    precision = workload.precision
+    reason = "" if workload.on_gpu else precision.cpu
+    if precision.calibrated:
+        reason = reason or f"the course exports no {precision.title} with this framework for this device"
     return Support(ok=not reason, reason=reason)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from inference_lib.backends.shared.cpu import precision_support
 from inference_lib.seam import DEVICE_KINDS, Availability, Precision, Support, Workload, find_precision
 from inference_lib.support.errors import CourseError, unknown_name
 
@@ -19,7 +20,7 @@ def graph_support(workload: Workload) -> Support:
     """Say whether ``workload`` can be captured in a CUDA graph."""
     if not workload.on_gpu:
         return Support(ok=False, reason="CUDA graphs exist on NVIDIA GPUs only")
-    return Support(ok=True)
+    return precision_support(workload)
 
 
 def gpu_works() -> bool:

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cpu import CpuRunner, cpu_support
+from inference_lib.backends.shared.cpu import CpuRunner, precision_support
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works, graph_support
 from inference_lib.backends.shared.fusion import fold_batch_norms
 from inference_lib.backends.shared.replaced import replaced
@@ -94,7 +94,7 @@ class Tvm:
         precision = workload.precision
         if workload.on_gpu and (precision.rounds_products or precision.dtype not in (torch.float32, torch.float16)):
             return Support(ok=False, reason=f"TVM's default schedules are not measured in {precision.title}")
-        return cpu_support(workload)
+        return precision_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
         """One library for each device, batch size and precision: all of them are compiled in, and so is the graph."""

@@ -1,0 +1,53 @@
+"""The pictures from which an export in eight bits learns how large its numbers become."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference_lib.seam.model import Model
+from inference_lib.support.errors import CourseError
+from inference_lib.support.hashes import sha256_of
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Some of a model's training pictures, chosen by a seed. Scales that fit the test pictures would flatter them."""
+
+    images: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise CourseError for a number of pictures from which nothing can be learned."""
+        if self.images < 1:
+            raise CourseError(f"{self.images} pictures cannot calibrate a model; choose 1 or more")
+
+    def batches(self, model: Model, size: int = 32) -> Iterator[np.ndarray]:
+        """Yield the pictures as ``model`` reads them, float32: ``size`` x ``model.input_shape``, or what is left.
+
+        The same pictures in the same order each time, none of them twice.
+
+        Raises:
+            CourseError: the model has no pictures, or fewer than are asked for.
+
+        """
+        if model.dataset is None:
+            raise CourseError(f"{model.title} has no pictures to be calibrated with; give it a data set")
+        there = len(model.dataset.labels("train"))
+        if self.images > there:
+            raise CourseError(f"{model.title} has {there:,} training pictures, {self.images:,} were asked for")
+        chosen = np.random.default_rng(self.seed).choice(there, self.images, replace=False)
+        for start in range(0, self.images, size):
+            batch = np.empty((len(chosen[start : start + size]), *model.input_shape), np.float32)
+            for place, number in enumerate(chosen[start : start + size]):
+                model.dataset.read(int(number), batch[place : place + 1], "train")
+            yield batch
+
+    def identity(self, model: Model) -> str:
+        """Hash of the pictures: an export that was calibrated with others is stale."""
+        pictures = model.dataset.identity if model.dataset else ""
+        return sha256_of(part.encode() for part in (pictures, str(self.images), str(self.seed)))[:16]
+
+
+CALIBRATION = Calibration()
+"""What is used unless a workload says otherwise."""
