@@ -47,8 +47,12 @@ class Service:
 
     @property
     def capacity(self) -> float:
-        """The highest rate that can be kept up, pictures a second: full batches of the best size."""
-        return max(size / self.occupied_s(size) for size in self.sizes)
+        """What a queue carries that is never empty, pictures a second: batches of the largest size."""
+        return self.carried(self.sizes[-1])
+
+    def carried(self, max_batch: int) -> float:
+        """Return the same where ``max_batch`` is the largest batch: a queue that is never empty makes no others."""
+        return max_batch / self.occupied_s(max_batch)
 
 
 def measure_service(classifier: Classifier, budget_s: float = 0.3) -> Service:
