@@ -36,6 +36,7 @@ class OnnxRuntimeTensorRt(EngineBackend):
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime (TensorRT)"
+    from_onnx = OnnxRuntime.from_onnx
 
     def availability(self, device: str) -> Availability:
         """Usable where ONNX Runtime has the provider and finds the version of TensorRT that it was linked with."""

@@ -120,6 +120,7 @@ class TensorRt(EngineBackend):
     """An engine on fixed buffers, its kernels captured in a CUDA graph."""
 
     name = "tensorrt"
+    from_onnx = OnnxRuntime.from_onnx
     title = "TensorRT"
 
     def availability(self, device: str) -> Availability:

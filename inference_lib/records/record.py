@@ -145,7 +145,8 @@ class Accuracy(BaseModel):
     """The exported model on the test set, alone and beside the FP32 eager reference."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
-    accuracy_percent: float
+    accuracy_percent: float | None = None
+    """None where nobody knows what the pictures show."""
     agreement_percent: float
     """Images on which the predicted class is the reference's."""
     largest_difference: float
@@ -208,6 +209,10 @@ class Record(BaseModel):
     overlapped_images_per_s: float | None = None
     """Batches from pinned host memory to pinned host memory, copies and computation overlapped."""
     accuracy: Accuracy | None = None
+    pictures: str = "fashion-mnist"
+    """The data set that answers were checked on; ``random`` where the model has none."""
+    model_hash: str = ""
+    """Of its weights (and, for a reader's own model, of its code)."""
     gpu_memory_mib: float | None = None
     """GPU memory that NVML counts for the measuring process, CUDA context included, once it has answered."""
     gpu_memory_source: str = ""

@@ -31,9 +31,10 @@ class Calibration:
             CourseError: the model has no pictures, or fewer than are asked for.
 
         """
-        if model.dataset is None:
-            raise CourseError(f"{model.title} has no pictures to be calibrated with; give it a data set")
-        there = len(model.dataset.labels("train"))
+        labels = model.dataset.labels("train")
+        if labels is None:
+            raise CourseError(f"{model.title} has no pictures to be calibrated with; name a folder of some with --data")
+        there = len(labels)
         if self.images > there:
             raise CourseError(f"{model.title} has {there:,} training pictures, {self.images:,} were asked for")
         chosen = np.random.default_rng(self.seed).choice(there, self.images, replace=False)
@@ -45,8 +46,7 @@ class Calibration:
 
     def identity(self, model: Model) -> str:
         """Hash of the pictures: an export that was calibrated with others is stale."""
-        pictures = model.dataset.identity if model.dataset else ""
-        return sha256_of(part.encode() for part in (pictures, str(self.images), str(self.seed)))[:16]
+        return sha256_of(part.encode() for part in (model.dataset.identity, str(self.images), str(self.seed)))[:16]
 
 
 CALIBRATION = Calibration()

@@ -36,8 +36,8 @@ class Settings:
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the classes are called."""
-        dataset = self.workload.model.dataset
-        return dataset.class_names if dataset else tuple(map(str, range(self.workload.model.outputs)))
+        model = self.workload.model
+        return model.class_names or tuple(map(str, range(model.outputs)))
 
     @property
     def url(self) -> str:
