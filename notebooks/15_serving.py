@@ -580,8 +580,8 @@ else:
 # ### An idle server that is not idle
 #
 # A loop that asks "is there something?" without a pause keeps a core busy and, if the queue lives in another process,
-# that process too. LitServe's loop with batches does so, and on a machine with few cores its answers came a second
-# late. The mend is to wait for the first request, and only then to look for company:
+# that process too. LitServe's loop with batches does so, and on few cores it takes them from those
+# who would answer. The mend is to wait for the first request, and only then to look for company:
 
 # %%
 if "litserve" in urls:
