@@ -532,7 +532,7 @@ glue("14-best", best)
 glue("14-of-best", f"{100 * service.capacity / service.carried(best):.0f}")
 
 # %% [markdown]
-# The rule knows the median of each batch's times. The simulation draws from all of them, so where some batches were
+# The rule knows the mean of each batch's times. The simulation draws from all of them, so where some batches were
 # slow, it allows less. A largest batch of one is the M/D/1 queue from above.
 #
 # Beware of a largest batch beyond the best one. A queue that is never empty makes no batches but the largest, so the

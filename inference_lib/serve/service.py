@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
@@ -38,8 +38,11 @@ class Service:
         return smallest(self.sizes, count)
 
     def occupied_s(self, count: int) -> float:
-        """Return how long a batch of ``count`` pictures keeps others from being computed: the median, seconds."""
-        return median(self.busy[self.size(count)])
+        """Return how long a batch of ``count`` pictures keeps others from being computed: the mean, seconds.
+
+        Of many batches, the slow ones take their time as well: a rate follows from the mean, not from the median.
+        """
+        return fmean(self.busy[self.size(count)])
 
     def alone_s(self, count: int) -> float:
         """Return the time of a batch of ``count`` pictures by itself: the median, seconds."""

@@ -26,6 +26,9 @@ from inference_lib.serve.simulator import Knobs, Outcome, poisson, simulate
 SIMULATED = 20_000
 """Requests of a simulation: 200 of them lie beyond the 99th percentile."""
 
+LEAST, LONGEST = 100, 200_000
+"""Requests of one that stands beside a measurement: as many as are measured, within these."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -71,7 +74,8 @@ def predict_and_measure(
     """Simulate a queue at parts of its capacity, then put the real one under the same loads with LoadGen."""
     for load in loads:
         rate = load * service.carried(knobs.max_batch)
-        simulated = simulate(poisson(rate, SIMULATED), service, knobs)
+        count = min(LONGEST, max(LEAST, round(rate * seconds)))  # near its capacity, a queue grows with time
+        simulated = simulate(poisson(rate, count), service, knobs)
         law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
         with queued(classifier, knobs) as queue:
             run = run_loadgen(queue, pictures, "server", seconds, rate, limit_ms)
