@@ -238,7 +238,7 @@ class Record(BaseModel):
         """What the invocations and parts say; None where nothing was timed."""
         if not self.invocations:
             return None
-        device = self.median("device") if self.invocations[0].device_ms else None
+        device = self.median("device") if all(i.device_ms for i in self.invocations) else None
         return Latency(_distribution(self.invocations), device)
 
     def median(self, kind: Kind) -> Interval:
