@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (several GB the first time) ..."
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 13); sys.exit(0 if ok else "needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv does not work; on Debian, install the package python3-venv"; exit 1; }
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[onnx,openvino,tvm,rtx,book,test]'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[onnx,openvino,tvm,rtx,quantization,serve,book,test]'
 	@# Type stubs for the tests; what they say they need is TensorRT itself.
 	@$(PIP) install --quiet --constraint constraints.txt --no-deps tensorrt-stubs
 	@if ! nvidia-smi >/dev/null 2>&1; then \

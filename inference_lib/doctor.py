@@ -1,6 +1,11 @@
 """Which frameworks work on this machine, and what would mend the others."""
 
-from textwrap import fill
+import itertools
+import multiprocessing
+import signal
+from multiprocessing.connection import Connection
+from textwrap import fill, shorten
+from typing import NamedTuple
 
 from inference_lib.backends import BACKENDS
 from inference_lib.records.machine import this_machine
@@ -9,34 +14,99 @@ from inference_lib.seam import DEVICE_KINDS, MODELS, Backend, Workload
 WIDTH = 100
 """Columns of a terminal that every line fits in."""
 
+LIMIT_S = 120.0
+"""The longest wait for a framework to be imported."""
 
-def report() -> str:
-    """Return the machine, a line a backend with a note's number for each device that it cannot use, and the notes."""
+
+class Found(NamedTuple):
+    """What a backend says of this machine: its version, and for each kind of device why not and what would mend it."""
+
+    version: str = "-"
+    reasons: tuple[str, ...] = ("",) * len(DEVICE_KINDS)
+    remedies: tuple[str, ...] = ("",) * len(DEVICE_KINDS)
+
+
+def report(verbose: bool = False) -> str:
+    """Return the machine and a line a backend: its version, where it works, the beginning of why it does not.
+
+    ``verbose`` tells the whole reason for every kind of device, and what would mend it, in notes below.
+    """
+    found = _ask_all()
     machine = this_machine()
     lines = [
         f"GPU     {machine.gpu or 'none'}" + (f", driver {machine.driver}" if machine.driver else ""),
         f"CPU     {machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB",
         f"Python  {machine.python}, torch {machine.packages.get('torch', 'missing')}",
         "",
-        _row("backend", "version", *(f"on {kind}" for kind in DEVICE_KINDS)),
     ]
+    if verbose:
+        return "\n".join(lines + _with_notes(found))
+    here = [place for place, kind in enumerate(DEVICE_KINDS) if kind == "cpu" or machine.gpu]
+    lines.append(_row("backend", "version", [*DEVICE_KINDS, "why not"]))
+    for name, each in found.items():
+        why = next((each.reasons[place] for place in here if each.reasons[place]), "")
+        lines.append(_row(name, each.version, ["no" if reason else "yes" for reason in each.reasons] + [why]))
+    return "\n".join([*lines, "", "What would mend them: doctor --verbose"])
+
+
+def _with_notes(found: dict[str, Found]) -> list[str]:
+    """Return a line a backend, with a note's number for each device that it cannot use, and the notes."""
+    lines = [_row("backend", "version", DEVICE_KINDS)]
     notes: dict[str, int] = {}
-    for backend in BACKENDS.values():
-        reasons = [_why_not(backend, kind) for kind in DEVICE_KINDS]
-        numbers = [notes.setdefault(reason, len(notes) + 1) if reason else 0 for reason in reasons]
-        version = next(filter(None, (backend.availability(kind).version for kind in DEVICE_KINDS)), "-")
-        lines.append(_row(backend.name, version, *(f"no [{number}]" if number else "yes" for number in numbers)))
-    wrapped = (fill(f"[{n}] {reason}", WIDTH, subsequent_indent="    ") for reason, n in notes.items())
-    return "\n".join([*lines, "", *wrapped])
+    for name, each in found.items():
+        texts = ["; ".join(filter(None, why)) for why in zip(each.reasons, each.remedies, strict=True)]
+        numbers = [notes.setdefault(text, len(notes) + 1) if text else 0 for text in texts]
+        lines.append(_row(name, each.version, [f"no [{number}]" if number else "yes" for number in numbers]))
+    wrapped = (fill(f"[{n}] {text}", WIDTH, subsequent_indent="    ") for text, n in notes.items())
+    return [*lines, "", *wrapped]
 
 
-def _row(backend: str, version: str, *devices: str) -> str:
-    return f"{backend:<24}{version[:30]:<32}{''.join(f'{device:<12}' for device in devices)}".rstrip()[:WIDTH]
+def _row(backend: str, version: str, rest: "list[str] | tuple[str, ...]") -> str:
+    start = f"{backend:<23}{shorten(version, 14, placeholder='...'):<15}"
+    columns, text = rest[: len(DEVICE_KINDS)], " ".join(rest[len(DEVICE_KINDS) :])
+    line = start + "".join(f"{column:<8}" for column in columns)
+    return (line + shorten(text, WIDTH - len(line), placeholder=" ...")).rstrip()
 
 
-def _why_not(backend: Backend, device: str) -> str:
-    """Return why a backend has nothing to do on a kind of device, with what would mend it; empty if it has."""
-    found = backend.availability(device)
-    if not found.usable:
-        return f"{found.reason}; {found.remedy}"
-    return backend.supports(Workload(next(iter(MODELS)), 1, "fp32", device)).reason
+def _ask_all() -> dict[str, Found]:
+    """Ask every backend. Their imports take seconds, so those of different frameworks run side by side.
+
+    They do so in children of this process, which have PyTorch already; one that dies costs its own lines alone.
+    """
+    groups = [list(group) for _, group in itertools.groupby(BACKENDS, key=lambda name: name.split("-")[0])]
+    asked = [_start(names) for names in reversed(groups)]  # TVM, the last, takes the longest
+    found = {name: each for names, answers in asked for name, each in _answer(names, answers).items()}
+    return {name: found[name] for name in BACKENDS}
+
+
+def _start(names: list[str]) -> tuple[list[str], Connection]:
+    answers, writer = multiprocessing.Pipe(duplex=False)
+    multiprocessing.get_context("fork").Process(target=_ask, args=(names, writer), daemon=True).start()
+    writer.close()
+    return names, answers
+
+
+def _ask(names: list[str], writer: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its parent, which says so
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    writer.send({name: _ask_one(BACKENDS[name]) for name in names})
+
+
+def _answer(names: list[str], answers: Connection) -> dict[str, Found]:
+    reason = f"no answer in {LIMIT_S:.0f} s"
+    try:
+        if answers.poll(LIMIT_S):
+            return answers.recv()
+    except EOFError:
+        reason = "the process that imported it died"
+    return dict.fromkeys(names, Found(reasons=(reason,) * len(DEVICE_KINDS)))
+
+
+def _ask_one(backend: Backend) -> Found:
+    available = [backend.availability(kind) for kind in DEVICE_KINDS]
+    reasons = []
+    for kind, each in zip(DEVICE_KINDS, available, strict=True):
+        workload = Workload(next(iter(MODELS)), 1, "fp32", kind)
+        reasons.append(backend.supports(workload).reason if each.usable else each.reason)
+    version = next((each.version for each in available if each.version), "-")
+    return Found(version, tuple(reasons), tuple(each.remedy for each in available))

@@ -188,6 +188,11 @@ compared = lab.compare(backends, precisions=["fp32", "tf32", "fp16"])
 compared.table()
 
 # %% [markdown]
+# :::{dropdown} On readers' machines
+# {{ machines: pytorch pytorch-cudagraph }}
+# :::
+
+# %% [markdown]
 # A median hides the stragglers. The next figure shows every inference: at each time, the share of inferences that
 # took no longer. A steep line is a steady latency.
 

@@ -262,6 +262,11 @@ else:
 compared.table()
 
 # %% [markdown]
+# :::{dropdown} On readers' machines
+# {{ machines: pytorch pytorch-cudagraph torchscript torchscript-cudagraph }}
+# :::
+
+# %% [markdown]
 # ### Every inference
 
 # %%

@@ -276,6 +276,11 @@ compared = lab.compare(["pytorch", "pytorch-cudagraph", *names])
 compared.table()
 
 # %% [markdown]
+# :::{dropdown} On readers' machines
+# {{ machines: pytorch pytorch-cudagraph torch-compile aot-inductor }}
+# :::
+
+# %% [markdown]
 # ### Every inference
 
 # %%

@@ -247,6 +247,11 @@ compared = lab.compare(["pytorch", "pytorch-cudagraph", *backends])
 compared.table()
 
 # %% [markdown]
+# :::{dropdown} On readers' machines
+# {{ machines: pytorch pytorch-cudagraph onnxruntime onnxruntime-iobinding onnxruntime-cudagraph }}
+# :::
+
+# %% [markdown]
 # ### Every inference
 
 # %%

@@ -225,6 +225,24 @@ rivals = ["pytorch-cudagraph", "onnxruntime-cudagraph", "pytorch", "tensorrt"]
 lab.compare(rivals).show("tensorrt")
 
 # %% [markdown]
+# ### On readers' machines
+#
+# Is the row above unavailable? TensorRT's library comes from NVIDIA's own package index and from nowhere else. If your
+# machine has it, three commands make numbers for this page:
+#
+# ```bash
+# ROWS="pytorch-cudagraph onnxruntime-cudagraph pytorch tensorrt"
+# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS
+# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS --run 2 --rounds-only
+# python -m inference_lib contribute tensorrt.zip
+# ```
+#
+# The second run shows how far the first one holds. The last command checks both and packs them into one file.
+# [Reproducing the numbers](../book/reproducing) says where that goes.
+#
+# {{ machines: pytorch-cudagraph onnxruntime-cudagraph pytorch tensorrt }}
+
+# %% [markdown]
 # ### What the first edition of this course measured
 #
 # The project that this course grew from timed TensorRT on a laptop's GPU, one image at a time. Another card

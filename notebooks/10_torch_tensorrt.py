@@ -245,6 +245,24 @@ rivals = ["pytorch", "pytorch-cudagraph", "torch-tensorrt"]
 lab.compare(rivals).show("torch-tensorrt")
 
 # %% [markdown]
+# ### On readers' machines
+#
+# Is the row above unavailable? TensorRT's library comes from NVIDIA's own package index and from nowhere else. If your
+# machine has it, three commands make numbers for this page:
+#
+# ```bash
+# ROWS="pytorch pytorch-cudagraph torch-tensorrt"
+# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS
+# python -m inference_lib benchmark --profile full --device cuda --backend $ROWS --run 2 --rounds-only
+# python -m inference_lib contribute torch-tensorrt.zip
+# ```
+#
+# The second run shows how far the first one holds. The last command checks both and packs them into one file.
+# [Reproducing the numbers](../book/reproducing) says where that goes.
+#
+# {{ machines: pytorch pytorch-cudagraph torch-tensorrt }}
+
+# %% [markdown]
 # ### What the first edition of this course measured
 #
 # The project that this course grew from timed Torch-TensorRT on a laptop's GPU, one image at a time. Another card

@@ -280,6 +280,11 @@ compared = lab.compare([*rivals, *backends], device="cpu")
 compared.table()
 
 # %% [markdown]
+# :::{dropdown} On readers' machines
+# {{ machines: pytorch onnxruntime openvino openvino-throughput }}
+# :::
+
+# %% [markdown]
 # ### Every inference
 
 # %%

@@ -385,6 +385,11 @@ rivals = ["pytorch", "pytorch-cudagraph", "onnxruntime", "onnxruntime-cudagraph"
 compared = lab.compare([*rivals, "tvm", "tvm-cudagraph"])
 compared.table()
 
+# %% [markdown]
+# :::{dropdown} On readers' machines
+# {{ machines: pytorch pytorch-cudagraph onnxruntime onnxruntime-cudagraph tvm tvm-cudagraph }}
+# :::
+
 # %%
 compared.latencies("resnet18", "fp32")
 

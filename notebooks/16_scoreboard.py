@@ -356,6 +356,13 @@ else:
 # The CPU is there anyway. Where one caller asks now and then, and can wait as long as the table says, nothing needs to
 # be bought.
 #
+# ## On readers' machines
+#
+# Whoever has another machine can measure the same rows there and bring the records. Each machine has a table of its
+# own, since two cards are not to be compared row by row, and says how its second run judged the claims of the first.
+#
+# {{ machines: }}
+#
 # ## Accuracy over latency
 #
 # A faster row is worth nothing if its answers are worse. Between points on one height, going left is free.
@@ -652,8 +659,16 @@ reasons = pd.DataFrame(
 tables.show_table(reasons, "Excluded, and why.")
 
 # %% [markdown]
-# The function knows what was measured and nothing else. What it cannot weigh is yours to add: who will maintain the
-# export, whether the input's shape varies, whether Python may be there at all.
+# The function knows what was measured, and whether a program without Python can load a row's artifact
+# (`without_python=True`). Rows in INT8 and FP8 trade accuracy for speed, so it takes them only if told to
+# (`allow_int8=True`). What it cannot weigh is yours to add: who will maintain the export, whether the input's shape
+# varies.
+#
+# At a prompt, the same rules print the whole ranking, ties as ties, and why every other row is out:
+#
+# ```bash
+# python -m inference_lib choose --model resnet18 --max-p99-ms 10 --min-accuracy 94 --no-python
+# ```
 
 # %% [markdown]
 # ## What goes wrong

@@ -14,7 +14,7 @@ from inference_lib.records.statistics import QUANTILES
 from inference_lib.seam import MODELS
 from inference_lib.support import paths
 
-ALONE = {"test_benchmark", "test_cli", "test_rounds", "test_threads", "test_timing", "test_workers"} | {
+ALONE = {"test_benchmark", "test_cli", "test_rounds", "test_threads", "test_timing", "test_workers", "test_cluster"} | {
     "test_every_core_computes_and_no_core_is_taken_from_others"
 }
 """Modules and tests that measure, or watch what a process does: ``make test`` runs nothing beside them."""

@@ -1,19 +1,26 @@
 """The choice is the best record within the limits, and every other one is refused with a reason that is true."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inference_lib.backends import BACKENDS, SERVED_WITHOUT_PYTHON
+from inference_lib.cli import main
 from inference_lib.records.record import Accuracy, Build, Record
+from inference_lib.records.store import RecordStore
 from inference_lib.report.choose import (
+    advantage,
     break_even,
     choose,
     images_per_s,
     latency_ms,
     level_with,
     pareto_front,
+    places,
     quickest,
     seconds_to_first_answer,
 )
@@ -181,3 +188,105 @@ def test_a_slower_record_never_breaks_even_and_a_cheaper_one_at_once(make_record
     assert break_even(make_record(6.0, build=build(0)), eager) is None
     assert break_even(eager, eager) is None
     assert break_even(make_record(1.0, build=build(0.5)), eager) == 0
+
+
+def test_what_needs_python_is_refused_where_there_is_none(make_record: MakeRecord) -> None:
+    eager, compiled, portable = (make_record(backend=name) for name in ("pytorch", "torch-compile", "onnxruntime"))
+    choice = choose([eager, compiled, portable], "resnet18", without_python=True)
+    assert choice.ranked == (portable,)
+    assert choice.excluded == ((eager, "needs Python to run"), (compiled, "needs Python to run"))
+    assert choose([eager], "resnet18").best == eager
+
+
+def test_every_backend_that_is_said_to_need_no_python_exists() -> None:
+    assert set(SERVED_WITHOUT_PYTHON) < set(BACKENDS)
+
+
+def test_a_tie_shares_the_place_of_the_best_row_in_it(make_record: MakeRecord) -> None:
+    times = {"a": 1.0, "b": 1.004, "c": 2.0, "d": 2.004}
+    ranked = [make_record(ms, backend=name) for name, ms in times.items()]
+    assert places(ranked, "latency") == [1, 1, 3, 3]
+    assert places(ranked, "throughput") == [1, 1, 3, 3]
+    assert places([make_record(ms, count=1) for ms in times.values()], "latency") == [1, 2, 3, 4]
+
+
+def test_for_throughput_a_batch_counts_with_its_pictures(make_record: MakeRecord) -> None:
+    single, batch = make_record(1.0), make_record(4.0, batch_size=8)
+    assert advantage(single, batch, "throughput").value == pytest.approx(2.0)
+    assert advantage(single, batch, "latency").value == pytest.approx(0.25)
+    assert places([batch, single], "throughput") == [1, 2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_record: MakeRecord) -> str:
+    store = RecordStore(tmp_path)
+    names = {"pytorch": 2.0, "torch-compile": 1.0, "onnxruntime": 1.004, "tvm": 1.5}
+    for name, ms in names.items():
+        store.write(make_record(ms, backend=name, title=name))
+    store.write(make_record(count=0, backend="tensorrt", title="TensorRT", status="unavailable", reason="not there"))
+    store.write(make_record(5.0, backend="openvino", title="OpenVINO", device="cpu"))
+    store.write(make_record(0.1, backend="tvm", title="of another run", run="2"))
+    return str(tmp_path)
+
+
+def command(capsys: pytest.CaptureFixture[str], folder: str, *arguments: str) -> tuple[int, str]:
+    status = main(["choose", "--model", "resnet18", "--records", folder, *arguments])
+    said = capsys.readouterr()
+    return status, said.out or said.err
+
+
+def test_the_command_ranks_each_machine_alone_and_says_why_not(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = command(capsys, folder, "--max-latency-ms", "1.8", "--max-p99-ms", "9", "--min-accuracy", "94")
+    assert status == 0
+    gpu, cpu = text.split("\n\n") if text.startswith("NVIDIA") else reversed(text.split("\n\n"))
+    places = [line.split()[:2] for line in gpu.splitlines() if line[:1].isdigit()]
+    assert places == [["1", "(tie)"], ["1", "(tie)"], ["3", "tvm"]]
+    assert "- pytorch FP32, batch 1: median latency 2 ms, more than 1.8 ms" in gpu
+    assert "- TensorRT FP32, batch 1: unavailable: not there" in gpu
+    assert "Test CPU (2 cores), full profile, run 1: no row meets the request" in cpu
+    assert "another run" not in text
+
+
+def test_the_command_answers_programs_and_ends_with_1_where_nothing_fits(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, text = command(capsys, folder, "--device", "cuda", "--no-python", "--max-memory-mib", "513", "--json")
+    (answer,) = json.loads(text)
+    assert status == 0
+    assert [(row["backend"], row["place"]) for row in answer["ranked"]] == [("onnxruntime", 1), ("tvm", 2)]
+    assert {row["backend"]: row["reason"] for row in answer["excluded"]} == {
+        "pytorch": "needs Python to run",
+        "torch-compile": "needs Python to run",
+        "tensorrt": "unavailable: not there",
+    }
+    assert answer["machine"] == "NVIDIA Test GPU"
+    assert answer["ranked"][1]["without_python"] == "TVM's runtime (C++)"
+    assert "TVM's runtime (C++)" in command(capsys, folder, "--no-python")[1]
+    status, text = command(capsys, folder, "--max-memory-mib", "1")
+    assert status == 1
+    assert "GPU memory 512 MiB, more than 1 MiB" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet19"], "unknown model 'resnet19'; choose one of: resnet18"),
+        (["--run", "7"], "no records of run 7"),
+        (["--records", "nowhere"], "no records in nowhere"),
+    ],
+)
+def test_a_request_that_means_nothing_is_one_line(
+    folder: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    status, text = command(capsys, folder, *arguments)
+    assert status == 1
+    assert message in text
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_eight_bits_are_chosen_only_where_they_are_allowed(make_record: MakeRecord, precision: str) -> None:
+    quick, exact = make_record(1.0, precision=precision), make_record(2.0)
+    assert choose([quick, exact], "resnet18").best == exact
+    assert reasons(choose([quick, exact], "resnet18")) == ["calibrated; --allow-int8 lets it in"]
+    assert choose([quick, exact], "resnet18", allow_int8=True).best == quick

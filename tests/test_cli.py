@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import torch
 
 from inference_lib.backends import BACKENDS
 from inference_lib.cli import main
+from inference_lib.commands import completion
 from inference_lib.course import book
 from inference_lib.course import run as course
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
+from inference_lib.support import paths
 
 MakeRecord = Callable[..., Record]
 
@@ -99,12 +102,31 @@ def test_the_scoreboard_names_machine_rows_and_reasons(
     assert "unavailable: not installed" in text
 
 
-def test_doctor_names_every_backend_and_what_would_mend_it(capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(capsys, "doctor")
-    assert max(map(len, text.splitlines())) <= 100
-    assert {line.split()[0] for line in text.splitlines() if line.strip()} >= set(BACKENDS)
+def test_doctor_has_a_line_for_every_backend_and_tells_at_length_what_would_mend_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    brief, whole = printed(capsys, "doctor"), printed(capsys, "doctor", "--verbose")
+    for text in (brief, whole):
+        assert max(map(len, text.splitlines())) <= 100
+        names = [line.split()[0] for line in text.splitlines() if line.strip()]
+        assert [name for name in names if name in BACKENDS] == list(BACKENDS)
+    assert len(brief.splitlines()) <= len(BACKENDS) + 8
     if not torch.cuda.is_available():
-        assert "run on a machine with an NVIDIA GPU" in text
+        assert "run on a machine with an NVIDIA GPU" in " ".join(whole.split())
+        assert re.search(r"^pytorch-cudagraph .* no +no +CUDA graphs exist on NVIDIA GPUs", brief, re.MULTILINE)
+
+
+def test_a_framework_that_ends_its_process_costs_its_own_lines_in_doctor(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        os._exit(1)
+
+    monkeypatch.setattr(type(BACKENDS["tvm"]), "availability", crash)
+    lines = {line.split()[0]: line for line in printed(capsys, "doctor").splitlines() if line.strip()}
+    for name in ("tvm", "tvm-cudagraph"):
+        assert lines[name].endswith("the process that imported it died")
+    assert lines["pytorch"].split()[2] == "yes"
 
 
 def test_a_book_with_a_failed_chapter_is_rendered_and_the_status_says_so(
@@ -181,3 +203,30 @@ def test_ctrl_c_keeps_what_was_finished_and_the_next_run_goes_on(tmp_path: Path)
     assert "goes on from there" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert store.read()
+
+
+def completed(tmp_path: Path, line: str) -> list[str]:
+    """Return how a shell would complete ``line``."""
+    asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n"}
+    answers = tmp_path / "answers"
+    environment = os.environ | asked | {"_ARGCOMPLETE_STDOUT_FILENAME": str(answers)}
+    subprocess.run([sys.executable, "-m", "inference_lib"], env=environment, check=True, timeout=60)
+    return [answer.strip() for answer in answers.read_text().split("\n")]
+
+
+def test_a_shell_completes_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert completed(tmp_path, "inference-lib ben") == ["benchmark"]
+    assert completed(tmp_path, "inference-lib choose --max-") == [
+        "--max-latency-ms",
+        "--max-p99-ms",
+        "--max-memory-mib",
+    ]
+    for shell in ("bash", "zsh", "fish"):
+        assert "inference-lib" in printed(capsys, "completion", shell)
+    scripts = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {completion.SCRIPT: "inference_lib.cli:main"}
+
+
+def test_json_is_the_short_form_of_the_format(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("report", "--records", str(records))
+    assert printed(capsys, *arguments, "--json") == printed(capsys, *arguments, "--format", "json")

@@ -1,5 +1,6 @@
 """The real commands on odd machines, each in a process of its own: right, or one clear line and no traceback."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference_lib import cli
 from inference_lib.support import paths
 from inference_lib.support.files import let_others_read, write_atomically
 
@@ -37,19 +39,35 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_help_imports_no_framework() -> None:
-    """They take seconds; what a person waits for is a parser of arguments."""
-    script = """
+@pytest.mark.parametrize(
+    ("arguments", "status", "imported"),
+    [("--help", 0, cli.COMMANDS), ("benchmark --nonsense", 2, ["benchmark"]), ("nonsense", 2, cli.COMMANDS)],
+)
+def test_help_and_mistakes_import_no_framework(arguments: str, status: int, imported: list[str]) -> None:
+    """They take seconds; what a person waits for is a parser of arguments, of one command where one is asked for."""
+    script = f"""
         import sys
         from inference_lib.cli import main
-        try:
-            main(["--help"])
-        finally:
-            assert not {"torch", "numpy", "matplotlib", "pydantic"} & set(sys.modules), sorted(sys.modules)
+        status = main({arguments.split()!r})
+        heavy = {{"torch", "numpy", "pandas", "matplotlib", "pydantic", "rich"}} & set(sys.modules)
+        assert not heavy, heavy
+        names = sorted(name.split(".")[2] for name in sys.modules if name.startswith("inference_lib.commands."))
+        assert [name for name in names if name != "options"] == {imported!r}, names
+        sys.exit(status)
     """
     result = command(python=[sys.executable, "-c", textwrap.dedent(script)])
-    assert result.returncode == 0, result.stderr
-    assert "benchmark" in result.stdout
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_names_every_command_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "options" not in cli.COMMANDS
+    for name in cli.COMMANDS:
+        module = importlib.import_module(f"inference_lib.commands.{name}")
+        assert f"{name} {module.HELP}" in said
+        assert "\n" not in module.HELP
 
 
 NAMELESS = """

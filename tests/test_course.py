@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from inference_lib.backends import BACKENDS
-from inference_lib.course import book, notebook
+from inference_lib.course import book, contribution, notebook, parcel
 from inference_lib.course import run as course
 from inference_lib.course.run import Course
 from inference_lib.measure.benchmark import Session
@@ -407,6 +407,28 @@ def test_a_card_says_how_long_the_chapter_ran_and_where(executed: Course) -> Non
     (sentence,) = [line for line in page.cells[0].source.splitlines() if "It took" in line]
     assert sentence.count(this_machine().name("cpu")) == 2  # here, and in the published edition
     assert "full profile" in sentence
+
+
+def test_a_machine_that_a_reader_brought_is_shown_without_executing_anything_and_outlives_a_new_edition(
+    executed: Course, make_record: Callable[..., Record]
+) -> None:
+    (executed.root / "_config.yml").write_text("title: x\n")
+    source = course.chapters(executed)[0].source
+    source.write_text(source.read_text().replace("Some words.", "{{ machines: pytorch tvm }}"))
+
+    def page(edition: str) -> str:
+        book.publish(course=executed)
+        staged = book.stage(edition, executed).folder / "notebooks" / "01_first.ipynb"
+        return nbformat.read(staged, as_version=4).cells[0].source
+
+    assert contribution.NOBODY_YET in page("local")
+    records = [make_record(ms, run=run, device="cpu") for run, ms in (("1", 2.0), ("2", 2.1))]
+    parcel.pack(contribution.describe(records, "a-laptop"), executed.root / "x.zip")
+    parcel.add(executed.root / "x.zip", executed.published / "machines")
+    for edition in ("local", "published"):
+        assert "**a-laptop** (Test CPU (2 cores))" in page(edition)
+        assert 'class="measured-table"' in page(edition)
+        assert "2.100" not in page(edition)  # the second run judges claims, and is not shown
 
 
 def test_the_published_edition_leaves_out_what_was_not_published(

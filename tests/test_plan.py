@@ -79,14 +79,15 @@ def test_the_profile_says_what_is_measured_where_nothing_is_asked_for() -> None:
     on_cpu = cells(grid(["pytorch"], ["resnet18"], CPU, FULL))
     assert [(precision, size) for *_, precision, size in on_cpu] == [("fp32", size) for size in FULL.sweep_cpu]
     on_gpu = [(precision, size) for *_, precision, size in cells(grid(["pytorch"], ["resnet18"], GPU, FULL))]
-    ends = [("fp32", size) for size in (FULL.sweep[0], FULL.sweep[-1])]
-    assert on_gpu == ends + [("fp16", size) for size in FULL.sweep]
+    assert on_gpu == [("fp32", 1)] + [("fp16", size) for size in FULL.sweep]
 
 
-def test_an_edition_has_tf32_of_one_backend_alone() -> None:
+def test_an_edition_has_tf32_of_one_backend_alone_and_fp32_at_a_large_batch_of_pytorch() -> None:
     backends, models = list(BACKENDS), list(MODELS)
     edition = whole_grid(backends, models, GPU, FULL)
     assert {r.backend for r in edition if r.workload.precision.name == "tf32"} == {"pytorch-cudagraph"}
+    large = {r.backend for r in edition if r.workload.precision.name == "fp32" and r.workload.batch_size > 1}
+    assert large == {"pytorch", "pytorch-cudagraph"}
     assert len(edition) == len(set(edition))
     assert all(r.workload.precision.name != "tf32" for r in whole_grid(backends, models, CPU, FULL))
 

@@ -13,7 +13,8 @@ from inference_lib.support import paths
 LIBRARY = paths.ROOT / "inference_lib"
 
 ROOMS = ["support", "records", "zoo", "seam", "backends", "measure", "report", "serve", "lab", "course", "cli"]
-"""Each may import those before it, and itself. What is typed at a prompt (cli, doctor, the package itself) is last."""
+"""Each may import those before it, and itself. What is typed at a prompt (cli, commands, doctor, the package itself) is
+last."""
 
 
 def room(module: str) -> int:

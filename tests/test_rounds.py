@@ -122,7 +122,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def a_set(*backends: str, carried: tuple[str, ...] = (), device: str = "cpu", batch_size: int = 1) -> RivalSet:
-    workload = Workload("vanilla_cnn", batch_size, "fp32", device)
+    workload = Workload("vanilla_cnn", batch_size, "fp16" if device == "cuda" else "fp32", device)
     members, along = (tuple(Rival(name, workload) for name in names) for names in (backends, carried))
     return RivalSet("a set", members, along)
 

@@ -34,6 +34,23 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 
+SERVED_WITHOUT_PYTHON = {
+    "torchscript": "libtorch (C++)",
+    "torchscript-cudagraph": "libtorch (C++)",
+    "aot-inductor": "libtorch (C++)",
+    "onnxruntime": "ONNX Runtime (C, C++, C#, Java)",
+    "onnxruntime-iobinding": "ONNX Runtime (C, C++, C#, Java)",
+    "onnxruntime-cudagraph": "ONNX Runtime (C, C++, C#, Java)",
+    "onnxruntime-tensorrt": "ONNX Runtime (C, C++, C#, Java)",
+    "tensorrt": "TensorRT (C++)",
+    "openvino": "OpenVINO (C, C++)",
+    "openvino-throughput": "OpenVINO (C, C++)",
+    "tvm": "TVM's runtime (C++)",
+    "tvm-cudagraph": "TVM's runtime (C++)",
+}
+"""What loads the artifact of a backend where there is no Python; one that is not here needs Python to run, such as
+Torch-TensorRT, whose artifact is a program of ``torch.export``."""
+
 
 def get_backend(name: str) -> Backend:
     """Return the backend called ``name``; CourseError names the valid ones."""
@@ -48,6 +65,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Runner",
+    "SERVED_WITHOUT_PYTHON",
     "Support",
     "Workload",
     "build",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 
+from inference_lib.course import contribution
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 from inference_lib.course.run import COURSE, FAILED, Chapter, Course, Failure, chapters, find_chapters
 from inference_lib.records.record import Record
@@ -196,11 +197,13 @@ def stage(edition: str, course: Course = COURSE) -> Staged:
             (PUBLISHED, f".{PUBLISHED}")
         ):
             wanted[path.relative_to(course.root)] = path.read_bytes()
+    brought = contribution.machines(course.published / "machines")
     for chapter in chapters(course):
         page = _local_page(chapter, course) if edition == "local" else _published_page(chapter, course)
         if page is None:
             wanted[TOC] = _without(chapter, wanted[TOC])
             continue
+        _show_machines(page, brought)
         if page.metadata.pop(BROKEN, False):
             staged.broken.append(chapter.name)
         wanted[Path("notebooks") / f"{chapter.name}.ipynb"] = nbformat.writes(page).encode()
@@ -297,6 +300,18 @@ def _fill_in(page: Notebook, times: str) -> Notebook:
         if cell.cell_type == "markdown":
             cell.source = cell.source.replace(RUN_TIMES, times or "not executed yet")
     return page
+
+
+MACHINES = re.compile(r"{{ machines:(?P<rivals>[\w -]*)}}")
+"""Stands where a chapter shows what machines that readers brought measured of some backends, or, named none, of all."""
+
+
+def _show_machines(page: Notebook, brought: Mapping[str, contribution.Contribution]) -> None:
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = MACHINES.sub(
+                lambda found: contribution.as_markdown(brought, found["rivals"].split()), cell.source
+            )
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from inference_lib.measure import accuracy
 from inference_lib.measure.exports import ensure_reference, export_missing
-from inference_lib.measure.plan import QUIET, Rival, RivalSet, empty_record, grid, sets_of, why_not
+from inference_lib.measure.plan import BASELINE, QUIET, Rival, RivalSet, empty_record, grid, sets_of, why_not
 from inference_lib.measure.profiles import Profile
 from inference_lib.measure.rounds import Outcome, Race
 from inference_lib.measure.workers import WorkerError
@@ -59,11 +59,14 @@ def benchmark(
 
 
 def whole_grid(backends: Sequence[str], models: Sequence[str | Model], device: Device, profile: Profile) -> list[Rival]:
-    """Return the cells of an edition: the profile's, TF32 where arithmetic takes the time, BF16 on CPUs."""
+    """Return the cells of an edition: the profile's, a large batch in FP32 and TF32 by PyTorch, BF16 on CPUs."""
     cells = grid(backends, models, device, profile)
-    if device.kind == "cuda" and QUIET in backends:
-        sizes = profile.batch_sizes("tf32", device.kind)
-        cells += grid([QUIET], models, device, profile, ["tf32"], sizes)
+    if device.kind == "cuda":
+        ends = profile.ends(device.kind)
+        cells += grid(
+            [name for name in (BASELINE, QUIET) if name in backends], models, device, profile, ["fp32"], ends[1:]
+        )
+        cells += grid([name for name in (QUIET,) if name in backends], models, device, profile, ["tf32"], ends)
     if device.kind == "cpu":
         cells += grid([name for name in backends if name in HOST_BF16], models, device, profile, ["bf16"])
     return cells
@@ -87,11 +90,16 @@ class Session:
 
     def measure(self, rivals: Sequence[Rival]) -> None:
         """Fill ``records`` for ``rivals``, writing each record whenever it gains something."""
+        sets = self.prepare(rivals)
+        for number in range(1, self.profile.invocations + 1):
+            for place, one in enumerate(sets, 1):
+                self.invocation(one, number, f"{place}/{len(sets)}")
+
+    def prepare(self, rivals: Sequence[Rival]) -> list[RivalSet]:
+        """Take what is known of ``rivals`` already, export what is missing; return the sets that are to be measured."""
         for rival in rivals:
             self.records[rival] = self._known(rival)
         pending = [rival for rival in rivals if not self._finished(self.records[rival])]
-        if not pending:
-            return
         sets = sets_of(pending)
         everyone = [rival for one in sets for rival in one.everyone]
         failures = export_missing(everyone, self.progress, timed=self.time_exports)
@@ -99,10 +107,8 @@ class Session:
             ensure_reference(model, kind, self.profile.images(kind))
         for rival in pending:
             if failure := failures.get(rival.key[1]):
-                self._fail(rival, failure)
-        for number in range(1, self.profile.invocations + 1):
-            for place, one in enumerate(sets, 1):
-                self._pass(one, number, f"{place}/{len(sets)}")
+                self.fail(rival, failure)
+        return sets
 
     def _known(self, rival: Rival) -> Record:
         """Return what is known already: a reason why not, a record of this very measurement, or an empty one."""
@@ -122,7 +128,7 @@ class Session:
         checked = record.accuracy is not None or self.rounds_only
         return checked and len(record.invocations) >= self.profile.invocations
 
-    def _pass(self, one: RivalSet, number: int, place: str) -> None:
+    def invocation(self, one: RivalSet, number: int, place: str) -> None:
         """Run invocation ``number`` of a set, unless an earlier run of this command did."""
         left = [rival for rival in one.members if self.records[rival].ok]
         done = [number in (i.number for i in self.records[rival].invocations) for rival in left]
@@ -154,7 +160,7 @@ class Session:
         """Add what an invocation found out to the record of a rival, and write it."""
         record = self.records[rival]
         if outcome.failure is not None:
-            self._fail(rival, outcome.failure)
+            self.fail(rival, outcome.failure)
             return
         assert outcome.invocation is not None
         others = [i for i in record.invocations if i.number != outcome.invocation.number]  # written before a crash
@@ -186,7 +192,8 @@ class Session:
         problem = record.accuracy and accuracy.problem(record.accuracy, rival.workload.precision)
         return record.model_copy(update={"status": "failed", "reason": problem}) if problem else record
 
-    def _fail(self, rival: Rival, failure: WorkerError) -> None:
+    def fail(self, rival: Rival, failure: WorkerError) -> None:
+        """Record that a rival has no measurement, and why."""
         self.progress(f"  {rival}: {failure}")
         status: Status = "out_of_memory" if failure.out_of_memory else "failed"
         failed = empty_record(rival, self.profile, self.run, status, str(failure))

@@ -5,6 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,6 @@ class Cell:
         self._rotation: Iterator[np.ndarray] = iter(())
         self._runner: Any = None
         self._checked: Accuracy | None = None
-        self._flush: Callable[[], object] = lambda: None
 
     def load(self, warm_up_s: float) -> tuple[Build, float]:
         """Load, answer once, check the answers, warm up; return what it cost and the seconds that an inference takes.
@@ -64,8 +64,6 @@ class Cell:
         self._check()
         timing.warm_up(lambda: self._runner.infer(self._inputs[0]), budget_s=warm_up_s)
         once = timing.take(self._infer, 3)
-        if self.workload.on_gpu:
-            self._prepare_device_time()
         gc.collect()
         return build, float(np.median(once)) / 1e3
 
@@ -86,20 +84,18 @@ class Cell:
             eight_bits_percent=self._artifact.manifest.get("eight_bits_percent"),
         )
 
-    def _prepare_device_time(self) -> None:
-        """Choose how often the cache is overwritten before a run: so long that the host has queued all of it by then.
+    @cached_property
+    def _flush(self) -> Callable[[], object]:
+        """What overwrites the cache before a run: so often that the host has queued all of it by then.
 
+        How often is found out at first use, in a turn that does not count: the device is this rival's alone then.
         Otherwise a model whose launches take longer than its kernels would be timed with the gaps between them, which
         are the host's. A framework that waits for the device while it launches keeps its gaps.
         """
         flush = timing.cache_flush(self._runner.stream)
-        self._runner.upload(self._inputs[0])
-        launch_ms, flush_ms = (self._longest(call) for call in (self._launch_ms, lambda: self._flush_ms(flush)))
-        repeats = 1 + math.ceil(HEAD_START * launch_ms / flush_ms)
-        self._flush = lambda: [flush() for _ in range(min(repeats, MOST_FLUSHES))]
-
-    def _longest(self, sample: Callable[[], float]) -> float:
-        return max(timing.take(sample, LAUNCHES)[1:])  # the first allocates and compiles what a first time needs
+        launches, flushes = (timing.take(call, LAUNCHES) for call in (self._launch_ms, lambda: self._flush_ms(flush)))
+        repeats = 1 + math.ceil(HEAD_START * max(launches[1:]) / min(flushes[1:]))  # a first time does more
+        return lambda: [flush() for _ in range(min(repeats, MOST_FLUSHES))]
 
     def _launch_ms(self) -> float:
         start = time.perf_counter()

@@ -6,8 +6,8 @@ from inference_lib.measure.timing import StoppingRule
 from inference_lib.seam import PRECISIONS, Workload
 from inference_lib.support.errors import unknown_name
 
-SMALL_BATCH = 8
-"""Up to here an inference is short, and a turn has as many as the profile says."""
+FEWER_ROUNDS = 3
+"""A batch of more than one image has so many times fewer rounds: its times are longer, and scatter less."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Profile:
     invocations: int
     """Times that all rivals are started anew; the grid is passed through so often."""
     rounds: int
-    """Rounds of an invocation up to ``SMALL_BATCH``; a larger batch has half of them."""
+    """Rounds of an invocation at batch 1, see ``rounds_at``."""
     iterations: int
     """Timed inferences of a turn; fewer where that would take longer than ``turn_s``."""
     turn_s: float
@@ -49,8 +49,7 @@ class Profile:
         """Return the batch sizes to measure unless others are asked for: on a GPU, the curve is the 16-bit rows'."""
         if device == "cpu":
             return self.sweep_cpu
-        halves = PRECISIONS[precision].bits <= 16
-        return self.sweep if halves else (self.sweep[0], self.sweep[-1])
+        return self.sweep if PRECISIONS[precision].bits <= 16 else self.sweep[:1]
 
     def ends(self, device: str) -> tuple[int, ...]:
         """Return the smallest and the largest batch size on ``device``: enough where no curve is wanted."""
@@ -58,8 +57,8 @@ class Profile:
         return tuple(dict.fromkeys((sweep[0], sweep[-1])))
 
     def samples_load(self, workload: Workload) -> bool:
-        """Whether the GPU is watched under steady load at this cell: at the smallest batch, where it may idle."""
-        return workload.on_gpu and workload.batch_size == self.sweep[0]
+        """Whether the GPU is watched under steady load at this cell: where the curve begins, and it may idle."""
+        return workload.on_gpu and workload.batch_size == self.sweep[0] and workload.precision.bits <= 16
 
     def images(self, device: str) -> int:
         """Return on how many test images a row of ``device`` is checked; a CPU takes minutes for all of them."""
@@ -67,7 +66,7 @@ class Profile:
 
     def rounds_at(self, batch_size: int) -> int:
         """Return the rounds of an invocation."""
-        return self.rounds if batch_size <= SMALL_BATCH else max(2, self.rounds // 2)
+        return self.rounds if batch_size == 1 else max(2, self.rounds // FEWER_ROUNDS)
 
     def iterations_of(self, one_s: float) -> int:
         """Return the timed inferences of a turn, where one takes ``one_s`` seconds."""

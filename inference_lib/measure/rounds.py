@@ -26,7 +26,7 @@ LOAD_LIMIT_S, TURN_LIMIT_S, PHASE_LIMIT_S = 300.0, 120.0, 900.0
 """The longest wait for a start, for a turn, and for a phase of its own, such as 10,000 images."""
 
 WARM_UP_S = 0.5
-DEVICE_ITERATIONS = 5
+DEVICE_ITERATIONS = 3
 DISCARDED = 0.25
 """The first inferences of a turn, as a part of those that count, do not: others used the caches meanwhile."""
 

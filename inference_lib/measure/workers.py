@@ -3,6 +3,7 @@
 Every wait on one has an end: it answers, it dies, or its time is up and it is killed; each is a line of text.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -171,6 +172,7 @@ def _uninterrupted() -> Iterator[None]:
 def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     """Answer commands until the parent closes the pipe, or is gone."""
     os.setpgrp()
+    gc.freeze()  # what was imported before the fork stays; looking through it took a second
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     thing: object = None
     while True:

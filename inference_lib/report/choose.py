@@ -4,8 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from inference_lib.records.comparison import compare
+from inference_lib.backends import SERVED_WITHOUT_PYTHON
+from inference_lib.records.comparison import compare, verdict_of
 from inference_lib.records.record import Record
+from inference_lib.records.statistics import Interval
+from inference_lib.seam import PRECISIONS
 from inference_lib.support.errors import CourseError, unknown_name
 
 Goal = Literal["latency", "throughput"]
@@ -35,13 +38,17 @@ def choose(
     max_memory_mib: float | None = None,
     max_p50_ms: float | None = None,
     goal: Goal = "latency",
+    without_python: bool = False,
+    allow_int8: bool = False,
 ) -> Choice:
     """Return the record of ``model`` that serves ``goal`` best within the limits.
 
     ``latency`` wants the shortest median, ``throughput`` the most images per second. Both are end
     to end, copies included, so a caller of ``Runner.infer`` gets what was chosen. ``max_p50_ms`` limits
     the median batch, ``max_p99_ms`` 99 of 100 batches; a p99 exists only where there are samples
-    enough for one. A limit on something that was not measured excludes.
+    enough for one. A limit on something that was not measured excludes. ``without_python`` wants an artifact
+    that a program without Python can load. Rows in INT8 and FP8 are another trade: accuracy for speed, so they are
+    left out unless ``allow_int8``.
     """
     records = list(records)
     if records and model not in {record.model for record in records}:
@@ -56,6 +63,8 @@ def choose(
             _too_much("p99 latency", _p99(record), max_p99_ms, "ms"),
             _too_little("accuracy", _accuracy(record), min_accuracy_percent, "%"),
             _too_much("GPU memory", record.gpu_memory_mib, max_memory_mib, "MiB"),
+            "needs Python to run" if without_python and record.backend not in SERVED_WITHOUT_PYTHON else "",
+            "" if allow_int8 or not PRECISIONS[record.precision].calibrated else "calibrated; --allow-int8 lets it in",
         ]
         broken = reasons[0] or "; ".join(filter(None, reasons))
         if broken:
@@ -95,6 +104,29 @@ def level_with(best: Record, records: Iterable[Record]) -> list[Record]:
     others = (record for record in records if record.ok and record.latency and record is not best)
     found = ((record, compare(best, record)) for record in others)
     return [record for record, beside in found if beside.low is not None and beside.verdict != "slower"]
+
+
+def advantage(baseline: Record, record: Record, goal: Goal) -> Interval:
+    """Return how much better ``record`` serves ``goal`` than ``baseline``: a ratio of times or of images a second."""
+    found = compare(baseline, record)
+    scale = record.batch_size / baseline.batch_size if goal == "throughput" else 1.0
+    ends = (None if end is None else end * scale for end in (found.low, found.high))
+    return Interval(found.ratio * scale, *ends)
+
+
+def places(ranked: Sequence[Record], goal: Goal) -> list[int]:
+    """Return the place of each of the ``ranked`` records, from 1; a tie shares the place of the best row in it.
+
+    A row is tied with one before it unless it is clearly worse. From too few invocations nothing can be told, and the
+    order is all there is.
+    """
+    found: list[int] = []
+    for number, record in enumerate(ranked):
+        beside = [advantage(better, record, goal) for better in ranked[:number]]
+        ties = (i for i, each in enumerate(beside) if each.low is not None and verdict_of(each) != "slower")
+        tie = next(ties, None)
+        found.append(number + 1 if tie is None else found[tie])
+    return found
 
 
 def seconds_to_first_answer(record: Record) -> float | None:

@@ -36,6 +36,7 @@ SCOREBOARD_FORMATS = {
     "accuracy %": "{:.2f}",
     "agreement %": "{:.2f}",
     "latency ms": "{:.3f}",
+    "p99 ms": "{:.3f}",
     "device ms": "{:.3f}",
     "FPS": "{:,.0f}",
     "throughput images/s": "{:,.0f}",
@@ -285,10 +286,21 @@ def markdown_scoreboards(records: Sequence[Record]) -> str:
 
 def text_scoreboards(records: Sequence[Record]) -> str:
     """Return every machine's scoreboards for a terminal."""
-    return "\n\n".join(
-        f"{title}\n{formatted(table).to_markdown(index=False, tablefmt='simple', disable_numparse=True)}"
-        for title, table in _scoreboards(records)
-    )
+    return "\n\n".join(f"{title}\n{text_table(table)}" for title, table in _scoreboards(records))
+
+
+def text_table(table: pd.DataFrame) -> str:
+    """Return ``table`` for a terminal, with the scoreboard's number formats."""
+    return formatted(table).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
+
+
+def in_format(records: Sequence[Record], kind: str) -> str:
+    """Return the records for a person (``table``, ``markdown``: scoreboards) or a program (``csv``, ``json``: rows)."""
+    if kind == "csv":
+        return flat_table(records).to_csv(index=False).rstrip("\n")
+    if kind == "json":
+        return flat_table(records).to_json(orient="records", indent=1)
+    return markdown_scoreboards(records) if kind == "markdown" else text_scoreboards(records)
 
 
 def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -319,7 +331,7 @@ def replication_counts(found: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 def text_replication(found: dict[str, dict[str, Any]]) -> str:
     """Return what two runs said of each other's claims, for a terminal: the counts, then the worst pairs."""
-    parts = [formatted(replication_counts(found)).to_markdown(index=False, tablefmt="simple", disable_numparse=True)]
+    parts = [text_table(replication_counts(found))]
     for kind, row in found.items():
         worst = pd.DataFrame(row["worst"])
         if len(worst):

@@ -1,0 +1,79 @@
+"""``benchmark``: measure frameworks, write records."""
+
+import argparse
+
+from inference_lib.commands import options as common
+
+HELP = "measure frameworks and write records"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    for name, kind in (("backend", str), ("model", str), ("precision", str), ("batch-size", int)):
+        parser.add_argument(f"--{name}", type=kind, nargs="+", help="one or more; default: all of the profile's")
+    parser.add_argument(
+        "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"
+    )
+    parser.add_argument("--untimed-exports", action="store_true", help="export all side by side; no export times then")
+    parser.add_argument("--rounds-only", action="store_true", help="only what claims rest on: for a second run")
+    parser.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
+    parser.add_argument("--again", action="store_true", help="measure what was measured before, too")
+    parser.add_argument(
+        "--cluster",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="spread the grid over the GPUs of a Ray cluster; without an address, over those of this host",
+    )
+    common.device(parser)
+    common.profile(parser)
+    common.records(parser)
+    common.table_format(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the grid and print its scoreboards; 1 where a cell failed."""
+    from inference_lib.backends import BACKENDS
+    from inference_lib.backends.shared.cuda import resolve_device
+    from inference_lib.measure.benchmark import Session, whole_grid
+    from inference_lib.measure.exports import export_missing
+    from inference_lib.measure.plan import grid, why_not
+    from inference_lib.measure.profiles import get_profile
+    from inference_lib.records.store import RecordStore
+    from inference_lib.report.live import Board
+    from inference_lib.report.tables import in_format
+    from inference_lib.seam import FASHION_MNIST, MODELS, Device
+
+    backends, models = options.backend or list(BACKENDS), options.model or list(MODELS)
+    device, profile = Device.of(resolve_device(options.device)), get_profile(options.profile)
+    if options.precision or options.batch_size:
+        rivals = grid(backends, models, device, profile, options.precision, options.batch_size)
+    else:
+        rivals = whole_grid(backends, models, device, profile)
+    store = RecordStore(options.records)
+    store.check_writable()
+    FASHION_MNIST.ensure()
+    if options.export_only:
+        failed = export_missing(
+            [rival for rival in rivals if why_not(rival) is None], common.say, timed=not options.untimed_exports
+        )
+        print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
+        return common.EXIT_ERROR if failed else 0
+    asked = {
+        "reuse": not options.again,
+        "time_exports": not options.untimed_exports,
+        "rounds_only": options.rounds_only,
+    }
+    if options.cluster is not None:
+        from inference_lib.measure.cluster import benchmark_on_cluster
+
+        address = options.cluster or None
+        records = benchmark_on_cluster(rivals, profile, store, options.run, address, common.say, **asked)
+    else:
+        session = Session(profile, store, options.run, **asked)
+        with Board(session.records, profile.invocations) as board:
+            session.progress = board.say
+            session.measure(rivals)
+        records = [session.records[rival] for rival in rivals]
+    print(in_format(records, options.format))
+    return common.EXIT_ERROR if any(r.status in ("failed", "out_of_memory") for r in records) else 0

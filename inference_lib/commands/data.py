@@ -1,0 +1,21 @@
+"""``data``: the data set."""
+
+import argparse
+from pathlib import Path
+
+HELP = "find or download Fashion-MNIST and check it"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--directory", type=Path, help="where to keep it")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the folder of the data set, once it is complete."""
+    from inference_lib.support.paths import DATA
+    from inference_lib.zoo.fashion_mnist import check, ensure_fashion_mnist
+
+    folder = ensure_fashion_mnist(options.directory or DATA)
+    check(folder)
+    print(folder)

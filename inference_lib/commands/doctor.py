@@ -1,0 +1,17 @@
+"""``doctor``: what works on this machine."""
+
+import argparse
+
+HELP = "say which frameworks work here, and what would mend the others"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--verbose", action="store_true", help="tell the whole reasons, and what would mend them")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the machine and a line a framework."""
+    from inference_lib.doctor import report
+
+    print(report(options.verbose))

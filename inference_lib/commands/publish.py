@@ -1,0 +1,23 @@
+"""``publish``: chapters and records of a GPU machine become the published edition."""
+
+import argparse
+from pathlib import Path
+
+from inference_lib.support import paths
+
+HELP = "make the published edition from chapters and records of a GPU machine"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--executed", type=Path, default=paths.BUILD / "executed", help="folder of executed chapters")
+    parser.add_argument("--records", type=Path, default=paths.BUILD / "records", help="folder of their records")
+    parser.add_argument("--any-profile", action="store_true", help="publish what is quick or a CPU's, too")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Publish, and name the chapters."""
+    from inference_lib.course import book
+
+    names = book.publish(options.executed, options.records, options.any_profile)
+    print(f"published {', '.join(names)}")

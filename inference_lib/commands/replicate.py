@@ -1,0 +1,57 @@
+"""``replicate``: whether the claims of one run held in another."""
+
+import argparse
+import json
+from pathlib import Path
+
+from inference_lib.commands import options as common
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+
+HELP = "compare two runs of one grid: which claims held?"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--records", type=Path, nargs="+", default=[paths.BUILD / "records"], help="one folder with two runs, or two"
+    )
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument(
+        "--max-contradicted", type=float, default=2.0, metavar="PERCENT", help="exit with 1 above (default: 2)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the counts of both kinds of time; 1 where too many claims were contradicted."""
+    from inference_lib.records.replication import replication
+    from inference_lib.records.store import RecordStore, select
+
+    first, second = (select(RecordStore(folder).read(), run=run) for folder, run in _two_runs(options.records))
+    found = replication(first, second)
+    if options.format == "json":
+        print(json.dumps(found, indent=1))
+    else:
+        from inference_lib.report.tables import text_replication
+
+        print(text_replication(found))
+    worst = max(_percent(found[kind]["contradicted"], found[kind]["claims"]) for kind in found)
+    return common.EXIT_ERROR if worst > options.max_contradicted else 0
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100 * part / whole if whole else 0.0
+
+
+def _two_runs(folders: list[Path]) -> list[tuple[Path, str]]:
+    """Return folder and name of two runs: two of one folder, or the first of each of two folders."""
+    from inference_lib.records.store import RecordStore
+
+    found = [(folder, run) for folder in folders for run in RecordStore(folder).runs()]
+    if len(folders) == 2:
+        found = [next(pair for pair in found if pair[0] == folder) for folder in folders if RecordStore(folder).runs()]
+    if len(found) < 2:
+        named = " and ".join(str(folder) for folder in folders)
+        raise CourseError(f"{named}: two runs are needed; measure again with `benchmark --run 2`")
+    return found[:2]

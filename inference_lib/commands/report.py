@@ -1,0 +1,107 @@
+"""``report``: the scoreboard of a folder of records, or what changed between two."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference_lib.commands import options as common
+from inference_lib.support.errors import CourseError
+
+if TYPE_CHECKING:
+    from inference_lib.records.changes import Change
+    from inference_lib.records.record import Record
+
+HELP = "print the scoreboard of a folder of records, or what got slower between two"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--batch-size", type=int, nargs="+", help="of these batch sizes alone")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("BEFORE", "AFTER"),
+        help="two folders of records, or two runs of the one; exit with 1 if anything got slower beyond the noise",
+    )
+    common.records(parser)
+    common.table_format(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the scoreboards, or the table of changes."""
+    from inference_lib.report.tables import in_format
+
+    if options.compare:
+        return _compare(options)
+    print(in_format(_of_sizes(common.read_records(options.records), options), options.format))
+    return 0
+
+
+def _of_sizes(records: list["Record"], options: argparse.Namespace) -> list["Record"]:
+    return [r for r in records if options.batch_size is None or r.batch_size in options.batch_size]
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from inference_lib.records.changes import changes
+
+    before, after = (_of_sizes(_side(name, options.records), options) for name in options.compare)
+    found = changes(before, after)
+    if not found:
+        named = " and ".join(options.compare)
+        raise CourseError(f"{named} have no cell of one machine in common that the first of them measured")
+    print(_in_format([_row(change) for change in found], options.format))
+    worse = [change for change in found if change.is_worse]
+    common.say(f"{len(worse)} of {len(found)} rows got worse")
+    if untold := sum(change.found is not None and change.found.low is None for change in found):
+        common.say(f"{untold} rows have too few invocations for a verdict; measure with --profile full")
+    return common.EXIT_ERROR if worse else 0
+
+
+def _side(name: str, folder: Path) -> list["Record"]:
+    """Return the records that ``name`` means: those of a folder, in its first run, or a run of ``folder``."""
+    if Path(name).is_dir():
+        records = common.read_records(Path(name))
+        run = min(record.run for record in records)
+    else:
+        records, run = common.read_records(folder), name
+    found = [record for record in records if record.run == run]
+    if not found:
+        runs = ", ".join(sorted({record.run for record in records}))
+        raise CourseError(f"{name} is neither a folder nor a run in {folder}, which has: {runs}")
+    return found
+
+
+def _row(change: "Change") -> dict[str, Any]:
+    from inference_lib.records.comparison import Comparison
+
+    found = change.found or Comparison(float("nan"), None, None, "cannot tell", paired=False)
+    times = [record.latency.end_to_end.p50 if record.latency else None for record in (change.before, change.after)]
+    names = ("backend", "model", "precision", "batch_size", "device")
+    return {name: getattr(change.before, name) for name in names} | {
+        "before_ms": times[0],
+        "after_ms": times[1],
+        "ratio": found.ratio if change.found else None,
+        "low": found.low,
+        "high": found.high,
+        "host": change.host,
+        "verdict": change.verdict,
+        "note": change.after.why_not,
+    }
+
+
+def _in_format(rows: list[dict[str, Any]], kind: str) -> str:
+    import pandas as pd
+
+    from inference_lib.report import tables
+
+    if kind == "json":
+        return json.dumps(rows, indent=1)
+    table = pd.DataFrame(rows)
+    if kind == "csv":
+        return table.to_csv(index=False).rstrip("\n")
+    table = table.rename(columns={name: name.replace("_", " ") for name in table.columns})
+    for name in ("before ms", "after ms", "ratio", "low", "high", "host"):
+        table[name] = [None if pd.isna(value) else f"{value:.3f}" for value in table[name]]
+    table = table.replace("", None).dropna(axis="columns", how="all")
+    return tables.markdown_table(table) if kind == "markdown" else tables.text_table(table)

@@ -1,0 +1,259 @@
+"""The grid spread over the GPUs of a Ray cluster (or over its hosts, for a CPU grid): one set at a time on each.
+
+A *station* is one GPU, or one host. What is compared (a model at a batch size) stays together and is dealt out before
+anything is measured. Each station exports what its share needs, waits until all have, and then passes through its share
+as often as the profile says, as one machine would. The head measures nothing and needs no GPU.
+See https://docs.ray.io/en/releases-2.60.0/ray-core/actors.html.
+"""
+
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inference_lib.measure.benchmark import Progress, Session
+from inference_lib.measure.plan import Rival, RivalSet, empty_record
+from inference_lib.measure.profiles import Profile
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
+from inference_lib.seam import Model
+from inference_lib.support.errors import CourseError
+
+TRIES = 2
+"""A set whose station died is measured anew on another, once."""
+
+ANSWER_LIMIT_S = 3600.0
+"""The longest wait for the exports of a share, or for one invocation of a set."""
+
+
+CONNECT_LIMIT_S = 10.0
+
+NO_CLUSTER = "no Ray cluster answers at {}; start one with `ray start --head`"
+
+
+class Station:
+    """What runs beside a GPU: a session of its own. Public methods are what the cluster's head asks for."""
+
+    def __init__(self, profile: Profile, run: str, options: dict[str, Any], known: Sequence[Record]) -> None:
+        self._lines: list[str] = []
+        store = RecordStore(Path(tempfile.mkdtemp(prefix="station-")))
+        for record in known:
+            store.write(record)
+        self._session = Session(profile, store, run, progress=self._lines.append, **options)
+
+    def prepare(self, rivals: Sequence[Rival]) -> tuple[list[Record], list[RivalSet], list[str]]:
+        """Export what ``rivals`` lack; return what is known of them, the sets to measure, and what was said."""
+        sets = self._session.prepare(rivals)
+        return [self._session.records[rival] for rival in rivals], sets, self._said()
+
+    def invocation(self, one: RivalSet, number: int, place: str) -> tuple[list[Record], list[str]]:
+        """Run one invocation of a set; return the records of its members, and what was said."""
+        self._session.invocation(one, number, place)
+        return [self._session.records[rival] for rival in one.members], self._said()
+
+    def _said(self) -> list[str]:
+        said, self._lines[:] = list(self._lines), []
+        return said
+
+
+@dataclass
+class Share:
+    """One station and what it has to do."""
+
+    name: str
+    actor: Any
+    rivals: list[Rival] = field(default_factory=list)
+    left: list[tuple[RivalSet, int]] = field(default_factory=list)
+    """Invocations that are not done: set and number, in the order of the passes."""
+
+
+def benchmark_on_cluster(
+    rivals: Sequence[Rival],
+    profile: Profile,
+    store: RecordStore,
+    run: str = "1",
+    address: str | None = None,
+    progress: Progress = lambda line: None,
+    **options: Any,
+) -> list[Record]:
+    """Measure ``rivals`` on the cluster at ``address`` (None: one is started on this host); return a record for each.
+
+    ``options`` are those of ``Session``: ``reuse``, ``time_exports``, ``rounds_only``, ``trust``. A station that dies
+    costs its set, which is tried once more elsewhere and then recorded as failed.
+
+    Raises:
+        CourseError: Ray is not installed, there is no cluster, or it has no device of the kind that is asked for.
+
+    """
+    with _connected(address) as ray:
+        kind = rivals[0].workload.device.kind
+        known = store.read() if options.get("reuse", True) else []
+        shares = [Share(name, actor.remote(profile, run, options, known)) for name, actor in _places(ray, kind)]
+        progress(f"{len(shares)} stations: {', '.join(share.name for share in shares)}")
+        return _Head(ray, profile, store, run, progress, shares).measure(rivals)
+
+
+class _Head:
+    """Deals the sets out, collects the records, and deals again what a dead station leaves."""
+
+    def __init__(
+        self, ray: Any, profile: Profile, store: RecordStore, run: str, progress: Progress, shares: list[Share]
+    ) -> None:
+        self._ray, self._profile, self._store, self._run = ray, profile, store, run
+        self._progress, self._shares = progress, shares
+        self._tries: dict[Rival, int] = {}
+        self._records: dict[Rival, Record] = {}
+
+    def measure(self, rivals: Sequence[Rival]) -> list[Record]:
+        waiting = list(rivals)
+        while waiting:
+            self._deal(waiting)
+            waiting = self._work(self._prepare())
+        return [self._records[rival] for rival in rivals]
+
+    def _deal(self, rivals: Sequence[Rival]) -> None:
+        """Give what is compared to the station with the least to do, the most expensive first."""
+        for share in self._shares:
+            share.rivals, share.left = [], []
+        groups: dict[tuple[Model, int], list[Rival]] = {}
+        for rival in rivals:
+            groups.setdefault((rival.workload.model, rival.workload.batch_size), []).append(rival)
+            self._tries[rival] = self._tries.get(rival, 0) + 1
+        for group in sorted(groups.values(), key=_cost, reverse=True):
+            min(self._shares, key=lambda share: _cost(share.rivals)).rivals += group
+
+    def _prepare(self) -> list[Rival]:
+        """Let every station export its share; return the rivals of those that died."""
+        asked = {share.actor.prepare.remote(share.rivals): share for share in self._shares if share.rivals}
+        lost: list[Rival] = []
+        for share, answer in self._answers(asked, again=lambda share: None):
+            if answer is None:
+                lost += share.rivals
+                continue
+            records, sets, said = answer
+            self._take(zip(share.rivals, records, strict=True), said, share)
+            numbers = range(1, self._profile.invocations + 1)
+            share.left = [(one, number) for number in numbers for one in sets]
+        return lost
+
+    def _work(self, lost: list[Rival]) -> list[Rival]:
+        """Pass through all shares side by side; return what is to be dealt again."""
+
+        def next_of(share: Share) -> Any:
+            if not share.left:
+                return None
+            one, number = share.left[0]
+            return share.actor.invocation.remote(one, number, f"({len(share.left)} to go)")
+
+        asked = {future: share for share in self._shares if (future := next_of(share)) is not None}
+        for share, answer in self._answers(asked, again=next_of):
+            if answer is None:
+                lost += [rival for one in {one.name: one for one, _ in share.left}.values() for rival in one.members]
+                continue
+            one, _ = share.left.pop(0)
+            records, said = answer
+            self._take(zip(one.members, records, strict=True), said, share)
+        return self._to_try_again(lost)
+
+    def _answers(self, asked: dict[Any, Share], again: Callable[[Share], Any]) -> Iterator[tuple[Share, Any]]:
+        """Yield what the stations answer, None from one that died; ``again`` asks one that has answered once more."""
+        while asked:
+            ready, _ = self._ray.wait(list(asked), timeout=ANSWER_LIMIT_S)
+            for future in ready or list(asked):
+                share = asked.pop(future)
+                try:
+                    answer = self._ray.get(future, timeout=1)
+                except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
+                    self._bury(share, error)
+                    yield share, None
+                    continue
+                yield share, answer
+                if (following := again(share)) is not None:
+                    asked[following] = share
+
+    def _bury(self, share: Share, error: Exception) -> None:
+        self._ray.kill(share.actor)
+        self._shares.remove(share)
+        self._progress(f"{share.name}: the station died ({type(error).__name__})")
+        if not self._shares:
+            raise CourseError(f"every station of the cluster died, the last one was {share.name}; nothing can go on")
+
+    def _take(self, found: Any, said: Sequence[str], share: Share) -> None:
+        for rival, record in found:
+            empty = record.ok and not record.invocations
+            self._records[rival] = record if empty else self._store.keep(record)
+        for line in said:
+            self._progress(f"{share.name}: {line}")
+
+    def _to_try_again(self, lost: Sequence[Rival]) -> list[Rival]:
+        given_up = [rival for rival in lost if self._tries[rival] >= TRIES]
+        for rival in given_up:
+            failed = empty_record(rival, self._profile, self._run, "failed", f"its station died, {TRIES} times")
+            begun = self._records.get(rival)
+            if begun:  # it names the machine, which is not this one
+                failed = failed.model_copy(update={"machine": begun.machine})
+            if begun and begun.invocations:  # not all of them, so no row that is to be protected
+                self._store.write(failed)
+            self._records[rival] = self._store.keep(failed)
+        return [rival for rival in lost if rival not in given_up]
+
+
+def _cost(rivals: Iterable[Rival]) -> float:
+    """Return how long rivals take, roughly: a start each, and a large batch as long again."""
+    return sum(1 + rival.workload.batch_size / 256 for rival in rivals)
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    try:
+        import ray
+    except ImportError as error:
+        raise CourseError("Ray is not installed; run `pip install -c constraints.txt -e .[serve]`") from error
+    _check_answers(address)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise CourseError(NO_CLUSTER.format(address)) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Raise CourseError where nobody listens at ``HOST:PORT``: Ray itself would try for four minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_LIMIT_S).close()
+    except OSError as error:
+        raise CourseError(NO_CLUSTER.format(address)) from error
+
+
+def _places(ray: Any, kind: str) -> list[tuple[str, Any]]:
+    """Return a name and an actor class for every GPU of the cluster, or for every host where the grid is a CPU's."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    found = []
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        stay = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        cores, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
+        count, device = (gpus, 1) if kind == "cuda" else (1, 0)
+        need = {"num_gpus": device, "num_cpus": max(1, cores // max(1, count))}  # its share: as many threads, too
+        actor = ray.remote(Station).options(scheduling_strategy=stay, max_restarts=0, **need)
+        found += [(f"{node['NodeManagerAddress']}-{node['NodeID'][:4]}-{index}", actor) for index in range(count)]
+    if not found:
+        raise CourseError(f"the cluster has no {kind} device; add a node that has one")
+    return found

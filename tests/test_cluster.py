@@ -1,0 +1,192 @@
+"""The grid on a Ray cluster: dealt out, measured by stations side by side, and what a station's death costs."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_lib.cli import main
+from inference_lib.measure import cluster
+from inference_lib.measure.cluster import benchmark_on_cluster
+from inference_lib.measure.plan import Rival, grid
+from inference_lib.measure.profiles import PROFILES
+from inference_lib.records.store import RecordStore
+from inference_lib.seam import CPU, Workload
+from inference_lib.support.errors import CourseError
+
+ray = pytest.importorskip("ray")
+
+SMOKE = PROFILES["smoke"]
+SIZES = (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of three hosts, which are all this one."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=1)
+        made.wait_for_nodes(timeout=60)
+        yield made.address
+    finally:
+        made.shutdown()
+
+
+def rivals() -> list[Rival]:
+    return grid(["pytorch"], ["vanilla_cnn"], CPU, SMOKE, ["fp32"], SIZES)
+
+
+def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(address: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def kill_the_first(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 1:
+            os.kill(_first_station(), signal.SIGKILL)
+
+    store = RecordStore(tmp_path)
+    records = benchmark_on_cluster(rivals(), SMOKE, store, address=address, progress=kill_the_first, rounds_only=True)
+    assert [(r.batch_size, r.status, len(r.invocations)) for r in records] == [(size, "ok", 1) for size in SIZES]
+    assert "3 stations" in lines[0]
+    assert sum("the station died" in line for line in lines) == 1
+    assert {record.key for record in store.read()} == {record.key for record in records}
+
+    lines.clear()
+    asked = {"rounds_only": True, "trust": True}  # more stations than cores disturb each other
+    again = benchmark_on_cluster(rivals(), SMOKE, store, address=address, progress=lines.append, **asked)
+    assert again == records
+    assert not any("invocation" in line for line in lines)  # all was known
+
+
+def _first_station() -> int:
+    """Wait until a station is there; return its process."""
+    from ray.util.state import list_actors
+
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for actor in list_actors():
+            if actor.class_name == "Station" and actor.state == "ALIVE":
+                return actor.pid
+        time.sleep(0.2)
+    pytest.fail("no station came up")
+
+
+def test_a_cluster_that_nobody_started_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CourseError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; start one with"):
+        benchmark_on_cluster(rivals(), SMOKE, RecordStore(tmp_path), address="127.0.0.1:1")
+
+
+def test_without_ray_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    asked = ["benchmark", "--cluster", "--device", "cpu", "--records", str(tmp_path)]
+    assert main(asked) == 1
+    assert "Ray is not installed; run `pip install" in capsys.readouterr().err
+
+
+# What no cluster here can show: a fake one, whose stations answer or die as they are told
+
+
+class FakeRay:
+    """Answers at once; a station that is to die does so at its n-th command."""
+
+    class exceptions:  # noqa: N801
+        RayActorError, GetTimeoutError = RuntimeError, TimeoutError
+
+    def wait(self, futures: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return futures[:1], futures[1:]
+
+    def get(self, future: Any, timeout: float) -> Any:
+        return future()
+
+    def kill(self, actor: Any) -> None:
+        actor.killed = True
+
+
+class FakeStation:
+    """Says that every rival was measured, until its ``life`` is over."""
+
+    def __init__(self, life: int) -> None:
+        self.life, self.killed, self.measured = life, False, []
+        self.prepare, self.invocation = (_Remote(self, call) for call in (self._prepare, self._invocation))
+
+    def _prepare(self, rivals: list[Rival]) -> Any:
+        records = [cluster.empty_record(rival, SMOKE, "1", "ok") for rival in rivals]
+        return records, cluster_sets(rivals), []
+
+    def _invocation(self, one: Any, number: int, place: str) -> Any:
+        self.measured += one.members
+        return [cluster.empty_record(rival, SMOKE, "1", "ok") for rival in one.members], [f"measured {one.name}"]
+
+
+class _Remote:
+    def __init__(self, station: FakeStation, call: Any) -> None:
+        self.station, self.call = station, call
+
+    def remote(self, *arguments: Any) -> Any:
+        def answer() -> Any:
+            self.station.life -= 1
+            if self.station.life < 0:
+                raise FakeRay.exceptions.RayActorError
+            return self.call(*arguments)
+
+        return answer
+
+
+def cluster_sets(rivals: list[Rival]) -> list[Any]:
+    from inference_lib.measure.plan import sets_of
+
+    return sets_of(rivals)
+
+
+def head(tmp_path: Path, lives: list[int]) -> tuple[Any, list[FakeStation], list[str]]:
+    stations, lines = [FakeStation(life) for life in lives], []
+    shares = [cluster.Share(f"station {number}", station) for number, station in enumerate(stations)]
+    return cluster._Head(FakeRay(), SMOKE, RecordStore(tmp_path), "1", lines.append, shares), stations, lines
+
+
+def many() -> list[Rival]:
+    return [Rival(name, Workload("vanilla_cnn", size)) for size in (1, 2, 4, 8) for name in ("pytorch", "openvino")]
+
+
+def test_what_is_compared_stays_together_and_everyone_has_work(tmp_path: Path) -> None:
+    made, stations, _ = head(tmp_path, [99, 99])
+    records = made.measure(many())
+    assert [(r.backend, r.batch_size) for r in records] == [(r.backend, r.workload.batch_size) for r in many()]
+    for station in stations:
+        sizes = [rival.workload.batch_size for rival in station.measured]
+        assert len(sizes) == 4
+        assert all(sizes.count(size) == 2 for size in sizes)
+
+
+@pytest.mark.parametrize("life", [0, 1, 2])
+def test_whenever_a_station_dies_its_sets_are_measured_elsewhere(tmp_path: Path, life: int) -> None:
+    made, stations, lines = head(tmp_path, [life, 99])
+    assert all(record.ok for record in made.measure(many()))
+    assert stations[0].killed
+    assert set(many()) <= set(stations[0].measured[: 2 * max(0, life - 1)]) | set(stations[1].measured)
+    assert lines.count("station 0: the station died (RuntimeError)") == 1
+
+
+def test_a_set_whose_second_station_dies_too_is_recorded_as_failed(tmp_path: Path) -> None:
+    made, _, _ = head(tmp_path, [1, 3, 99])
+    records = made.measure(many()[:2])
+    assert all(record.ok for record in records)
+    made, stations, _ = head(tmp_path / "again", [1, 1, 99])
+    records = made.measure(many()[:2])
+    assert [(r.status, r.reason) for r in records] == [("failed", "its station died, 2 times")] * 2
+    assert stations[2].measured == []
+
+
+def test_when_every_station_has_died_it_is_one_line(tmp_path: Path) -> None:
+    made, _, _ = head(tmp_path, [0])
+    with pytest.raises(CourseError, match="every station of the cluster died, the last one was station 0"):
+        made.measure(many())

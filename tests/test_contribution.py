@@ -1,0 +1,280 @@
+"""Machines that readers bring: what is believed, what is refused, and that a file can do no harm."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference_lib.backends import BACKENDS
+from inference_lib.cli import main
+from inference_lib.course import parcel
+from inference_lib.course.contribution import (
+    NOBODY_YET,
+    THOROUGH,
+    Contribution,
+    as_markdown,
+    describe,
+    machines,
+    problems,
+)
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+from inference_lib.support.places import places_in
+
+MakeRecord = Callable[..., Record]
+
+TIMES = {"pytorch": 2.0, "onnxruntime": 1.0, "tensorrt": 0.5}
+
+
+@pytest.fixture
+def make(make_record: MakeRecord) -> MakeRecord:
+    """Return a function that makes a record of the simulated machine with its backend's own title."""
+
+    def made(backend: str, milliseconds: float, **changed: object) -> Record:
+        return make_record(milliseconds, backend=backend, title=BACKENDS[backend].title, **changed)
+
+    return made
+
+
+@pytest.fixture
+def records(make: MakeRecord) -> list[Record]:
+    """Two runs of one set: what somebody with TensorRT would bring."""
+    return [make(name, ms * factor, run=run) for run, factor in (("1", 1.0), ("2", 1.1)) for name, ms in TIMES.items()]
+
+
+@pytest.fixture
+def archive(records: list[Record], tmp_path: Path) -> Path:
+    path = tmp_path / "contribution.zip"
+    parcel.pack(parcel.of_this_machine(records, measured_by="A. Reader"), path)
+    return path
+
+
+def test_what_is_packed_is_believed_added_and_read_again(archive: Path, records: list[Record], tmp_path: Path) -> None:
+    with parcel.unpacked(archive) as (_, found):
+        assert problems(found) == []
+    added = parcel.add(archive, tmp_path / "machines")
+    assert added == tmp_path / "machines" / "nvidia-test-gpu"
+    assert [path.name for path in added.parent.iterdir()] == [added.name]
+    (brought,) = machines(added.parent).values()
+    assert brought.description.measured_by == "A. Reader"
+    assert (brought.description.machines, brought.description.rows) == ({"cuda": "NVIDIA Test GPU"}, 3)
+    assert sorted(brought.records, key=lambda r: r.key) == sorted(records, key=lambda r: r.key)
+    with pytest.raises(CourseError, match="nvidia-test-gpu is there already; move it away"):
+        parcel.add(archive, added.parent)
+    assert [path.name for path in added.parent.iterdir()] == [added.name]
+
+
+def test_a_machine_has_a_table_of_its_own_with_how_its_claims_held(records: list[Record]) -> None:
+    found = {name: describe(records, name) for name in ("mine", "yours")}
+    page = as_markdown(found, ["pytorch", "tensorrt"])
+    assert page.count('class="measured-table"') == 2
+    assert "**mine** (NVIDIA Test GPU): of 3 pairs of rows, the first run calls 3 faster or slower" in page
+    table = page.split("```")[1]
+    assert "4.0 times faster" in table
+    assert "ONNX Runtime" not in table
+    assert "2.2" not in table  # the second run's time
+    assert as_markdown(found, ["tvm"]) == as_markdown({}) == NOBODY_YET
+
+
+def changed(record: Record, **changes: object) -> Record:
+    return record.model_copy(update=changes)
+
+
+def in_invocations(record: Record, **changes: object) -> Record:
+    return changed(record, invocations=[i.model_copy(update=changes) for i in record.invocations])
+
+
+def on(record: Record, **changes: object) -> Record:
+    return changed(record, machine=record.machine.model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda r: changed(r, profile="quick"), "measured with another profile than full"),
+        (lambda r: changed(r, fingerprint=""), "does not say which code and versions"),
+        (lambda r: changed(r, version=""), "does not say which code and versions"),
+        (lambda r: on(r, packages={}), "does not say which code and versions"),
+        (lambda r: changed(r, invocations=r.invocations[:2]), f"fewer than {THOROUGH.invocations} invocations"),
+        (lambda r: changed(r, invocations=r.invocations[:1] * 3), f"fewer than {THOROUGH.invocations} invocations"),
+        (
+            lambda r: in_invocations(r, end_to_end_ms=[2.0] * 5, device_ms=[1.0] * 5),
+            f"fewer than {THOROUGH.rounds} rounds",
+        ),
+        (lambda r: in_invocations(r, iterations=50), f"rounds of {THOROUGH.least_iterations} inferences"),
+        (lambda r: in_invocations(r, device_ms=[]), "rounds on the device are not those end to end"),
+        (lambda r: in_invocations(r, end_to_end_ms=[0.0] * 20), "not a positive number"),
+        (lambda r: in_invocations(r, quantiles=[float("nan")] * 201), "not a positive number"),
+        (lambda r: in_invocations(r, quantiles=[2.0, 1.0]), "the distribution of its inferences is none"),
+        (lambda r: in_invocations(r, end_to_end_ms=[0.1] * 20), "longer or shorter than any of its inferences"),
+        (lambda r: changed(r, measured_on=r.measured_on.replace(year=9999)), "in the future"),
+        (lambda r: on(r, gpu=None), "a GPU without a name"),
+        (lambda r: on(r, cpu="<script>", gpu="<script>"), "holds more than names and versions"),
+        (lambda r: on(r, packages={"torch": "</td>"}), "a version in it is neither"),
+        (lambda r: changed(r, backend="../../etc"), "no backend of this library"),
+        (lambda r: changed(r, title="Quickest"), "no backend of this library"),
+        (lambda r: changed(r, model="mine"), "no network of the course"),
+        (lambda r: changed(r, precision="fp12"), "no workload has that precision"),
+        (lambda r: changed(r, batch_size=0), "no workload has that precision"),
+        (lambda r: changed(r, flags=["see /" + "somebody/at/home"]), "names a place of the machine"),
+        (lambda r: changed(r, accuracy=r.accuracy.model_copy(update={"largest_difference": 0.5})), "not the reference"),
+        (lambda r: changed(r, accuracy=None), "answers were not checked on the test set"),
+        (lambda r: changed(r, status="failed") if r.run == "2" else r, "was not measured in the second run"),
+        (lambda r: changed(r, run="1", rivals=r.run), "two records are of the same cell"),
+    ],
+)
+def test_what_would_not_be_believed_is_said(
+    records: list[Record], change: Callable[[Record], Record], why: str
+) -> None:
+    assert any(why in problem for problem in problems(describe([change(record) for record in records])))
+
+
+def test_one_run_or_one_that_does_not_replicate_is_not_believed(records: list[Record], make: MakeRecord) -> None:
+    first = records[:3]
+    assert any("there is one run" in problem for problem in problems(describe(first)))
+    turned = [make(name, 1 / ms, run="2") for name, ms in TIMES.items()]
+    (end_to_end, device) = problems(describe([*first, *turned]))
+    assert end_to_end == "the second run contradicts 3 of 3 claims of the first (end to end)"
+    assert device.endswith("(device)")
+
+
+def test_two_machines_in_one_contribution_are_not_believed(records: list[Record]) -> None:
+    two = [*records, *(on(record, gpu="Another GPU") for record in records)]
+    assert any("several machines'" in problem for problem in problems(describe(two)))
+
+
+def test_a_description_that_says_something_else_is_not_believed(records: list[Record]) -> None:
+    found = describe(records)
+    other = found.description.model_copy(update={"machines": {"cuda": "A faster GPU"}})
+    assert any("does not say what the records say" in p for p in problems(Contribution(other, records)))
+    for name, who in (("../mine", ""), ("mine", "<b>me</b>"), ("", "")):
+        odd = found.description.model_copy(update={"name": name, "measured_by": who})
+        assert problems(Contribution(odd, records)) != []
+
+
+def test_places_are_cut_from_reasons_when_a_machine_is_packed(records: list[Record], make: MakeRecord) -> None:
+    reason = "cannot open /" + "home/me/lib.so of http://index.local"
+    broken = [make("tvm", 1.0, count=0, status="failed", reason=reason, run=run) for run in ("1", "2")]
+    found = parcel.of_this_machine([*records, *broken])
+    assert found.records[-1].reason == "cannot open lib.so of http://(a host)"
+    assert problems(found) == []
+
+
+def test_what_only_one_run_tried_is_left_out_and_a_second_run_that_failed_is_not(
+    records: list[Record], make: MakeRecord
+) -> None:
+    once, quick, third = make("tvm", 1.0), make("tvm", 1.0, profile="quick", run="2"), make("pytorch", 1.0, run="3")
+    assert parcel.of_this_machine([*records, once, quick, third]).records == records
+    failed = make("tvm", 1.0, count=0, status="failed", reason="no kernel", run="2")
+    (problem,) = problems(parcel.of_this_machine([*records, once, failed]))
+    assert problem.startswith("it was not measured in the second run")
+    with pytest.raises(CourseError, match="no cell that two runs with --profile full tried"):
+        parcel.of_this_machine([quick])
+
+
+def zipped(members: dict[str, bytes], *, link: str = "") -> bytes:
+    """Return an archive; ``link`` names a member that is to be a symbolic link."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            member = zipfile.ZipInfo(name)
+            member.external_attr = (0o120777 if name == link else 0o100644) << 16
+            member.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(member, content)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (zipped({"../description.json": b"{}"}), "is neither description.json nor a record"),
+        (zipped({"/etc/description.json": b"{}"}), "is neither description.json nor a record"),
+        (zipped({"records/../../x.json": b"{}"}), "is neither description.json nor a record"),
+        (zipped({"records/a\\b.json": b"{}"}), "is neither description.json nor a record"),
+        (zipped({"description.json": b"{}", "run.py": b""}), "is neither description.json nor a record"),
+        (zipped({"description.json": b"/etc/passwd"}, link="description.json"), "is not a plain file"),
+        (zipped({"description.json": b" " * (3 * 2**20)}), "description.json is too large"),
+        (zipped({f"records/{n}.json": b" " * 2**20 for n in range(201)}), "holds more than"),
+        (zipped({"description.json": b"{"}), "is not a description"),
+        (zipped({"records/a.json": b"{}"}), "has no description.json"),
+        (b"PK\x03\x04 and nothing more", "cannot be unpacked"),
+        (b"", "cannot be unpacked"),
+    ],
+)
+def test_a_file_that_is_no_contribution_is_one_line_and_leaves_nothing(
+    tmp_path: Path, content: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.zip").write_bytes(content)
+    assert main(["contribute", "--check", str(tmp_path / "x.zip")]) == 1
+    error = capsys.readouterr().err
+    assert why in error
+    assert error.count("\n") == 1
+    with pytest.raises(CourseError):
+        parcel.add(tmp_path / "x.zip", tmp_path / "machines")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["machines", "x.zip"]
+
+
+@pytest.mark.parametrize("name", ["nowhere.zip", "."])
+def test_a_file_that_cannot_be_read_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["contribute", "--check", name]) == 1
+    assert capsys.readouterr().err.startswith(f"error: cannot read {name}: ")
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_refused_or_means_the_same(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    whole = zipped({"description.json": b'{"name": "a"}', "records/a.json": b'{"status": "ok"}'})
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "x.zip").write_bytes(damaged[: data.draw(st.integers(len(whole) // 2, len(whole)))])
+    with pytest.raises(CourseError), parcel.unpacked(folder / "x.zip", folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["x.zip"]
+
+
+def test_the_command_packs_or_says_every_reason_why_not(
+    records: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = RecordStore(tmp_path / "records"), tmp_path / "mine.zip"
+    for record in records:
+        store.write(changed(record, version=""))
+    command = ["contribute", "--records", str(store.directory), "--name", "my-machine", "--by", "Me", str(out)]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert said.err == (
+        "not believed: it does not say which code and versions measured it: "
+        "nvidia-test-gpu-full-1--onnxruntime--resnet18-cuda-fp32-b1.json and 5 more\n"
+    )
+    assert not out.exists()
+    for record in records:
+        store.write(record)
+    store.write(changed(records[0], profile="quick"))
+    assert main(command) == 0
+    assert out.exists()
+    described = json.loads(capsys.readouterr().out)
+    assert (described["name"], described["measured_by"], described["runs"]) == ("my-machine", "Me", ["1", "2"])
+    assert main(["contribute", "--check", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out) == described
+    assert main([*command[:-1], "mine.tar.gz"]) == 1
+
+
+BROUGHT = sorted((paths.PUBLISHED / "machines").glob("*"))
+
+
+@pytest.mark.skipif(not BROUGHT, reason="no reader has brought a machine yet")
+def test_the_machines_in_the_book_are_believed() -> None:
+    found = machines(paths.PUBLISHED / "machines")
+    assert [f"{name}: {problem}" for name, each in found.items() for problem in problems(each)] == []
+    texts = [path.read_text() for folder in BROUGHT for path in folder.rglob("*.json")]
+    assert [place for text in texts for place in places_in(text)] == []
