@@ -11,12 +11,12 @@ from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from inference_lib.lab import Lab, open_lab
-    from inference_lib.seam import MODELS
+    from inference_lib.seam import MODELS, find_model
     from inference_lib.zoo.networks import create_model, load_pretrained
 
-__all__ = ["CourseError", "Lab", "MODELS", "create_model", "load_pretrained", "open_lab"]
+__all__ = ["CourseError", "Lab", "MODELS", "create_model", "find_model", "load_pretrained", "open_lab"]
 
-_HOMES = {"Lab": "lab", "open_lab": "lab", "MODELS": "seam"} | dict.fromkeys(
+_HOMES = {"Lab": "lab", "open_lab": "lab", "MODELS": "seam", "find_model": "seam"} | dict.fromkeys(
     ("create_model", "load_pretrained"), "zoo.networks"
 )
 

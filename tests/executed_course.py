@@ -23,5 +23,5 @@ def _execute(build: Path) -> tuple[Course, str]:
     made = Course(build=build)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        course.run_chapters(profile="smoke", device="cpu", grid=False, course=made)
+        course.run_chapters(profile="smoke", device="cpu", grid=True, course=made)
     return made, printed.getvalue()

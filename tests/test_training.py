@@ -159,7 +159,7 @@ def test_the_command_line_says_what_was_measured(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(training, "_fit", lambda *_: pytest.fail("trained for nothing"))
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained for nothing"))
     with pytest.raises(CourseError, match=r"cannot write weights to .*file.*--output"):
         quick(directory=tmp_path / "file" / "weights")
 

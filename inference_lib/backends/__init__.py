@@ -1,5 +1,6 @@
 """The frameworks of the course. A new one is a file beside this and a line in ``BACKENDS``."""
 
+from inference_lib.backends.cudnn.backend import Cudnn
 from inference_lib.backends.onnxruntime import OnnxRuntime, OnnxRuntimeCudaGraph, OnnxRuntimeIoBinding
 from inference_lib.backends.onnxruntime_tensorrt import OnnxRuntimeTensorRt
 from inference_lib.backends.openvino import OpenVino, QueueRunner, RequestRunner
@@ -31,6 +32,7 @@ BACKENDS: dict[str, Backend] = {
         OpenVino("openvino-throughput", "OpenVINO (throughput)", QueueRunner),
         Tvm(),
         Tvm("tvm-cudagraph", "TVM (CUDA graph)", cuda_graph=True),
+        Cudnn(),
     )
 }
 

@@ -22,6 +22,7 @@ from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.seam.onnx_file import OnnxFile
 from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.onnx"
@@ -39,6 +40,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     title = "ONNX Runtime (run)"
     times_kernels = False
+    from_onnx = ("fp32", "tf32")
     runs_on_cpu = True
 
     def availability(self, device: str) -> Availability:
@@ -91,12 +93,12 @@ class OnnxRuntime:
             quantize_onnx(directory / MODEL_FILE, directory / MODEL_FILE, workload)
 
     def stored_precision(self, artifact: Artifact) -> str:
-        """Read the dtypes of the graph's weight matrices and filters (initializers of rank 2 and more)."""
+        """Read the dtypes of the graph's weight matrices and filters (initializers of rank 2 and more, but indices)."""
         import onnx
 
         graph = onnx.load(artifact.directory / MODEL_FILE).graph
-        weights = (weight for weight in graph.initializer if len(weight.dims) >= 2)
-        return precision_of(onnx.TensorProto.DataType.Name(weight.data_type) for weight in weights)
+        types = {weight.data_type for weight in graph.initializer if len(weight.dims) >= 2}
+        return precision_of(onnx.TensorProto.DataType.Name(kind) for kind in types - {onnx.TensorProto.INT64})
 
     def eight_bits_percent(self, artifact: Artifact) -> float:
         """Ask the graph that a session on the CPU makes of ours for its integer operations."""
@@ -138,10 +140,13 @@ class OnnxRuntimeCudaGraph(OnnxRuntimeIoBinding):
 def export_onnx(model: torch.nn.Module, workload: Workload, path: Path) -> None:
     """Export ``model`` to one ONNX file with a dynamic batch, in the precision of ``workload``.
 
-    The model is cast before the export, so the graph itself is in that precision: a later conversion would clip
-    constants. The example holds two images because ``torch.export`` may take a dimension of one as a constant; the
-    exporter of recent versions works around that.
+    An ONNX file is written as it is, under our names. A module is cast before the export, so the graph itself is in
+    that precision: a later conversion would clip constants. The example holds two images because ``torch.export`` may
+    take a dimension of one as a constant; the exporter of recent versions works around that.
     """
+    if isinstance(model, OnnxFile):
+        model.write(path, INPUT, OUTPUT)
+        return
     dtype = torch.float32 if workload.precision.calibrated else workload.torch_dtype
     images = torch.zeros(2, *workload.model.input_shape, dtype=dtype)
     with _quiet():

@@ -23,6 +23,7 @@ import torch
 
 from inference_lib.backends.shared.cpu import CpuRunner, precision_support
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.seam.onnx_file import OnnxFile
 from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.xml"
@@ -50,6 +51,7 @@ class OpenVino:
     title: str
     runner: "type[RequestRunner]"
     times_kernels = False
+    from_onnx = ("fp32", "bf16")
 
     def availability(self, device: str) -> Availability:
         """Usable on a CPU, where the package is installed."""
@@ -111,17 +113,21 @@ def export_ir(model: torch.nn.Module, workload: Workload, path: Path) -> None:
     """Convert ``model`` to OpenVINO's graph, with a dynamic batch, and write it.
 
     ``torch.export`` captures the model: where it cannot follow a condition it refuses. ``convert_model`` given the
-    module itself would trace it, and a trace keeps the branch that the example took without a word.
+    module itself would trace it, and a trace keeps the branch that the example took without a word. An ONNX file is
+    read as it is.
     The example holds two images because ``torch.export`` takes a dimension of one for a constant.
     """
     ov = import_openvino()
     picture = workload.model.input_shape
-    images = torch.zeros(2, *picture)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # about PyTorch's own insides
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        graph = ov.convert_model(program)
-    graph.reshape([-1, *picture])
+    if isinstance(model, OnnxFile):
+        graph = ov.convert_model(model.path)
+    else:
+        images = torch.zeros(2, *picture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about PyTorch's own insides
+            program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            graph = ov.convert_model(program)
+    graph.reshape([workload.model.batch or -1, *picture])
     graph.input().set_names({INPUT})
     graph.output().set_names({OUTPUT})
     if workload.torch_dtype == torch.bfloat16:
@@ -160,6 +166,7 @@ def quantize_ir(graph: Any, workload: Workload, **settings: Any) -> Any:
 def import_nncf() -> Any:
     """Return the package ``nncf``, told to be silent. It, too, reports its use to Intel where it can."""
     import_openvino()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA compiler nobody needs
     import nncf
 
     nncf.set_log_level(logging.ERROR)
@@ -167,10 +174,15 @@ def import_nncf() -> Any:
 
 
 def _weights(graph: Any) -> Iterator[Any]:
-    """Yield the nodes that the convolutions and matrix products of ``graph`` read their weights from."""
+    """Yield the nodes that the convolutions and matrix products of ``graph`` read their weights from.
+
+    A product of two activations, as attention has, has no weights.
+    """
     for node in graph.get_ordered_ops():
         if node.get_type_name() in PRODUCTS:
-            yield node.input_value(1).get_node()
+            factor = node.input_value(1).get_node()
+            if _stored(factor).get_type_name() == "Constant":
+                yield factor
 
 
 def _stored(weights: Any) -> Any:

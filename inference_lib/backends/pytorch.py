@@ -9,7 +9,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference_lib.backends.shared.buffers import CudaFunctionRunner, channels_last
+from inference_lib.backends.shared.buffers import CudaFunctionRunner, channels_last, weights_channels_last
 from inference_lib.backends.shared.cpu import precision_support
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works, graph_support
 from inference_lib.backends.shared.fusion import fuse_convolutions
@@ -47,13 +47,16 @@ class PyTorchEager:
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the weights in the precision of the workload; the architecture stays Python code."""
         weights = model.to(workload.torch_dtype).state_dict()
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
+        # Copies, because a file of tensors holds no two that share memory, as tied weights do.
+        copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+        save_file(copies, directory / WEIGHTS_FILE)
 
     def stored_precision(self, artifact: Artifact) -> str:
-        """Read the dtype of the first convolution's weights."""
+        """Read the dtypes of the stored matrices and filters (floats of rank 2 and more)."""
         with safetensors.safe_open(artifact.directory / WEIGHTS_FILE, "pt") as weights:
-            dtypes = {weights.get_slice(name).get_dtype() for name in weights.keys() if "weight" in name}  # noqa: SIM118
-        return precision_of(dtypes)
+            tensors = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118
+            dtypes = {tensor.get_dtype() for tensor in tensors if len(tensor.get_shape()) >= 2}
+        return precision_of(dtype for dtype in dtypes if "F" in dtype)
 
     def load(self, artifact: Artifact) -> "EagerRunner":
         """Return the eager model on the workload's device."""
@@ -86,13 +89,14 @@ def load_module(artifact: Artifact) -> torch.nn.Module:
     with torch.device("meta"):  # no memory and no random weights: the file brings the tensors
         model = workload.model.create()
     model.load_state_dict(load_file(artifact.directory / WEIGHTS_FILE, device=str(workload.device.torch)), assign=True)
-    return model.eval().requires_grad_(False)
+    # What is no part of the state stays where it was made, and as it was.
+    return model.to(workload.device.torch, workload.torch_dtype).eval().requires_grad_(False)
 
 
 def load_fused(artifact: Artifact) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the exported model, its convolutions fused with what follows them, in channels-last layout."""
     fused = fuse_convolutions(load_module(artifact))
-    return channels_last(fused.to(memory_format=torch.channels_last), artifact.workload.torch_dtype)  # type: ignore[call-overload]
+    return channels_last(weights_channels_last(fused), artifact.workload.torch_dtype)
 
 
 class EagerRunner(CheckedRunner):

@@ -30,10 +30,10 @@ from torch.nn import functional
 
 from inference_lib.backends.pytorch import PyTorchEager, load_module
 from inference_lib.backends.shared import pt2e
-from inference_lib.backends.shared.buffers import CudaFunctionRunner
+from inference_lib.backends.shared.buffers import CudaFunctionRunner, layout, weights_channels_last
 from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays, precision_support
 from inference_lib.backends.shared.cuda import float32_products, gpu_identity
-from inference_lib.backends.shared.fusion import fold_batch_norms, fuse_convolutions
+from inference_lib.backends.shared.fusion import fold_batch_norms, fuse_convolutions, trace
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.shared.quantization import multiplies_eight_bits
 from inference_lib.backends.shared.replaced import replaced
@@ -238,8 +238,9 @@ def prepare(model: nn.Module, workload: Workload, recipe: Recipe | None = None) 
     whole = nn.Sequential(*first, ChannelsLast(), model).eval()
     dtype = workload.torch_dtype
     folded = fuse_convolutions(whole) if recipe.cudnn_fusion else fold_batch_norms(whole, dtype)
-    traced = fx.symbolic_trace(nn.Sequential(Cast(dtype), folded))
-    return traced.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+    traced = trace(nn.Sequential(Cast(dtype), folded))
+    weights_channels_last(traced)
+    return traced.requires_grad_(False)
 
 
 class Cast(nn.Module):
@@ -259,7 +260,7 @@ class ChannelsLast(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return ``images``, the channels of a pixel beside each other in memory."""
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=layout(images))
 
 
 def pad_channels(model: nn.Module, channels: int) -> tuple[nn.Module, list[nn.Module]]:

@@ -76,7 +76,8 @@ class TorchScript:
                 return GraphedRunner(CudaFunctionRunner(workload, call))
         if not workload.on_gpu:
             return CpuFunctionRunner(workload, on_arrays(load_frozen(artifact)))
-        model = load_frozen(artifact, torch.channels_last)
+        pictures = len(workload.model.input_shape) == 3
+        model = load_frozen(artifact, torch.channels_last if pictures else torch.contiguous_format)
         return CudaFunctionRunner(workload, channels_last(model, workload.torch_dtype))
 
 
@@ -102,10 +103,23 @@ def trace(model: torch.nn.Module, workload: Workload) -> torch.jit.ScriptModule:
         warnings.simplefilter("always", torch.jit.TracerWarning)
         # PyTorch's own check runs the model twice more; the course compares the logits of real images anyway.
         traced = torch.jit.trace(model.to(workload.torch_dtype), images, check_trace=False)
-    for warning in caught:
-        if issubclass(warning.category, torch.jit.TracerWarning):
-            raise CourseError(f"{workload.model} cannot be traced: {str(warning.message).split('. ')[0]}")
+    doubts = [warning.message for warning in caught if issubclass(warning.category, torch.jit.TracerWarning)]
+    if doubts and not _looks_at_sizes_alone(model, workload):
+        raise CourseError(f"{workload.model} cannot be traced: {str(doubts[0]).split('. ')[0]}")
     return traced
+
+
+def _looks_at_sizes_alone(model: torch.nn.Module, workload: Workload) -> bool:
+    """Whether the conditions in the code of ``model`` are about the sizes of a picture: a trace is right for those.
+
+    A trace warns of every condition. ``torch.export`` refuses those on values, and on the size of the batch.
+    """
+    images = torch.zeros(2, *workload.model.input_shape, dtype=workload.torch_dtype)
+    try:
+        torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except Exception:  # an exporter's refusal has no class of its own
+        return False
+    return True
 
 
 def load_frozen(artifact: Artifact, layout: torch.memory_format = torch.contiguous_format) -> torch.jit.ScriptModule:

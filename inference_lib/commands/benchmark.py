@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="spread the grid over the GPUs of a Ray cluster; without an address, over those of this host",
     )
+    common.model_options(parser)
     common.device(parser)
     common.profile(parser)
     common.records(parser)
@@ -42,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.records.store import RecordStore
     from inference_lib.report.live import Board
     from inference_lib.report.tables import in_format
-    from inference_lib.seam import FASHION_MNIST, MODELS, Device
+    from inference_lib.seam import MODELS, Device
 
-    backends, models = options.backend or list(BACKENDS), options.model or list(MODELS)
+    backends, models = options.backend or list(BACKENDS), common.find_models(options, options.model or list(MODELS))
     device, profile = Device.of(resolve_device(options.device)), get_profile(options.profile)
     if options.precision or options.batch_size:
         rivals = grid(backends, models, device, profile, options.precision, options.batch_size)
@@ -52,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
         rivals = whole_grid(backends, models, device, profile)
     store = RecordStore(options.records)
     store.check_writable()
-    FASHION_MNIST.ensure()
+    for model in models:
+        model.dataset.ensure()
     if options.export_only:
         failed = export_missing(
             [rival for rival in rivals if why_not(rival) is None], common.say, timed=not options.untimed_exports

@@ -18,6 +18,7 @@ HELP = "say which measured row serves a request best, and why each other one doe
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--model", required=True)
+    common.model_options(parser, pictures=False)
     parser.add_argument("--goal", choices=("latency", "throughput"), default="latency")
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="of the median batch")
     parser.add_argument("--max-p99-ms", type=float, metavar="MS", help="of 99 in 100 batches")
@@ -45,17 +46,26 @@ def run(options: argparse.Namespace) -> int:
     }
     shelves = _shelves(options)
     everything = [record for shelf in shelves.values() for record in shelf]
-    choose(everything, options.model)  # a model that nobody measured is a mistake; on one machine it may be missing
+    model = _measured(options, everything)
+    choose(everything, model)  # a model that nobody measured is a mistake; on one machine it may be missing
     choices = {
-        name: choose(mine, options.model, goal=options.goal, **limits)
+        name: choose(mine, model, goal=options.goal, **limits)
         for name, shelf in shelves.items()
-        if (mine := [record for record in shelf if record.model == options.model])
+        if (mine := [record for record in shelf if record.model == model])
     }
     if options.json:
         print(json.dumps([_as_data(*each, options.goal) for each in choices.items()], indent=1))
     else:
         print("\n\n".join(_as_text(*each, options) for each in choices.items()))
     return 0 if any(choice.best for choice in choices.values()) else common.EXIT_ERROR
+
+
+def _measured(options: argparse.Namespace, records: Iterable["Record"]) -> str:
+    """Return what records call the model: as it was typed, by its title, or, for a reader's own, as it is found."""
+    called = {title: record.model for record in records for title in (record.model_title, record.model)}
+    if options.model in called or not {":", "."} & set(options.model):
+        return called.get(options.model, options.model)
+    return common.find_models(options, [options.model])[0].name
 
 
 Shelf = tuple[str, str, str]

@@ -1,11 +1,17 @@
 """``export``: one model with one framework."""
 
 import argparse
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inference_lib.commands import options as common
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
+
+if TYPE_CHECKING:
+    from inference_lib.seam import Artifact, Backend, Workload
 
 HELP = "export one model with one framework"
 
@@ -17,6 +23,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--output", type=Path, default=paths.ARTIFACTS)
+    parser.add_argument("--triton", type=Path, metavar="FOLDER", help="write a model repository for Triton there, too")
+    parser.add_argument("--max-batch", type=int, default=32, help="of Triton's batches")
+    parser.add_argument("--max-wait-ms", type=float, default=2.0, help="how long Triton waits to fill a batch")
+    common.model_options(parser, pictures=False)
     common.device(parser)
 
 
@@ -24,25 +34,41 @@ def run(options: argparse.Namespace) -> None:
     """Export, and print where the artifact is, how large it is and how long it took."""
     from inference_lib.backends import get_backend
     from inference_lib.backends.shared.cuda import resolve_device
-    from inference_lib.seam import Workload, build
+    from inference_lib.seam import Workload
+
+    (model,) = common.find_models(options, [options.model])
+    workload = Workload(model, options.batch_size, options.precision, resolve_device(options.device))
+    artifact = exported(get_backend(options.backend), workload, options.output)
+    seconds = artifact.manifest.get("build_seconds")
+    took = "exported beside others before" if seconds is None else f"{seconds:.1f} s"
+    print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {took}")
+    if options.triton:
+        from inference_lib.serve.triton import write_repository
+
+        print(write_repository(artifact, options.triton, options.max_batch, options.max_wait_ms / 1e3))
+
+
+def exported(backend: "Backend", workload: "Workload", root: Path) -> "Artifact":
+    """Return the artifact of ``workload``, exported now unless it was before.
+
+    Raises:
+        CourseError: the framework cannot be used, or cannot export it; the line says why.
+
+    """
+    from inference_lib.seam import build, supports
     from inference_lib.support.failures import keep, reason_of
     from inference_lib.support.files import shown
 
-    device = resolve_device(options.device)
-    workload = Workload(options.model, options.batch_size, options.precision, device)
-    backend = get_backend(options.backend)
-    available, support = backend.availability(device), backend.supports(workload)
+    available, support = backend.availability(workload.device.kind), supports(backend, workload)
     if not available.usable:
         raise CourseError(f"{backend.title} cannot be used here: {available.reason}; {available.remedy}")
     if not support.ok:
         raise CourseError(f"{backend.title} cannot export {workload}: {support.reason}")
     try:
-        artifact = build(backend, workload, options.output)
+        with redirect_stderr(io.StringIO()):  # what an exporter prints beside what it raises
+            return build(backend, workload, root)
     except (CourseError, OSError):
         raise
     except Exception as error:  # whatever a framework raises
         said = f"{backend.title} cannot export {workload}: {reason_of(error)}"
         raise CourseError(f"{said}; the whole text is in {shown(keep(error))}") from error
-    seconds = artifact.manifest.get("build_seconds")
-    took = "exported beside others before" if seconds is None else f"{seconds:.1f} s"
-    print(f"{artifact.directory}  {artifact.size_bytes / 2**20:.1f} MiB, {took}")

@@ -1,4 +1,4 @@
-"""``train``: the networks of the course, once more."""
+"""``train``: the networks of the course once more, or any backbone on a reader's own pictures."""
 
 import argparse
 import sys
@@ -6,13 +6,23 @@ from pathlib import Path
 
 from inference_lib.commands import options as common
 from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
 
-HELP = "train models and store their weights"
+HELP = "train networks of the course, or with --data a backbone on your own pictures, and store their weights"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="with --data: torchvision:NAME, FILE.py:FUNCTION, too"
+    )
+    parser.add_argument("--data", type=Path, help="folder of pictures: train/CLASS and test/CLASS, or CLASS alone")
+    common.skip_unreadable(parser)
+    parser.add_argument(
+        "--input-shape", metavar="3x160x160", help="what pictures of --data are made (default: as usual)"
+    )
+    parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
+    parser.add_argument("--flip", action="store_true", help="a mirror image of --data is one of the same class")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use so many training images only")
@@ -23,19 +33,52 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train one model after the other."""
     from inference_lib.backends.shared.cuda import resolve_device
+
+    only_with_data = ("pretrained", "flip", "skip_unreadable", "input_shape")
+    if options.data is None and (given := [name for name in only_with_data if getattr(options, name)]):
+        raise CourseError(f"--{given[0].replace('_', '-')} is for your own pictures; give them with --data DIR")
+    device, show = resolve_device(options.device), sys.stderr.isatty()
+    for model in options.models:
+        print(
+            _of_the_course(model, options, device, show) if options.data is None else _own(model, options, device, show)
+        )
+
+
+def _of_the_course(model: str, options: argparse.Namespace, device: str, show: bool) -> str:
     from inference_lib.zoo.training import train
 
-    for model in options.models:
-        result = train(
-            model,
-            epochs=options.epochs,
-            device=resolve_device(options.device),
-            seed=options.seed,
-            limit=options.limit,
-            directory=options.output,
-            progress=sys.stderr.isatty(),
-        )
-        print(
-            f"{model}: validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %, "
-            f"weights in {options.output}"
-        )
+    result = train(
+        model,
+        epochs=options.epochs,
+        device=device,
+        seed=options.seed,
+        limit=options.limit,
+        directory=options.output,
+        progress=show,
+    )
+    accuracies = f"validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %"
+    return f"{model}: {accuracies}, weights in {options.output}"
+
+
+def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> str:
+    from inference_lib.support.files import shown
+    from inference_lib.zoo.folder_training import train_on
+    from inference_lib.zoo.image_folder import shape_of
+
+    result, path = train_on(
+        model,
+        options.data,
+        directory=options.output,
+        shape=shape_of(options.input_shape) if options.input_shape else None,
+        pretrained=options.pretrained,
+        flip=options.flip,
+        epochs=options.epochs,
+        device=device,
+        seed=options.seed,
+        limit=options.limit,
+        skip_unreadable=options.skip_unreadable,
+        progress=show,
+        say=common.say,
+    )
+    accuracies = f"validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %"
+    return f"{model} on {options.data}: {accuracies}\n{shown(path)}"

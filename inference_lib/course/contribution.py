@@ -176,7 +176,7 @@ def _wrong_with_its_numbers(record: Record) -> Iterator[str]:
             yield "the distribution of its inferences is none"
         elif not all(quantiles[0] * 0.99 <= ms <= quantiles[-1] * 1.01 for ms in times):
             yield "a round took longer or shorter than any of its inferences"
-    if record.accuracy and not 0 <= record.accuracy.accuracy_percent <= 100:
+    if record.accuracy and not 0 <= (record.accuracy.accuracy_percent or 0) <= 100:
         yield "its accuracy is not a percentage"
     precision = PRECISIONS.get(record.precision)
     if record.accuracy and precision and accuracy.problem(record.accuracy, precision):

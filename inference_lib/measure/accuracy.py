@@ -1,16 +1,19 @@
 """Is it still the same model? Logits on test pictures, compared with the FP32 eager model's."""
 
 import io
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from inference_lib.backends.pytorch import PyTorchEager
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
 from inference_lib.records.record import Accuracy
-from inference_lib.seam import Dataset, Model, Precision, Runner, Workload, build
+from inference_lib.seam import Model, Precision, Runner, Workload, build
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import write_atomically
@@ -24,7 +27,11 @@ CLASSES_COUNT_FROM = 1000
 
 def problem(found: Accuracy, precision: Precision) -> str | None:
     """Say in what a model differs from the reference by more than rounding in ``precision`` explains, or None."""
-    if not found.largest_difference <= precision.tolerance:  # NaN is not within it either
+    if not math.isfinite(found.largest_difference):
+        dtype = precision.dtype if precision.dtype.is_floating_point else torch.float32  # as what is not quantized
+        largest = torch.finfo(dtype).max
+        return f"some logits are not finite numbers: the largest in {precision} is {largest:.3g}"
+    if found.largest_difference > precision.tolerance:
         return (
             f"logits differ from the FP32 reference by {found.largest_difference:.2e} of the largest logit "
             f"({precision} explains {precision.tolerance:.0e})"
@@ -34,13 +41,6 @@ def problem(found: Accuracy, precision: Precision) -> str | None:
     return None
 
 
-def dataset_of(model: Model) -> Dataset:
-    """Return the pictures that ``model`` is checked on; CourseError where it has none."""
-    if model.dataset is None:
-        raise CourseError(f"{model.title} has no pictures to be checked on; give it a data set")
-    return model.dataset
-
-
 def logits_of(runner: Runner, images: int, *, ahead: bool = False) -> np.ndarray:
     """Return the runner's logits (images x outputs, float32) for the first ``images`` of the test set.
 
@@ -48,7 +48,7 @@ def logits_of(runner: Runner, images: int, *, ahead: bool = False) -> np.ndarray
     pool of threads that compete for the cores for good: only for work after which nothing is timed in this process.
     """
     asked = runner.workload
-    batches = dataset_of(asked.model).batches(images, asked.input_shape, asked.host_dtype)
+    batches = asked.model.dataset.batches(images, asked.input_shape, asked.host_dtype)
     parts = [runner.infer(batch) for batch in (_one_ahead(batches) if ahead else batches)]
     return np.concatenate(parts)[:images]
 
@@ -61,39 +61,51 @@ def _one_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             yield batch
 
 
-def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """Compare logits (N x outputs) with the reference's logits for the same first N test images, and with labels.
+def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Accuracy:
+    """Compare logits (N x outputs) with the reference's logits for the same first N test images, and with any labels.
 
     A logit that is not a number makes the difference not a number, and never counts as agreement.
     """
     count = len(logits)
-    reference, labels = reference[:count], labels[:count]
+    reference = reference[:count]
     predicted = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
-    right, reference_right = predicted == labels, reference.argmax(axis=1) == labels
+    labelled = {} if labels is None else _against_labels(predicted, reference.argmax(axis=1), labels[:count])
     return Accuracy(
-        accuracy_percent=float(np.mean(right) * 100),
         agreement_percent=float(np.mean(predicted == reference.argmax(axis=1)) * 100),
         largest_difference=float(np.abs(logits - reference).max() / np.abs(reference).max()),
         images=count,
-        gained=int(np.sum(right & ~reference_right)),
-        lost=int(np.sum(reference_right & ~right)),
+        **labelled,
     )
+
+
+def _against_labels(predicted: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    right, reference_right = predicted == labels, reference == labels
+    return {
+        "accuracy_percent": float(np.mean(right) * 100),
+        "gained": int(np.sum(right & ~reference_right)),
+        "lost": int(np.sum(reference_right & ~right)),
+    }
 
 
 def reference_path(model: Model, device: str, images: int, root: Path = paths.BUILD / "reference") -> Path:
     """Return where the reference logits are kept: other weights, pictures, versions or devices have other files."""
     processor = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
-    facts = (model.identity, dataset_of(model).identity, torch.__version__, processor)
+    facts = (model.identity, model.dataset.identity, torch.__version__, processor)
     return root / f"{model}-{device}-{images}-{sha256_of(fact.encode() for fact in facts)[:12]}.npy"
 
 
+def _reference(workload: Workload) -> Runner:
+    if workload.model.file:
+        return CpuFunctionRunner(workload, on_arrays(workload.model.load()))
+    return PyTorchEager().load(build(PyTorchEager(), workload))
+
+
 def write_reference(model: Model, device: str, images: int) -> None:
-    """Compute the logits of the FP32 (IEEE) eager model and keep them."""
-    workload = Workload(model, min(REFERENCE_BATCH, images), "fp32", device)
-    backend = PyTorchEager()
-    with backend.load(build(backend, workload)) as runner:
+    """Compute the logits of the FP32 (IEEE) eager model and keep them: of an ONNX file, unoptimized on the CPU."""
+    workload = Workload(model, model.batch or min(REFERENCE_BATCH, images), "fp32", "cpu" if model.file else device)
+    with _reference(workload) as runner:
         logits = logits_of(runner, images, ahead=workload.on_gpu)
-    path = reference_path(model, workload.device.kind, images)
+    path = reference_path(model, device, images)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.save(content, logits)

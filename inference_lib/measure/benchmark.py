@@ -11,7 +11,7 @@ from inference_lib.measure.rounds import Outcome, Race
 from inference_lib.measure.workers import WorkerError
 from inference_lib.records.record import Accuracy, Record, Status
 from inference_lib.records.store import RecordStore
-from inference_lib.seam import FASHION_MNIST, Device, Model
+from inference_lib.seam import Device, Model
 
 Progress = Callable[[str], None]
 
@@ -52,7 +52,8 @@ def benchmark(
     place = Device.of(device)
     rivals = grid(backends, models, place, profile, precisions, batch_sizes)
     store.check_writable()
-    FASHION_MNIST.ensure()
+    for rival in rivals:
+        rival.workload.model.dataset.ensure()
     session = Session(profile, store, run, reuse, progress, trust=trust)
     session.measure(rivals)
     return [session.records[rival] for rival in rivals]
@@ -104,7 +105,7 @@ class Session:
         everyone = [rival for one in sets for rival in one.everyone]
         failures = export_missing(everyone, self.progress, timed=self.time_exports)
         for model, kind in dict.fromkeys((r.workload.model, r.workload.device.kind) for r in pending):
-            ensure_reference(model, kind, self.profile.images(kind))
+            ensure_reference(model, kind, self.profile.images(kind, model.dataset.size))
         for rival in pending:
             if failure := failures.get(rival.key[1]):
                 self.fail(rival, failure)

@@ -116,8 +116,7 @@ class Cell:
             raise ValueError(problem)
 
     def _compare(self, logits: np.ndarray) -> Accuracy:
-        labels = accuracy.dataset_of(self.workload.model).labels()
-        return accuracy.compare(logits, self._reference, labels)
+        return accuracy.compare(logits, self._reference, self.workload.model.dataset.labels())
 
     def wake(self) -> None:
         """Keep the GPU busy until its clocks are up."""
@@ -229,7 +228,7 @@ def exported(backend: Backend, workload: Workload) -> Artifact:
 
 def inputs_of(workload: Workload) -> list[np.ndarray]:
     """Return different batches (``workload.input_shape``) from the start of the test set."""
-    pictures = accuracy.dataset_of(workload.model)
+    pictures = workload.model.dataset
     buffers = max(MIN_INPUT_BUFFERS, INPUT_IMAGES // workload.batch_size)
     batches = [np.empty(workload.input_shape, workload.host_dtype) for _ in range(buffers)]
     for number, batch in enumerate(batches):

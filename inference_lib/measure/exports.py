@@ -1,7 +1,9 @@
 """Exports ahead of every measurement: in processes of their own, the timed ones with nothing else running."""
 
+import io
 import os
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 
 from inference_lib.backends import get_backend
 from inference_lib.measure.accuracy import reference_path, write_reference
@@ -19,7 +21,8 @@ class Exporter:
 
     def export(self, rival: Rival, timed: bool) -> None:
         """Build the artifact of ``rival``; its manifest says how long it took, where that was ``timed`` alone."""
-        build(get_backend(rival.backend), rival.workload, timed=timed)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # what fails is told by what it raises
+            build(get_backend(rival.backend), rival.workload, timed=timed)
 
     def reference(self, model: Model, device: str, images: int) -> None:
         """Compute the reference logits."""

@@ -10,7 +10,7 @@ from inference_lib.measure.cell import Cell
 from inference_lib.measure.profiles import Profile
 from inference_lib.records.machine import this_machine
 from inference_lib.records.record import Record, Status
-from inference_lib.seam import PRECISIONS, Device, Model, Workload, build, find_model
+from inference_lib.seam import PRECISIONS, Device, Model, Workload, build, find_model, supports
 from inference_lib.support.hashes import module_hash, sha256_of
 
 BASELINE, QUIET = "pytorch", "pytorch-cudagraph"
@@ -98,6 +98,8 @@ def empty_record(rival: Rival, profile: Profile, run: str, status: Status, reaso
         profile=profile.name,
         run=run,
         measured_on=datetime.now(UTC).date(),
+        pictures=asked.model.dataset.name,
+        model_hash=asked.model.identity[:16],
         fingerprint=fingerprint(rival.backend, asked.model, asked.device, profile),
     )
 
@@ -108,7 +110,7 @@ def why_not(rival: Rival) -> tuple[Status, str] | None:
     available = backend.availability(rival.workload.device.kind)
     if not available.usable:
         return "unavailable", f"{available.reason}; {available.remedy}"
-    support = backend.supports(rival.workload)
+    support = supports(backend, rival.workload)
     return None if support.ok else ("unsupported", support.reason)
 
 
@@ -124,8 +126,7 @@ def fingerprint(backend: str, model: Model, device: Device, profile: Profile) ->
     code = module_hash(*measure, build.__module__, type(found).__module__)
     versions = repr(found.versions() if found.availability(device.kind).usable else {})
     machine = this_machine(device.index).model_dump_json(exclude={"commit"})
-    pictures = model.dataset.identity if model.dataset else ""
-    parts = [code, versions, model.identity, pictures, machine, repr(profile)]
+    parts = [code, versions, model.identity, model.dataset.identity, machine, repr(profile)]
     return sha256_of(part.encode() for part in parts)[:16]
 
 

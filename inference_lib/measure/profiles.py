@@ -60,9 +60,10 @@ class Profile:
         """Whether the GPU is watched under steady load at this cell: where the curve begins, and it may idle."""
         return workload.on_gpu and workload.batch_size == self.sweep[0] and workload.precision.bits <= 16
 
-    def images(self, device: str) -> int:
-        """Return on how many test images a row of ``device`` is checked; a CPU takes minutes for all of them."""
-        return self.test_images if device == "cuda" else self.cpu_test_images
+    def images(self, device: str, of: int | None = None) -> int:
+        """Return on how many test images, ``of`` so many, a row of ``device`` is checked: a CPU takes minutes."""
+        wanted = self.test_images if device == "cuda" else self.cpu_test_images
+        return min(wanted, of or wanted)
 
     def rounds_at(self, batch_size: int) -> int:
         """Return the rounds of an invocation."""

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference_lib.records.machine import Machine
+from inference_lib.records.serving import Serving
 from inference_lib.records.statistics import LEAST_FOR_P99, QUANTILES, Interval, over_invocations
 
 SCHEMA_VERSION = 3
@@ -144,7 +145,8 @@ class Accuracy(BaseModel):
     """The exported model on the test set, alone and beside the FP32 eager reference."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
-    accuracy_percent: float
+    accuracy_percent: float | None = None
+    """None where nobody knows what the pictures show."""
     agreement_percent: float
     """Images on which the predicted class is the reference's."""
     largest_difference: float
@@ -207,6 +209,10 @@ class Record(BaseModel):
     overlapped_images_per_s: float | None = None
     """Batches from pinned host memory to pinned host memory, copies and computation overlapped."""
     accuracy: Accuracy | None = None
+    pictures: str = "fashion-mnist"
+    """The data set that answers were checked on; ``random`` where the model has none."""
+    model_hash: str = ""
+    """Of its weights (and, for a reader's own model, of its code)."""
     gpu_memory_mib: float | None = None
     """GPU memory that NVML counts for the measuring process, CUDA context included, once it has answered."""
     gpu_memory_source: str = ""
@@ -214,6 +220,8 @@ class Record(BaseModel):
     clocks: Clocks | None = None
     load: Load | None = None
     flags: list[str] = Field(default_factory=list)
+    serving: Serving | None = None
+    """What it did under load, where that was measured; such a record has a profile of its own."""
 
     @property
     def key(self) -> Key:

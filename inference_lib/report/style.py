@@ -29,6 +29,7 @@ STYLES = {
     "openvino-throughput": Style("#CC79A7", "s", "--"),
     "tvm": Style("#999933"),
     "tvm-cudagraph": Style("#999933", "s", "--"),
+    "cudnn": Style("#A0522D", "P", "-."),
 }
 
 

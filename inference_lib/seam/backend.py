@@ -125,3 +125,18 @@ class QuantizingBackend(Backend, Protocol):
     def eight_bits_percent(self, artifact: Artifact) -> float:
         """Read from the artifact, or what it becomes when loaded, which part of the multiply-adds has 8-bit factors."""
         ...
+
+
+def supports(backend: Backend, workload: Workload) -> Support:
+    """Say whether ``backend`` can run ``workload``, what a reader's own model allows included.
+
+    A backend that exports from an ONNX file names the precisions in which it does in ``from_onnx``.
+    """
+    model, precisions = workload.model, getattr(backend, "from_onnx", ())
+    if model.file and not precisions:
+        return Support(ok=False, reason=f"{backend.title} needs a PyTorch module, and an ONNX file has none")
+    if model.file and workload.precision.name not in precisions:
+        return Support(ok=False, reason=f"{backend.title} runs an ONNX file in {' or '.join(precisions)}")
+    if model.batch not in (None, workload.batch_size):
+        return Support(ok=False, reason=f"{model.title} takes batches of {model.batch} and no others")
+    return backend.supports(workload)

@@ -1,49 +1,37 @@
-"""Data sets as values: labelled test pictures, already in the shape that a model reads."""
+"""Data sets as values: test pictures, already in the shape that a model reads, and what they show."""
 
-import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-
-from inference_lib.support.hashes import sha256_of
-from inference_lib.zoo import fashion_mnist
 
 READ_TOGETHER = 64
 """Pictures that are prepared at once: one at a time costs several times as much."""
 
 
-@dataclass(frozen=True)
 class Dataset:
-    """Fashion-MNIST: the pictures of each split, their labels, and how they become a model's input.
+    """The pictures of each split, their labels, and how they become a model's input. A kind of them is a subclass."""
 
-    A second kind of data set has the same four members: ``name``, ``identity``, ``labels`` and ``read``.
-    """
-
-    name: str = "fashion-mnist"
-    class_names: tuple[str, ...] = fashion_mnist.CLASS_NAMES
-
-    @cached_property
-    def identity(self) -> str:
-        """Hash of the files and of the preprocessing: a change in either makes what was computed from it stale."""
-        code = (inspect.getsource(fashion_mnist.preprocess), inspect.getsource(fashion_mnist.enlarge))
-        facts = (*fashion_mnist.SHA256.values(), *code, str((fashion_mnist.MEAN, fashion_mnist.STD)))
-        return sha256_of(fact.encode() for fact in facts)[:16]
+    name: str
+    class_names: tuple[str, ...]
+    size: int | None
+    """Test pictures; None where there is no end to them."""
+    identity: str
+    """Hash of the files and of the preprocessing: a change in either makes what was computed from it stale."""
 
     def ensure(self) -> None:
         """Find or download the files; CourseError says why they cannot be had."""
-        fashion_mnist.ensure_fashion_mnist()
 
-    def labels(self, split: str = "test") -> np.ndarray:
-        """Return the labels (int64, N) of ``split``."""
-        return fashion_mnist.split_of(split)[1]
+    def labels(self, split: str = "test") -> np.ndarray | None:
+        """Return the labels (int64, N) of ``split``; None where nobody knows what the pictures show."""
+        return None
 
     def read(self, start: int, out: np.ndarray, split: str = "test") -> None:
-        """Write the pictures from ``start`` on into ``out`` (N x 3 x 224 x 224), one for each of its places."""
-        pictures = fashion_mnist.split_of(split)[0]
-        fashion_mnist.preprocess(pictures[start : start + len(out)], out.dtype, out=out)
+        """Write the pictures from ``start`` on into ``out`` (N x the input's shape), one for each of its places.
+
+        After the last comes the first again.
+        """
+        raise NotImplementedError
 
     def batches(self, images: int, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
         """Yield the first ``images`` test pictures in batches of ``shape``; a short last one is filled with zeros.
@@ -58,6 +46,3 @@ class Dataset:
             self.read(start, block[:filled])
             block[filled:] = 0
             yield from (block[first : first + size] for first in range(0, filled, size))
-
-
-FASHION_MNIST = Dataset()

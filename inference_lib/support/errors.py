@@ -19,6 +19,7 @@ CAUSES = (
     r"command not found.*",
     r"fatal error: .+",
     r"(?<![A-Za-z])error: .+",
+    r"Could not guard on data-dependent expression .+",
     r"No ONNX function found for .+",
     r"(?:not implemented|unsupported|Unsupported|not supported|No decompositions registered)\b.+",
 )
@@ -27,6 +28,7 @@ CAUSES = (
 
 def cause_line(text: str, longest: int = 300) -> str:
     """Return the line of a compiler's or an exporter's long message that names the cause, else its first line."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # colours
     for cause in CAUSES:
         if found := re.search(rf"^.*{cause}$", text, re.MULTILINE):
             return found[0].strip()[:longest]

@@ -37,7 +37,7 @@ class VanillaCNN(nn.Module):
     follows is cheap and a batch of one needs few kernels. The head fits an input of 224 x 224, and no other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *_block(3, 32, kernel_size=11, stride=4),
@@ -49,7 +49,7 @@ class VanillaCNN(nn.Module):
             nn.Dropout(0.4),
             nn.Linear(128 * 7 * 7, 128),
             nn.ReLU(),
-            nn.Linear(128, NUM_CLASSES),
+            nn.Linear(128, num_classes),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,24 +64,24 @@ def _block(channels_in: int, channels_out: int, kernel_size: int, stride: int = 
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2)]
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision(name: str, num_classes: int = NUM_CLASSES) -> nn.Module:
     from torchvision import models  # takes a second, and most commands create no network
 
-    return models.get_model(name, weights=None, num_classes=NUM_CLASSES)
+    return models.get_model(name, weights=None, num_classes=num_classes)
 
 
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vanilla_cnn": VanillaCNN,
     "resnet18": partial(_torchvision, "resnet18"),
     "mobilenet_v2": partial(_torchvision, "mobilenet_v2"),
 }
 
 
-def create_model(name: str) -> nn.Module:
+def create_model(name: str, num_classes: int = NUM_CLASSES) -> nn.Module:
     """Return the model called ``name`` with random weights, in training mode; CourseError for an unknown name."""
     if name not in ARCHITECTURES:
         raise unknown_name("model", name, tuple(ARCHITECTURES))
-    return ARCHITECTURES[name]()
+    return ARCHITECTURES[name](num_classes)
 
 
 def load_pretrained(name: str, directory: Path = PRETRAINED) -> nn.Module:

@@ -8,7 +8,7 @@ import io
 import json
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -54,6 +54,8 @@ class Recipe:
     """Largest shift in pixels (of 28), in both directions."""
     average_decay: float = 0.998
     """Of the moving average, per step."""
+    flip: bool = True
+    """Whether a mirror image is one of the same class."""
 
 
 RECIPES = {
@@ -79,19 +81,26 @@ class TrainingResult:
     seed: int
 
 
+def as_input(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return pictures of Fashion-MNIST (uint8, N x 28 x 28) as the course's networks read them."""
+    return enlarge(images, IMAGE_SIZE, dtype).expand(-1, 3, -1, -1)
+
+
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images (uint8, N x 28 x 28) and labels (int64, N) on one device."""
+    """Images (uint8, N x 28 x 28, or N x channels x height x width) and labels (int64, N) on one device."""
 
     images: torch.Tensor
     labels: torch.Tensor
+    prepare: Callable[..., torch.Tensor] = as_input
+    """Return the input, of the type that is named, which some of the images become."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: torch.Tensor) -> "LabelledImages":
         """Return the chosen images."""
-        return LabelledImages(self.images[indices], self.labels[indices])
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
 def train(
@@ -130,7 +139,7 @@ def train(
     kept = (
         None if directory is None else Checkpoint(directory / f".{name}.unfinished.pt", [asdict(recipe), seed, limit])
     )
-    averaged, history = _fit(name, recipe, training, validation, progress, kept)
+    averaged, history = fit(name, create_model(name), recipe, training, validation, progress, kept)
     model = as_stored(name, averaged)
     result = TrainingResult(
         name=name,
@@ -163,27 +172,33 @@ def accuracy(model: nn.Module, data: LabelledImages) -> float:
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.labels.device)
     for images, labels in zip(data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True):
-        logits = model(enlarge(images, IMAGE_SIZE).expand(-1, 3, -1, -1))
+        logits = model(data.prepare(images))
         correct += (logits.argmax(1) == labels).sum()
     return 100 * correct.item() / len(data)
 
 
-def augment(images: torch.Tensor, shift: int, erase: int) -> torch.Tensor:
-    """Return ``images`` (uint8, N x 28 x 28), each flipped or not, shifted, and with a square erased or not."""
-    count, side, device = len(images), images.shape[-1], images.device
-    line = torch.arange(side, device=device)
+def augment(images: torch.Tensor, shift: int, erase: int, flip: bool = True) -> torch.Tensor:
+    """Return ``images``, each flipped or not, shifted, and with a square erased or not.
+
+    They are uint8, N x height x width, or N x channels x height x width.
+    """
+    planes = images if images.dim() == 4 else images[:, None]
+    count, device = len(images), images.device
+    down, across = (torch.arange(size, device=device) for size in planes.shape[-2:])
 
     def draw(high: int) -> torch.Tensor:
         return torch.randint(high, (count, 1), device=device)
 
-    rows = line + draw(2 * shift + 1)
-    columns = torch.where(draw(2) == 1, line.flip(0), line) + draw(2 * shift + 1)
-    padded = F.pad(images, (shift,) * 4)
+    rows = down + draw(2 * shift + 1)
+    mirrored = (draw(2) == 1) & flip
+    columns = torch.where(mirrored, across.flip(0), across) + draw(2 * shift + 1)
+    padded = F.pad(planes, (shift,) * 4).permute(0, 2, 3, 1)
     moved = padded[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
     half = draw(2) * draw(erase + 1) / 2  # Half of the images keep everything.
-    hidden_rows, hidden_columns = ((line - draw(side)).abs() < half for _ in range(2))
+    hidden_rows, hidden_columns = ((line - draw(len(line))).abs() < half for line in (down, across))
     hidden = hidden_rows[:, :, None] & hidden_columns[:, None, :]
-    return torch.where(hidden, draw(256)[:, :, None].to(torch.uint8), moved)
+    erased = torch.where(hidden[..., None], draw(256)[:, :, None, None].to(torch.uint8), moved)
+    return erased.permute(0, 3, 1, 2).reshape(images.shape)
 
 
 def save_history(result: TrainingResult, directory: Path) -> Path:
@@ -214,7 +229,7 @@ def _load(part: str, directory: Path, device: str) -> LabelledImages:
 
 
 def _first(data: LabelledImages, limit: int | None) -> LabelledImages:
-    return LabelledImages(data.images[:limit], data.labels[:limit])
+    return replace(data, images=data.images[:limit], labels=data.labels[:limit])
 
 
 @dataclass(frozen=True)
@@ -251,17 +266,44 @@ class Checkpoint:
         return kept["history"]
 
 
-def _fit(
+class Best:
+    """The weights of the epoch that classified the validation images best, the earliest where several did."""
+
+    def __init__(self) -> None:
+        self.accuracy, self.weights = -1.0, dict[str, torch.Tensor]()
+
+    def see(self, model: nn.Module, accuracy: float) -> None:
+        """Keep the weights of ``model`` if it is better than all before."""
+        if accuracy > self.accuracy:
+            self.accuracy = accuracy
+            self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"accuracy": self.accuracy, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what a checkpoint kept."""
+        self.accuracy, self.weights = state["accuracy"], state["weights"]
+
+
+def fit(
     name: str,
+    model: nn.Module,
     recipe: Recipe,
     training: LabelledImages,
     validation: LabelledImages,
     progress: bool,
     kept: Checkpoint | None = None,
+    *,
+    keep_best: bool = False,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Return the model with averaged weights, and the learning curve."""
+    """Train ``model``; return it with averaged weights, and the learning curve.
+
+    With ``keep_best`` the weights are those of the best epoch by the validation images, else those of the last.
+    """
     device = training.labels.device
-    model = create_model(name).to(device)
+    model = model.to(device)
     if device.type == "cuda":
         # Tensor cores want channels last.
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -277,7 +319,9 @@ def _fit(
         pct_start=recipe.warmup,
         cycle_momentum=False,
     )
+    best = Best()
     parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
+    parts |= {"best": best} if keep_best else {}
     history = kept.load(parts, device) if kept is not None else []
     total_steps, done_steps = steps * recipe.epochs, steps * len(history)
     quiet = {"disable": not progress, "mininterval": 1}
@@ -303,9 +347,13 @@ def _fit(
                 "seconds": time.perf_counter() - started,
             }
             history.append(entry)
+            if keep_best:
+                best.see(averaged, entry["validation_accuracy"])
             if kept is not None:
                 kept.save(parts, history, device)
             bar.set_postfix(epoch=epoch, validation=f"{entry['validation_accuracy']:.2f} %")
+    if keep_best:
+        averaged.load_state_dict(best.weights)
     return averaged, history
 
 
@@ -320,8 +368,9 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: LabelledImages, recipe: Recipe) -> torch.Tensor:
     """Take one step of the optimizer, and return the loss without waiting for it."""
     device = batch.labels.device.type
-    images = augment(batch.images, recipe.shift, recipe.erase)
-    inputs = enlarge(images, IMAGE_SIZE, torch.bfloat16 if device == "cuda" else torch.float32).expand(-1, 3, -1, -1)
+    scale = max(batch.images.shape[-2:]) / 28  # what the recipe's pixels are of
+    images = augment(batch.images, round(recipe.shift * scale), round(recipe.erase * scale), recipe.flip)
+    inputs = batch.prepare(images, torch.bfloat16 if device == "cuda" else torch.float32)
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         logits = model(inputs.contiguous(memory_format=torch.channels_last))
     loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.label_smoothing)

@@ -143,4 +143,16 @@ class CudaFunctionRunner(BufferedRunner):
 
 def channels_last(model: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> Callable[..., torch.Tensor]:
     """Return ``model`` called on images that are cast to ``dtype`` and laid out channels-last (NHWC) first."""
-    return lambda images: model(images.to(dtype, memory_format=torch.channels_last))
+    return lambda images: model(images.to(dtype, memory_format=layout(images)))
+
+
+def layout(tensor: torch.Tensor) -> torch.memory_format:
+    """Return the channels-last layout of a picture's or a film's rank; what is neither stays as it is."""
+    return {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim(), torch.contiguous_format)
+
+
+def weights_channels_last(model: torch.nn.Module) -> torch.nn.Module:
+    """Lay the filters of ``model`` out channels-last, in place, and return it."""
+    for weights in model.parameters():
+        weights.data = weights.data.contiguous(memory_format=layout(weights))
+    return model

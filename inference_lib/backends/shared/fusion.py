@@ -2,6 +2,8 @@
 
 import copy
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -27,7 +29,7 @@ def fold_batch_norms(model: nn.Module, dtype: torch.dtype) -> fx.GraphModule:
 
     PyTorch's ``torch.fx.experimental.optimization.fuse`` changes every call of a convolution that it folds into.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(model).float())
+    traced = trace(copy.deepcopy(model).float())
     for node in list(traced.graph.nodes):
         norm, before = _module(traced, node), node.args[0] if node.args else None
         convolution = _module(traced, before)
@@ -42,6 +44,32 @@ def fold_batch_norms(model: nn.Module, dtype: torch.dtype) -> fx.GraphModule:
         traced.graph.erase_node(node)
     _tidy(traced)
     return traced.to(dtype)
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """Return ``model`` traced; a part whose Python code ``torch.fx`` cannot follow stays as it is, and is called."""
+    tracer = _Tracer()
+    try:
+        return fx.GraphModule(model, tracer.trace(model))
+    except Exception:  # a condition, a loop over a tensor: the code of the model itself cannot be followed
+        whole = nn.Sequential(model)
+        return fx.GraphModule(whole, _Tracer().trace(whole))
+
+
+class _Tracer(fx.Tracer):
+    """A tracer that calls a submodule as it is where it cannot look inside."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return the proxy of what ``m`` returns."""
+        before = len(self.graph.nodes)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:  # whatever the code of a model does with what is no tensor
+            for node in reversed(list(self.graph.nodes)[before:]):
+                self.graph.erase_node(node)
+            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
 
 def _is_foldable(convolution: Convolution, norm: BatchNorm) -> bool:

@@ -85,7 +85,8 @@ def quantized_percent(path: Path) -> float:
     import onnx
 
     work = list(products(onnx.load(path)))
-    return 100 * sum(product.count for product in work if product.quantized) / sum(product.count for product in work)
+    quantized = sum(product.multiply_adds for product in work if product.quantized)
+    return 100 * quantized / sum(product.multiply_adds for product in work)
 
 
 def executed_percent(path: Path) -> float:
@@ -96,7 +97,7 @@ def executed_percent(path: Path) -> float:
     import onnx
     import onnxruntime
 
-    work = {product.weights: product.count for product in products(onnx.load(path))}
+    work = {product.weights: product.multiply_adds for product in products(onnx.load(path))}
     with tempfile.TemporaryDirectory() as scratch:
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4
@@ -112,7 +113,7 @@ class Product(NamedTuple):
 
     weights: str
     """Name of the initializer, whatever dequantizes it."""
-    count: int
+    multiply_adds: int
     """Multiply-adds for one picture."""
     quantized: bool
     """Whether both factors come from 8-bit numbers."""

@@ -27,6 +27,7 @@ from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works, 
 from inference_lib.backends.shared.fusion import fold_batch_norms
 from inference_lib.backends.shared.replaced import replaced
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.seam.onnx_file import OnnxFile
 from inference_lib.support.errors import CourseError
 from inference_lib.support.hashes import sha256_of
 
@@ -67,6 +68,7 @@ class Tvm:
     cuda_graph: bool = False
     """Whether the virtual machine captures what it can of a run in a CUDA graph, and replays that."""
     times_kernels = False
+    from_onnx = ("fp32",)
 
     def availability(self, device: str) -> Availability:
         """Usable where TVM, a C++ linker and, for a GPU, CUDA's headers are installed."""
@@ -92,6 +94,9 @@ class Tvm:
         if self.cuda_graph and not workload.on_gpu:
             return graph_support(workload)
         precision = workload.precision
+        if precision.calibrated:
+            reason = f"TVM {metadata.version('apache-tvm')} imports no {precision.title} convolution"
+            return Support(ok=False, reason=f"{reason}, neither from ONNX nor from PyTorch")
         if workload.on_gpu and (precision.rounds_products or precision.dtype not in (torch.float32, torch.float16)):
             return Support(ok=False, reason=f"TVM's default schedules are not measured in {precision.title}")
         return precision_support(workload)
@@ -118,7 +123,8 @@ class Tvm:
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the dtypes of the weight matrices and filters (constants longer than one in two directions)."""
         library = artifact.directory / MODEL_FILE
-        return precision_of(dtype for dtype, shape in constants(library) if sum(size > 1 for size in shape) >= 2)
+        found = ((dtype, sum(size > 1 for size in shape)) for dtype, shape in constants(library))
+        return precision_of(dtype for dtype, axes in found if axes >= 2 and "float" in dtype)
 
     def load(self, artifact: Artifact) -> "TvmCpuRunner | TvmCudaRunner":
         """Return the library on the workload's device."""
@@ -134,6 +140,8 @@ def import_model(model: torch.nn.Module, workload: Workload) -> Any:
 
     from inference_lib.backends.tvm.graph import CONVERTERS
 
+    if isinstance(model, OnnxFile):
+        return import_onnx(model, workload)
     folded = fold_batch_norms(model, workload.torch_dtype)
     program = torch.export.export(folded, (torch.zeros(workload.input_shape, dtype=workload.torch_dtype),))
     return from_exported_program(
@@ -142,6 +150,16 @@ def import_model(model: torch.nn.Module, workload: Workload) -> Any:
         run_ep_decomposition=False,  # our converters take the operations as the model calls them
         custom_convert_map=CONVERTERS,
     )
+
+
+def import_onnx(model: OnnxFile, workload: Workload) -> Any:
+    """Return the graph of an ONNX file as TVM's IRModule in the workload's shape, its weights inside as constants."""
+    import onnx
+    from tvm.relax.frontend.onnx import from_onnx
+
+    graph = onnx.load(model.path)
+    (read,) = {value.name for value in graph.graph.input} - {weights.name for weights in graph.graph.initializer}
+    return from_onnx(graph, shape_dict={read: list(workload.input_shape)}, keep_params_in_input=False)
 
 
 def compile_module(

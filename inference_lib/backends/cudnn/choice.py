@@ -1,0 +1,43 @@
+"""Which tensors of a network in eight bits are better kept in 16: those whose readers are faster then.
+
+Nothing is converted on the way: an operation writes its result in the type in which the next one multiplies, so a
+change of type costs what it adds to the operations on both sides, and is timed there.
+"""
+
+from inference_lib.backends.cudnn.arithmetic import LARGEST, Network
+from inference_lib.backends.cudnn.compiler import Spec
+from inference_lib.backends.cudnn.execution import fastest_forms, is_cudnn, specs_of
+from inference_lib.backends.cudnn.plans import Timed, fastest_plans
+
+
+def fastest_types(network: Network, batch: int) -> tuple[Network, dict[Spec, Timed]]:
+    """Return ``network`` with those tensors widened to FP16 that make it faster, and the plans that were timed.
+
+    All kernels compete for ``network`` as it is; for each tensor that is widened, the heuristic's and those that have
+    won so far: a search of all for each of them would take minutes.
+    """
+    timed = fastest_plans(_specs(network, batch))
+    best = {spec for _, spec in fastest_forms(network, batch, timed).values()}
+    winners = frozenset(timed[spec].kernel for spec in best)
+    trials = {
+        tensor: network.widened(tensor)
+        for tensor, stored in network.stored.items()
+        if stored.dtype in LARGEST and any(map(is_cudnn, network.program.readers(tensor)))
+    }
+    timed = fastest_plans((spec for trial in trials.values() for spec in _specs(trial, batch)), winners) | timed
+    for tensor in trials:
+        trial = network.widened(tensor)
+        timed = fastest_plans((spec for spec in _specs(trial, batch) if spec not in timed), winners) | timed
+        if microseconds(trial, batch, timed) < microseconds(network, batch, timed):
+            network = trial
+    return network, timed
+
+
+def microseconds(network: Network, batch: int, timed: dict[Spec, Timed]) -> float:
+    """Return what all convolutions that cuDNN computes take together."""
+    return sum(timed[spec].microseconds for _, spec in fastest_forms(network, batch, timed).values())
+
+
+def _specs(network: Network, batch: int) -> list[Spec]:
+    convolutions = filter(is_cudnn, network.program.convolutions)
+    return [spec for convolution in convolutions for _, spec in specs_of(network, convolution, batch)]

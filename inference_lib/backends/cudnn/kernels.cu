@@ -1,0 +1,133 @@
+// What lies between two convolutions. Tensors are N x height x width x channels; a thread computes four neighbouring
+// channels, or the four of one pixel. A number in eight bits is worth a scale times as much; factors rescale.
+
+struct Int8 { signed char bits; };
+struct Float8 { unsigned char bits; };   // e4m3
+struct Float16 { unsigned short bits; };
+struct Float32 { float bits; };
+
+template <typename T> struct alignas(4 * sizeof(T)) Four { T of[4]; };
+
+__device__ float number(Int8 x) { return x.bits; }
+__device__ float number(Float32 x) { return x.bits; }
+__device__ float number(Float16 x) {
+  float found;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(found) : "h"(x.bits));
+  return found;
+}
+// What compares as the numbers do: turning an integer into a float takes four times as long as comparing two.
+__device__ int rank(Int8 x) { return x.bits; }
+template <typename T> __device__ float rank(T x) { return number(x); }
+
+__device__ void store(Int8 &to, float x) {
+  int rounded;
+  asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(rounded) : "f"(x));  // to the nearest, halves to even
+  to.bits = rounded;
+}
+__device__ void store(Float16 &to, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 890  // older GPUs have no FP8
+__device__ float number(Float8 x) {
+  unsigned two;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(two) : "h"((unsigned short)x.bits));
+  return number(Float16{(unsigned short)two});
+}
+__device__ void store(Float8 &to, float x) {
+  unsigned short two;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(two) : "f"(0.0f), "f"(x));
+  to.bits = two;
+}
+#endif
+
+#define THIS_THREAD (blockIdx.x * (long long)blockDim.x + threadIdx.x)
+
+// Pictures as an application has them, channel by channel, become pixels with four channels; what is missing is zero.
+template <typename In, typename Out>
+__global__ void pictures(const In *from, Four<Out> *to, long long pixels, int area, int channels, float factor) {
+  const long long pixel = THIS_THREAD;
+  if (pixel >= pixels) return;
+  const In *first = from + pixel / area * area * channels + pixel % area;
+  Four<Out> found;
+  for (int c = 0; c < 4; ++c) store(found.of[c], c < channels ? number(first[c * (long long)area]) * factor : 0.0f);
+  to[pixel] = found;
+}
+
+template <typename In, typename Out>
+__global__ void max_pool(const Four<In> *from, Four<Out> *to, long long count, int fours, int height, int width,
+                         int rows, int columns, int size, int stride, int padding, float factor) {
+  const long long place = THIS_THREAD;
+  if (place >= count) return;
+  const int four = place % fours, x = place / fours % columns, y = place / fours / columns % rows;
+  const Four<In> *picture = from + place / fours / columns / rows * height * width * fours + four;
+  decltype(rank(In{})) most[4];
+  bool first = true;
+  for (int row = max(y * stride - padding, 0); row < min(y * stride - padding + size, height); ++row)
+    for (int column = max(x * stride - padding, 0); column < min(x * stride - padding + size, width); ++column) {
+      const Four<In> here = picture[((long long)row * width + column) * fours];
+      for (int c = 0; c < 4; ++c) most[c] = first ? rank(here.of[c]) : max(most[c], rank(here.of[c]));
+      first = false;
+    }
+  Four<Out> found;
+  for (int c = 0; c < 4; ++c) store(found.of[c], (float)most[c] * factor);
+  to[place] = found;
+}
+
+template <typename In, typename Out>
+__global__ void mean(const Four<In> *from, Four<Out> *to, long long count, int fours, int area, float factor) {
+  const long long place = THIS_THREAD;
+  if (place >= count) return;
+  const Four<In> *pixel = from + place / fours * area * fours + place % fours;
+  float sum[4] = {0, 0, 0, 0};
+  for (int p = 0; p < area; ++p, pixel += fours)
+    for (int c = 0; c < 4; ++c) sum[c] += number(pixel->of[c]);
+  Four<Out> found;
+  for (int c = 0; c < 4; ++c) store(found.of[c], sum[c] / area * factor);
+  to[place] = found;
+}
+
+// A thread computes PIXELS neighbours of a row, so that each number it reads serves several windows.
+template <typename In, typename Out, int SIZE, int STRIDE, int PIXELS>
+__global__ void depthwise(const Four<In> *from, const Four<Float16> *weights, const float *multiplier,
+                          const float *bias, Four<Out> *to, long long count, int fours, int height, int width,
+                          int rows, int columns, int padding, float floor, float ceiling) {
+  const long long place = THIS_THREAD;
+  if (place >= count) return;
+  const int strips = (columns + PIXELS - 1) / PIXELS;
+  const int four = place % fours, x = place / fours % strips * PIXELS, y = place / fours / strips % rows;
+  const long long picture = place / fours / strips / rows;
+  constexpr int READ = (PIXELS - 1) * STRIDE + SIZE;
+  float sum[PIXELS][4] = {};
+  for (int r = 0; r < SIZE; ++r) {
+    const int row = y * STRIDE + r - padding;
+    if (row < 0 || row >= height) continue;
+    float line[READ][4];
+#pragma unroll
+    for (int i = 0; i < READ; ++i) {
+      const int column = x * STRIDE + i - padding;
+      const bool inside = column >= 0 && column < width;
+      const Four<In> here = inside ? from[((picture * height + row) * width + column) * fours + four] : Four<In>{};
+#pragma unroll
+      for (int c = 0; c < 4; ++c) line[i][c] = number(here.of[c]);
+    }
+#pragma unroll
+    for (int s = 0; s < SIZE; ++s) {
+      const Four<Float16> weight = weights[(r * SIZE + s) * fours + four];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const float w = number(weight.of[c]);
+#pragma unroll
+        for (int p = 0; p < PIXELS; ++p) sum[p][c] += line[p * STRIDE + s][c] * w;
+      }
+    }
+  }
+#pragma unroll
+  for (int p = 0; p < PIXELS; ++p) {
+    if (x + p >= columns) break;
+    Four<Out> found;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const float result = sum[p][c] * multiplier[4 * four + c] + bias[4 * four + c];
+      store(found.of[c], fminf(fmaxf(result, floor), ceiling));
+    }
+    to[((picture * rows + y) * columns + x + p) * fours + four] = found;
+  }
+}

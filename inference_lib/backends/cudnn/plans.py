@@ -1,0 +1,256 @@
+"""Which of cuDNN's plans computes a convolution fastest: all are compiled, timed on the GPU, and one is kept."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from inference_lib.backends.cudnn import compiler
+from inference_lib.backends.cudnn.arithmetic import Stored
+from inference_lib.backends.cudnn.compiler import (
+    BIAS,
+    FACTOR,
+    FILTERS,
+    MULTIPLIER,
+    PICTURE,
+    RESULT,
+    SHORTCUT,
+    Kernel,
+    Spec,
+)
+from inference_lib.support.errors import CourseError, first_line
+
+COMPILE_LIMIT_S = 300.0
+"""For all plans of a network together."""
+
+LAUNCHES, REPLAYS = 10, 3
+"""A plan is launched so often in a CUDA graph, which is replayed so often; the fastest replay counts."""
+
+PROMISING = 3
+"""Plans that are timed again, side by side, after all were timed once."""
+
+DTYPES = {"INT8": torch.int8, "FP8_E4M3": torch.float8_e4m3fn, "HALF": torch.float16, "FLOAT": torch.float32}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The fastest plan of a specification."""
+
+    plan: bytes
+    kernel: Kernel
+    microseconds: float
+    first_microseconds: float
+    """Of the plan that the heuristic names first."""
+    tried: int
+
+
+def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None) -> dict[Spec, Timed]:
+    """Return the fastest plan of each of ``specs``; those for which cuDNN has none are left out.
+
+    All kernels of the engines that the heuristic names compete, or those that it names itself and those in ``among``.
+    What is not compiled in ``COMPILE_LIMIT_S`` does not; the heuristic's own are compiled first.
+
+    Raises:
+        CourseError: nothing could be compiled; the reason is given.
+
+    """
+    specs = list(dict.fromkeys(specs))
+    found: dict[Spec, Timed] = {}
+    if not specs:
+        return found
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kernels = _kernels(specs, folder)
+        pairs = [(spec, kernel) for spec in specs for kernel in kernels[spec][0]]
+        pairs += [(spec, kernel) for spec in specs for kernel in kernels[spec][1] if among is None or kernel in among]
+        failure = _in_processes([compiler.task(number, *pair) for number, pair in enumerate(pairs)], folder)[1]
+        plans: dict[Spec, dict[Kernel, bytes]] = {}
+        for number, (spec, kernel) in enumerate(pairs):
+            if (path := compiler.plan_path(folder, number)).exists():
+                plans.setdefault(spec, {})[kernel] = path.read_bytes()
+    if failure and not plans:
+        raise CourseError(f"compiling cuDNN's plans failed: {failure}")
+    for spec, candidates in plans.items():
+        if fastest := _fastest(spec, candidates):
+            found[spec] = fastest
+    return found
+
+
+def _kernels(specs: list[Spec], folder: Path) -> dict[Spec, tuple[list[Kernel], list[Kernel]]]:
+    """Return for each specification the kernels that the heuristic names, and the others."""
+    said, failure = _in_processes([compiler.task(number, spec, None) for number, spec in enumerate(specs)], folder)
+    if failure:
+        raise CourseError(f"asking cuDNN for its kernels failed: {failure}")
+    parts = {specs[number]: answer for number, answer in map(json.loads, said)}
+    return {spec: tuple([(engine, k) for engine, k in part] for part in parts[spec]) for spec in specs}  # type: ignore[misc]
+
+
+def _in_processes(tasks: list[list[Any]], folder: Path) -> tuple[list[str], str]:
+    """Let as many processes as there are cores do ``tasks``; return the lines that they print, and what went wrong."""
+    import cudnn
+
+    properties = cudnn.create_device_properties(torch.cuda.current_device()).serialize()
+    workers = min(len(os.sched_getaffinity(0)), len(tasks))
+    deadline, failure = time.monotonic() + COMPILE_LIMIT_S, ""
+    outputs = [(folder / f"{worker}.out", folder / f"{worker}.err") for worker in range(workers)]
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for worker, (said, errors) in enumerate(outputs):
+            order = folder / f"{worker}.json"  # every so-manieth task: neighbours are alike, and take as long
+            order.write_text(json.dumps({"properties": properties, "tasks": tasks[worker::workers]}))
+            with said.open("w") as out, errors.open("w") as err:
+                command = [sys.executable, "-P", compiler.__file__, str(order)]
+                running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err))
+        for process, (_, errors) in zip(running, outputs, strict=True):
+            try:
+                if process.wait(max(0.0, deadline - time.monotonic())):
+                    last = "".join(errors.read_text().strip().splitlines()[-1:])
+                    failure = first_line(last) or f"a process ended with {process.returncode}"
+            except subprocess.TimeoutExpired:
+                failure = f"it took more than {COMPILE_LIMIT_S:.0f} s"
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return [line for said, _ in outputs for line in said.read_text().splitlines()], failure
+
+
+class Plan:
+    """A compiled plan on this process's GPU, and the memory that it works in."""
+
+    def __init__(self, content: bytes) -> None:
+        import cudnn
+
+        self._handle = _handle(torch.cuda.current_device())
+        self._graph = cudnn.pygraph(handle=self._handle)
+        self._graph.deserialize(self._handle, content)
+        self._workspace = torch.empty(max(self._graph.get_workspace_size(), 1), dtype=torch.uint8, device="cuda")
+
+    def queue(self, tensors: dict[int, torch.Tensor]) -> None:
+        """Queue the convolution on PyTorch's current stream; the keys are those of compiler.py."""
+        import cudnn
+
+        cudnn.set_stream(self._handle, torch.cuda.current_stream().cuda_stream)
+        addresses = {number: tensor.data_ptr() for number, tensor in tensors.items()}
+        self._graph.execute(addresses, self._workspace, handle=self._handle)
+
+
+@cache
+def _handle(device: int) -> Any:
+    """Return this process's handle of cuDNN's for the current GPU, which is ``device``."""
+    import cudnn
+
+    return cudnn.create_handle()
+
+
+def _fastest(spec: Spec, plans: dict[Kernel, bytes]) -> Timed | None:
+    """Return the fastest of ``plans`` that compute what they should; the heuristic's choice is the first of them."""
+    times = times_of(spec, plans)
+    if not times:
+        return None
+    kernel, first = min(times, key=times.__getitem__), next(iter(times))
+    return Timed(plans[kernel], kernel, times[kernel], times[first], len(times))
+
+
+def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> dict[Kernel, float]:
+    """Return the microseconds of each of ``plans``, without those that fail or compute something else."""
+    tensors, stream = example(spec), torch.cuda.Stream()
+    wanted = reference(spec, tensors)
+    times: dict[Kernel, float] = {}
+
+    def measure(kernel: Kernel) -> None:
+        tensors[RESULT].zero_()
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                found = _microseconds(Plan(plans[kernel]), tensors, stream)
+        except (RuntimeError, ValueError):  # it was compiled, and cannot be launched here
+            return
+        if agrees(tensors[RESULT][:1], wanted):
+            times[kernel] = min(found, times.get(kernel, found))
+
+    for kernel in plans:
+        measure(kernel)
+    for kernel in sorted(times, key=times.__getitem__)[:PROMISING]:
+        measure(kernel)
+    return times
+
+
+def _microseconds(plan: Plan, tensors: dict[int, torch.Tensor], stream: torch.cuda.Stream) -> float:
+    """Return what one launch takes, launches following each other in a CUDA graph."""
+    graph = torch.cuda.CUDAGraph()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    plan.queue(tensors)
+    stream.synchronize()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
+        for _ in range(LAUNCHES):
+            plan.queue(tensors)
+    found = []
+    for _ in range(REPLAYS):
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) * 1e3 / LAUNCHES)
+    return min(found)
+
+
+def example(spec: Spec) -> dict[int, torch.Tensor]:
+    """Return tensors for ``spec``, of numbers that leave no sum and no type: a chip draws less power for zeros."""
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def numbers(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        found = torch.randint(-8, 9, shape, device="cuda", generator=generator)
+        return found.to(torch.float16).to(DTYPES[dtype])
+
+    (rows, columns), (height, width) = spec.result_size, spec.size
+    tensors = {
+        PICTURE: numbers((spec.batch, height, width, spec.channels), spec.reads),
+        FILTERS: numbers((spec.outputs, *spec.kernel, spec.channels), spec.reads),
+        BIAS: numbers((spec.outputs,), "FLOAT"),
+        RESULT: torch.empty(spec.batch, rows, columns, spec.outputs, dtype=DTYPES[spec.writes], device="cuda"),
+    }
+    if spec.rescaled:
+        tensors[MULTIPLIER] = torch.full((spec.outputs,), 1e-3, device="cuda")
+    if spec.shortcut:
+        tensors[SHORTCUT] = numbers((spec.batch, rows, columns, spec.outputs), spec.shortcut)
+        tensors[FACTOR] = torch.ones(1, device="cuda")
+    return tensors
+
+
+def reference(spec: Spec, tensors: dict[int, torch.Tensor], pictures: int = 1) -> torch.Tensor:
+    """Return what ``spec`` makes of the first ``pictures``, by PyTorch: FP32, rounded as the result's type rounds."""
+
+    def seen(number: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return tensors[number].view(shape)[:pictures].permute(0, 3, 1, 2).double()
+
+    (height, width), (rows, columns) = spec.size, spec.result_size
+    picture = seen(PICTURE, (spec.batch, height, width, spec.channels))
+    filters = tensors[FILTERS].view(spec.outputs, *spec.kernel, spec.channels).permute(0, 3, 1, 2).double()
+    picture = functional.pad(picture, (spec.before[1], spec.after[1], spec.before[0], spec.after[0]))
+    found = functional.conv2d(picture, filters, None, spec.stride).float()
+    if spec.rescaled:
+        found = found * tensors[MULTIPLIER].view(-1, 1, 1)
+    found = found + tensors[BIAS].view(-1, 1, 1)
+    if spec.shortcut:
+        found = found + seen(SHORTCUT, (spec.batch, rows, columns, spec.outputs)).float() * tensors[FACTOR]
+    if spec.ceiling is not None:
+        found = found.clamp(0, spec.ceiling)
+    return Stored(DTYPES[spec.writes]).of(found).permute(0, 2, 3, 1)
+
+
+def agrees(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether two results are the same up to one step of their type: sums in another order may round otherwise."""
+    step = torch.ones(()) if found.dtype == torch.int8 else wanted.abs() * torch.finfo(found.dtype).eps + 1e-2
+    return bool(((found.float() - wanted).abs() <= step.to(wanted.device)).all())

@@ -1,0 +1,254 @@
+"""``load``: put a queue or a server under load, and say how much it carries."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference_lib.commands import options as common
+from inference_lib.commands.serve import model_options, settings_of
+
+if TYPE_CHECKING:
+    from inference_lib.serve.classifier import Classifier
+    from inference_lib.serve.loadgen import Run
+    from inference_lib.serve.service import Service
+    from inference_lib.serve.settings import Settings
+    from inference_lib.serve.simulator import Knobs
+
+HELP = "put a queue or a server under load with MLPerf LoadGen, and find the rate that it carries"
+
+RUNS = 3
+"""Of the load that is kept: from three on, there are intervals."""
+
+PICTURES = 1024
+"""Test pictures that are sent."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    model_options(parser)
+    parser.add_argument("--url", help="of a server; without it, the model runs behind a queue in this process")
+    parser.add_argument("--engines", nargs="+", metavar="ENGINE", help="start these servers, one after the other")
+    parser.add_argument("--port", type=int, default=8000, help="of the servers that are started")
+    parser.add_argument("--scenario", default="server", help="single_stream, multi_stream, server or offline")
+    parser.add_argument("--rate", type=float, help="requests a second; without it, the highest rate is searched")
+    parser.add_argument("--p99-ms", type=float, help="the limit: 10 in this process, 25 over HTTP")
+    parser.add_argument("--seconds", type=float, default=10.0, help="least length of a run")
+    parser.add_argument(
+        "--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9], help="parts of the capacity"
+    )
+    parser.add_argument("--records", type=Path, help="keep the load at the highest rate there: a folder of its own")
+    parser.add_argument("--soak", action="store_true", help="one long load, a replica killed now and then")
+    parser.add_argument("--kill-every", type=float, default=60.0, metavar="S", help="seconds between two kills")
+
+
+def run(options: argparse.Namespace) -> int | None:
+    """Measure, and print what was found; 1 where a request was lost, or a run that was asked for does not count."""
+    from inference_lib.seam import FASHION_MNIST
+    from inference_lib.serve.loadgen import SCENARIOS, import_loadgen
+    from inference_lib.support.errors import unknown_name
+
+    if options.scenario not in SCENARIOS:
+        raise unknown_name("scenario", options.scenario, SCENARIOS)
+    import_loadgen()
+    FASHION_MNIST.ensure()
+    settings = settings_of(options)
+    if options.url:
+        return _over_http(options, options.url)
+    if options.engines:
+        return max([_engine(options, engine) for engine in options.engines])
+    return _soak(options, settings) if options.soak else _in_process(options, settings)
+
+
+def _pictures() -> list[Any]:
+    from inference_lib.zoo.fashion_mnist import split_of
+
+    return list(split_of("test")[0][:PICTURES])
+
+
+def _in_process(options: argparse.Namespace, settings: "Settings") -> int:
+    """Print what the classifier, the queue before it and the simulator do; or one run, where a rate is given."""
+    from inference_lib.serve.loadgen import run_loadgen
+    from inference_lib.serve.service import measure_service
+    from inference_lib.serve.simulator import Knobs
+    from inference_lib.serve.trials import queued
+
+    limit_ms, pictures, loaded = options.p99_ms or 10.0, _pictures(), settings.loaded()
+    knobs = Knobs(settings.max_batch, settings.max_wait_s, settings.limits.under_way)
+    with loaded as classifier:
+        if options.rate or options.scenario != "server":
+            with queued(classifier, knobs) as queue:
+                rate = options.rate or 100.0
+                found = run_loadgen(queue, pictures, options.scenario, options.seconds, rate, limit_ms)
+            print(_line(found))
+            return 0 if found.valid else common.EXIT_ERROR
+        service = measure_service(classifier)
+        print(f"{loaded.title}, {settings.workload.model} {settings.workload.precision} on {settings.workload.device}")
+        _print_service(classifier, service)
+        _print_trials(classifier, service, knobs, pictures, limit_ms, options)
+        rate = _print_rates(classifier, service, knobs, pictures, limit_ms, options, loaded.runners[settings.max_batch])
+        if options.records and rate:
+            _keep(classifier, settings, knobs, pictures, limit_ms, options, rate)
+    return 0
+
+
+def _keep(
+    classifier: "Classifier",
+    settings: "Settings",
+    knobs: "Knobs",
+    pictures: list[Any],
+    limit_ms: float,
+    options: argparse.Namespace,
+    rate: float,
+) -> None:
+    """Run the highest rate three times, and write what it did as a record."""
+    from dataclasses import replace
+
+    from inference_lib.measure.plan import Rival, empty_record
+    from inference_lib.measure.profiles import get_profile
+    from inference_lib.records.store import RecordStore
+    from inference_lib.seam import Workload
+    from inference_lib.serve.loadgen import run_loadgen
+    from inference_lib.serve.trials import queued, serving_of
+
+    runs = []
+    for seed in range(RUNS):
+        with queued(classifier, knobs) as queue:
+            runs.append(run_loadgen(queue, pictures, "server", options.seconds, rate, limit_ms, seed=seed))
+    asked = settings.workload
+    workload = Workload(asked.model, settings.max_batch, asked.precision, asked.device)
+    record = empty_record(Rival(settings.backend, workload), replace(get_profile("quick"), name="load"), "1", "ok")
+    record.serving = serving_of("queue", knobs, runs, limit_ms, rate)
+    print(RecordStore(options.records).write(record))
+
+
+def _print_service(classifier: "Classifier", service: "Service") -> None:
+    """Print the times of batches, and what a queue adds."""
+    from inference_lib.serve.trials import queue_overhead
+
+    print("batch  alone ms  busy ms  images/s")
+    for size in service.sizes:
+        alone, busy = service.alone_s(size), service.occupied_s(size)
+        print(f"{size:5}  {alone * 1e3:8.3f}  {busy * 1e3:7.3f}  {size / busy:8,.0f}")
+    turns = queue_overhead(classifier)
+    overhead = turns.ms("queue") - turns.ms("classifier")
+    print(f"queue's overhead at batch 1, without waiting, p50: {overhead * 1e3:.0f} us", flush=True)
+
+
+def _print_trials(
+    classifier: "Classifier",
+    service: "Service",
+    knobs: "Knobs",
+    pictures: list[Any],
+    limit_ms: float,
+    options: argparse.Namespace,
+) -> None:
+    """Print a line for each part of the capacity: the law, the simulation, LoadGen."""
+    from inference_lib.serve.trials import predict_and_measure
+
+    print("load   rate/s   law ms  simulated p50, p99 ms  measured p50, p99 ms   off %  mean batch  counts")
+    for trial in predict_and_measure(classifier, service, knobs, pictures, options.seconds, options.loads, limit_ms):
+        simulated, run = trial.simulated, trial.run
+        print(
+            f"{trial.load:4.2f} {trial.rate:8,.0f} {trial.law_ms:8.2f}"
+            f"  {simulated.quantile_ms(50):9.2f} {simulated.quantile_ms(99):10.2f}"
+            f"  {run.latency_ms['p50']:9.2f} {run.latency_ms['p99']:10.2f} {trial.off_percent:+7.1f}"
+            f" {run.mean_batch:11.1f}  {_counts(run)}",
+            flush=True,
+        )
+
+
+def _print_rates(
+    classifier: "Classifier",
+    service: "Service",
+    knobs: "Knobs",
+    pictures: list[Any],
+    limit_ms: float,
+    options: argparse.Namespace,
+    largest: Any,
+) -> float:
+    """Print the highest rate within the limit, simulated and searched, beside what no latency limits; return it."""
+    from inference_lib.backends.shared.buffers import BufferedRunner
+    from inference_lib.serve.trials import measured_rate, offline_rate, overlapped_rate, simulated_rate
+
+    print(f"simulated: {simulated_rate(service, knobs, limit_ms):,.0f} requests/s with p99 within {limit_ms:g} ms")
+    rate, runs = measured_rate(classifier, service, knobs, pictures, options.seconds, limit_ms)
+    offline = offline_rate(classifier, knobs, pictures, options.seconds, service)
+    print("\n".join(_line(run) for run in (*runs, offline)))
+    print(f"highest rate with p99 within {limit_ms:g} ms: {rate:,.0f} requests/s")
+    print(f"of the offline rate through the same queue: {100 * rate / offline.samples_per_s:.0f} %")
+    if isinstance(largest, BufferedRunner):
+        overlapped = overlapped_rate(largest, options.seconds / 3)
+        print(f"of the overlapped throughput, {overlapped:,.0f} images/s: {100 * rate / overlapped:.0f} %")
+    return rate
+
+
+def _over_http(options: argparse.Namespace, url: str) -> int:
+    """Print one run against a server, or the highest rate that it carries."""
+    from inference_lib.serve.client import Client
+    from inference_lib.serve.loadgen import highest_rate, run_loadgen
+    from inference_lib.serve.server_process import answers
+    from inference_lib.support.errors import CourseError
+
+    limit_ms, pictures = options.p99_ms or 25.0, _pictures()
+    if not answers(f"{url.rstrip('/')}/ready"):
+        raise CourseError(f"{url} is not ready; start it with `python -m inference_lib serve`, and wait for GET /ready")
+    with Client(url) as client:
+
+        def measure(rate: float) -> "Run":
+            found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, limit_ms)
+            print(_line(found), flush=True)
+            return found
+
+        if options.rate or options.scenario != "server":
+            return 0 if measure(options.rate or 100.0).valid else common.EXIT_ERROR
+        rate, _ = highest_rate(measure, 100.0, limit_ms)
+    print(f"highest rate with p99 within {limit_ms:g} ms: {rate:,.0f} requests/s")
+    return 0
+
+
+def _engine(options: argparse.Namespace, engine: str) -> int:
+    """Start a server with the options that were given, put it under load, and end it."""
+    from inference_lib.serve.server_process import running_server
+
+    names = (
+        "backend",
+        "model",
+        "precision",
+        "device",
+        "replicas",
+        "max_batch",
+        "max_wait_ms",
+        "max_queue",
+        "timeout_s",
+    )
+    given = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
+    url = f"http://127.0.0.1:{options.port}"
+    with running_server(url, [*given, "--engine", engine, "--port", str(options.port)]):
+        print(f"{engine}:", flush=True)
+        return _over_http(options, url)
+
+
+def _soak(options: argparse.Namespace, settings: "Settings") -> int:
+    """Print what became of a long load; 1 where a request was lost."""
+    from inference_lib.serve.soak import soak
+
+    limit_ms = options.p99_ms or 100.0
+    found = soak(settings, options.seconds, options.kill_every, 0.8, limit_ms, options.rate, common.say)
+    print(f"{found.seconds:g} s at {found.rate:,.0f} requests/s: {found.sent:,} sent, {found.answered:,} with logits")
+    print(f"with a reason instead: {', '.join(f'{n} {kind}' for kind, n in found.errors.items()) or 'none'}")
+    print(f"without an answer: {found.lost}")
+    print(f"killed {found.kills}, replaced {found.replaced}, p99 of all {found.p99_ms:.1f} ms")
+    print(f"seconds until p99 was within {limit_ms:g} ms again: {', '.join(f'{s:.1f}' for s in found.recovered_s)}")
+    print(f"memory grew by {found.memory_growth_percent:.1f} %")
+    return common.EXIT_ERROR if found.lost else 0
+
+
+def _line(found: "Run") -> str:
+    """Return a run in one line."""
+    asked = f"{found.rate:,.0f}/s asked, " if found.rate else ""
+    quantiles = ", ".join(f"{name} {ms:.2f}" for name, ms in found.latency_ms.items())
+    return f"{found.scenario}: {asked}{found.samples_per_s:,.0f}/s, {quantiles} ms, {_counts(found)}"
+
+
+def _counts(found: "Run") -> str:
+    return "valid" if found.valid else f"invalid: {'; '.join(found.reasons)}"

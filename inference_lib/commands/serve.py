@@ -1,0 +1,73 @@
+"""``serve``: one model behind HTTP."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from inference_lib.commands import options as common
+
+if TYPE_CHECKING:
+    from inference_lib.serve.settings import Settings
+
+HELP = "put a model behind HTTP: pictures in, classes out"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    model_options(parser)
+    parser.add_argument("--engine", default="litserve", help="litserve, ray or local (default: litserve)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000)
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names a model and how its batches are made."""
+    parser.add_argument("--backend", default="onnxruntime", help="what runs the model (default: onnxruntime)")
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--replicas", type=int, default=1, help="copies of the model; one a GPU")
+    parser.add_argument("--max-batch", type=int, default=32, help="pictures computed together at most")
+    parser.add_argument("--max-wait-ms", type=float, default=2.0, help="how long the first of a batch waits for others")
+    parser.add_argument("--max-queue", type=int, default=1024, help="requests under way; more are refused (429)")
+    parser.add_argument("--timeout-s", type=float, default=5.0, help="how long a request may take")
+    common.device(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until SIGTERM or Ctrl-C, then answer what is under way and end."""
+    import importlib
+
+    from inference_lib.serve.settings import ENGINES
+    from inference_lib.support.errors import CourseError, unknown_name
+
+    settings = settings_of(options)
+    if options.engine not in ENGINES:
+        raise unknown_name("engine", options.engine, ENGINES)
+    try:
+        engine = importlib.import_module(f"inference_lib.serve.{options.engine}_engine")
+    except ImportError as error:
+        raise CourseError(f"{options.engine} is not installed ({error}); pip install 'inference-lib[serve]'") from error
+    settings.loaded()  # exports what is missing, once, before replicas look for it side by side
+    common.say(f"{settings.workload.model} on {options.engine}: {settings.url} (GET /ready says when)")
+    engine.serve(settings)
+
+
+def settings_of(options: argparse.Namespace) -> "Settings":
+    """Return the server's settings, as asked for on the command line."""
+    from inference_lib.backends.shared.cuda import resolve_device
+    from inference_lib.seam import Workload
+    from inference_lib.serve.application import Limits
+    from inference_lib.serve.settings import Settings
+    from inference_lib.support.errors import CourseError
+
+    if min(options.replicas, options.max_batch, options.max_queue) < 1:
+        raise CourseError("--replicas, --max-batch and --max-queue are numbers from 1 on")
+    return Settings(
+        options.backend,
+        Workload(options.model, 1, options.precision, resolve_device(options.device)),
+        options.replicas,
+        options.max_batch,
+        options.max_wait_ms / 1e3,
+        Limits(under_way=options.max_queue, timeout_s=options.timeout_s),
+        getattr(options, "host", "127.0.0.1"),
+        getattr(options, "port", 8000),
+    )

@@ -1,0 +1,63 @@
+"""``weights``: the trained weights that are here."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from inference_lib.commands import options as common
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+
+HELP = "list the trained weights, or verify that each file is what it says"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("action", nargs="?", choices=("list", "verify"), default="list")
+    trained = paths.BUILD / "trained"
+    parser.add_argument("--directory", type=Path, default=trained, help="folder of your own weights")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line a file; 1 where one is not what it says."""
+    bad = 0
+    for path in _files(options.directory):
+        problem = _problem(path) if options.action == "verify" else ""
+        bad += bool(problem)
+        print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB  {_accuracy(path)}{_said(options.action, problem)}")
+    return common.EXIT_ERROR if bad else 0
+
+
+def _files(own: Path) -> Iterator[Path]:
+    from inference_lib.support.files import shown
+    from inference_lib.zoo.networks import PRETRAINED
+
+    for folder in dict.fromkeys((PRETRAINED, own)):
+        yield from (shown(path) for path in sorted(folder.glob("*.safetensors")))
+
+
+def _said(action: str, problem: str) -> str:
+    return "" if action == "list" else f"  {problem or 'verified'}"
+
+
+def _accuracy(path: Path) -> str:
+    """Return what its learning curve says of the weights."""
+    try:
+        told = json.loads(path.with_suffix(".history.json").read_text())
+        return f"test {told['test_accuracy']:.2f} %, {len(told['history'])} epochs on {told['device']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "no learning curve"
+
+
+def _problem(path: Path) -> str:
+    """Return in what the file is not what it says: its checksum, its backbone, its form."""
+    from inference_lib.zoo.networks import ARCHITECTURES, CHECKSUMS, load_pretrained
+    from inference_lib.zoo.trained import load_trained
+
+    of_the_course = path.stem in ARCHITECTURES and (path.parent / CHECKSUMS).is_file()
+    try:
+        load_pretrained(path.stem, path.parent) if of_the_course else load_trained(path)
+    except CourseError as error:
+        return str(error)
+    return ""

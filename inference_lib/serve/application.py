@@ -1,0 +1,213 @@
+"""The application: an HTTP request in, a class out. What computes the answer is an engine's business.
+
+Both servers, and the tests, run this one. It reads and checks what comes, says no in one line, keeps the number of
+requests under way below a limit, and counts. It never lets a request wait for ever.
+"""
+
+import asyncio
+import io
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from inference_lib.serve.classifier import PICTURE
+from inference_lib.serve.queue import ClosedError, OverloadedError, TimedOutError
+
+KINDS = {"JPEG", "PNG"}
+MOST_PIXELS = 4096 * 4096
+"""A picture may be small as a file and huge in memory; this one would be 16 MB, in grey."""
+
+RETRY_AFTER_S = 1
+PICTURE_BYTES = PICTURE[0] * PICTURE[1]
+LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an engine answers for one picture."""
+
+    logits: np.ndarray
+    batch: int = 0
+    """Pictures that were computed together; 0 where the engine does not tell."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused."""
+
+    body_bytes: int = 2 * 2**20
+    under_way: int = 1024
+    """Requests that are being answered; more get status 429."""
+    timeout_s: float = 5.0
+    """How long an engine may take for one."""
+
+
+class Application:
+    """An ASGI application (https://asgi.readthedocs.io) in front of an engine.
+
+    Routes: POST /classify (a JPEG or PNG file), POST /classify-raw (784 bytes), GET /health (the process lives),
+    /ready (every batch size is warm), /metrics (Prometheus' text format).
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[np.ndarray], Awaitable[Prediction]],
+        ready: Callable[[], Awaitable[bool]],
+        class_names: tuple[str, ...],
+        limits: Limits | None = None,
+    ) -> None:
+        """Put the routes before an engine: ``predict`` takes a picture (uint8, 28 x 28)."""
+        self._predict, self._ready, self._names = predict, ready, class_names
+        self._limits = limits or Limits()
+        self._under_way = 0
+        self._count()
+        self._routes = Starlette(
+            routes=[
+                Route("/classify", self._classify, methods=["POST"]),
+                Route("/classify-raw", self._classify_raw, methods=["POST"]),
+                Route("/health", self._health),
+                Route("/ready", self._is_ready),
+                Route("/metrics", self._metrics),
+            ],
+            exception_handlers={HTTPException: _one_line, Exception: _one_line},
+        )
+        self._routes.router.redirect_slashes = False
+
+    def _count(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._answers = Counter("answers", "Answers, by status", ["status"], registry=registry)
+        self._seconds = Histogram("answer_seconds", "Time to an answer", registry=registry, buckets=LATENCIES)
+        batches = [2**power for power in range(11)]
+        self._batch = Histogram("batch_size", "Pictures computed together", registry=registry, buckets=batches)
+        Gauge("under_way", "Requests being answered", registry=registry).set_function(lambda: self._under_way)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI wants it."""
+        await self._routes(scope, receive, send)
+
+    async def _classify(self, request: Request) -> Response:
+        async def read(body: bytes) -> np.ndarray:
+            return await asyncio.to_thread(decode, body)  # a large file would hold up everybody else
+
+        return await self._answer(request, read)
+
+    async def _classify_raw(self, request: Request) -> Response:
+        async def read(body: bytes) -> np.ndarray:
+            return raw(body)
+
+        return await self._answer(request, read)
+
+    async def _answer(self, request: Request, read: Callable[[bytes], Awaitable[np.ndarray]]) -> Response:
+        start, status = time.perf_counter(), 500
+        try:
+            if self._under_way >= self._limits.under_way:
+                raise _busy(f"{self._under_way} requests are under way")
+            self._under_way += 1
+            try:
+                prediction = await self._in_time(await read(await self._body(request)))
+            finally:
+                self._under_way -= 1
+            self._batch.observe(prediction.batch)
+            status = 200
+            index = int(prediction.logits.argmax())
+            return JSONResponse({"class": self._names[index], "index": index, "batch": prediction.batch})
+        except HTTPException as error:
+            status = error.status_code
+            raise
+        finally:
+            self._answers.labels(status).inc()
+            self._seconds.observe(time.perf_counter() - start)
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the body; a caller who is slow to send it is told so."""
+        try:
+            return await asyncio.wait_for(self._read(request), self._limits.timeout_s)
+        except TimeoutError as error:
+            raise HTTPException(408, f"the body did not come within {self._limits.timeout_s:g} s") from error
+
+    async def _read(self, request: Request) -> bytes:
+        """Read the body, and stop where it is longer than it may be, whatever its header said."""
+        most = self._limits.body_bytes
+        body = bytearray()
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise HTTPException(413, f"the body is longer than {most:,} bytes; send a smaller picture")
+        except ClientDisconnect as error:
+            raise HTTPException(400, "the body ended early") from error
+        return bytes(body)
+
+    async def _in_time(self, picture: np.ndarray) -> Prediction:
+        """Ask the engine; its errors become statuses."""
+        try:
+            return await asyncio.wait_for(self._predict(picture), self._limits.timeout_s)
+        except OverloadedError as error:
+            raise _busy(str(error)) from error
+        except (TimeoutError, TimedOutError) as error:
+            raise HTTPException(504, f"no answer within {self._limits.timeout_s:g} s; try again later") from error
+        except ClosedError as error:
+            raise HTTPException(503, "the server is ending; ask another one", _retry()) from error
+        except Exception as error:  # whatever an engine raises: the batch failed, or its worker died
+            raise HTTPException(503, f"the batch was lost ({type(error).__name__}); try again", _retry()) from error
+
+    async def _health(self, _: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def _is_ready(self, _: Request) -> Response:
+        if await self._ready():
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("not ready: not every batch size is warm\n", 503, _retry())
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4")
+
+
+def decode(body: bytes) -> np.ndarray:
+    """Return the picture (uint8, 28 x 28, grey) in a JPEG or PNG file; HTTPException says what is wrong with it.
+
+    A larger one is shrunk. Fashion-MNIST shows things bright on black; a photograph on white should be inverted first.
+    """
+    try:
+        with Image.open(io.BytesIO(body), formats=tuple(KINDS)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise HTTPException(
+                    413, f"{image.width} x {image.height} pixels are too many; send at most {MOST_PIXELS:,}"
+                )
+            image.draft("L", PICTURE)  # a JPEG can be decoded at an eighth of its size
+            return np.asarray(image.convert("L").resize(PICTURE, Image.Resampling.BILINEAR))
+    except HTTPException:
+        raise
+    except Exception as error:  # Pillow raises what its decoders do: OSError, SyntaxError, struct.error, ...
+        raise HTTPException(415, "the body is neither a JPEG nor a PNG file that can be read") from error
+
+
+def raw(body: bytes) -> np.ndarray:
+    """Return the picture (uint8, 28 x 28) in 784 bytes; HTTPException for another number of them."""
+    if len(body) != PICTURE_BYTES:
+        raise HTTPException(400, f"a raw picture has {PICTURE_BYTES} bytes (28 x 28, grey), this one {len(body)}")
+    return np.frombuffer(body, np.uint8).reshape(PICTURE)
+
+
+def _retry() -> dict[str, str]:
+    return {"Retry-After": str(RETRY_AFTER_S)}
+
+
+def _busy(why: str) -> HTTPException:
+    return HTTPException(429, f"{why}; try again in {RETRY_AFTER_S} s", _retry())
+
+
+async def _one_line(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+    return PlainTextResponse("the server made a mistake; its log says more\n", 500)

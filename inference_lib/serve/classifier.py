@@ -1,0 +1,243 @@
+"""One model at several batch sizes: a few pictures in, as bytes; logits out.
+
+Most runners take one batch size, because engines and CUDA graphs have fixed shapes. So a classifier holds a runner for
+each of some sizes, and a batch goes to the smallest that holds it. The places that are left over hold old pictures, and
+nobody reads their logits.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from inference_lib.backends import get_backend
+from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.seam import FASHION_MNIST, Runner, Workload, build
+from inference_lib.support import paths
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.fashion_mnist import IMAGE_SIZE, enlarge, preprocess
+
+PICTURE = (28, 28)
+"""Height and width of a picture on its way to the model: uint8, grey, not yet enlarged or normalized."""
+
+WARM_UP = 3
+"""Batches of each size before the first request: the first one compiles, chooses kernels or allocates."""
+
+
+HALF_STEPS = 12
+"""From this size on, there is one half way between two powers of two as well."""
+
+
+def sizes_up_to(largest: int) -> tuple[int, ...]:
+    """Return batch sizes up to ``largest``: powers of two and, once they lie far apart, those half way between them.
+
+    A batch that is not one of them is padded: to less than twice its size, and to less than half as much again above
+    ``HALF_STEPS``.
+    """
+    powers = [2**power for power in range(largest.bit_length())]
+    halves = [3 * power for power in powers if 3 * power >= HALF_STEPS]
+    return tuple(sorted({size for size in (*powers, *halves, largest) if size <= largest}))
+
+
+class Classifier(Protocol):
+    """What a queue gives its batches to."""
+
+    sizes: tuple[int, ...]
+    """Batch sizes that there is a runner for, smallest first."""
+    depth: int
+    """Batches that may be under way at once: while one is computed, the next is gathered and sent."""
+
+    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+        """Start a batch (1 to ``sizes[-1]`` pictures, uint8, 28 x 28); return what waits for its logits (N x 10)."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether another batch may be submitted."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held."""
+        ...
+
+
+class HostClassifier:
+    """Pictures are prepared on the host, in the memory that the runner reads."""
+
+    depth = 1
+
+    def __init__(self, runners: Mapping[int, Runner]) -> None:
+        self.sizes = tuple(sorted(runners))
+        self._runners = runners
+        self._batches = {
+            size: np.zeros(runner.workload.input_shape, runner.workload.host_dtype) for size, runner in runners.items()
+        }
+
+    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+        """Return a function that prepares the batch, infers and returns the logits (N x 10, float32)."""
+        return partial(self.infer, pictures)
+
+    def infer(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logits of the pictures."""
+        size = smallest(self.sizes, len(pictures))
+        batch = self._batches[size]
+        preprocess(np.stack(pictures), batch.dtype, out=batch[: len(pictures)])
+        return self._runners[size].infer(batch)[: len(pictures)]
+
+    def alive(self) -> bool:
+        """Return True: what dies here takes the process with it."""
+        return True
+
+    def close(self) -> None:
+        """Forget the runners, which whoever entered them leaves."""
+        self._runners, self._batches = {}, {}
+
+
+@dataclass
+class Slot:
+    """Memory of one batch under way."""
+
+    staged: torch.Tensor
+    """Pictures in pinned host memory."""
+    pictures: torch.Tensor
+    """The same on the device."""
+    logits: torch.Tensor
+    """In pinned host memory."""
+    done: torch.cuda.Event = field(default_factory=torch.cuda.Event)
+
+
+class DeviceClassifier:
+    """Pictures go to the GPU as bytes, in one copy a batch, and are enlarged and normalized there.
+
+    Enlarged to the model's input, a picture has 384 times as many bytes in FP16, and the bus would carry them all.
+    Two batches may be under way, each in memory of its own; the GPU computes them one after the other.
+    """
+
+    depth = 2
+
+    def __init__(self, runners: Mapping[int, BufferedRunner]) -> None:
+        self.sizes = tuple(sorted(runners))
+        self._runners = runners
+        largest = runners[self.sizes[-1]]
+        output = largest.buffers.output
+        self._slots = deque(
+            Slot(
+                torch.zeros((self.sizes[-1], *PICTURE), dtype=torch.uint8, pin_memory=True),
+                torch.zeros((self.sizes[-1], *PICTURE), dtype=torch.uint8, device=output.device),
+                torch.zeros(output.shape, dtype=output.dtype, pin_memory=True),
+            )
+            for _ in range(self.depth)
+        )
+        self._last = torch.cuda.Event()
+        torch.cuda.synchronize()
+
+    @torch.inference_mode()
+    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+        """Queue copy, preparation, model and copy back; nothing is waited for. There must be a slot left."""
+        count, slot = len(pictures), self._slots.popleft()
+        runner = self._runners[smallest(self.sizes, count)]
+        np.stack(pictures, out=slot.staged.numpy()[:count])
+        with torch.cuda.stream(runner.stream):
+            slot.pictures[:count].copy_(slot.staged[:count], non_blocking=True)
+            runner.stream.wait_event(self._last)  # another size has another stream, and would run beside it
+            images = enlarge(slot.pictures[:count], IMAGE_SIZE)
+            runner.buffers.input[:count].copy_(images.expand(-1, 3, -1, -1))
+            runner.compute()
+            slot.logits[:count].copy_(runner.buffers.output[:count], non_blocking=True)
+            slot.done.record(runner.stream)
+        self._last = slot.done
+        return partial(self._logits, slot, count)
+
+    def _logits(self, slot: Slot, count: int) -> np.ndarray:
+        slot.done.synchronize()
+        logits = slot.logits[:count].to(torch.float32, copy=True).numpy()
+        self._slots.append(slot)
+        return logits
+
+    def alive(self) -> bool:
+        """Return True: what dies here takes the process with it."""
+        return True
+
+    def close(self) -> None:
+        """Forget the runners, which whoever entered them leaves."""
+        torch.cuda.synchronize()
+        self._runners = {}
+        self._slots.clear()
+
+
+def smallest(sizes: Sequence[int], count: int) -> int:
+    """Return the smallest of ``sizes`` (ascending) that holds ``count`` pictures.
+
+    Raises:
+        CourseError: none does.
+
+    """
+    for size in sizes:
+        if size >= count:
+            return size
+    raise CourseError(f"a batch of {count} pictures is larger than the largest runner, {sizes[-1]}; cut it in two")
+
+
+class Loaded:
+    """A backend's model, loaded and warm at every batch size. A context manager that gives out the classifier."""
+
+    def __init__(self, backend: str, workload: Workload, sizes: Sequence[int], root: Path = paths.ARTIFACTS) -> None:
+        """Export what is missing.
+
+        Raises:
+            CourseError: the backend cannot run the workload here, or the model takes other pictures than the course's.
+
+        """
+        self.title, self.workload = get_backend(backend).title, workload
+        _check(backend, workload)
+        self._backend, self._sizes, self._stack = get_backend(backend), sizes, ExitStack()
+        self._artifacts = {size: build(self._backend, _sized(workload, size), root) for size in sizes}
+        self.runners: dict[int, Runner] = {}
+
+    def __enter__(self) -> HostClassifier | DeviceClassifier:
+        with ExitStack() as stack:
+            for size, artifact in self._artifacts.items():
+                self.runners[size] = stack.enter_context(self._backend.load(artifact))
+            buffered = {size: r for size, r in self.runners.items() if isinstance(r, BufferedRunner)}
+            whole = len(buffered) == len(self.runners)
+            classifier = DeviceClassifier(buffered) if whole else HostClassifier(self.runners)
+            stack.callback(classifier.close)
+            warm(classifier)
+            self._stack = stack.pop_all()
+        return classifier
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+        self.runners.clear()
+
+
+def warm(classifier: Classifier) -> float:
+    """Infer a few batches of every size; return the seconds it took."""
+    start = time.perf_counter()
+    for size in classifier.sizes:
+        for _ in range(WARM_UP):
+            classifier.submit([np.zeros(PICTURE, np.uint8)] * size)()
+    return time.perf_counter() - start
+
+
+def _sized(workload: Workload, size: int) -> Workload:
+    return Workload(workload.model, size, workload.precision, workload.device)
+
+
+def _check(backend: str, workload: Workload) -> None:
+    found = get_backend(backend)
+    available, support = found.availability(workload.device.kind), found.supports(workload)
+    if not available.usable:
+        raise CourseError(f"{found.title} cannot be used here: {available.reason}; {available.remedy}")
+    if not support.ok:
+        raise CourseError(f"{found.title} cannot run {workload}: {support.reason}")
+    if workload.model.dataset != FASHION_MNIST:
+        raise CourseError(
+            f"{workload.model} does not take the pictures of Fashion-MNIST; serve one of the course's models"
+        )

@@ -1,0 +1,85 @@
+"""Requests over HTTP, sent at their time: what a load generator needs of a client."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from inference_lib.support.errors import CourseError
+
+CONNECTIONS = 512
+ANSWER_S = 30.0
+"""How long an answer is waited for."""
+
+
+class HTTPError(CourseError):
+    """An answer that is none: its status and what it says."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back of one request."""
+
+    status: int
+    error: Exception | None
+
+
+class Client:
+    """Pictures as raw bytes to one URL, over connections that are kept open, from one thread with an event loop."""
+
+    def __init__(self, url: str, path: str = "/classify-raw") -> None:
+        """Start the thread.
+
+        Raises:
+            CourseError: the package aiohttp is missing.
+
+        """
+        try:
+            import aiohttp
+        except ImportError as error:
+            raise CourseError(f"the HTTP client is not installed ({error}); pip install aiohttp") from error
+        self._aiohttp, self._url = aiohttp, url.rstrip("/") + path
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._session: Any = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(ANSWER_S)
+
+    async def _open(self) -> Any:
+        limits = self._aiohttp.ClientTimeout(total=ANSWER_S)
+        connector = self._aiohttp.TCPConnector(limit=CONNECTIONS)
+        return self._aiohttp.ClientSession(connector=connector, timeout=limits)
+
+    def submit(self, picture: np.ndarray, done: Callable[[Reply], object]) -> None:
+        """Send a picture (uint8, 28 x 28) and return; ``done`` gets the reply, in the client's thread."""
+        self.post(picture.tobytes(), done)
+
+    def post(self, body: bytes, done: Callable[[Reply], object]) -> None:
+        """Send any bytes and return."""
+        asyncio.run_coroutine_threadsafe(self._post(body, done), self._loop)
+
+    async def _post(self, body: bytes, done: Callable[[Reply], object]) -> None:
+        try:
+            headers = {"Content-Type": "application/octet-stream"}
+            async with self._session.post(self._url, data=body, headers=headers) as response:
+                said = await response.text()
+                failed = HTTPError(f"{response.status}: {said[:200]}") if response.status != 200 else None
+                reply = Reply(response.status, failed)
+        except Exception as error:  # a connection that broke, or an answer that did not come
+            reply = Reply(0, error)
+        done(reply)
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result(ANSWER_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(ANSWER_S)
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,154 @@
+"""The application on LitServe: HTTP in one process, the model in others, LitServe's queue between them.
+
+LitServe would decode requests where the model runs, and let them wait for ever. So its routes are replaced by the
+application's, which decodes and refuses in the HTTP process and puts a limit on every wait.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import litserve as ls
+import numpy as np
+from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
+from starlette.routing import Mount
+
+from inference_lib.serve.application import Application, Prediction
+from inference_lib.serve.queue import FailedError
+from inference_lib.serve.settings import Settings
+from inference_lib.support.errors import CourseError
+
+WATCH_S = 0.2
+"""How often dead workers are looked for."""
+
+END_S = 30.0
+
+
+class ClassifierAPI(ls.LitAPI):
+    """The model in its process, as LitServe wants it."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(max_batch_size=settings.max_batch, batch_timeout=settings.max_wait_s)
+        self._settings = settings
+
+    def setup(self, device: str) -> None:
+        """Load the model and make every batch size warm; the worker counts as ready only then."""
+        _, _, index = device.partition(":")
+        self._stack = ExitStack()
+        self._classifier = self._stack.enter_context(self._settings.loaded(int(index or 0)))
+
+    def decode_request(self, request: Any) -> Any:
+        """Return the picture: it was decoded before it came here."""
+        return request
+
+    def batch(self, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Return the pictures as they are; they are gathered where the model wants them."""
+        return inputs
+
+    def predict(self, x: Any) -> Any:
+        """Return logits and batch size: of a list of pictures, or of one where the largest batch is 1.
+
+        LitServe calls this otherwise once batching is on (Lightning-AI/LitServe#412).
+        """
+        if self.max_batch_size == 1:
+            return self._infer([x])[0]
+        return self._infer(x)
+
+    def _infer(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
+        return [(row, len(pictures)) for row in self._classifier.submit(pictures)()]
+
+    def unbatch(self, output: Any) -> Any:
+        """Return the answers, one for each picture."""
+        return output
+
+    def encode_response(self, output: Any) -> Any:
+        """Return the answer as it is: the application writes it."""
+        return output
+
+
+class Server(ls.LitServer):
+    """LitServe with the application's routes, an end for every wait, and answers for requests in flight at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._api = ClassifierAPI(settings)
+        gpu = settings.workload.on_gpu
+        super().__init__(
+            self._api,
+            accelerator="cuda" if gpu else "cpu",
+            devices=settings.replicas if gpu else 1,
+            workers_per_device=1 if gpu else settings.replicas,
+            timeout=settings.limits.timeout_s,
+            restart_workers=True,
+            disable_openapi_url=True,
+        )
+        self.monitor_internal = WATCH_S
+        self.application = Application(self._predict, self._all_ready, settings.class_names, settings.limits)
+        self.app.router.routes[:] = [Mount("/", self.application)]
+        self._watching: asyncio.Task[None] | None = None
+
+    async def _predict(self, picture: np.ndarray) -> Prediction:
+        """Put a picture into LitServe's queue and wait for its answer."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        uid, item = str(uuid.uuid4()), ResponseBufferItem(asyncio.Event())
+        self.response_buffer[uid] = item
+        try:
+            where = (self.app.response_queue_id, uid, time.monotonic(), picture)  # type: ignore[attr-defined]
+            self._get_request_queue(self._api.api_path).put(where)
+            await item.event.wait()
+        finally:
+            self.response_buffer.pop(uid, None)
+        answer, status = item.response
+        if status != LitAPIStatus.OK:
+            raise FailedError("the batch failed, or its worker died")
+        return Prediction(*answer)
+
+    async def _watch(self) -> None:
+        """Answer what a worker had taken when it died: it will not. LitServe does so in another process than ours."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            states = dict(self.workers_setup_status)
+            starting = {
+                int(name.rpartition("_")[2]) for name, state in states.items() if state != WorkerSetupStatus.READY
+            }
+            for item in list(self.response_buffer.values()):
+                if item.worker_id in starting and not item.event.is_set():
+                    item.response = (None, LitAPIStatus.ERROR)
+                    item.event.set()
+
+    async def _all_ready(self) -> bool:
+        states = dict(self.workers_setup_status).values()
+        return bool(states) and all(state == WorkerSetupStatus.READY for state in states)
+
+    def _perform_graceful_shutdown(self, manager: Any, uvicorn_workers: Any, shutdown_reason: str = "normal") -> None:
+        """End the HTTP processes first: they wait for what is under way, which LitServe would cut off."""
+        for worker in uvicorn_workers.values():
+            worker.terminate()
+        for worker in uvicorn_workers.values():
+            worker.join(END_S)
+        # the signal may have interrupted a conversation with the manager, and another word to it would never return
+        super()._perform_graceful_shutdown(manager, {}, "keyboard_interrupt")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        CourseError: no worker came up.
+
+    """
+    server = Server(settings)
+    try:
+        server.run(
+            host=settings.host,
+            port=settings.port,
+            num_api_servers=1,
+            log_level="warning",
+            generate_client_file=False,
+            access_log=False,
+        )
+    except RuntimeError as error:
+        raise CourseError(f"{error}; the lines above say why") from error

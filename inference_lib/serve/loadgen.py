@@ -1,0 +1,268 @@
+"""Load by MLPerf's own generator, under its own rules for what counts as a valid run.
+
+LoadGen decides when requests are sent, measures each from the moment at which it was to be sent, and says in the end
+whether the run was long enough, large enough and quick enough to count (https://github.com/mlcommons/inference, folder
+loadgen; Reddi et al., "MLPerf Inference Benchmark", 2020). A run that it calls invalid is kept, and says so.
+"""
+
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from inference_lib.serve.queue import BatchQueue, OverloadedError
+from inference_lib.support.errors import CourseError, unknown_name
+
+SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
+"""One caller who waits; one caller who sends eight at once and waits; requests at random times; all at once."""
+
+LIMIT_S = 60.0
+"""How long a run may go on beyond three times its least duration: LoadGen then stops sending."""
+
+QUANTILES = {"p50": "50.00", "p90": "90.00", "p99": "99.00", "p99.9": "99.90"}
+
+NAMES = {name: "".join(part.title() for part in name.split("_")) for name in SCENARIOS}
+"""What LoadGen calls the scenarios."""
+
+RETRY_S = 0.0005
+
+
+class Answered(Protocol):
+    """What a target calls back with: a request of a queue, or one that was sent over HTTP."""
+
+    @property
+    def error(self) -> Exception | None:
+        """Why there is no answer."""
+        ...
+
+
+class Target(Protocol):
+    """What is put under load."""
+
+    def submit(self, picture: np.ndarray, done: Callable[[Any], object]) -> None:
+        """Send a picture (uint8, 28 x 28) and return; ``done`` gets an ``Answered``. May raise why it is refused."""
+        ...
+
+
+@dataclass
+class Run:
+    """One run of LoadGen: what was asked, what came out, and whether it counts."""
+
+    scenario: str
+    valid: bool
+    reasons: list[str]
+    """Why it does not count: rules of LoadGen that were not kept, requests without an answer."""
+    rate: float | None
+    """Requests a second that were to be sent; only the server scenario has such a number."""
+    samples_per_s: float
+    latency_ms: dict[str, float]
+    """p50, p90, p99 and p99.9, from the scheduled time to the answer, refused requests included."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """Requests without an answer, by the kind of error."""
+    summary: str = field(default="", repr=False)
+    """All that LoadGen said."""
+    batches: Counter[int] = field(default_factory=Counter)
+    """How many batches of each size were computed; empty where the target does not tell."""
+    longest_queue: int = 0
+    """The most requests that were seen waiting."""
+
+    @property
+    def mean_batch(self) -> float:
+        """Requests that were computed together, on average over batches."""
+        return sum(size * count for size, count in self.batches.items()) / max(1, self.batches.total())
+
+
+def run_loadgen(
+    target: Target,
+    pictures: Sequence[np.ndarray],
+    scenario: str,
+    seconds: float,
+    rate: float = 100.0,
+    limit_ms: float = 100.0,
+    percentile: float = 99.0,
+    seed: int = 0,
+) -> Run:
+    """Put ``target`` under load for at least ``seconds`` seconds.
+
+    Args:
+        target: a queue, or an HTTP client.
+        pictures: what is sent (uint8, 28 x 28), drawn at random.
+        scenario: one of ``SCENARIOS``.
+        seconds: LoadGen's least duration; it may go on until it has queries enough.
+        rate: requests a second to send (server), or to expect (the others, from which LoadGen plans the run).
+        limit_ms: the latency that ``percentile`` percent of the requests must keep (server).
+        percentile: see ``limit_ms``.
+        seed: of the times and the choice of pictures.
+
+    Raises:
+        CourseError: an unknown scenario, or a package that is missing.
+
+    """
+    if scenario not in SCENARIOS:
+        raise unknown_name("scenario", scenario, SCENARIOS)
+    loadgen = import_loadgen()
+    errors: Counter[str] = Counter()
+    before, longest = Counter(_batches(target)), 0
+
+    def complete(sample: int, answered: Answered) -> None:
+        if answered.error is not None:
+            errors[type(answered.error).__name__] += 1
+        loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample, 0, 0)])
+
+    def issue(samples: Sequence[Any]) -> None:
+        nonlocal longest
+        longest = max(longest, target.length if isinstance(target, BatchQueue) else 0)
+        for sample in samples:
+            _send(target, pictures[sample.index], partial(complete, sample.id), patient=scenario == "offline")
+
+    settings = _settings(loadgen, scenario, seconds, rate, limit_ms, percentile, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        system = loadgen.ConstructSUT(issue, lambda: None)
+        library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
+        try:
+            loadgen.StartTestWithLogSettings(system, library, settings, _quiet(loadgen, folder))
+        finally:
+            loadgen.DestroyQSL(library)
+            loadgen.DestroySUT(system)
+        summary = Path(folder, "mlperf_log_summary.txt").read_text()
+    run = read_summary(summary, scenario, rate if scenario == "server" else None, errors)
+    run.batches, run.longest_queue = Counter(_batches(target)) - before, longest
+    return run
+
+
+def _batches(target: Target) -> Counter[int]:
+    """Return the batches that a target has computed until now: a queue tells, a client of HTTP does not."""
+    return target.batches if isinstance(target, BatchQueue) else Counter()
+
+
+def import_loadgen() -> Any:
+    """Return the module ``mlperf_loadgen``; CourseError says how to get it."""
+    try:
+        import mlperf_loadgen
+    except ImportError as error:
+        raise CourseError(f"MLPerf LoadGen is not installed ({error}); pip install mlcommons-loadgen") from error
+    return mlperf_loadgen
+
+
+def _send(target: Target, picture: np.ndarray, done: Callable[[Any], object], patient: bool) -> None:
+    """Submit; a caller who has all the time in the world (offline) tries again, others take a refusal for an answer."""
+    while True:
+        try:
+            return target.submit(picture, done)
+        except OverloadedError as error:
+            if not patient:
+                return done(Refused(error))  # type: ignore[return-value]
+            time.sleep(RETRY_S)
+        except Exception as error:  # LoadGen waits for every request that it sent
+            return done(Refused(error))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request that was not even taken."""
+
+    error: Exception
+
+
+def _settings(
+    loadgen: Any, scenario: str, seconds: float, rate: float, limit_ms: float, percentile: float, seed: int
+) -> Any:
+    settings = loadgen.TestSettings()
+    settings.scenario = getattr(loadgen.TestScenario, NAMES[scenario])
+    settings.mode = loadgen.TestMode.PerformanceOnly
+    settings.min_duration_ms = round(seconds * 1e3)
+    settings.max_duration_ms = round((3 * seconds + LIMIT_S) * 1e3)
+    settings.server_target_qps = settings.offline_expected_qps = rate
+    settings.server_target_latency_ns = round(limit_ms * 1e6)
+    settings.server_target_latency_percentile = percentile / 100
+    settings.server_coalesce_queries = True
+    settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = round(1e9 / rate)
+    settings.schedule_rng_seed = settings.sample_index_rng_seed = settings.qsl_rng_seed = seed + 1
+    return settings
+
+
+def _quiet(loadgen: Any, folder: str) -> Any:
+    output = loadgen.LogOutputSettings()
+    output.outdir, output.copy_summary_to_stdout = folder, False
+    settings = loadgen.LogSettings()
+    settings.log_output, settings.enable_trace = output, False
+    return settings
+
+
+def read_summary(summary: str, scenario: str, rate: float | None, errors: Counter[str]) -> Run:
+    """Return what LoadGen's summary says.
+
+    Raises:
+        CourseError: it has no result.
+
+    """
+    lines = dict(re.findall(r"^\s*([^:\n]+?)\s*:\s*(.+?)\s*$", summary, re.MULTILINE))
+    if "Result is" not in lines:
+        raise CourseError(f"LoadGen's summary names no result: {summary[:200]!r}; run it again")
+    broken = [name for name, said in lines.items() if name.endswith(RULE) and said.upper() == "NO"]
+    reasons = [f"{name.removesuffix(RULE).lower()} not kept" for name in broken]
+    if errors:
+        named = ", ".join(f"{count} {kind}" for kind, count in sorted(errors.items()))
+        reasons.append(f"requests without an answer: {named}")
+    per_s = next((lines[name] for name in PER_SECOND if name in lines), "nan")
+    each = 8 if scenario == "multi_stream" else 1
+    return Run(
+        scenario,
+        lines["Result is"] == "VALID" and not errors,
+        reasons,
+        rate,
+        float(per_s) if scenario != "multi_stream" else each * 1e9 / float(lines["Mean latency (ns)"]),
+        {name: float(lines[f"{percent} percentile latency (ns)"]) / 1e6 for name, percent in QUANTILES.items()},
+        errors,
+        summary,
+    )
+
+
+RULE = " satisfied"
+
+PER_SECOND = ("Completed samples per second", "Samples per second", "QPS w/ loadgen overhead")
+"""What the scenarios call it."""
+
+
+def highest_rate(
+    measure: Callable[[float], Run], start: float, limit_ms: float, precision: float = 0.05
+) -> tuple[float, list[Run]]:
+    """Search the highest rate at which p99 stays within ``limit_ms`` and every request is answered.
+
+    The rate is doubled or halved from ``start`` until one is kept and one is not, and the gap between them halved (on
+    a logarithmic scale) until it is narrower than ``precision``. A rate that LoadGen calls invalid for other reasons
+    than the latency counts as measured: what it is invalid for is in its run.
+
+    Returns:
+        The highest rate that was seen to hold, 0 if none was, and all runs.
+
+    """
+    runs: list[Run] = []
+
+    def holds(rate: float) -> bool:
+        runs.append(measure(rate))
+        return runs[-1].latency_ms["p99"] <= limit_ms and not runs[-1].errors
+
+    low, high = (start, 0.0) if holds(start) else (0.0, start)
+    for _ in range(DOUBLINGS):
+        if low and high:
+            break
+        if low:
+            low, high = (2 * low, 0.0) if holds(2 * low) else (low, 2 * low)
+        else:
+            low, high = (high / 2, high) if holds(high / 2) else (0.0, high / 2)
+    while low and high and high / low > 1 + precision:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low, runs
+
+
+DOUBLINGS = 12
+"""Steps away from the first guess before the search is given up."""

@@ -1,0 +1,128 @@
+"""The application on Ray Serve: replicas of the model on as many GPUs, or machines, as Ray has.
+
+Three rules that Ray does not enforce: a replica must be let have more requests than a batch holds, or batches stay
+small (ray-project/ray#43288); pictures travel as bytes, because its object store is slow for floats (#64196); and a
+fraction of a GPU is a number for the scheduler, it isolates nothing (#41432).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import numpy as np
+
+from inference_lib.seam import Workload
+from inference_lib.serve.application import Application, Prediction
+from inference_lib.serve.settings import Settings
+from inference_lib.support.errors import CourseError
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported: nothing calls out
+
+import ray
+from ray import serve as ray_serve
+
+NAME = "classifier"
+END_S = 20.0
+START_S = 600.0
+HTTP_CPUS = 2
+"""Logical cores for Ray's own actors: its proxy and the application."""
+
+
+class Replica:
+    """The model in an actor of Ray's."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the model and make every batch size warm; Ray sends requests only then."""
+        self._stack = ExitStack()
+        self._classifier = self._stack.enter_context(settings.loaded())
+        self.infer.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
+        self.infer.set_batch_wait_timeout_s(settings.max_wait_s)  # type: ignore[attr-defined]
+
+    @ray_serve.batch(max_concurrent_batches=1)
+    async def infer(self, pictures: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
+        """Return logits and batch size of each of ``pictures``."""
+        logits = await asyncio.to_thread(self._classifier.submit(pictures))
+        return [(row, len(pictures)) for row in logits]
+
+    async def ready(self) -> bool:
+        """Return True: a replica that answers is warm."""
+        return True
+
+
+def application(settings: Settings) -> Any:
+    """Return the application and the replicas behind it, bound together as Ray wants them."""
+    gpu = settings.workload.on_gpu
+    replicas: Any = ray_serve.deployment(
+        Replica,
+        name="Replica",
+        num_replicas=settings.replicas,
+        max_ongoing_requests=4 * settings.max_batch,
+        max_queued_requests=settings.limits.under_way,
+        ray_actor_options={"num_cpus": 1, "num_gpus": 1 if gpu else 0},
+        graceful_shutdown_timeout_s=END_S,
+        health_check_period_s=1,
+    )
+
+    def build() -> Application:
+        handle = ray_serve.get_deployment_handle("Replica", app_name=NAME)
+
+        async def predict(picture: np.ndarray) -> Prediction:
+            return Prediction(*await handle.infer.remote(picture))
+
+        async def ready() -> bool:
+            try:
+                return await asyncio.wait_for(handle.ready.remote(), 1.0)
+            except Exception:  # no replica, or none that answers
+                return False
+
+        return Application(predict, ready, settings.class_names, settings.limits)
+
+    http: Any = ray_serve.deployment(
+        ray_serve.ingress(build)(),
+        name="Application",
+        max_ongoing_requests=settings.limits.under_way + 1,
+        ray_actor_options={"num_cpus": 1},
+        graceful_shutdown_timeout_s=END_S,
+    )
+    return http.bind(replicas.bind(settings))
+
+
+def from_arguments(arguments: dict[str, Any]) -> Any:
+    """Return the application for a configuration file of Ray Serve (``import_path`` and ``args``)."""
+    given = dict(arguments)
+    workload = Workload(given.pop("model"), 1, given.pop("precision", "fp32"), given.pop("device", "cuda"))
+    return application(Settings(given.pop("backend"), workload, **given))
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        CourseError: Ray has fewer GPUs than there are to be replicas.
+
+    """
+    ends = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        num_cpus=settings.replicas + HTTP_CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        configure_logging=False,
+    )
+    signal.signal(signal.SIGTERM, ends)  # Ray put one of its own there
+    if settings.workload.on_gpu and ray.cluster_resources().get("GPU", 0) < settings.replicas:
+        found = int(ray.cluster_resources().get("GPU", 0))
+        raise CourseError(f"{settings.replicas} replicas need as many GPUs, Ray sees {found}; choose fewer replicas")
+    try:
+        ray_serve.start(http_options={"host": settings.host, "port": settings.port})
+        ray_serve.run(application(settings), name=NAME, route_prefix="/")
+        threading.Event().wait()
+    finally:
+        with suppress(Exception):  # it may never have come up
+            ray_serve.delete(NAME)  # waits for what is under way
+        ray_serve.shutdown()
+        ray.shutdown()

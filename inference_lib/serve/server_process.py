@@ -1,0 +1,62 @@
+"""A server in a process of its own: started as a reader starts it, waited for, and ended."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+from inference_lib.support.errors import CourseError, cause_line
+
+START_S = 300.0
+END_S = 60.0
+ASK_EVERY_S = 0.2
+
+
+@contextmanager
+def running_server(url: str, arguments: Sequence[str], start_s: float = START_S) -> Iterator[subprocess.Popen[str]]:
+    """Run ``python -m inference_lib serve`` with ``arguments`` while the context lasts; it is ready inside.
+
+    Raises:
+        CourseError: it ended, or was not ready in time.
+
+    """
+    command = [sys.executable, "-m", "inference_lib", "serve", *arguments]
+    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would stop a server that says much
+        process = subprocess.Popen(command, stdout=said, stderr=said, text=True, start_new_session=True)
+        try:
+            _wait_until_ready(url, process, said, start_s)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[str]", said: IO[str], limit_s: float) -> None:
+    ends = time.monotonic() + limit_s
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            said.seek(0)
+            raise CourseError(f"the server ended at once: {cause_line(said.read())}")
+        if answers(f"{url}/ready"):
+            return
+        time.sleep(ASK_EVERY_S)
+    raise CourseError(f"the server was not ready within {limit_s:.0f} s; start it by hand and read what it says")
+
+
+def answers(url: str, limit_s: float = 2.0) -> bool:
+    """Whether ``url`` answers with status 200 within ``limit_s`` seconds."""
+    try:
+        with urllib.request.urlopen(url, timeout=limit_s) as response:
+            return response.status == 200
+    except (OSError, urllib.error.HTTPError):
+        return False

@@ -1,0 +1,55 @@
+"""What a server is asked to be: a plain value that travels to its processes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inference_lib.seam import Workload
+from inference_lib.serve.application import Limits
+from inference_lib.serve.classifier import Loaded, sizes_up_to
+from inference_lib.serve.replica import RemoteClassifier
+from inference_lib.support import paths
+
+ENGINES = ("litserve", "ray", "local")
+"""LitServe: processes on one machine. Ray Serve: the same on several. Local: our queue, in the server's process."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One model behind one server."""
+
+    backend: str
+    workload: Workload
+    """Model, precision and device; its batch size does not count."""
+    replicas: int = 1
+    max_batch: int = 32
+    max_wait_s: float = 0.002
+    limits: Limits = field(default_factory=Limits)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    root: Path = paths.ARTIFACTS
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Batch sizes that are made warm."""
+        return sizes_up_to(self.max_batch)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called."""
+        model = self.workload.model
+        return model.class_names or tuple(map(str, range(model.outputs)))
+
+    @property
+    def url(self) -> str:
+        """Where the server answers."""
+        return f"http://{self.host}:{self.port}"
+
+    def loaded(self, index: int = 0) -> Loaded:
+        """Return the model, to be entered; on a machine with several GPUs, on the one with number ``index``."""
+        device = f"cuda:{index}" if self.workload.on_gpu else "cpu"
+        workload = Workload(self.workload.model, 1, self.workload.precision, device)
+        return Loaded(self.backend, workload, self.sizes, self.root)
+
+    def remote(self) -> RemoteClassifier:
+        """Return the model in a process of its own, warm."""
+        return RemoteClassifier(self.backend, self.workload, self.sizes, self.root)

@@ -1,0 +1,157 @@
+"""Experiments in this process: what the simulator said against what the queue did, and the rate that a limit allows."""
+
+import gc
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.measure.pipeline import time_overlapped
+from inference_lib.measure.turns import Turns, take_turns
+from inference_lib.records.serving import LatencyQuantile, Serving
+from inference_lib.records.statistics import over_invocations
+from inference_lib.seam import FASHION_MNIST
+from inference_lib.serve.classifier import PICTURE, Classifier
+from inference_lib.serve.loadgen import Run, highest_rate, run_loadgen
+from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.queueing import slowest_s
+from inference_lib.serve.service import Service
+from inference_lib.serve.simulator import Knobs, Outcome, poisson, simulate
+
+SIMULATED = 20_000
+"""Requests of a simulation: 200 of them lie beyond the 99th percentile."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One load: predicted by arithmetic, by simulation, and measured."""
+
+    load: float
+    """Part of the capacity."""
+    rate: float
+    """Requests a second."""
+    law_ms: float
+    """What two batches take, see ``queueing.py``."""
+    simulated: Outcome
+    run: Run
+
+    @property
+    def off_percent(self) -> float:
+        """How far the simulated p99 is from the measured one, percent of the measured."""
+        measured = self.run.latency_ms["p99"]
+        return 100 * (self.simulated.quantile_ms(99) - measured) / measured
+
+
+@contextmanager
+def queued(classifier: Classifier, knobs: Knobs) -> Iterator[BatchQueue]:
+    """Put a queue with ``knobs`` before a classifier; the garbage of before is collected first, and not meanwhile."""
+    gc.collect()
+    gc.freeze()  # a collection walks through all objects that there are, a server's requests wait for it
+    try:
+        with BatchQueue([classifier], None, knobs.max_batch, knobs.max_wait_s, knobs.limit) as queue:
+            yield queue
+    finally:
+        gc.unfreeze()
+
+
+def predict_and_measure(
+    classifier: Classifier,
+    service: Service,
+    knobs: Knobs,
+    pictures: Sequence[np.ndarray],
+    seconds: float,
+    loads: Sequence[float] = (0.3, 0.5, 0.7, 0.8, 0.9),
+    limit_ms: float = 100.0,
+) -> Iterator[Trial]:
+    """Simulate a queue at parts of its capacity, then put the real one under the same loads with LoadGen."""
+    for load in loads:
+        rate = load * service.capacity
+        simulated = simulate(poisson(rate, SIMULATED), service, knobs)
+        law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
+        with queued(classifier, knobs) as queue:
+            run = run_loadgen(queue, pictures, "server", seconds, rate, limit_ms)
+        yield Trial(load, rate, law, simulated, run)
+
+
+def simulated_rate(service: Service, knobs: Knobs, limit_ms: float, precision: float = 0.02) -> float:
+    """Return the highest rate at which the simulated p99 stays within ``limit_ms``; 0 where none does."""
+    low, high = 0.0, service.capacity
+    while high - low > precision * service.capacity:
+        middle = (low + high) / 2
+        found = simulate(poisson(middle, SIMULATED), service, knobs)
+        low, high = (middle, high) if found.quantile_ms(99) <= limit_ms and not found.refused else (low, middle)
+    return low
+
+
+def measured_rate(
+    classifier: Classifier,
+    service: Service,
+    knobs: Knobs,
+    pictures: Sequence[np.ndarray],
+    seconds: float,
+    limit_ms: float,
+) -> tuple[float, list[Run]]:
+    """Search the highest rate at which the real queue's p99 stays within ``limit_ms``; return it and all runs."""
+
+    def measure(rate: float) -> Run:
+        with queued(classifier, knobs) as queue:
+            return run_loadgen(queue, pictures, "server", seconds, rate, limit_ms)
+
+    start = simulated_rate(service, knobs, limit_ms) or service.capacity / 10
+    return highest_rate(measure, start, limit_ms)
+
+
+def offline_rate(
+    classifier: Classifier, knobs: Knobs, pictures: Sequence[np.ndarray], seconds: float, service: Service
+) -> Run:
+    """Send everything at once, through the same queue: how much it does where nobody minds the latency."""
+    with queued(classifier, knobs) as queue:
+        return run_loadgen(queue, pictures, "offline", seconds, service.capacity)
+
+
+def overlapped_rate(runner: BufferedRunner, budget_s: float) -> float:
+    """Return images a second from pinned memory to pinned memory, the model's input sent as it is, no queue."""
+    workload = runner.workload
+    images = FASHION_MNIST.batches(4 * workload.batch_size, workload.input_shape, workload.host_dtype)
+    return time_overlapped(runner, [batch.copy() for batch in images], budget_s).images_per_s
+
+
+def queue_overhead(classifier: Classifier, turn_s: float = 0.1) -> Turns:
+    """Time one picture with and without a queue that does not wait, in turns."""
+    picture = np.zeros(PICTURE, np.uint8)
+    with BatchQueue([classifier], max_batch=1) as queue:
+        return take_turns(
+            {"classifier": lambda: classifier.submit([picture])(), "queue": lambda: queue.ask(picture)}, turn_s
+        )
+
+
+def serving_of(
+    engine: str, knobs: Knobs, runs: Sequence[Run], limit_ms: float, goodput: float | None = None
+) -> Serving:
+    """Return what several runs of one load say, as a record keeps it: quantiles with intervals over the runs."""
+    quantiles = {}
+    for name in runs[0].latency_ms:
+        found = over_invocations([[math.log(run.latency_ms[name])] for run in runs])
+        quantiles[name] = LatencyQuantile(ms=found.value, low_ms=found.low, high_ms=found.high)
+    return Serving(
+        engine=engine,
+        replicas=knobs.replicas,
+        max_batch=knobs.max_batch,
+        max_wait_ms=knobs.max_wait_s * 1e3,
+        scenario=runs[0].scenario,
+        valid=all(run.valid for run in runs),
+        reasons=sorted({reason for run in runs for reason in run.reasons}),
+        arrival_rate=runs[0].rate,
+        answered_per_s=fmean(run.samples_per_s for run in runs),
+        latency=quantiles,
+        limit_ms=limit_ms,
+        goodput_per_s=goodput,
+        batches=dict(sum((run.batches for run in runs), Counter())),
+        errors=dict(sum((run.errors for run in runs), Counter())),
+        longest_queue=max((run.longest_queue for run in runs), default=None),
+    )

@@ -1,0 +1,482 @@
+"""The cuDNN backend without a GPU: its program is the model, its numbers fit, its launches compute what they should."""
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cudnn_on_cpu import HostKernels, HostPlan, compile_on_host, timed_on_host
+from torch import nn
+from torch.nn import functional
+
+from inference_lib.backends import get_backend
+from inference_lib.backends.cudnn import backend, choice, compiler, execution, plans
+from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, Stored, network_of
+from inference_lib.backends.cudnn.calibration import QUANTILES, calibrated, observe, scales_of
+from inference_lib.backends.cudnn.compiler import Spec
+from inference_lib.backends.cudnn.emulate import emulate
+from inference_lib.backends.cudnn.kernels import compile_kernels
+from inference_lib.backends.cudnn.pixels import filters, forms
+from inference_lib.backends.cudnn.plans import Timed
+from inference_lib.backends.cudnn.program import PICTURES, Convolution, Program, program_of
+from inference_lib.seam import FASHION_MNIST, MODELS, Artifact, Workload
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.networks import load_pretrained
+
+INT8, FP8, FP16 = torch.int8, torch.float8_e4m3fn, torch.float16
+SHAPE = (3, 224, 224)
+
+each_model = pytest.mark.parametrize("model", MODELS)
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ compiles the kernels for the host")
+
+
+def pictures(count: int, split: str = "test") -> torch.Tensor:
+    FASHION_MNIST.ensure()
+    batch = np.empty((count, *SHAPE), np.float32)
+    FASHION_MNIST.read(0, batch, split)
+    return torch.from_numpy(batch)
+
+
+@cache
+def program(model: str) -> Program:
+    return program_of(load_pretrained(model), SHAPE)
+
+
+@cache
+def network(model: str, dtype: torch.dtype) -> Network:
+    if dtype not in LARGEST:
+        return network_of(program(model), dtype, {})
+    largest = observe(program(model), [pictures(4, "train")])[0]
+    wide = frozenset({PICTURES} if dtype == FP8 else ())
+    return network_of(program(model), dtype, scales_of(program(model), dtype, largest), wide)
+
+
+def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+@each_model
+def test_a_program_is_its_model(model: str) -> None:
+    batch = pictures(2)
+    with torch.inference_mode():
+        wanted = load_pretrained(model)(batch)
+    assert difference(emulate(network(model, torch.float32), batch), wanted) < 1e-5
+
+
+def test_everything_between_two_convolutions_of_a_resnet_is_in_them() -> None:
+    kinds = [type(operation).__name__ for operation in program("resnet18").operations]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"Convolution": 21, "MaxPool": 1, "Mean": 1}
+    assert sum(c.shortcut is not None for c in program("resnet18").convolutions) == 8
+    assert sum(c.ceiling == math.inf for c in program("resnet18").convolutions) == 17
+    assert sum(c.ceiling == 6 for c in program("mobilenet_v2").convolutions) == 35
+
+
+class Branches(nn.Module):
+    """Two convolutions, of which the earlier one adds the later one's rectified result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.read_twice = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.a(x)
+        b = torch.relu(self.b(x))
+        total = functional.relu6(a + b)
+        return (total * a if self.read_twice else total).flatten(1)
+
+
+def test_a_shortcut_is_computed_before_it_is_added() -> None:
+    model, batch = Branches().eval(), torch.randn(2, 3, 5, 5)
+    found = program_of(model, (3, 5, 5))
+    assert [operation.name for operation in found.operations] == ["b", "a"]
+    with torch.inference_mode():
+        assert difference(emulate(network_of(found, torch.float32, {}), batch), model(batch)) < 1e-6
+
+
+class Adds(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1.0
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid()), "Sigmoid"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2)), "holes"),
+        (nn.Sequential(nn.ReLU()), "ReLU"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(2)), "more than one pixel"),
+        (Adds(), "shortcut"),
+    ],
+)
+def test_an_operation_that_has_no_place_is_named(model: nn.Module, said: str) -> None:
+    with pytest.raises(CourseError, match=said) as caught:
+        program_of(model.eval(), (3, 8, 8))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_convolution_whose_result_others_read_too_adds_nothing() -> None:
+    model = Branches().eval()
+    model.read_twice = True
+    with pytest.raises(CourseError, match="shortcut"):
+        program_of(model, (3, 5, 5))
+
+
+def test_groups_other_than_depthwise_are_refused() -> None:
+    grouped = program_of(nn.Sequential(nn.Conv2d(4, 8, 1, groups=2)).eval(), (4, 4, 4))
+    with pytest.raises(CourseError, match="2 groups"):
+        network_of(grouped, FP16, {})
+
+
+@pytest.mark.parametrize("dtype", [INT8, FP8], ids=str)
+@each_model
+def test_eight_bits_are_nearly_the_model(model: str, dtype: torch.dtype) -> None:
+    batch = pictures(8)
+    found, wanted = emulate(network(model, dtype), batch), emulate(network(model, torch.float32), batch)
+    assert 0 < difference(found, wanted) < (0.15 if dtype == INT8 else 0.4)
+    assert (found.argmax(1) == wanted.argmax(1)).float().mean() >= 0.85
+
+
+def test_integers_are_rounded_to_the_nearest_and_end_where_their_type_does() -> None:
+    numbers = torch.tensor([-1e9, -128.4, -2.5, -0.5, 0.5, 1.5, 2.51, 127.6])
+    assert Stored(INT8).of(numbers).tolist() == [-128, -128, -2, 0, 0, 2, 3, 127]
+    assert Stored(FP8).of(torch.tensor([1e9, -1e9, 17.0])).tolist() == [448, -448, 16]
+
+
+def test_the_share_in_eight_bits_is_that_of_the_products() -> None:
+    """All of ResNet-18 but its linear layer; depthwise filters stay in 16 bits, and readers of what is widened."""
+    whole = network("resnet18", INT8)
+    linear = program("resnet18").convolutions[-1]
+    total = sum(map(program("resnet18").products, program("resnet18").convolutions))
+    assert total == 1_813_566_464  # 1.82 GFLOP by the usual count, with a head of 10 classes
+    assert whole.share_in() == pytest.approx(1 - program("resnet18").products(linear) / total)
+    assert 0.9 < network("mobilenet_v2", INT8).share_in() < 0.94
+    widened = whole.widened("maxpool")
+    readers = program("resnet18").readers("maxpool")
+    assert [widened.fused[reader.name].weight.dtype for reader in readers] == [FP16]
+    lost = sum(program("resnet18").products(reader) for reader in program("resnet18").convolutions if reader in readers)
+    assert whole.share_in() - widened.share_in() == pytest.approx(lost / total)
+
+
+def test_a_relu6_needs_no_steps_above_six_and_a_pool_keeps_those_it_reads() -> None:
+    largest = dict.fromkeys(program("mobilenet_v2").shapes, 60.0)
+    scales = scales_of(program("mobilenet_v2"), INT8, largest)
+    assert scales["features_0_0"] == pytest.approx(6 / 127)
+    assert scales["features_1_conv_1"] == pytest.approx(60 / 127)
+    largest = {name: float(place) for place, name in enumerate(program("vanilla_cnn").shapes, 1)}
+    scales = scales_of(program("vanilla_cnn"), INT8, largest)
+    assert scales["features_3"] == scales["features_0"]
+
+
+def test_rare_large_numbers_are_cut_off_where_the_logits_are_nearer_then() -> None:
+    """One pixel in 16,384 is a thousand times as large as the others, and the filter that reads it is zero there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    batch = torch.randn(1, 2, 128, 128)
+    batch[0, 1, 5, 5] = 1000.0
+    with torch.no_grad():
+        model[0].weight[:, 1] = 0
+    found = program_of(model, (2, 128, 128))
+    one, _, other, _ = (scales_of(found, INT8, largest)[PICTURES] for largest in observe(found, [batch]))
+    assert one > 50 * other
+    chosen = calibrated(found, INT8, [batch])
+    assert chosen.stored[PICTURES].scale < one / 50
+    assert QUANTILES[0] == 1.0
+
+
+GEOMETRIES = [
+    (3, 8, 7, 2, 3, 32),
+    (16, 16, 3, 1, 1, 8),
+    (8, 16, 3, 2, 1, 8),
+    (3, 8, 11, 4, 5, 32),
+    (8, 16, 1, 2, 0, 8),
+]
+
+
+@pytest.mark.parametrize(("inside", "outputs", "size", "stride", "padding", "width"), GEOMETRIES)
+def test_pixels_side_by_side_give_the_same_convolution(
+    inside: int, outputs: int, size: int, stride: int, padding: int, width: int
+) -> None:
+    torch.manual_seed(0)
+    channels = 4 if inside == 3 else inside
+    weight = torch.randn(outputs, inside, size, size, dtype=torch.float64)
+    convolution = Convolution("a", "x", weight, torch.zeros(outputs), (stride, stride), (padding, padding))
+    memory = torch.randn(2, width, width, channels, dtype=torch.float64)
+    picture = memory[..., :inside].permute(0, 3, 1, 2)
+    wanted = functional.conv2d(picture, weight, None, stride, padding).permute(0, 2, 3, 1)
+    rows, columns = wanted.shape[1:3]
+    found = forms(convolution, channels, width, columns)
+    assert len(found) >= 2
+    for form in found:
+        wide = memory.view(2, width, width // form.inputs, form.inputs * channels).permute(0, 3, 1, 2)
+        wide = functional.pad(wide, (form.before[1], form.after[1], form.before[0], form.after[0]))
+        filter_ = filters(convolution, form, weight, channels).permute(0, 3, 1, 2)
+        result = functional.conv2d(wide, filter_, None, form.stride).permute(0, 2, 3, 1)
+        torch.testing.assert_close(result.reshape(2, rows, columns, outputs), wanted)
+
+
+def test_convolutions_with_many_channels_are_left_as_they_are() -> None:
+    many = next(c for c in program("resnet18").convolutions if c.name == "layer3_1_conv1")
+    assert [form.outputs for form in forms(many, 256, 14, 14)] == [0]
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the host do what the GPU would."""
+    for name, stand_in in {"Kernels": HostKernels, "Plan": HostPlan}.items():
+        monkeypatch.setattr(execution, name, stand_in)
+    monkeypatch.setattr(execution, "compile_kernels", partial(compile_on_host, tmp_path))
+
+
+def saved(path: Path, found: Network, channels: int, batch: int = 2) -> Path:
+    specs = [
+        spec
+        for convolution in found.program.convolutions
+        if execution.is_cudnn(convolution)
+        for _, spec in execution.specs_of(found, convolution, batch)
+    ]
+    execution.save(path, found, batch, torch.float32, timed_on_host(specs, channels), "sm_90")
+    return path
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [0, 128], ids=["as they are", "side by side"])
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [
+        ("vanilla_cnn", FP16),
+        ("vanilla_cnn", INT8),
+        ("vanilla_cnn", FP8),
+        ("resnet18", FP16),
+        ("resnet18", INT8),
+        ("mobilenet_v2", INT8),
+    ],
+)
+def test_launches_compute_what_the_emulator_does(
+    tmp_path: Path, host: None, model: str, dtype: torch.dtype, channels: int
+) -> None:
+    found, batch = network(model, dtype), pictures(2)
+    path = saved(tmp_path / "model", found, channels)
+    pixels = {one["pixels"] for one in execution.facts_of(path)["choices"].values()}
+    assert pixels == {0} if channels == 0 else pixels > {0}
+    logits = execution.Executable(path, torch.device("cpu"))(batch)
+    # sums in another order round otherwise now and then, and the head rounds its biases to FP16
+    assert difference(logits.float(), emulate(found, batch, torch.float64)) < (2e-3 if dtype == FP16 else 2e-2)
+
+
+@needs_compiler
+def test_a_network_of_two_types_is_computed_in_both(tmp_path: Path, host: None) -> None:
+    found, batch = network("resnet18", INT8).widened("layer1_0_conv2").widened("layer2_0_conv2"), pictures(2)
+    path = saved(tmp_path / "model", found, 0)
+    launches = {one["name"]: one.get("spec", {}) for one in execution.facts_of(path)["launches"]}
+    assert launches["layer1_1_conv1"]["reads"] == "HALF"
+    assert launches["layer1_1_conv2"]["shortcut"] == "HALF"
+    assert launches["layer1_0_conv2"]["writes"] == "HALF"
+    logits = execution.Executable(path, torch.device("cpu"))(batch)
+    assert difference(logits.float(), emulate(found, batch, torch.float64)) < 2e-2
+
+
+@needs_compiler
+def test_labels_are_read_from_the_artifact(tmp_path: Path, host: None) -> None:
+    workload = Workload("vanilla_cnn", 2, "fp16", "cuda")
+    shares = {}
+    for dtype, wanted in ((FP16, "fp16"), (INT8, "fp16+int8")):
+        directory = tmp_path / wanted
+        directory.mkdir()
+        saved(directory / backend.MODEL_FILE, network("vanilla_cnn", dtype), 0)
+        artifact = Artifact(workload, directory)
+        assert get_backend("cudnn").stored_precision(artifact) == wanted
+        shares[wanted] = backend.Cudnn().eight_bits_percent(artifact)
+    assert shares == {"fp16": 0, "fp16+int8": pytest.approx(98.8, abs=0.1)}
+
+
+def test_the_kernels_compile_for_a_gpu() -> None:
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+    try:
+        nvrtc.nvrtcVersion()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    names = {
+        launch["kernel"] for model in MODELS for launch in described(network(model, INT8)) if launch["kind"] == "kernel"
+    }
+    for architecture in ("sm_90", "sm_80"):
+        content, called = compile_kernels(names, architecture)
+        assert content[:4] == b"\x7fELF"
+        assert set(called) == names
+    compile_kernels(["max_pool<Float8, Float8>"], "sm_90")
+    with pytest.raises(CourseError, match="cannot be compiled"):
+        compile_kernels(["mean<Nothing, Float16>"], "sm_90")
+
+
+def described(found: Network) -> list[execution.Description]:
+    chosen = {c.name: execution.specs_of(found, c, 2)[0] for c in found.program.convolutions if execution.is_cudnn(c)}
+    return execution.describe(found, 2, torch.float32, chosen)
+
+
+H100 = {
+    "deviceVer": 900,
+    "deviceName": "NVIDIA H100 80GB HBM3",
+    "maxGridSize": [2147483647, 65535, 65535],
+    "maxBlockSize": [1024, 1024, 64],
+    "regsPerBlock": 65536,
+    "multiProcessorCount": 132,
+    "warpSize": 32,
+    "maxSharedMemoryPerBlock": 49152,
+    "maxSharedMemoryPerBlockOptin": 232448,
+    "reservedSharedMemoryPerBlock": 1024,
+    "maxRegistersPerSM": 65536,
+    "maxCtasPerSM": 32,
+    "maxThreadsPerBlock": 1024,
+    "maxThreadsPerSM": 2048,
+    "pciDeviceId": 0,
+    "isTccDriver": 0,
+    "supportCoopLaunch": 1,
+    "smClockRateKHz": 1980000,
+    "memClockRateKHz": 2619000,
+    "l2CacheSize": 52428800,
+    "driverVer": 13000,
+    "cudaDeviceId": 0,
+    "totalGlobalMem": 85017755648,
+    "cudnnVersion": 91900,
+}
+"""What cuDNN wants to know of a GPU; with it, graphs are made without one."""
+
+
+@pytest.mark.parametrize("dtype", [FP16, INT8, FP8], ids=str)
+def test_cudnn_takes_the_graph_of_every_convolution(dtype: torch.dtype) -> None:
+    cudnn = pytest.importorskip("cudnn")
+    properties = cudnn.create_device_properties(json.dumps(H100))
+    specs = {
+        spec
+        for model in MODELS
+        for convolution in filter(execution.is_cudnn, program(model).convolutions)
+        for _, spec in execution.specs_of(network(model, dtype), convolution, 2)
+    }
+    assert len(specs) > 20
+    for spec in specs:
+        assert compiler.graph_of(spec, device_property=properties).find_tensor("nothing") is None
+        assert Spec.of(json.loads(json.dumps(compiler.task(0, spec, None)))[1]) == spec
+
+
+def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FP16 is fast where 64 channels are read, and writing it costs as much as is won, but for one tensor."""
+
+    def fastest(specs: Iterable[Spec], among: object = None) -> dict[Spec, Timed]:
+        return {spec: Timed(b"", (7, 0), cost(spec), 9.0, 1) for spec in specs}
+
+    def cost(spec: Spec) -> float:
+        fast = spec.reads == "HALF" and spec.channels == 64
+        return 10.0 - 3 * fast + 4 * (spec.writes == "HALF") + (spec.size[0] != spec.size[1])
+
+    monkeypatch.setattr(choice, "fastest_plans", fastest)
+    before = network("resnet18", INT8)
+    after, timed = choice.fastest_types(before, 2)
+    changed = {name for name in before.stored if before.stored[name] != after.stored[name]}
+    assert changed == {"maxpool", "layer1_1_conv2"}  # a pool writes it for nothing, and two convolutions read the other
+    assert choice.microseconds(after, 2, timed) < choice.microseconds(before, 2, timed)
+
+
+def test_a_convolution_without_a_plan_is_named() -> None:
+    with pytest.raises(CourseError, match=r"no plan for the convolution conv1 in INT8"):
+        execution.fastest_forms(network("resnet18", INT8), 2, {})
+
+
+def test_plans_agree_up_to_a_step_of_their_type() -> None:
+    wanted = torch.tensor([[3.0, -128.0, 100.0]])
+    assert plans.agrees(wanted.to(INT8), wanted + 1)
+    assert not plans.agrees(wanted.to(INT8), wanted + torch.tensor([0.0, 0.0, 2.0]))
+    assert plans.agrees(wanted.half(), wanted * 1.0005)
+    assert not plans.agrees(wanted.half(), wanted * 1.01)
+
+
+class FakeCudnn:
+    """What the processes that compile ask the front end for."""
+
+    def create_device_properties(self, device: int) -> "FakeCudnn":
+        return self
+
+    def serialize(self) -> str:
+        return "{}"
+
+
+@pytest.fixture
+def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Return a function that lets another script do the compiling."""
+    monkeypatch.setitem(sys.modules, "cudnn", FakeCudnn())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    def run(script: str) -> dict[Spec, Timed]:
+        path = tmp_path / "script.py"
+        path.write_text(SCRIPT + script)
+        monkeypatch.setattr(compiler, "__file__", str(path))
+        monkeypatch.setattr(plans, "_fastest", lambda spec, found: Timed(b"", min(found), 1.0, 1.0, len(found)))
+        return plans.fastest_plans([SPEC, OTHER], frozenset({(7, 2)}))
+
+    return run
+
+
+SPEC = Spec(1, 64, (8, 8), 64, (1, 1), (1, 1), (0, 0), (0, 0), "INT8", "INT8")
+OTHER = replace(SPEC, reads="HALF")
+SCRIPT = """
+import json, os, sys, time
+from pathlib import Path
+order = Path(sys.argv[1])
+tasks = json.loads(order.read_text())["tasks"]
+for number, spec, kernel in tasks:
+    if kernel is None:
+        print(json.dumps([number, [[[2, None]], [[7, 1], [7, 2], [9, 1]]]]))
+compiling = [(number, spec, kernel) for number, spec, kernel in tasks if kernel is not None]
+def write(number): (order.parent / f"{number}.plan").write_bytes(b"plan")
+"""
+"""Names one kernel of the heuristic's and three others; what is compiled is for a test to say."""
+
+
+def test_processes_compile_the_kernels_that_compete(compile_with) -> None:  # type: ignore[no-untyped-def]
+    found = compile_with("for number, spec, kernel in compiling: write(number)")
+    assert {spec: (timed.kernel, timed.tried) for spec, timed in found.items()} == dict.fromkeys(
+        (SPEC, OTHER), ((2, None), 2)
+    )
+    assert plans.fastest_plans([]) == {}
+
+
+def test_a_process_that_ends_early_leaves_the_plans_of_the_others(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(plans, "COMPILE_LIMIT_S", 3.0)
+    end = "for number, spec, kernel in compiling:\n    if spec['reads'] == 'HALF': {}\n    write(number)"
+    for how in ("os.abort()", "time.sleep(60)"):
+        assert SPEC in compile_with(end.format(how))
+
+
+def test_where_nothing_is_compiled_the_reason_is_told(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(CourseError, match="plans failed: ValueError: no such engine"):
+        compile_with("if compiling: raise ValueError('no such engine')")
+    with pytest.raises(CourseError, match="kernels failed: ImportError: no front end"):
+        compile_with("raise ImportError('no front end')")
+    monkeypatch.setattr(plans, "COMPILE_LIMIT_S", 1.0)
+    with pytest.raises(CourseError, match="took more than 1 s"):
+        compile_with("if compiling: time.sleep(60)")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "reason"), [("fp16", "cpu", "GPU"), ("fp32", "cuda", "FP16"), ("bf16", "cuda", "FP16")]
+)
+def test_what_is_not_measured_says_why(precision: str, device: str, reason: str) -> None:
+    support = get_backend("cudnn").supports(Workload("vanilla_cnn", 1, precision, device))
+    assert not support.ok
+    assert reason in support.reason
+
+
+def test_a_cpu_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "GPU" in get_backend("cudnn").availability("cpu").reason
+    monkeypatch.setitem(sys.modules, "cudnn", None)
+    assert "pip install" in get_backend("cudnn").availability("cuda").remedy
+
+
+def test_plans_are_chosen_for_a_batch_size_and_a_precision() -> None:
+    workloads = [Workload("resnet18", size, "fp16", "cuda") for size in (1, 8)]
+    assert len({get_backend("cudnn").artifact_key(workload) for workload in workloads}) == 2

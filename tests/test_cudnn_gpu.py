@@ -1,0 +1,67 @@
+"""The cuDNN backend on a GPU: its answers, its plans, and its CUDA graph."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from inputs import eager_logits, largest_difference
+
+from inference_lib.backends import get_backend
+from inference_lib.backends.cudnn import plans
+from inference_lib.backends.cudnn.backend import MODEL_FILE
+from inference_lib.backends.cudnn.compiler import RESULT, Spec, compiled, find_compiler, kernels_of
+from inference_lib.backends.cudnn.execution import facts_of
+from inference_lib.seam import FASHION_MNIST, MODELS, PRECISIONS, Artifact, Workload, build
+
+pytestmark = pytest.mark.gpu
+
+BATCH = 16
+CUDNN = get_backend("cudnn")
+
+
+def artifact_of(model: str, precision: str, root: Path) -> Artifact:
+    workload = Workload(model, BATCH, precision, "cuda")
+    for reason in (CUDNN.availability("cuda").reason, CUDNN.supports(workload).reason):
+        if reason:
+            pytest.skip(reason)
+    return build(CUDNN, workload, root)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_answers_are_those_of_the_model(root: Path, model: str, precision: str) -> None:
+    found = artifact_of(model, precision, root)
+    (batch,) = FASHION_MNIST.batches(BATCH, found.workload.input_shape, found.workload.host_dtype)
+    with CUDNN.load(found) as runner:
+        logits = runner.infer(batch)
+        again = runner.infer(batch[::-1])
+    wanted = eager_logits(model, batch)
+    assert largest_difference(logits, wanted) <= PRECISIONS[precision].tolerance
+    assert (logits.argmax(1) == wanted.argmax(1)).mean() >= 0.9
+    assert largest_difference(again[::-1], logits) < 1e-3  # what the graph replays reads the new batch
+
+
+def test_eight_bits_do_the_work_and_plans_were_compared(root: Path) -> None:
+    found = artifact_of("resnet18", "int8", root)
+    assert CUDNN.eight_bits_percent(found) > 50  # type: ignore[attr-defined]
+    choices = facts_of(found.directory / MODEL_FILE)["choices"].values()
+    assert all(choice["tried"] > 2 for choice in choices)
+    assert all(choice["microseconds"] <= choice["first_microseconds"] for choice in choices)
+
+
+@pytest.mark.parametrize(("reads", "writes"), [("INT8", "INT8"), ("INT8", "HALF"), ("HALF", "INT8"), ("HALF", "HALF")])
+def test_a_plan_computes_what_pytorch_does(reads: str, writes: str) -> None:
+    size, shortcut = (28, 28), writes
+    spec = Spec(4, 64, size, 64, (3, 3), (1, 1), (1, 1), (1, 1), reads, writes, shortcut, True, 6.0)
+    find_compiler()
+    handle = plans._handle(torch.cuda.current_device())
+    named, _ = kernels_of(spec, handle=handle)
+    assert named
+    tensors = plans.example(spec)
+    for kernel in named:
+        content = compiled(spec, kernel, handle=handle)
+        if content is None:
+            continue
+        tensors[RESULT].zero_()
+        plans.Plan(content).queue(tensors)
+        assert plans.agrees(tensors[RESULT], plans.reference(spec, tensors, spec.batch))

@@ -1,0 +1,138 @@
+"""MLPerf LoadGen: what it calls invalid is invalid, and nobody waits for an answer that does not come."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from serving import PICTURE, Told
+
+from inference_lib.records.record import Record
+from inference_lib.serve.loadgen import Run, highest_rate, read_summary, run_loadgen
+from inference_lib.serve.loops import closed_loop, open_loop
+from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.simulator import Knobs
+from inference_lib.serve.trials import serving_of
+from inference_lib.support.errors import CourseError
+
+pytest.importorskip("mlperf_loadgen")
+
+SUMMARY = """
+Scenario : Server
+Completed samples per second    : 491.25
+Result is : INVALID
+  Performance constraints satisfied : NO
+  Min duration satisfied : Yes
+  Early stopping satisfied: NO
+
+50.00 percentile latency (ns)   : 2324205
+90.00 percentile latency (ns)   : 2464257
+99.00 percentile latency (ns)   : 3945779
+99.90 percentile latency (ns)   : 5975554
+"""
+
+
+def test_a_summary_becomes_numbers_and_the_rules_that_were_not_kept() -> None:
+    run = read_summary(SUMMARY, "server", 500.0, Counter())
+    assert not run.valid
+    assert run.reasons == ["performance constraints not kept", "early stopping not kept"]
+    assert (run.samples_per_s, run.latency_ms["p99"]) == (491.25, 3.945779)
+
+
+def test_a_run_with_requests_that_got_nothing_does_not_count() -> None:
+    said = SUMMARY.replace("INVALID", "VALID").replace("NO", "Yes")
+    assert read_summary(said, "server", 500.0, Counter()).valid
+    run = read_summary(said, "server", 500.0, Counter(OverloadedError=3))
+    assert not run.valid
+    assert run.reasons == ["requests without an answer: 3 OverloadedError"]
+
+
+def test_runs_of_one_load_are_kept_in_a_record_with_intervals(make_record: Callable[..., Record]) -> None:
+    def run(p99: float, errors: int = 0) -> Run:
+        counted = Counter(TimedOutError=errors) if errors else Counter()
+        return Run("server", not errors, [], 500.0, 490.0, {"p99": p99}, counted, "", Counter({8: 10}), errors)
+
+    knobs = Knobs(8, 0.002)
+    said = serving_of("queue", knobs, [run(4.0), run(5.0), run(4.5, 2)], 10.0, goodput=700.0)
+    assert said.latency["p99"].low_ms < said.latency["p99"].ms < said.latency["p99"].high_ms
+    assert (said.valid, said.errors, said.batches, said.longest_queue) == (False, {"TimedOutError": 2}, {8: 30}, 2)
+    assert serving_of("queue", knobs, [run(4.0)], 10.0).latency["p99"].low_ms is None
+    record = make_record(serving=said)
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    assert make_record().serving is None
+
+
+def test_a_summary_without_a_result_is_an_error() -> None:
+    with pytest.raises(CourseError, match="names no result"):
+        read_summary("LoadGen stopped", "server", 1.0, Counter())
+
+
+@pytest.mark.parametrize("scenario", ["single_stream", "multi_stream", "server", "offline"])
+def test_every_scenario_runs_and_every_request_is_answered(scenario: str) -> None:
+    told = Told()
+    with BatchQueue([told], limit=64) as queue:
+        run = run_loadgen(queue, [PICTURE] * 8, scenario, 0.2, rate=500)
+    assert run.samples_per_s > 0
+    assert not run.errors
+    assert sum(told.batches) >= 64
+    assert run.batches.total() == len(told.batches)
+    assert run.longest_queue <= 64
+    assert (run.rate == 500) == (scenario == "server")
+
+
+def test_a_queue_that_fails_ends_the_run_all_the_same() -> None:
+    told = Told()
+    told.fails = RuntimeError("broken")
+    with BatchQueue([told]) as queue:
+        run = run_loadgen(queue, [PICTURE], "server", 0.1, rate=200)
+    assert run.errors["FailedError"] >= 1
+    assert not run.valid
+
+
+def test_a_queue_that_has_ended_ends_the_run_all_the_same() -> None:
+    queue = BatchQueue([Told()])
+    queue.close()
+    assert run_loadgen(queue, [PICTURE], "server", 0.1, rate=200).errors["ClosedError"] >= 1
+
+
+def test_an_unknown_scenario_is_named() -> None:
+    with pytest.raises(CourseError, match="choose one of: single_stream"):
+        run_loadgen(BatchQueue([Told()]), [PICTURE], "poisson", 0.1)
+
+
+@pytest.mark.parametrize("start", [10.0, 400.0, 5000.0])
+def test_the_search_finds_the_highest_rate(start: float) -> None:
+    def measure(rate: float) -> Run:
+        return Run("server", True, [], rate, rate, {"p99": 1.0 if rate <= 730 else 50.0})
+
+    rate, runs = highest_rate(measure, start, 10.0)
+    assert 730 / 1.05 <= rate <= 730
+    assert len(runs) < 20
+
+
+def test_the_search_ends_where_no_rate_holds_and_errors_do_not_hold() -> None:
+    slow = lambda rate: Run("server", True, [], rate, rate, {"p99": 99.0})  # noqa: E731
+    assert highest_rate(slow, 100.0, 10.0)[0] == 0.0
+    refusing = lambda rate: Run("server", False, [], rate, rate, {"p99": 1.0}, Counter(OverloadedError=1))  # noqa: E731
+    assert highest_rate(refusing, 100.0, 10.0)[0] == 0.0
+
+
+def test_an_open_loop_measures_from_the_time_a_request_was_due() -> None:
+    told = Told()
+    with BatchQueue([told], limit=2) as queue:
+        sent = open_loop(queue, PICTURE, [0.0, 0.0, 0.0, 0.0, 0.01])
+    assert [request.due for request in sorted(sent, key=lambda r: r.due)] == [0.0, 0.0, 0.0, 0.0, 0.01]
+    assert all(request.latency_s >= request.answered - request.sent >= 0 for request in sent)
+
+
+def test_a_refusal_is_an_answer() -> None:
+    queue = BatchQueue([Told()])
+    queue.close()
+    assert [request.error for request in open_loop(queue, PICTURE, [0.0, 0.001])] == ["ClosedError"] * 2
+
+
+def test_a_closed_loop_never_has_more_under_way_than_callers() -> None:
+    told = Told()
+    with BatchQueue([told], max_wait_s=0.002) as queue:
+        sent = closed_loop(queue, PICTURE, callers=3, seconds=0.2)
+    assert len(sent) > 3
+    assert max(told.batches) <= 3

@@ -1,0 +1,212 @@
+"""The queue: who is computed together, and that everybody is answered."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from serving import PICTURE, Told, picture
+
+from inference_lib.serve import queue as waiting
+from inference_lib.serve.queue import BatchQueue, ClosedError, FailedError, OverloadedError, Request, TimedOutError
+
+
+class Answers:
+    """What requests were answered with, and a way to wait for so many."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._came = threading.Condition()
+
+    def __call__(self, request: Request) -> None:
+        with self._came:
+            self.requests.append(request)
+            self._came.notify()
+
+    def wait(self, count: int) -> list[Request]:
+        with self._came:
+            assert self._came.wait_for(lambda: len(self.requests) >= count, 10), f"{len(self.requests)} of {count} came"
+        return self.requests
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    classifier = Told()
+    yield classifier
+    classifier.go.set()
+
+
+def held_up(queue: BatchQueue, told: Told, answers: Answers) -> None:
+    """Let a first request be computed, and not end."""
+    told.go.clear()
+    queue.submit(PICTURE, answers)
+    assert told.started.wait(10)
+
+
+def test_each_request_gets_the_logits_of_its_own_picture(told: Told) -> None:
+    answers = Answers()
+    with BatchQueue([told]) as queue:
+        held_up(queue, told, answers)
+        for value in range(1, 9):
+            queue.submit(picture(value), answers)
+        told.go.set()
+        found = answers.wait(9)
+    assert [request.logits.argmax() for request in found] == [request.picture[0, 0] for request in found]
+
+
+def test_those_who_wait_are_computed_together_up_to_the_largest_batch(told: Told) -> None:
+    answers = Answers()
+    with BatchQueue([told], max_batch=4) as queue:
+        held_up(queue, told, answers)
+        for _ in range(6):
+            queue.submit(PICTURE, answers)
+        told.go.set()
+        answers.wait(7)
+    assert told.batches == [1, 4, 2]
+    assert queue.batches == {1: 1, 4: 1, 2: 1}
+    assert [request.batch for request in answers.requests] == [1, 4, 4, 4, 4, 2, 2]
+
+
+def test_the_first_waits_for_company_and_a_full_batch_for_nobody(told: Told) -> None:
+    answers = Answers()
+    with BatchQueue([told], max_batch=2, max_wait_s=30) as queue:
+        for _ in range(2):
+            queue.submit(PICTURE, answers)
+        answers.wait(2)  # long before the waiting time is over
+    assert told.batches == [2]
+
+
+def test_after_the_waiting_time_a_batch_starts_with_whom_it_has(told: Told) -> None:
+    with BatchQueue([told], max_batch=8, max_wait_s=0.05) as queue:
+        request = queue.ask(PICTURE)
+    assert request.batch == 1
+    assert request.taken - request.arrived >= 0.05
+
+
+def test_two_batches_are_under_way_where_the_classifier_takes_two() -> None:
+    told, answers = Told(depth=2), Answers()
+    with BatchQueue([told], max_batch=1) as queue:
+        told.go.clear()
+        for _ in range(3):
+            queue.submit(PICTURE, answers)
+        deadline = time.monotonic() + 10
+        while queue.length > 1 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert queue.length == 1
+        told.go.set()
+        answers.wait(3)
+
+
+def test_a_full_queue_refuses(told: Told) -> None:
+    answers = Answers()
+    with BatchQueue([told], limit=2) as queue:
+        held_up(queue, told, answers)
+        for _ in range(2):
+            queue.submit(PICTURE, answers)
+        with pytest.raises(OverloadedError, match="2 requests wait already; try again"):
+            queue.submit(PICTURE, answers)
+        told.go.set()
+        assert all(request.error is None for request in answers.wait(3))
+
+
+def test_who_waited_too_long_is_told_so_and_not_computed(told: Told) -> None:
+    answers = Answers()
+    with BatchQueue([told], timeout_s=0.02) as queue:
+        held_up(queue, told, answers)
+        queue.submit(PICTURE, answers)
+        time.sleep(0.05)
+        told.go.set()
+        first, late = answers.wait(2)
+        assert first.error is None
+        assert isinstance(late.error, TimedOutError)
+        assert queue.ask(PICTURE).error is None
+    assert told.batches == [1, 1]
+
+
+def test_a_batch_that_fails_is_answered_and_the_next_one_works(told: Told) -> None:
+    told.fails = RuntimeError("CUDA out of memory")
+    with BatchQueue([told]) as queue:
+        with pytest.raises(FailedError, match="the batch failed: CUDA out of memory"):
+            queue.ask(PICTURE)
+        told.fails = None
+        assert queue.ask(PICTURE).logits is not None
+    assert queue.replaced == 0
+
+
+def test_who_cannot_take_an_answer_does_not_stop_the_queue(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    def gone(_: Request) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    with BatchQueue([told]) as queue:
+        queue.submit(PICTURE, gone)
+        assert queue.ask(PICTURE).logits is not None
+    assert "Event loop is closed" in caplog.text
+
+
+def test_a_dead_classifier_is_replaced() -> None:
+    dead, fresh = Told(), Told()
+    dead.fails, dead.dead = RuntimeError("the worker process died (signal 9)"), True
+    with BatchQueue([dead], lambda: fresh) as queue:
+        with pytest.raises(FailedError, match="signal 9"):
+            queue.ask(PICTURE)
+        assert queue.ask(PICTURE).logits is not None
+        assert (dead.batches, fresh.batches, queue.replaced) == ([1], [1], 1)
+    assert fresh.closed
+
+
+def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(told: Told) -> None:
+    def never() -> Told:
+        raise OSError("no memory")
+
+    answers = Answers()
+    told.fails, told.dead = RuntimeError("died"), True
+    with BatchQueue([told], never, max_batch=1) as queue:
+        held_up(queue, told, answers)
+        queue.submit(PICTURE, answers)
+        told.go.set()
+        first, second = answers.wait(2)
+        assert isinstance(first.error, FailedError)
+        assert isinstance(second.error, ClosedError)
+        assert not queue.ready
+        with pytest.raises(ClosedError):
+            queue.submit(PICTURE, answers)
+
+
+def test_one_of_two_replicas_goes_on_alone() -> None:
+    told, broken, answers = Told(), Told(), Answers()
+    broken.fails, broken.dead = RuntimeError("died"), True
+    with BatchQueue([broken, told], None, max_batch=1) as queue:
+        for _ in range(40):
+            queue.submit(PICTURE, answers)
+        answers.wait(40)
+        failed = [request for request in answers.requests if request.error]
+        assert len(failed) == len(broken.batches) <= 1
+
+
+def test_the_end_answers_those_who_are_here_and_refuses_others(told: Told) -> None:
+    answers = Answers()
+    queue = BatchQueue([told], max_batch=2)
+    held_up(queue, told, answers)
+    for _ in range(4):
+        queue.submit(PICTURE, answers)
+    ending = threading.Thread(target=queue.close)
+    ending.start()
+    told.go.set()
+    ending.join(10)
+    assert all(isinstance(request.logits, np.ndarray) for request in answers.wait(5))
+    with pytest.raises(ClosedError, match="start it again"):
+        queue.submit(PICTURE, answers)
+
+
+def test_the_end_does_not_wait_for_ever(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "CLOSING_S", 0.05)
+    answers = Answers()
+    queue = BatchQueue([told])
+    held_up(queue, told, answers)
+    queue.submit(PICTURE, answers)
+    queue.close()
+    (refused,) = answers.requests
+    assert isinstance(refused.error, ClosedError)
+    told.go.set()
+    answers.wait(2)

@@ -1,0 +1,208 @@
+"""The servers as a reader starts them: a replica is killed, the server is asked to end, and everybody is answered."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from serving import PICTURE
+
+from inference_lib.cli import main, parser
+from inference_lib.commands import serve as command
+from inference_lib.records.store import RecordStore
+from inference_lib.seam import Workload
+from inference_lib.serve.classifier import HALF_STEPS, DeviceClassifier, Loaded, sizes_up_to
+from inference_lib.serve.client import Client, Reply
+from inference_lib.serve.server_process import answers, running_server
+from inference_lib.serve.settings import Settings
+from inference_lib.serve.soak import growth_percent, soak
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.fashion_mnist import load_fashion_mnist
+
+MODEL = ["--backend", "onnxruntime", "--model", "vanilla_cnn", "--device", "cpu"]
+SLOW_MS = 1500
+"""A lone request waits so long for company: long enough for a signal to find it under way."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Replies:
+    def __init__(self) -> None:
+        self.came: list[Reply] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, reply: Reply) -> None:
+        with self._changed:
+            self.came.append(reply)
+            self._changed.notify()
+
+    def wait(self, count: int) -> list[Reply]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.came) >= count, 40), f"{len(self.came)} of {count} came"
+        return self.came
+
+
+@pytest.fixture(params=["local", "litserve", pytest.param("ray", marks=pytest.mark.slow)])
+def engine(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip({"local": "uvicorn"}.get(request.param, request.param))
+    return request.param
+
+
+def kill_a_worker(server: psutil.Process, url: str, client: Client) -> None:
+    """Kill the model's process while requests come; nobody waits for it, and another one takes its place."""
+    worker = max(server.children(), key=lambda child: "spawn_main" in " ".join(child.cmdline()))
+    replies, sent, deadline = Replies(), 0, time.monotonic() + 60
+    client.submit(PICTURE, replies)
+    time.sleep(0.3)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert replies.wait(1)[0].status == 503  # it had been taken
+    while time.monotonic() < deadline and not (sent and replies.came[-1].status == 200 and answers(f"{url}/ready")):
+        client.submit(PICTURE, replies)
+        sent += 1
+        replies.wait(sent + 1)
+    assert replies.came[-1].status == 200
+    assert {reply.status for reply in replies.came} <= {200, 503, 504}
+    assert worker.pid not in {child.pid for child in server.children()}
+
+
+def test_a_server_answers_and_at_its_end_those_under_way_are_answered(engine: str) -> None:
+    port = free_port()
+    url, replies = f"http://127.0.0.1:{port}", Replies()
+    options = [*MODEL, "--engine", engine, "--port", str(port), "--max-batch", "2", "--max-wait-ms", str(SLOW_MS)]
+    with running_server(url, options, 120) as server, Client(url) as client:
+        for _ in range(2):
+            client.submit(PICTURE, replies)
+        assert [reply.status for reply in replies.wait(2)] == [200, 200]
+        if engine == "litserve":
+            kill_a_worker(psutil.Process(server.pid), url, client)
+        client.submit(PICTURE, replies)
+        time.sleep(0.4)
+        server.send_signal(signal.SIGTERM)
+        assert replies.wait(3)[2].status == 200, replies.came[2].error
+        server.wait(40)
+        assert server.returncode == 143
+        assert not answers(f"{url}/health")
+
+
+def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -> None:
+    settings = Settings("onnxruntime", Workload("vanilla_cnn", 1), replicas=2, max_batch=2, root=root)
+    found = soak(settings, seconds=4, kill_every_s=1.2, rate=40, limit_ms=1000)
+    assert found.lost == 0
+    assert found.kills >= 2
+    assert found.replaced >= 1
+    assert found.answered > 0.8 * found.sent
+    assert set(found.errors) <= {"FailedError"}
+
+
+def test_memory_growth_is_that_of_the_end_over_the_beginning() -> None:
+    assert growth_percent([50, *[100] * 50, *[110] * 10]) == pytest.approx(10)
+    assert growth_percent([]) == 0
+
+
+def test_a_classifier_pads_to_the_next_size_and_gives_each_its_own_answer(root: Path) -> None:
+    pictures, _ = load_fashion_mnist("test")
+    with Loaded("onnxruntime", Workload("vanilla_cnn", 1), (1, 4), root) as classifier:
+        together = classifier.submit(list(pictures[:3]))()
+        alone = [classifier.submit([each])()[0] for each in pictures[:3]]
+        with pytest.raises(CourseError, match="5 pictures is larger than the largest runner, 4"):
+            classifier.submit(list(pictures[:5]))()
+    assert together.shape == (3, 10)
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_pictures_prepared_on_the_gpu_get_the_logits_of_those_prepared_on_the_host(root: Path) -> None:
+    pictures, _ = load_fashion_mnist("test")
+    with Loaded("pytorch-cudagraph", Workload("resnet18", 1, "fp32", "cuda"), (1, 4), root) as classifier:
+        assert isinstance(classifier, DeviceClassifier)
+        waiting = [classifier.submit(list(pictures[:3])), classifier.submit(list(pictures[3:4]))]  # two under way
+        found = np.concatenate([logits() for logits in waiting])
+    with Loaded("onnxruntime", Workload("resnet18", 1), (4,), root) as host:
+        expected = host.submit(list(pictures[:4]))()
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-3
+
+
+def test_sizes_leave_little_to_be_padded() -> None:
+    assert sizes_up_to(1) == (1,)
+    assert sizes_up_to(8) == (1, 2, 4, 8)
+    assert sizes_up_to(10) == (1, 2, 4, 8, 10)
+    assert sizes_up_to(32) == (1, 2, 4, 8, 12, 16, 24, 32)
+    sizes = sizes_up_to(1000)
+    assert sizes[-1] == 1000
+    padded = [next(size for size in sizes if size >= count) / count for count in range(1, 1001)]
+    assert max(padded[HALF_STEPS:]) < 1.5
+    assert max(padded) < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve", "--engine", "torchserve"], "unknown engine 'torchserve'; choose one of: litserve, ray, local"),
+        (["serve", "--backend", "caffe"], "unknown backend"),
+        (["serve", "--model", "vgg"], "unknown model 'vgg'"),
+        (["serve", "--max-batch", "0"], "numbers from 1 on"),
+        (["load", "--scenario", "burst"], "unknown scenario 'burst'"),
+        (["load", "--url", "http://127.0.0.1:9"], "is not ready; start it with"),
+    ],
+)
+def test_a_mistake_at_the_prompt_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([*arguments, *(["--device", "cpu"] if "--url" not in arguments else [])]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_the_options_of_a_server_are_its_settings() -> None:
+    given = [
+        "serve",
+        "--device",
+        "cpu",
+        "--max-batch",
+        "12",
+        "--max-wait-ms",
+        "3",
+        "--max-queue",
+        "7",
+        "--port",
+        "9000",
+    ]
+    settings = command.settings_of(parser(given).parse_args(given))
+    assert (settings.sizes, settings.max_wait_s, settings.limits.under_way) == ((1, 2, 4, 8, 12), 0.003, 7)
+    assert settings.url == "http://127.0.0.1:9000"
+    assert settings.class_names[9] == "Ankle boot"
+
+
+def test_a_load_in_this_process_is_predicted_measured_and_kept(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    knobs = ["--max-batch", "2", "--max-wait-ms", "0", "--seconds", "0.2", "--loads", "0.3", "--p99-ms", "100"]
+    assert main(["load", *MODEL, *knobs, "--records", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for part in ("queue's overhead", "simulated:", "highest rate", "offline: "):
+        assert part in said
+    (record,) = RecordStore(tmp_path).read()
+    assert (record.profile, record.batch_size, record.status) == ("load", 2, "ok")
+    serving = record.serving
+    assert serving.goodput_per_s == serving.arrival_rate > 0
+    assert set(serving.batches) <= {1, 2}
+    assert serving.latency["p99"].low_ms <= serving.latency["p99"].ms <= serving.latency["p99"].high_ms
+
+
+def test_a_load_over_http_runs_every_scenario_that_is_asked_for(capsys: pytest.CaptureFixture, root: Path) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running_server(url, [*MODEL, "--engine", "local", "--port", str(port), "--max-batch", "2"], 120):
+        for scenario in ("single_stream", "server"):
+            main(["load", "--url", url, "--scenario", scenario, "--rate", "200", "--seconds", "0.2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["single_stream", "server"]
+    assert all("Error" not in line for line in lines)

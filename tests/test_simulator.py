@@ -1,0 +1,98 @@
+"""The simulated queue against what can be computed by hand, and the law against the simulation."""
+
+import numpy as np
+import pytest
+
+from inference_lib.serve.queueing import highest_rate, mean_wait_s, slowest_s, steady_batch
+from inference_lib.serve.service import Service
+from inference_lib.serve.simulator import Knobs, poisson, simulate
+from inference_lib.serve.trials import simulated_rate
+
+
+def service(first_ms: float = 2.0, each_ms: float = 0.1, largest: int = 32, depth: int = 1) -> Service:
+    sizes = [2**power for power in range(largest.bit_length())]
+    times = {size: [(first_ms + each_ms * size) / 1e3] for size in sizes}
+    return Service(times, times, depth)
+
+
+def test_one_at_a_time_waits_as_pollaczek_and_khinchine_say() -> None:
+    one = service(largest=1, first_ms=0.9, each_ms=0.1)
+    for rate in (300.0, 600.0, 800.0):
+        found = simulate(poisson(rate, 100_000, seed=1), one, Knobs(1, limit=10**9))
+        assert found.latencies_s.mean() - 1e-3 == pytest.approx(mean_wait_s(rate, 1e-3), rel=0.08)
+    assert mean_wait_s(1000, 1e-3) == float("inf")
+
+
+def test_a_batch_is_who_came_while_the_last_one_was_computed() -> None:
+    found = simulate([0.0, 0.001, 0.0015, 0.0019, 0.5], service(2.0, 0.0), Knobs(32))
+    assert found.batches == {1: 2, 3: 1}
+    assert found.latencies_s == pytest.approx([0.002, 0.003, 0.0025, 0.0021, 0.002])
+
+
+def test_the_first_waits_for_company() -> None:
+    found = simulate([0.0, 0.003, 0.0049, 0.0051], service(2.0, 0.0), Knobs(32, max_wait_s=0.005))
+    assert found.batches == {3: 1, 1: 1}
+    assert found.latencies_s[0] == pytest.approx(0.007)
+    assert simulate([0.0, 0.001, 5.0], service(2.0, 0.0), Knobs(2, max_wait_s=1.0)).latencies_s == pytest.approx(
+        [0.003, 0.002, 1.002]  # a full batch does not wait
+    )
+
+
+def test_no_batch_is_larger_than_the_largest_and_nobody_is_lost() -> None:
+    found = simulate(poisson(20_000, 5000), service(), Knobs(8, limit=100))
+    assert max(found.batches) == 8
+    assert found.refused > 0
+    assert len(found.latencies_s) + found.refused == 5000
+    assert found.quantile_ms(100) < 1e3 * (100 / 8 + 2) * service().occupied_s(8)
+
+
+def test_a_batch_between_two_sizes_costs_as_the_larger() -> None:
+    times = {1: [0.001], 8: [0.002], 16: [0.01]}
+    found = simulate([0.0] * 9, Service(times, times), Knobs(16))
+    assert found.latencies_s == pytest.approx([0.01] * 9)
+
+
+def test_two_replicas_carry_twice_as_much() -> None:
+    rate = 1.5 * service().capacity
+    one, two = (simulate(poisson(rate, 20_000), service(), Knobs(32, replicas=n, limit=10**9)) for n in (1, 2))
+    assert two.quantile_ms(50) < 20 < one.quantile_ms(50)
+
+
+def test_a_second_batch_under_way_hides_what_is_not_computing() -> None:
+    alone, busy = {8: [0.004]}, {8: [0.002]}
+    rate = 8 / 0.003
+    found = simulate(poisson(rate, 20_000), Service(alone, busy, depth=2), Knobs(8, limit=10**9))
+    assert found.quantile_ms(99) < 20
+    assert simulate(poisson(rate, 20_000), Service(alone, alone), Knobs(8, limit=10**9)).quantile_ms(99) > 1000
+
+
+def test_slow_batches_are_drawn_as_often_as_they_were_measured() -> None:
+    times = {1: [0.001] * 95 + [0.05] * 5}
+    found = simulate(np.arange(2000.0), Service(times, times), Knobs(1))
+    assert found.quantile_ms(50) == pytest.approx(1)
+    assert found.quantile_ms(99) == pytest.approx(50)
+
+
+def test_batches_settle_where_one_takes_as_long_as_its_requests_to_come() -> None:
+    fixed = service(10.0, 0.0, largest=64)
+    assert steady_batch(1000, fixed, 64) == 10
+    assert steady_batch(10, fixed, 64) == 1
+    assert steady_batch(1e6, fixed, 64) == 64
+    mean = simulate(poisson(1000, 50_000), fixed, Knobs(64)).mean_batch
+    assert mean == pytest.approx(10, rel=0.15)
+
+
+def test_the_law_says_about_what_the_simulation_does() -> None:
+    for load in (0.3, 0.5, 0.7):
+        rate = load * service().capacity
+        found = simulate(poisson(rate, 50_000), service(), Knobs(32)).quantile_ms(99)
+        assert found == pytest.approx(slowest_s(rate, service(), 32) * 1e3, rel=0.25)
+
+
+def test_the_highest_rate_keeps_the_limit_and_a_higher_one_breaks_it() -> None:
+    knobs = Knobs(32)
+    rate = simulated_rate(service(), knobs, 8.0)
+    assert simulate(poisson(rate, 20_000), service(), knobs).quantile_ms(99) <= 8.0
+    assert simulate(poisson(1.1 * rate, 20_000), service(), knobs).quantile_ms(99) > 8.0
+    assert highest_rate(service(), 32, 0.008) == pytest.approx(rate, rel=0.25)
+    assert highest_rate(service(), 32, 0.001) == simulated_rate(service(), knobs, 1.0) == 0.0
