@@ -185,7 +185,7 @@ def decode(path: Path) -> Image.Image:
             with Image.open(path) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise CourseError(f"{path} has {image.width} x {image.height} pixels; make it smaller")
-                return _as_seen(ImageOps.exif_transpose(image))
+                return as_seen(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         raise CourseError(f"{path} has more pixels than can be decoded safely; make it smaller") from error
     except CourseError:
@@ -195,7 +195,8 @@ def decode(path: Path) -> Image.Image:
         raise CourseError(f"{path} cannot be read: {said or type(error).__name__}") from error
 
 
-def _as_seen(image: Image.Image) -> Image.Image:
+def as_seen(image: Image.Image) -> Image.Image:
+    """Return ``image`` in 8 bits, in colours or grey, on a white ground; wider ranges of grey are brought to 0..255."""
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:
