@@ -221,7 +221,7 @@ def fitted(image: Image.Image, figures: Preprocessing) -> np.ndarray:
     width, height = figures.width * scale, figures.height * scale
     left, top = (image.width - width) / 2, (image.height - height) / 2
     box = (left, top, left + width, top + height)
-    pixels = np.asarray(image.resize((figures.width, figures.height), Image.Resampling.BILINEAR, box))
+    pixels = np.array(image.resize((figures.width, figures.height), Image.Resampling.BILINEAR, box))
     return pixels[None] if figures.channels == 1 else pixels.transpose(2, 0, 1)
 
 
