@@ -526,12 +526,20 @@ goodput = pd.DataFrame(
 whole = dict.fromkeys(goodput.columns[1:], "{:,.0f}")
 tables.show_table(goodput, f"Highest rate with p99 within {limit_ms:.1f} ms. {lab.machine_name}.", whole)
 
+# %% tags=["remove-cell"]
+best = max(service.sizes, key=service.carried)
+glue("14-best", best)
+glue("14-of-best", f"{100 * service.capacity / service.carried(best):.0f}")
+
 # %% [markdown]
-# The rule knows the median of each batch's times. The simulation draws from all of them, so where some batches were
-# slow, it allows less. A largest batch of one is the M/D/1 queue from above; what more is worth depends on what a batch
-# costs here. A very large limit does no harm by itself, since batches only grow when they must, but it needs memory and
-# warm-up. `python -m inference_lib load` searches the rate on the real queue, as MLPerf's rules want it, and takes
-# minutes.
+# The rule knows the mean of each batch's times. The simulation draws from all of them, so where some batches were
+# slow, it allows less. A largest batch of one is the M/D/1 queue from above.
+#
+# Beware of a largest batch beyond the best one. A queue that is never empty makes no batches but the largest, so the
+# more is asked of it, the less it carries. Here, the best size is {glue:text}`14-best`, and batches of the largest size
+# carry {glue:text}`14-of-best` % of what batches of the best one do.
+#
+# `python -m inference_lib load` searches the rate on the real queue, as MLPerf's rules want it, and takes minutes.
 
 # %% [markdown]
 # ## What goes wrong

@@ -577,6 +577,19 @@ else:
     print("LitServe is not installed")
 
 # %% [markdown]
+# ### An idle server that is not idle
+#
+# A loop that asks "is there something?" without a pause keeps a core busy and, if the queue lives in another process,
+# that process too. LitServe's loop with batches does so, and on few cores it takes them from those
+# who would answer. The mend is to wait for the first request, and only then to look for company:
+
+# %%
+if "litserve" in urls:
+    show_source("inference_lib.serve.litserve_engine", "PatientLoop")
+else:
+    print("LitServe is not installed")
+
+# %% [markdown]
 # ### A strange request brings the server down
 #
 # Everything that comes from outside is checked, and what is wrong is said in one line, with a status of the 400s. The

@@ -36,6 +36,7 @@ struct Place { unsigned x; };
 static Place blockIdx, blockDim, threadIdx;
 static float eights[256];  // what each FP8 number is worth
 
+static float __int_as_float(int bits) { float x; memcpy(&x, &bits, 4); return x; }
 static float from_half(unsigned short bits) { _Float16 x; memcpy(&x, &bits, 2); return x; }
 static unsigned short to_half(float x) { _Float16 half = x; unsigned short bits; memcpy(&bits, &half, 2); return bits; }
 static unsigned char to_eight(float x) {  // the nearest, of two as near the even one
@@ -87,7 +88,7 @@ class HostKernels:
 
     def queue(self, name: str, tensors: list[torch.Tensor], scalars: list[Scalar]) -> None:
         assert all(tensor.is_contiguous() for tensor in tensors)
-        kinds = [ctypes.c_longlong, *(ctypes.c_float if isinstance(s, float) else ctypes.c_int for s in scalars[1:])]
+        kinds = [ctypes.c_uint, *(ctypes.c_float if isinstance(s, float) else ctypes.c_int for s in scalars[1:])]
         values = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
         values += [kind(scalar) for kind, scalar in zip(kinds, scalars, strict=True)]  # type: ignore[misc, arg-type]
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))

@@ -472,7 +472,7 @@ def test_what_is_not_measured_says_why(precision: str, device: str, reason: str)
 
 
 def test_a_cpu_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "GPU" in get_backend("cudnn").availability("cpu").reason
+    assert "GPU" in get_backend("cudnn").supports(Workload("resnet18", 1, "fp16", "cpu")).reason
     monkeypatch.setitem(sys.modules, "cudnn", None)
     assert "pip install" in get_backend("cudnn").availability("cuda").remedy
 

@@ -5,6 +5,7 @@ application's, which decodes and refuses in the HTTP process and puts a limit on
 """
 
 import asyncio
+import queue
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import litserve as ls
 import numpy as np
+from litserve.loops.simple_loops import BatchedLoop
 from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
 from starlette.routing import Mount
 
@@ -26,12 +28,46 @@ WATCH_S = 0.2
 
 END_S = 30.0
 
+IDLE_S = 1.0
+"""How long an idle worker waits before it looks whether it should end."""
+
+
+class PatientLoop(BatchedLoop):
+    """LitServe's loop with batches, which waits for the first request instead of asking for it without a pause.
+
+    Asking goes through the process that holds the queue: an idle worker kept a core, and that process, busy.
+    """
+
+    def get_batch_requests(self, lit_api: ls.LitAPI, request_queue: Any, transport: Any) -> tuple[list, list]:
+        """Return the next batch, and the requests that waited too long."""
+        try:
+            first = request_queue.get(timeout=IDLE_S)
+        except queue.Empty:
+            return [], []
+        return super().get_batch_requests(lit_api, Led(first, request_queue), transport)
+
+
+class Led:
+    """A queue whose first item was taken already."""
+
+    def __init__(self, first: Any, others: Any) -> None:
+        self._first, self._others = [first], others
+
+    def get(self, timeout: float) -> Any:
+        """Return the next item, or raise Empty after ``timeout`` seconds."""
+        return self._first.pop() if self._first else self._others.get(timeout=timeout)
+
+    def get_nowait(self) -> Any:
+        """Return the next item, or raise Empty."""
+        return self._first.pop() if self._first else self._others.get_nowait()
+
 
 class ClassifierAPI(ls.LitAPI):
     """The model in its process, as LitServe wants it."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(max_batch_size=settings.max_batch, batch_timeout=settings.max_wait_s)
+        loop = PatientLoop() if settings.max_batch > 1 else "auto"
+        super().__init__(max_batch_size=settings.max_batch, batch_timeout=settings.max_wait_s, loop=loop)
         self._settings = settings
 
     def setup(self, device: str) -> None:

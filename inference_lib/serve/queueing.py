@@ -42,7 +42,7 @@ def slowest_s(rate: float, service: Service, max_batch: int, max_wait_s: float =
 
     A queue that waits for company does so only while nobody computes, so of waiting and computing the longer counts.
     """
-    if rate >= service.capacity:
+    if rate >= service.carried(max_batch):
         return math.inf
     return _unlucky_s(steady_batch(rate, service, max_batch, max_wait_s), service, max_batch, max_wait_s)
 
@@ -52,7 +52,7 @@ def highest_rate(service: Service, max_batch: int, limit_s: float) -> float:
 
     It is what the largest batches carry of which an unlucky request can wait for two, or three, within the limit.
     """
-    rates = (b / service.occupied_s(b) for b in range(1, max_batch + 1) if _unlucky_s(b, service, max_batch) <= limit_s)
+    rates = (service.carried(b) for b in range(1, max_batch + 1) if _unlucky_s(b, service, max_batch) <= limit_s)
     return max(rates, default=0.0)
 
 

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
@@ -38,8 +38,11 @@ class Service:
         return smallest(self.sizes, count)
 
     def occupied_s(self, count: int) -> float:
-        """Return how long a batch of ``count`` pictures keeps others from being computed: the median, seconds."""
-        return median(self.busy[self.size(count)])
+        """Return how long a batch of ``count`` pictures keeps others from being computed: the mean, seconds.
+
+        Of many batches, the slow ones take their time as well: a rate follows from the mean, not from the median.
+        """
+        return fmean(self.busy[self.size(count)])
 
     def alone_s(self, count: int) -> float:
         """Return the time of a batch of ``count`` pictures by itself: the median, seconds."""
@@ -47,8 +50,12 @@ class Service:
 
     @property
     def capacity(self) -> float:
-        """The highest rate that can be kept up, pictures a second: full batches of the best size."""
-        return max(size / self.occupied_s(size) for size in self.sizes)
+        """What a queue carries that is never empty, pictures a second: batches of the largest size."""
+        return self.carried(self.sizes[-1])
+
+    def carried(self, max_batch: int) -> float:
+        """Return the same where ``max_batch`` is the largest batch: a queue that is never empty makes no others."""
+        return max_batch / self.occupied_s(max_batch)
 
 
 def measure_service(classifier: Classifier, budget_s: float = 0.3) -> Service:

@@ -8,6 +8,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
     ones, so that the slow ones are slow here, too.
     """
     luck = iter(np.random.default_rng(seed).random(len(arrivals)).tolist())
-    around = {size: max(0.0, service.alone_s(size) - service.occupied_s(size)) for size in service.sizes}
+    around = {size: max(0.0, service.alone_s(size) - median(service.busy[size])) for size in service.sizes}
     places = [(0.0, replica) for replica in range(knobs.replicas) for _ in range(service.depth)]
     free = [0.0] * knobs.replicas  # when a replica's last batch is computed
     turn = [0.0] * knobs.replicas  # when a replica's last batch was submitted: one is gathered at a time

@@ -141,7 +141,8 @@ class _Load:
 
     def _kill(self, every_s: float, ended: threading.Event, say: Callable[[str], object]) -> None:
         number = 0
-        while not ended.wait(every_s):
+        last = self.due[-1] - WINDOW_S  # later, nobody could see whether it got well
+        while not ended.wait(every_s) and time.perf_counter() - self.start < last:
             alive = [replica for replica in self.replicas if replica.alive() and replica.pid]
             if alive:
                 victim = alive[number % len(alive)]

@@ -26,6 +26,9 @@ from inference_lib.serve.simulator import Knobs, Outcome, poisson, simulate
 SIMULATED = 20_000
 """Requests of a simulation: 200 of them lie beyond the 99th percentile."""
 
+LEAST, LONGEST = 100, 200_000
+"""Requests of one that stands beside a measurement: as many as are measured, within these."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -70,8 +73,9 @@ def predict_and_measure(
 ) -> Iterator[Trial]:
     """Simulate a queue at parts of its capacity, then put the real one under the same loads with LoadGen."""
     for load in loads:
-        rate = load * service.capacity
-        simulated = simulate(poisson(rate, SIMULATED), service, knobs)
+        rate = load * service.carried(knobs.max_batch)
+        count = min(LONGEST, max(LEAST, round(rate * seconds)))  # near its capacity, a queue grows with time
+        simulated = simulate(poisson(rate, count), service, knobs)
         law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
         with queued(classifier, knobs) as queue:
             run = run_loadgen(queue, pictures, "server", seconds, rate, limit_ms)
@@ -80,8 +84,9 @@ def predict_and_measure(
 
 def simulated_rate(service: Service, knobs: Knobs, limit_ms: float, precision: float = 0.02) -> float:
     """Return the highest rate at which the simulated p99 stays within ``limit_ms``; 0 where none does."""
-    low, high = 0.0, service.capacity
-    while high - low > precision * service.capacity:
+    low, high = 0.0, max(service.carried(size) for size in range(1, knobs.max_batch + 1))
+    close = precision * high
+    while high - low > close:
         middle = (low + high) / 2
         found = simulate(poisson(middle, SIMULATED), service, knobs)
         low, high = (middle, high) if found.quantile_ms(99) <= limit_ms and not found.refused else (low, middle)

@@ -18,7 +18,7 @@ from inference_lib.backends.cudnn.execution import Executable, facts_of, save
 from inference_lib.backends.cudnn.kernels import SOURCE
 from inference_lib.backends.cudnn.program import PICTURES, program_of
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
-from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_identity, gpu_works, graph_support
+from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_identity, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.hashes import sha256_of
@@ -37,20 +37,19 @@ class Cudnn:
     times_kernels = True
 
     def availability(self, device: str) -> Availability:
-        """Usable where cuDNN's front end is installed and a GPU works."""
+        """Usable where cuDNN's front end is installed and, if it is to run on a GPU, one works."""
         try:
             import cudnn
         except ImportError as error:
             return Availability(usable=False, reason=f"{error.name} is not installed", remedy=f"pip install {PACKAGE}")
-        if device != "cuda":
-            reason, remedy = "cuDNN computes on NVIDIA GPUs only", "choose --device cuda"
-            return Availability(usable=False, version=cudnn.__version__, reason=reason, remedy=remedy)
-        return Availability(usable=True, version=cudnn.backend_version_string()) if gpu_works() else NO_GPU
+        if device == "cuda" and not gpu_works():
+            return NO_GPU
+        return Availability(usable=True, version=cudnn.backend_version_string())
 
     def supports(self, workload: Workload) -> Support:
         """FP16, INT8 and FP8 on a GPU."""
         if not workload.on_gpu:
-            return graph_support(workload)
+            return Support(ok=False, reason="cuDNN computes on NVIDIA GPUs only")
         if workload.precision.dtype not in (torch.float16, *LARGEST):
             return Support(ok=False, reason="the course measures cuDNN's graphs in FP16, INT8 and FP8 alone")
         if workload.precision.dtype == torch.float8_e4m3fn and gpu_works() and capability() < FP8_CAPABILITY:
@@ -106,14 +105,14 @@ def capability() -> tuple[int, int]:
 def network_for(model: torch.nn.Module, workload: Workload) -> Network:
     """Return ``model`` with the numbers of the workload's precision, its scales from the calibration's pictures.
 
-    In FP8 the pictures stay in FP16, and the first convolution with them: a background that all of its products share
-    would be off by up to 6 % in 3 bits of mantissa, and nothing averages that out.
+    In FP8 the pictures stay in FP16, and what the first convolution makes of them: an even background is off by up to
+    6 % in 3 bits of mantissa, everywhere by the same, and nothing averages that out.
     """
     program, dtype = program_of(model, workload.model.input_shape), workload.torch_dtype
     if not workload.precision.calibrated:
         return network_of(program, dtype, {})
     device = workload.device.torch
     batches = [torch.from_numpy(batch).to(device) for batch in workload.calibration.batches(workload.model)]
-    wide = frozenset({PICTURES} if dtype.is_floating_point else ())
+    even = [PICTURES, *(first.name for first in program.readers(PICTURES))]
     with float32_products("fp32"):
-        return calibrated(program, dtype, batches, wide)
+        return calibrated(program, dtype, batches, frozenset(even if dtype.is_floating_point else ()))

@@ -103,10 +103,22 @@ def describe(
         "name": PICTURES,
         "reads": "",
         "kernel": f"pictures<{TYPES[host]}, {TYPES[stored.dtype]}>",
-        "scalars": [batch * area, area, inside, 1 / stored.scale],
+        "scalars": [_threads(batch * area), area, inside, 1 / stored.scale],
         **_memory(batch, (PICTURE_CHANNELS, height, width), stored.dtype),
     }
     return [first, *(_described(network, operation, batch, chosen) for operation in network.program.operations)]
+
+
+def _threads(count: int) -> int:
+    """Return ``count``, the threads of a kernel of ours, which numbers them in 32 bits.
+
+    Raises:
+        CourseError: they are too many.
+
+    """
+    if count >= 2**31:
+        raise CourseError("the batch is too large for this backend's kernels; choose a smaller one")
+    return count
 
 
 def _memory(batch: int, shape: tuple[int, int, int], dtype: torch.dtype) -> Description:
@@ -138,14 +150,14 @@ def _described(network: Network, operation: Operation, batch: int, chosen: dict[
             "kind": "kernel",
             "kernel": f"depthwise<{types}, {size}, {stride}, {STRIP}>",
             "constants": ["weight", "multiplier", "bias"],
-            "scalars": [strips, fours, height, width, rows, columns, padding, *limits],
+            "scalars": [_threads(strips), fours, height, width, rows, columns, padding, *limits],
         }
     factor = reads.scale / writes.scale
     if isinstance(operation, MaxPool):
         sizes = [fours, height, width, rows, columns, operation.size, operation.stride, operation.padding]
-        kernel, scalars = f"max_pool<{types}>", [pixels * fours, *sizes, factor]
+        kernel, scalars = f"max_pool<{types}>", [_threads(pixels * fours), *sizes, factor]
     else:
-        kernel, scalars = f"mean<{types}>", [batch * fours, fours, height * width, factor]
+        kernel, scalars = f"mean<{types}>", [_threads(batch * fours), fours, height * width, factor]
     return common | {"kind": "kernel", "kernel": kernel, "scalars": scalars}
 
 

@@ -8,7 +8,8 @@ struct Float32 { float bits; };
 
 template <typename T> struct alignas(4 * sizeof(T)) Four { T of[4]; };
 
-__device__ float number(Int8 x) { return x.bits; }
+// The bits of 1.5 * 2^23 plus an integer are those of their sum: two additions, where a conversion takes as long as four.
+__device__ float number(Int8 x) { return __int_as_float(0x4b400000 + x.bits) - 12582912.0f; }
 __device__ float number(Float32 x) { return x.bits; }
 __device__ float number(Float16 x) {
   float found;
@@ -38,26 +39,27 @@ __device__ void store(Float8 &to, float x) {
 }
 #endif
 
-#define THIS_THREAD (blockIdx.x * (long long)blockDim.x + threadIdx.x)
+#define THIS_THREAD (blockIdx.x * blockDim.x + threadIdx.x)
 
 // Pictures as an application has them, channel by channel, become pixels with four channels; what is missing is zero.
 template <typename In, typename Out>
-__global__ void pictures(const In *from, Four<Out> *to, long long pixels, int area, int channels, float factor) {
-  const long long pixel = THIS_THREAD;
+__global__ void pictures(const In *from, Four<Out> *to, unsigned pixels, unsigned area, int channels, float factor) {
+  const unsigned pixel = THIS_THREAD;
   if (pixel >= pixels) return;
-  const In *first = from + pixel / area * area * channels + pixel % area;
+  const In *first = from + (long long)(pixel / area) * area * channels + pixel % area;
   Four<Out> found;
   for (int c = 0; c < 4; ++c) store(found.of[c], c < channels ? number(first[c * (long long)area]) * factor : 0.0f);
   to[pixel] = found;
 }
 
 template <typename In, typename Out>
-__global__ void max_pool(const Four<In> *from, Four<Out> *to, long long count, int fours, int height, int width,
-                         int rows, int columns, int size, int stride, int padding, float factor) {
-  const long long place = THIS_THREAD;
+__global__ void max_pool(const Four<In> *from, Four<Out> *to, unsigned count, unsigned fours, int height, int width,
+                         unsigned rows, unsigned columns, int size, int stride, int padding, float factor) {
+  const unsigned place = THIS_THREAD;
   if (place >= count) return;
-  const int four = place % fours, x = place / fours % columns, y = place / fours / columns % rows;
-  const Four<In> *picture = from + place / fours / columns / rows * height * width * fours + four;
+  const unsigned four = place % fours, pixel = place / fours;
+  const int x = pixel % columns, y = pixel / columns % rows;
+  const Four<In> *picture = from + (long long)(pixel / columns / rows) * height * width * fours + four;
   decltype(rank(In{})) most[4];
   bool first = true;
   for (int row = max(y * stride - padding, 0); row < min(y * stride - padding + size, height); ++row)
@@ -72,10 +74,10 @@ __global__ void max_pool(const Four<In> *from, Four<Out> *to, long long count, i
 }
 
 template <typename In, typename Out>
-__global__ void mean(const Four<In> *from, Four<Out> *to, long long count, int fours, int area, float factor) {
-  const long long place = THIS_THREAD;
+__global__ void mean(const Four<In> *from, Four<Out> *to, unsigned count, unsigned fours, int area, float factor) {
+  const unsigned place = THIS_THREAD;
   if (place >= count) return;
-  const Four<In> *pixel = from + place / fours * area * fours + place % fours;
+  const Four<In> *pixel = from + (long long)(place / fours) * area * fours + place % fours;
   float sum[4] = {0, 0, 0, 0};
   for (int p = 0; p < area; ++p, pixel += fours)
     for (int c = 0; c < 4; ++c) sum[c] += number(pixel->of[c]);
@@ -87,13 +89,13 @@ __global__ void mean(const Four<In> *from, Four<Out> *to, long long count, int f
 // A thread computes PIXELS neighbours of a row, so that each number it reads serves several windows.
 template <typename In, typename Out, int SIZE, int STRIDE, int PIXELS>
 __global__ void depthwise(const Four<In> *from, const Four<Float16> *weights, const float *multiplier,
-                          const float *bias, Four<Out> *to, long long count, int fours, int height, int width,
-                          int rows, int columns, int padding, float floor, float ceiling) {
-  const long long place = THIS_THREAD;
+                          const float *bias, Four<Out> *to, unsigned count, unsigned fours, int height, int width,
+                          unsigned rows, unsigned columns, int padding, float floor, float ceiling) {
+  const unsigned place = THIS_THREAD;
   if (place >= count) return;
-  const int strips = (columns + PIXELS - 1) / PIXELS;
-  const int four = place % fours, x = place / fours % strips * PIXELS, y = place / fours / strips % rows;
-  const long long picture = place / fours / strips / rows;
+  const unsigned strips = (columns + PIXELS - 1) / PIXELS, four = place % fours, strip = place / fours;
+  const int x = strip % strips * PIXELS, y = strip / strips % rows;
+  const long long picture = strip / strips / rows;
   constexpr int READ = (PIXELS - 1) * STRIDE + SIZE;
   float sum[PIXELS][4] = {};
   for (int r = 0; r < SIZE; ++r) {

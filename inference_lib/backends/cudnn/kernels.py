@@ -65,7 +65,7 @@ class Kernels:
 
         The first scalar is how many threads there are.
         """
-        kinds = [ctypes.c_longlong, *(ctypes.c_float if isinstance(s, float) else ctypes.c_int for s in scalars[1:])]
+        kinds = [ctypes.c_uint, *(ctypes.c_float if isinstance(s, float) else ctypes.c_int for s in scalars[1:])]
         values = (*(tensor.data_ptr() for tensor in tensors), *scalars)
         types = (*(ctypes.c_void_p for _ in tensors), *kinds)
         blocks, stream = -(-int(scalars[0]) // THREADS), torch.cuda.current_stream().cuda_stream
