@@ -52,7 +52,7 @@ def test_each_request_gets_the_logits_of_its_own_picture(told: Told) -> None:
             queue.submit(picture(value), answers)
         told.go.set()
         found = answers.wait(9)
-    assert [request.logits.argmax() for request in found] == [request.picture[0, 0] for request in found]
+    assert [request.logits.argmax() for request in found] == [request.pictures[0, 0, 0] for request in found]
 
 
 def test_those_who_wait_are_computed_together_up_to_the_largest_batch(told: Told) -> None:

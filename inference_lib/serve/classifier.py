@@ -54,8 +54,8 @@ class Classifier(Protocol):
     depth: int
     """Batches that may be under way at once: while one is computed, the next is gathered and sent."""
 
-    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
-        """Start a batch (1 to ``sizes[-1]`` pictures, uint8, 28 x 28); return what waits for its logits (N x 10)."""
+    def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
+        """Start a batch (uint8, N x 28 x 28, 1 to ``sizes[-1]`` pictures); return what waits for its logits (N x 10)."""
         ...
 
     def alive(self) -> bool:
@@ -79,15 +79,15 @@ class HostClassifier:
             size: np.zeros(runner.workload.input_shape, runner.workload.host_dtype) for size, runner in runners.items()
         }
 
-    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+    def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
         """Return a function that prepares the batch, infers and returns the logits (N x 10, float32)."""
         return partial(self.infer, pictures)
 
-    def infer(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def infer(self, pictures: np.ndarray) -> np.ndarray:
         """Return the logits of the pictures."""
         size = smallest(self.sizes, len(pictures))
         batch = self._batches[size]
-        preprocess(np.stack(pictures), batch.dtype, out=batch[: len(pictures)])
+        preprocess(pictures, batch.dtype, out=batch[: len(pictures)])
         return self._runners[size].infer(batch)[: len(pictures)]
 
     def alive(self) -> bool:
@@ -138,11 +138,11 @@ class DeviceClassifier:
         torch.cuda.synchronize()
 
     @torch.inference_mode()
-    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+    def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
         """Queue copy, preparation, model and copy back; nothing is waited for. There must be a slot left."""
         count, slot = len(pictures), self._slots.popleft()
         runner = self._runners[smallest(self.sizes, count)]
-        np.stack(pictures, out=slot.staged.numpy()[:count])
+        slot.staged.numpy()[:count] = pictures
         with torch.cuda.stream(runner.stream):
             slot.pictures[:count].copy_(slot.staged[:count], non_blocking=True)
             runner.stream.wait_event(self._last)  # another size has another stream, and would run beside it
@@ -222,7 +222,7 @@ def warm(classifier: Classifier) -> float:
     start = time.perf_counter()
     for size in classifier.sizes:
         for _ in range(WARM_UP):
-            classifier.submit([np.zeros(PICTURE, np.uint8)] * size)()
+            classifier.submit(np.zeros((size, *PICTURE), np.uint8))()
     return time.perf_counter() - start
 
 

@@ -128,10 +128,10 @@ def overlapped_rate(runner: BufferedRunner, budget_s: float) -> float:
 
 def queue_overhead(classifier: Classifier, turn_s: float = 0.1) -> Turns:
     """Time one picture with and without a queue that does not wait, in turns."""
-    picture = np.zeros(PICTURE, np.uint8)
+    pictures = np.zeros((1, *PICTURE), np.uint8)
     with BatchQueue([classifier], max_batch=1) as queue:
         return take_turns(
-            {"classifier": lambda: classifier.submit([picture])(), "queue": lambda: queue.ask(picture)}, turn_s
+            {"classifier": lambda: classifier.submit(pictures)(), "queue": lambda: queue.ask(pictures[0])}, turn_s
         )
 
 
