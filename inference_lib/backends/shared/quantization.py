@@ -85,11 +85,8 @@ def quantized_percent(path: Path) -> float:
     import onnx
 
     work = list(products(onnx.load(path)))
-    return (
-        100
-        * sum(product.multiply_adds for product in work if product.quantized)
-        / sum(product.multiply_adds for product in work)
-    )
+    quantized = sum(product.multiply_adds for product in work if product.quantized)
+    return 100 * quantized / sum(product.multiply_adds for product in work)
 
 
 def executed_percent(path: Path) -> float:

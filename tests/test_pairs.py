@@ -1,0 +1,44 @@
+"""What an export lost against its reference on the same pictures, and whether that could be chance."""
+
+import numpy as np
+import pytest
+
+from inference_lib.measure.accuracy import compare
+from inference_lib.records.pairs import pairs
+from inference_lib.records.record import Accuracy
+
+
+def counted(gained: int | None, lost: int | None, images: int = 10_000) -> Accuracy:
+    return Accuracy(
+        accuracy_percent=95, agreement_percent=99, largest_difference=0, images=images, gained=gained, lost=lost
+    )
+
+
+def test_gains_and_losses_are_counted_picture_by_picture() -> None:
+    labels = np.array([0, 1, 2, 3, 4])
+    reference, logits = np.eye(5)[[0, 1, 2, 0, 0]], np.eye(5)[[0, 1, 1, 3, 1]]
+    found = compare(logits, reference, labels)
+    assert (found.gained, found.lost) == (1, 1)  # the fourth and the third; of the last, both are wrong
+    assert pairs(found).difference == 0
+
+
+def test_the_difference_is_that_of_the_accuracies_and_in_its_interval() -> None:
+    found = pairs(counted(10, 40))
+    assert found.difference == pytest.approx(-0.3)
+    assert found.low < -0.3 < found.high < 0
+    assert found.p < 1e-4
+
+
+def test_few_decided_pictures_decide_nothing() -> None:
+    found = pairs(counted(1, 4))
+    assert found.low < 0 < found.high
+    assert found.p == pytest.approx(2 * (1 + 5) / 2**5)  # both tails of five throws of a coin
+
+
+def test_pictures_that_both_classify_alike_say_nothing() -> None:
+    assert pairs(counted(0, 0)) == (0.0, 0.0, 0.0, 1.0)
+    assert pairs(counted(10, 40, 20_000)).p == pairs(counted(10, 40)).p
+
+
+def test_a_record_from_before_they_were_counted_has_none() -> None:
+    assert pairs(counted(None, None)) is None
