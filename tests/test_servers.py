@@ -1,5 +1,6 @@
 """The servers as a reader starts them: a replica is killed, the server is asked to end, and everybody is answered."""
 
+import gc
 import os
 import signal
 import socket
@@ -117,6 +118,14 @@ def test_a_classifier_pads_to_the_next_size_and_gives_each_its_own_answer(root: 
             classifier.submit(pictures[:5])()
     assert together.shape == (3, 10)
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_while_a_model_is_served_the_heap_of_before_is_not_walked_through(root: Path) -> None:
+    before = gc.get_freeze_count()
+    with Loaded("onnxruntime", Workload("vanilla_cnn", 1), (1,), root):
+        assert gc.get_freeze_count() > before + 10_000  # what the imports left
+        assert len(gc.get_objects()) < 10_000
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.gpu

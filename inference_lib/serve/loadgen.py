@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inference_lib.serve.queue import BatchQueue, Request, UnansweredError
+from inference_lib.serve.queue import BatchQueue, ClosedError, Request
 from inference_lib.support.errors import CourseError, unknown_name
 
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
@@ -108,7 +108,10 @@ def run_loadgen(
     if scenario not in SCENARIOS:
         raise unknown_name("scenario", scenario, SCENARIOS)
     loadgen = import_loadgen()
-    load = (_ToQueue if isinstance(target, BatchQueue) else _OneByOne)(target, pictures, loadgen, scenario == "offline")
+    if isinstance(target, BatchQueue):
+        load: _OneByOne = _ToQueue(target, pictures, loadgen, patient=scenario == "offline")
+    else:
+        load = _OneByOne(target, pictures, loadgen)
     settings = _settings(loadgen, scenario, seconds, rate, limit_ms, percentile, seed)
     with tempfile.TemporaryDirectory() as folder:
         system = loadgen.ConstructFastSUT(load.issue, lambda: None)
@@ -129,58 +132,59 @@ class _OneByOne:
 
     longest = 0
 
-    def __init__(self, target: Any, pictures: Sequence[np.ndarray] | np.ndarray, loadgen: Any, patient: bool) -> None:
+    def __init__(self, target: Target, pictures: Sequence[np.ndarray], loadgen: Any) -> None:
         self.errors: Counter[str] = Counter()
-        self._target, self._pictures, self._loadgen, self._patient = target, pictures, loadgen, patient
+        self._target, self._pictures, self._loadgen = target, pictures, loadgen
 
     def issue(self, samples: list[int], indices: list[int]) -> None:
         for sample, index in zip(samples, indices, strict=True):
             try:
                 self._target.submit(self._pictures[index], partial(self._answered, sample))
             except Exception as error:  # LoadGen waits for every request that it sent
-                self._complete([sample], error)
+                self.complete([sample], error)
 
     def _answered(self, sample: int, answered: Answered) -> None:
-        self._complete([sample], answered.error)
+        self.complete([sample], answered.error)
 
-    def _complete(self, samples: Sequence[int], error: Exception | None) -> None:
+    def complete(self, samples: Sequence[int], error: Exception | None) -> None:
         if error is not None:
             self.errors[type(error).__name__] += len(samples)
         response = self._loadgen.QuerySampleResponse
         self._loadgen.QuerySamplesComplete([response(sample, 0, 0) for sample in samples])
 
     def batches(self) -> Counter[int]:
-        """Return the batches that were computed, by size: nobody tells."""
+        """Return how many batches of each size were computed: a server does not tell."""
         return Counter()
 
 
 class _ToQueue(_OneByOne):
-    """Sends to a queue what is due at once as one request, and completes what was computed together at once.
+    """Sends to a queue what is due as one request, and completes at once what was computed together.
 
     An object, a lock and a call for each request would take longer than a fast model does.
     """
 
-    def __init__(self, target: BatchQueue, pictures: Sequence[np.ndarray] | np.ndarray, loadgen: Any, patient: bool):
-        super().__init__(target, np.asarray(pictures), loadgen, patient)
-        self._before = Counter(target.batches)
+    def __init__(self, queue: BatchQueue, pictures: Sequence[np.ndarray], loadgen: Any, patient: bool) -> None:
+        super().__init__(queue, pictures, loadgen)
+        self._queue, self._pool, self._before = queue, np.asarray(pictures), Counter(queue.batches)
+        self._room = max(1, queue.limit // 2) if patient else 0
 
     def issue(self, samples: list[int], indices: list[int]) -> None:
-        queue, step = self._target, max(1, self._target.limit // 2) if self._patient else len(samples)
-        self.longest = max(self.longest, queue.length)
+        self.longest = max(self.longest, self._queue.length)
+        step = self._room or len(samples)
         for start in range(0, len(samples), step):
             part = slice(start, start + step)
-            while self._patient and queue.length > queue.limit - step:  # offline, there is all the time in the world
+            while self._queue.length > self._queue.limit - self._room:  # offline, there is all the time in the world
                 time.sleep(RETRY_S)
             try:
-                queue.submit_many(self._pictures[indices[part]], samples[part], self._done)
-            except UnansweredError as error:
-                self._complete(samples[part], error)
+                self._queue.submit_many(self._pool[indices[part]], samples[part], self._done)
+            except ClosedError as error:
+                self.complete(samples[part], error)
 
     def _done(self, answered: list[Request]) -> None:
-        self._complete([sample for request in answered for sample in request.tags], answered[0].error)
+        self.complete([sample for request in answered for sample in request.tags], answered[0].error)
 
     def batches(self) -> Counter[int]:
-        return Counter(self._target.batches) - self._before
+        return Counter(self._queue.batches) - self._before
 
 
 def import_loadgen() -> Any:

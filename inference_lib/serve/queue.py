@@ -52,7 +52,7 @@ class ClosedError(UnansweredError):
     """The queue has ended, or has nobody left who works."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """Pictures that came together, and what became of them. Times are those of ``time.perf_counter``."""
 
@@ -163,9 +163,7 @@ class BatchQueue:
         if self._enter(Request(picture[None], lambda answered: done(answered[0]), time.perf_counter())):
             raise self._overloaded()
 
-    def submit_many(
-        self, pictures: np.ndarray, tags: Sequence[Any], done: Callable[[list[Request]], object]
-    ) -> None:
+    def submit_many(self, pictures: np.ndarray, tags: Sequence[Any], done: Callable[[list[Request]], object]) -> None:
         """Queue pictures (uint8, N x 28 x 28), each known by its tag, and return.
 
         ``done`` gets them back in requests of one or several, those that do not fit with an OverloadedError.

@@ -74,7 +74,7 @@ def measure_service(classifier: Classifier, budget_s: float = 0.3) -> Service:
 
 
 def _through(waiting: BatchQueue, picture: np.ndarray, budget_s: float) -> list[float]:
-    """Return the seconds from a request's arrival to its answer, one at a time, computed by one of the queue's threads."""
+    """Return the seconds from arrival to answer of single requests that one of the queue's threads computes."""
 
     def step() -> None:
         answered: Future[Request] = Future()
