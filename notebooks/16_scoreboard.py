@@ -660,7 +660,8 @@ tables.show_table(reasons, "Excluded, and why.")
 
 # %% [markdown]
 # The function knows what was measured, and whether a program without Python can load a row's artifact
-# (`without_python=True`). What it cannot weigh is yours to add: who will maintain the export, whether the input's shape
+# (`without_python=True`). Rows in INT8 and FP8 trade accuracy for speed, so it takes them only if told to
+# (`allow_int8=True`). What it cannot weigh is yours to add: who will maintain the export, whether the input's shape
 # varies.
 #
 # At a prompt, the same rules print the whole ranking, ties as ties, and why every other row is out:

@@ -48,6 +48,7 @@ def test_comparing_counts_labels_agreement_and_the_largest_difference() -> None:
         (100, 5e-3, 64, "fp32", False),
         (100, 5e-3, 64, "fp16", True),
         (100, float("nan"), 64, "fp16", False),
+        (100, float("nan"), 64, "int8", False),
         (99.4, 5e-3, 10_000, "fp16", False),
         (98.0, 5e-3, 64, "fp16", True),  # one near-tie among few images proves nothing
     ],

@@ -282,3 +282,11 @@ def test_a_request_that_means_nothing_is_one_line(
     assert status == 1
     assert message in text
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_eight_bits_are_chosen_only_where_they_are_allowed(make_record: MakeRecord, precision: str) -> None:
+    quick, exact = make_record(1.0, precision=precision), make_record(2.0)
+    assert choose([quick, exact], "resnet18").best == exact
+    assert reasons(choose([quick, exact], "resnet18")) == ["calibrated; --allow-int8 lets it in"]
+    assert choose([quick, exact], "resnet18", allow_int8=True).best == quick

@@ -219,8 +219,9 @@ def test_a_file_that_is_not_what_train_writes_is_one_line(tmp_path: Path) -> Non
         assert "\n" not in str(error.value)
     with pytest.raises(CourseError, match="does not exist; make it with: python -m inference_lib train"):
         find_model(str(tmp_path / "none.safetensors"))
+    path.write_bytes((Path(training.__file__).parent / "pretrained" / "vanilla_cnn.safetensors").read_bytes())
     with pytest.raises(CourseError, match="holds weights alone"):
-        find_model(str(Path(training.__file__).parent / "pretrained" / "vanilla_cnn.safetensors"))
+        find_model(str(path))
 
 
 def test_the_file_of_a_network_is_found_from_the_weights(

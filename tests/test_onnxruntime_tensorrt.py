@@ -45,7 +45,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_every_option_is_one_of_the_provider_s(tensorrt: ModuleType, tmp_path: Path) -> None:
     known = LIBRARY.read_bytes()
     options = provider_options(tmp_path / "artifact", FP16)
-    assert len(options) == 8
+    assert len(options) == 9
     for option in [*options, "trt_cuda_graph_enable", "trt_builder_optimization_level"]:
         assert b"\0" + option.encode() + b"\0" in known, option
     assert b"tf32" not in known  # why the environment must say it

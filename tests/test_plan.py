@@ -92,6 +92,17 @@ def test_an_edition_has_tf32_of_one_backend_alone_and_fp32_at_a_large_batch_of_p
     assert all(r.workload.precision.name != "tf32" for r in whole_grid(backends, models, CPU, FULL))
 
 
+def test_an_edition_has_eight_bits_of_the_backends_that_have_them_and_a_quick_grid_has_none() -> None:
+    def eight(device: Device, profile: Profile) -> set[tuple[str, str]]:
+        asked = whole_grid(list(BACKENDS), ["vanilla_cnn"], device, profile)
+        return {(r.backend, r.workload.precision.name) for r in asked if r.workload.precision.calibrated}
+
+    assert eight(CPU, FULL) >= {(name, "int8") for name in ("onnxruntime", "openvino", "openvino-throughput")}
+    assert {("cudnn", "int8"), ("cudnn", "fp8"), ("tensorrt", "int8")} <= eight(GPU, FULL)
+    assert not {name for name, _ in eight(GPU, FULL)} & {"pytorch", "onnxruntime", "tvm", "openvino"}
+    assert eight(CPU, QUICK) == eight(GPU, QUICK) == set()
+
+
 @pytest.mark.parametrize(
     ("backends", "models", "precisions", "sizes", "message"),
     [

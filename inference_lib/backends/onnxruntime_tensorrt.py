@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime, export_onnx
+from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.tensorrt import (
     REMEDY,
     EngineBackend,
     engine_versions,
+    export_typed,
     load_tensorrt,
     timing_cache_path,
     why_no_tensorrt,
@@ -63,7 +64,7 @@ class OnnxRuntimeTensorRt(EngineBackend):
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.onnx`` and let a process of its own build the engine into the provider's cache."""
-        export_onnx(model, workload, directory / MODEL_FILE)
+        export_typed(model, workload, directory / MODEL_FILE)
         build_in_process_of_its_own(directory, workload)
 
     def load(self, artifact: Artifact) -> BoundRunner:
@@ -105,6 +106,7 @@ def provider_options(directory: Path, workload: Workload) -> dict[str, str]:
     shape = f"{INPUT}:" + "x".join(str(size) for size in workload.input_shape)
     return {
         "trt_fp16_enable": "1" if workload.torch_dtype == torch.float16 else "0",
+        "trt_int8_enable": "1" if workload.precision.calibrated else "0",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(directory),
         "trt_timing_cache_enable": "1" if timings else "0",

@@ -51,7 +51,7 @@ class OpenVino:
     title: str
     runner: "type[RequestRunner]"
     times_kernels = False
-    from_onnx = ("fp32", "bf16")
+    from_onnx = ("fp32", "bf16", "int8")
 
     def availability(self, device: str) -> Availability:
         """Usable on a CPU, where the package is installed."""
@@ -166,6 +166,7 @@ def quantize_ir(graph: Any, workload: Workload, **settings: Any) -> Any:
 def import_nncf() -> Any:
     """Return the package ``nncf``, told to be silent. It, too, reports its use to Intel where it can."""
     import_openvino()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA compiler nobody needs
     import nncf
 
     nncf.set_log_level(logging.ERROR)

@@ -22,6 +22,7 @@ from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, OUTPUT, OnnxRu
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.backends.shared.quantization import PRODUCTS, quantize_onnx, quantized_percent
 from inference_lib.seam import Artifact, Availability, Support, Workload
 from inference_lib.seam.type_names import dtype_named
 from inference_lib.support.errors import CourseError
@@ -96,10 +97,10 @@ class EngineBackend:
     times_kernels = True
 
     def supports(self, workload: Workload) -> Support:
-        """FP32, TF32 and FP16 on a GPU."""
+        """FP32, TF32, FP16 and INT8 on a GPU."""
         if not workload.on_gpu:
             return Support(ok=False, reason="TensorRT computes on NVIDIA GPUs only")
-        if workload.torch_dtype not in (torch.float32, torch.float16):
+        if workload.torch_dtype not in (torch.float32, torch.float16, torch.int8):
             reason = f"the course does not measure {workload.precision.title} with TensorRT yet"
             return Support(ok=False, reason=reason)
         return Support(ok=True)
@@ -114,6 +115,35 @@ class EngineBackend:
         The engine itself can only be opened on its GPU; the runner compares its types with the workload's.
         """
         return OnnxRuntime().stored_precision(artifact)
+
+    def eight_bits_percent(self, artifact: Artifact) -> float:
+        """Read from that graph which products have two factors in eight bits: a strongly typed engine keeps them so."""
+        return quantized_percent(artifact.directory / MODEL_FILE)
+
+
+def export_typed(model: torch.nn.Module, workload: Workload, path: Path) -> None:
+    """Export to ONNX in the workload's precision: INT8 by explicit ``QuantizeLinear`` and ``DequantizeLinear``.
+
+    TensorRT wants its numbers signed and their zero at zero. It fuses a convolution with bias, shortcut and ReLU, and
+    what it fuses must not be quantized in between: so only what products and pools read is. See
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html.
+    """
+    export_onnx(model, workload, path)
+    if workload.precision.calibrated:
+        quantize_onnx(path, path, workload, **signed_inputs())
+
+
+def signed_inputs() -> dict[str, object]:
+    """Return the settings of ONNX Runtime's quantizer for that."""
+    from onnxruntime.quantization import QuantType
+
+    options = {"ActivationSymmetric": True, "QuantizeBias": False, "OpTypesToExcludeOutputQuantization": list(PRODUCTS)}
+    return {
+        "activation_type": QuantType.QInt8,
+        "op_types_to_quantize": [*PRODUCTS, "MaxPool"],
+        "reduce_range": False,
+        "extra_options": options,
+    }
 
 
 class TensorRt(EngineBackend):
@@ -148,7 +178,7 @@ class TensorRt(EngineBackend):
         """Export to ONNX in the workload's precision, build the engine, keep it and the graph without its weights."""
         with tempfile.TemporaryDirectory() as scratch:
             graph = Path(scratch) / MODEL_FILE
-            export_onnx(model, workload, graph)
+            export_typed(model, workload, graph)
             timings = timing_cache_path(directory.parent)
             engine = build_engine(graph, workload.batch_size, tf32=workload.precision.rounds_products, timings=timings)
             (directory / ENGINE_FILE).write_bytes(engine)
@@ -320,7 +350,7 @@ def _write_without_weights(graph: Path, target: Path) -> None:
     import onnx
 
     model = onnx.load(graph)
-    for weight in model.graph.initializer:
+    for weight in (tensor for tensor in model.graph.initializer if len(tensor.dims) >= 2):
         for values in ("raw_data", "float_data", "int32_data", "int64_data"):
             weight.ClearField(values)
     target.write_bytes(model.SerializeToString())

@@ -18,6 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,19 +29,21 @@ from torch import fx, nn
 from torch.nn import functional
 
 from inference_lib.backends.pytorch import PyTorchEager, load_module
+from inference_lib.backends.shared import pt2e
 from inference_lib.backends.shared.buffers import CudaFunctionRunner, layout, weights_channels_last
-from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays, precision_support
 from inference_lib.backends.shared.cuda import float32_products, gpu_identity
 from inference_lib.backends.shared.fusion import fold_batch_norms, fuse_convolutions, trace
 from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.backends.shared.quantization import multiplies_eight_bits
 from inference_lib.backends.shared.replaced import replaced
-from inference_lib.seam import Artifact, Availability, Workload, precision_of
+from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from torch._inductor.cpu_vec_isa import VecISA
 
-PACKAGE_FILE, CACHE_FOLDER = "model.pt2", "inductor"
+PACKAGE_FILE, PROGRAM_FILE, CACHE_FOLDER = "model.pt2", "program.pt2", "inductor"
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 
@@ -76,6 +79,13 @@ class TorchCompile(PyTorchEager):
         available = super().availability(device)
         return _missing_tool(device) or available if available.usable else available
 
+    def supports(self, workload: Workload) -> Support:
+        """FP32 everywhere, INT8 on a CPU where torchao is installed; TF32 and the 16-bit types on a GPU."""
+        if workload.torch_dtype != torch.int8 or workload.on_gpu:
+            return precision_support(workload)
+        ok = find_spec("torchao") is not None
+        return Support(ok=ok, reason="" if ok else f"PyTorch quantizes with torchao; pip install {pt2e.PACKAGE}")
+
     def artifact_key(self, workload: Workload) -> str:
         """Compiled for one device, batch size and arithmetic."""
         return f"{self.name}/{workload.model}-{workload.device.kind}-{workload.precision}-b{workload.batch_size}"
@@ -87,12 +97,29 @@ class TorchCompile(PyTorchEager):
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "gpu": gpu_identity(),
             "recipes": repr(RECIPES),
+            "torchao": version("torchao") if find_spec("torchao") else "none",
+            "vnni": str(multiplies_eight_bits()),
         }
 
     def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
-        """Write the weights as PyTorch does, and compile once, so that Inductor's cache is filled beside them."""
-        super().export(model, workload, directory)
+        """Write weights as PyTorch does, or a quantized program, and compile once: that fills Inductor's cache."""
+        if workload.precision.calibrated:
+            torch.export.save(pt2e.quantize_program(model, workload), directory / PROGRAM_FILE)
+        else:
+            super().export(model, workload, directory)
         self._compile(Artifact(workload, directory))
+
+    def stored_precision(self, artifact: Artifact) -> str:
+        """Read the types of the weights (of rank 2 and more)."""
+        if not artifact.workload.precision.calibrated:
+            return super().stored_precision(artifact)
+        state = _program(artifact).state_dict
+        return precision_of(str(weight.dtype) for weight in state.values() if weight.dim() >= 2)
+
+    def eight_bits_percent(self, artifact: Artifact) -> float:
+        """Run the compiled program once under PyTorch's profiler, and see which kernels its products got."""
+        with torch.inference_mode():
+            return pt2e.executed_percent(_program(artifact), self._compile(artifact))
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Trace the model, and take what was compiled for the workload from the artifact's cache."""
@@ -102,8 +129,13 @@ class TorchCompile(PyTorchEager):
     def _compile(self, artifact: Artifact) -> Call:
         workload = artifact.workload
         with float32_products(workload.precision), compiling(artifact.directory / CACHE_FOLDER):
-            model = prepare(load_module(artifact), workload)
+            calibrated = workload.precision.calibrated
+            model = _program(artifact).module() if calibrated else prepare(load_module(artifact), workload)
             return compiled(model, example(workload), RECIPES[workload.device.kind])
+
+
+def _program(artifact: Artifact) -> torch.export.ExportedProgram:
+    return pt2e.load_program(artifact.directory / PROGRAM_FILE)
 
 
 class AotInductor(TorchCompile):
@@ -123,6 +155,10 @@ class AotInductor(TorchCompile):
                 remedy="pip install nvidia-cuda-runtime, or point CUDA_HOME to a CUDA toolkit",
             )
         return available
+
+    def supports(self, workload: Workload) -> Support:
+        """FP32 everywhere; TF32 and the 16-bit types on a GPU. INT8 is measured with ``torch.compile``."""
+        return precision_support(workload)
 
     def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.pt2``: the compiled library with its weights."""

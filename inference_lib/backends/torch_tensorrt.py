@@ -16,7 +16,7 @@ import torch
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works
 from inference_lib.backends.tensorrt import PACKAGE, EngineBackend, engine_versions, timing_cache_path, why_no_tensorrt
-from inference_lib.seam import Artifact, Availability, Workload, precision_of
+from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
 PROGRAM_FILE = "model.ep"
@@ -47,6 +47,13 @@ class TorchTensorRt(EngineBackend):
             reason = f"torch_tensorrt cannot be imported: {str(error).splitlines()[0]}"
             return Availability(usable=False, version=version, reason=reason, remedy=REMEDY)
         return Availability(usable=True, version=version)
+
+    def supports(self, workload: Workload) -> Support:
+        """As TensorRT, but INT8: it would have to be in the PyTorch program, and the course puts it in ONNX graphs."""
+        if workload.precision.calibrated:
+            reason = "the course quantizes ONNX graphs for TensorRT, and Torch-TensorRT compiles a PyTorch program"
+            return Support(ok=False, reason=reason)
+        return super().supports(workload)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of PyTorch, Torch-TensorRT and TensorRT, and the GPU."""

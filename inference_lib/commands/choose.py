@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-accuracy", type=common.not_negative, metavar="PERCENT")
     parser.add_argument("--max-memory-mib", type=common.positive, metavar="MIB", help="GPU memory of the process")
     parser.add_argument("--no-python", action="store_true", help="what a program without Python can load")
+    parser.add_argument("--allow-int8", action="store_true", help="rows in INT8 and FP8, too")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="on this kind of device alone")
     parser.add_argument("--run", help="which pass over the grid (default: the first in the folder)")
     common.records(parser)
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         "min_accuracy_percent": options.min_accuracy,
         "max_memory_mib": options.max_memory_mib,
         "without_python": options.no_python,
+        "allow_int8": options.allow_int8,
     }
     shelves = _shelves(options)
     everything = [record for shelf in shelves.values() for record in shelf]

@@ -28,7 +28,8 @@ CLASSES_COUNT_FROM = 1000
 def problem(found: Accuracy, precision: Precision) -> str | None:
     """Say in what a model differs from the reference by more than rounding in ``precision`` explains, or None."""
     if not math.isfinite(found.largest_difference):
-        largest = torch.finfo(precision.dtype).max
+        dtype = precision.dtype if precision.dtype.is_floating_point else torch.float32  # as what is not quantized
+        largest = torch.finfo(dtype).max
         return f"some logits are not finite numbers: the largest in {precision} is {largest:.3g}"
     if found.largest_difference > precision.tolerance:
         return (

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from inference_lib.backends import get_backend
 from inference_lib.measure import accuracy
 from inference_lib.measure.exports import ensure_reference, export_missing
 from inference_lib.measure.plan import BASELINE, QUIET, Rival, RivalSet, empty_record, grid, sets_of, why_not
@@ -10,8 +11,9 @@ from inference_lib.measure.profiles import Profile
 from inference_lib.measure.rounds import Outcome, Race
 from inference_lib.measure.workers import WorkerError
 from inference_lib.records.record import Accuracy, Record, Status
+from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import RecordStore
-from inference_lib.seam import Device, Model
+from inference_lib.seam import PRECISIONS, Device, Model, supports
 
 Progress = Callable[[str], None]
 
@@ -60,7 +62,10 @@ def benchmark(
 
 
 def whole_grid(backends: Sequence[str], models: Sequence[str | Model], device: Device, profile: Profile) -> list[Rival]:
-    """Return the cells of an edition: the profile's, a large batch in FP32 and TF32 by PyTorch, BF16 on CPUs."""
+    """Return the cells of an edition: the profile's, a large batch in FP32 and TF32 by PyTorch, BF16 on CPUs.
+
+    Eight bits are among them where claims are made: calibrating every model takes minutes.
+    """
     cells = grid(backends, models, device, profile)
     if device.kind == "cuda":
         ends = profile.ends(device.kind)
@@ -70,6 +75,9 @@ def whole_grid(backends: Sequence[str], models: Sequence[str | Model], device: D
         cells += grid([name for name in (QUIET,) if name in backends], models, device, profile, ["tf32"], ends)
     if device.kind == "cpu":
         cells += grid([name for name in backends if name in HOST_BF16], models, device, profile, ["bf16"])
+    if profile.invocations >= LEAST_INVOCATIONS:
+        asked = grid(backends, models, device, profile, [name for name in PRECISIONS if PRECISIONS[name].calibrated])
+        cells += [cell for cell in asked if supports(get_backend(cell.backend), cell.workload).ok]
     return cells
 
 

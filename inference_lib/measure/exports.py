@@ -1,6 +1,7 @@
 """Exports ahead of every measurement: in processes of their own, the timed ones with nothing else running."""
 
 import io
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,7 +22,8 @@ class Exporter:
 
     def export(self, rival: Rival, timed: bool) -> None:
         """Build the artifact of ``rival``; its manifest says how long it took, where that was ``timed`` alone."""
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # what fails is told by what it raises
+        logging.disable(logging.WARNING)  # what fails is told by what it raises, once, in the row
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             build(get_backend(rival.backend), rival.workload, timed=timed)
 
     def reference(self, model: Model, device: str, images: int) -> None:

@@ -24,7 +24,7 @@ from inference_lib.backends.shared.fusion import CONVOLUTION_ADD_RELU, CONVOLUTI
 from inference_lib.measure.timing import mark, milliseconds_between
 from inference_lib.records.machine import this_machine
 from inference_lib.records.record import Record
-from inference_lib.seam import PRECISIONS, find_model, find_precision
+from inference_lib.seam import MODELS, PRECISIONS, Model, find_model, find_precision
 from inference_lib.support import paths
 from inference_lib.support.errors import unknown_name
 from inference_lib.support.files import write_atomically
@@ -255,11 +255,13 @@ class Measured:
 def roofline_table(records: Sequence[Record | Measured], ceilings: Ceilings) -> pd.DataFrame:
     """Return a row for each record with a throughput and a ceiling: its work, what is attainable and was achieved.
 
+    Of the course's models: the record of a reader's own does not tell where its network is.
+
     The columns ``unfused images/s`` and ``fused images/s`` are attainable throughputs, ``% of unfused`` and ``% of
     fused`` what was achieved of them. ``FLOP/byte`` is the unfused intensity, ``FLOP/s`` what was achieved.
     """
-    known = (record for record in records if record.throughput_images_per_s and record.precision in ceilings.flops)
-    return pd.DataFrame([_row(record, ceilings) for record in known])
+    measured = (record for record in records if record.throughput_images_per_s and record.model in MODELS)
+    return pd.DataFrame([_row(record, ceilings) for record in measured if record.precision in ceilings.flops])
 
 
 def _row(record: Record | Measured, ceilings: Ceilings) -> dict[str, Any]:
@@ -287,8 +289,8 @@ def _row(record: Record | Measured, ceilings: Ceilings) -> dict[str, Any]:
 
 
 @cache
-def work_of(model: str, batch_size: int, precision: str) -> Work:
-    """Return what the model called ``model`` has to do, as :func:`count` counts it."""
+def work_of(model: str | Model, batch_size: int, precision: str) -> Work:
+    """Return what ``model``, or the one called so, has to do, as :func:`count` counts it."""
     found = find_model(model)
     with torch.device("meta"):
         network = found.create().eval()

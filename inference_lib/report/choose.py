@@ -8,6 +8,7 @@ from inference_lib.backends import SERVED_WITHOUT_PYTHON
 from inference_lib.records.comparison import compare, verdict_of
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import Interval
+from inference_lib.seam import PRECISIONS
 from inference_lib.support.errors import CourseError, unknown_name
 
 Goal = Literal["latency", "throughput"]
@@ -38,6 +39,7 @@ def choose(
     max_p50_ms: float | None = None,
     goal: Goal = "latency",
     without_python: bool = False,
+    allow_int8: bool = False,
 ) -> Choice:
     """Return the record of ``model`` that serves ``goal`` best within the limits.
 
@@ -45,7 +47,8 @@ def choose(
     to end, copies included, so a caller of ``Runner.infer`` gets what was chosen. ``max_p50_ms`` limits
     the median batch, ``max_p99_ms`` 99 of 100 batches; a p99 exists only where there are samples
     enough for one. A limit on something that was not measured excludes. ``without_python`` wants an artifact
-    that a program without Python can load.
+    that a program without Python can load. Rows in INT8 and FP8 are another trade: accuracy for speed, so they are
+    left out unless ``allow_int8``.
     """
     records = list(records)
     if records and model not in {record.model for record in records}:
@@ -61,6 +64,7 @@ def choose(
             _too_little("accuracy", _accuracy(record), min_accuracy_percent, "%"),
             _too_much("GPU memory", record.gpu_memory_mib, max_memory_mib, "MiB"),
             "needs Python to run" if without_python and record.backend not in SERVED_WITHOUT_PYTHON else "",
+            "" if allow_int8 or not PRECISIONS[record.precision].calibrated else "calibrated; --allow-int8 lets it in",
         ]
         broken = reasons[0] or "; ".join(filter(None, reasons))
         if broken:

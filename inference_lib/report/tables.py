@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
+from inference_lib.records.pairs import pairs
 from inference_lib.records.record import Distribution, Record
 from inference_lib.records.replication import replication
 from inference_lib.records.statistics import Interval
@@ -26,6 +27,9 @@ LARGEST, NOT_A_NUMBER = "largest difference", "not a number"
 
 INTERVAL = "95 %"
 """Heads the column of an interval, whose cells are text and stand where numbers do."""
+
+CHANCE = 0.05
+"""What is this probable by chance, or more, is no finding."""
 
 EIGHT_BITS = "in 8 bits %"
 """Heads the part of the multiply-adds whose factors have eight bits: there is none where a precision is no such."""
@@ -48,6 +52,8 @@ SCOREBOARD_FORMATS = {
     "times PyTorch": "{:.1f}",
     "times faster": "{:.2f}",
     "ms": "{:.3f}",
+    "points": "{:+.2f}",
+    "p": "{:.2g}",
 }
 
 
@@ -196,6 +202,31 @@ def show_agreement(records: Sequence[Record]) -> HTML:
     reasons = dict.fromkeys(f"{record.title}: {record.why_not}" for record in records if not record.ok)
     caption = f"Agreement with the FP32 eager model. {provenance(measured)}"
     return show_table(agreement(measured), caption, notes=reasons)
+
+
+def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
+    """Return what each export in eight bits lost against its FP32 reference, on the same pictures (records.pairs).
+
+    A row per backend, model and precision: the share in eight bits, accuracy, the difference in percentage points with
+    its 95 % interval, and how probable as much would be between equally good classifiers.
+    """
+    rows = {}
+    for record in records:
+        found = pairs(record.accuracy) if record.accuracy and PRECISIONS[record.precision].calibrated else None
+        if record.accuracy and found:
+            rows[record.title, record.model, record.precision] = {
+                "framework": record.title,
+                "model": record.model,
+                "precision": PRECISIONS[record.precision].title,
+                EIGHT_BITS: record.build.eight_bits_percent if record.build else None,
+                "images": record.accuracy.images,
+                "accuracy %": record.accuracy.accuracy_percent,
+                "points": found.difference,
+                INTERVAL: f"{found.low:+.2f} to {found.high:+.2f}",
+                "p": found.p,
+                "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
+            }
+    return pd.DataFrame(rows.values())
 
 
 def reference_table(model: str) -> pd.DataFrame:

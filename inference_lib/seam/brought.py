@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from inference_lib.seam.pictures import RANDOM
 from inference_lib.support.errors import CourseError, cause_line
 from inference_lib.support.failures import reason_of
 from inference_lib.support.hashes import sha256_of
+from inference_lib.zoo import networks
 from inference_lib.zoo.backbones import as_module, cached, call, classifier, of_torchvision
 from inference_lib.zoo.image_folder import Preprocessing, prepare, shape_of, shown
 from inference_lib.zoo.trained import load_trained, read_facts
@@ -90,12 +92,25 @@ def _of_torchvision(name: str, shape: tuple[int, ...] | None) -> Model:
 
 
 def _of_training(path: Path, shape: tuple[int, ...] | None) -> Model:
+    if path.stem in MODELS and (path.parent / networks.CHECKSUMS).is_file():
+        return _retrained(MODELS[path.stem], path.parent)
     facts = read_facts(path)
     figures, title = facts.preprocessing, path.name
     if shape not in (None, figures.shape):
         raise CourseError(f"{title} was trained on {shown(figures.shape)}; leave --input-shape out, or train again")
     make = partial(load_trained, path)
     return _of_module(title, make, figures.shape, path.stem, figures=figures, class_names=facts.class_names)
+
+
+def _retrained(model: Model, folder: Path) -> Model:
+    """Return a network of the course with the weights that its training put into ``folder``."""
+    return replace(
+        model,
+        name=_name(model.name, networks.weights_sha256(model.name, folder)),
+        title=f"{model.title} (trained once more)",
+        load=partial(networks.load_pretrained, model.name, folder),
+        hashed=partial(networks.weights_sha256, model.name, folder),
+    )
 
 
 # Any module

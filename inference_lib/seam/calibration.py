@@ -15,6 +15,7 @@ class Calibration:
     """Some of a model's training pictures, chosen by a seed. Scales that fit the test pictures would flatter them."""
 
     images: int = 256
+    """All training pictures, where there are fewer."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -28,19 +29,18 @@ class Calibration:
         The same pictures in the same order each time, none of them twice.
 
         Raises:
-            CourseError: the model has no pictures, or fewer than are asked for.
+            CourseError: the model has no pictures.
 
         """
         labels = model.dataset.labels("train")
         if labels is None:
             raise CourseError(f"{model.title} has no pictures to be calibrated with; name a folder of some with --data")
-        there = len(labels)
-        if self.images > there:
-            raise CourseError(f"{model.title} has {there:,} training pictures, {self.images:,} were asked for")
-        chosen = np.random.default_rng(self.seed).choice(there, self.images, replace=False)
-        for start in range(0, self.images, size):
-            batch = np.empty((len(chosen[start : start + size]), *model.input_shape), np.float32)
-            for place, number in enumerate(chosen[start : start + size]):
+        count = min(self.images, len(labels))
+        chosen = np.random.default_rng(self.seed).choice(len(labels), count, replace=False)
+        for start in range(0, count, size):
+            numbers = chosen[start : start + size]
+            batch = np.empty((len(numbers), *model.input_shape), np.float32)
+            for place, number in enumerate(numbers):
                 model.dataset.read(int(number), batch[place : place + 1], "train")
             yield batch
 

@@ -65,7 +65,7 @@ class Pictures:
         return len(self.files)
 
     def first(self, count: int | None) -> "Pictures":
-        """Return the first ``count``."""
+        """Return the first ``count``, all where that is None."""
         return Pictures(self.files[:count], self.labels[:count])
 
 
@@ -191,7 +191,7 @@ def decode(path: Path) -> Image.Image:
             with Image.open(path) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise CourseError(f"{path} has {image.width} x {image.height} pixels; make it smaller")
-                return _as_seen(ImageOps.exif_transpose(image))
+                return as_seen(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         raise CourseError(f"{path} has more pixels than can be decoded safely; make it smaller") from error
     except CourseError:
@@ -201,7 +201,8 @@ def decode(path: Path) -> Image.Image:
         raise CourseError(f"{path} cannot be read: {said or type(error).__name__}") from error
 
 
-def _as_seen(image: Image.Image) -> Image.Image:
+def as_seen(image: Image.Image) -> Image.Image:
+    """Return ``image`` in 8 bits, in colours or grey, on a white ground; wider ranges of grey are brought to 0..255."""
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:
@@ -226,7 +227,7 @@ def fitted(image: Image.Image, figures: Preprocessing) -> np.ndarray:
     width, height = figures.width * scale, figures.height * scale
     left, top = (image.width - width) / 2, (image.height - height) / 2
     box = (left, top, left + width, top + height)
-    pixels = np.asarray(image.resize((figures.width, figures.height), Image.Resampling.BILINEAR, box))
+    pixels = np.array(image.resize((figures.width, figures.height), Image.Resampling.BILINEAR, box))
     return pixels[None] if figures.channels == 1 else pixels.transpose(2, 0, 1)
 
 

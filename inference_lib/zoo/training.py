@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, write_atomically

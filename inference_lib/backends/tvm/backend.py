@@ -94,6 +94,9 @@ class Tvm:
         if self.cuda_graph and not workload.on_gpu:
             return graph_support(workload)
         precision = workload.precision
+        if precision.calibrated:
+            reason = f"TVM {metadata.version('apache-tvm')} imports no {precision.title} convolution"
+            return Support(ok=False, reason=f"{reason}, neither from ONNX nor from PyTorch")
         if workload.on_gpu and (precision.rounds_products or precision.dtype not in (torch.float32, torch.float16)):
             return Support(ok=False, reason=f"TVM's default schedules are not measured in {precision.title}")
         return precision_support(workload)

@@ -1,0 +1,574 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your own model
+#
+# You have a network of your own and a folder of pictures. What of this book holds for them, and what breaks first?
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# to train on your pictures, to take any network through every framework, and to mend what an exporter refuses
+# :::
+# :::{grid-item-card} You need
+# the chapters on PyTorch and ONNX Runtime; no GPU
+# :::
+# :::{grid-item-card} To read
+# 20 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## From a network to a row
+#
+# Everything that this book measured went through one narrow place: a network with its weights, the shape of its input,
+# and a way to turn a picture into that input. Whatever has these three can take the place of the book's networks.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from inference_lib import CourseError, find_model, open_lab
+from inference_lib.backends import get_backend
+from inference_lib.backends.onnxruntime import MODEL_FILE, export_onnx
+from inference_lib.measure import accuracy
+from inference_lib.measure.roofline import bounds, ceilings, work_of
+from inference_lib.records.store import select
+from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report.choose import choose
+from inference_lib.seam import PRECISIONS, Workload, build
+from inference_lib.seam.folder import with_pictures
+from inference_lib.zoo.folder_training import train_on
+from inference_lib.zoo.image_folder import as_seen, decode
+
+scratch = tempfile.TemporaryDirectory()
+folder = Path(scratch.name)
+
+# What is measured here is a network of this page alone, so its records stay out of the book's.
+lab = open_lab(profile, device, records_dir=folder / "records")
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [
+    ["FILE.py:function", "torchvision:NAME", "FILE.onnx", "FILE.safetensors"],
+    ["find_model"],
+    ["Model"],
+    ["export", "benchmark", "predict", "choose"],
+]
+figure, (axes,) = plots.new_figure(height=2.2)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: four ways to name a network lead through find_model to one value, Model, which four commands take.",
+    caption="What is typed, what becomes of it, and what takes it.",
+)
+
+# %% [markdown]
+# ## The pictures
+#
+# The data set of this chapter came with a package: 1,797 handwritten digits of 8 by 8 pixels, from scikit-learn
+# {cite}`uci_digits`. They are written out as anybody's pictures would lie on a disk, a folder for each class.
+
+# %%
+digits = load_digits()
+for number, (picture, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+    place = folder / "digits" / str(digit)
+    place.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((picture * 255 / 16).astype(np.uint8)).save(place / f"{number:04}.png")
+
+# %% tags=["hide-input"]
+shown = [sorted((folder / "digits" / str(digit)).iterdir())[0] for digit in range(10)]
+figure, axes = plots.new_figure(height=1.0, columns=10)
+for axis, path in zip(axes, shown, strict=True):
+    axis.imshow(Image.open(path), cmap="gray")
+    axis.set_axis_off()
+plots.show_figure(figure, alt="Ten small grey pictures, the digits from 0 to 9.", caption="One picture of each class.")
+
+# %% [markdown]
+# This is the layout that torchvision's `ImageFolder` reads. With folders `train` and `test` above the classes the split
+# is yours; without them, as here, a fifth of each class is set aside by a seed.
+#
+# A picture is decoded as a person sees it: upright whatever its EXIF tag says, transparent parts on white, 16 bits
+# brought to 8. Tools differ in this, and a network that was trained with one and asked with another sees other
+# pictures.
+
+# %%
+show_source(as_seen)
+
+# %% [markdown]
+# ## The network
+#
+# A file with a function that returns the network is all that is asked for. The function gets the number of classes;
+# the attribute `input_shape` says what a picture is made.
+
+# %%
+network = """
+from torch import nn
+
+
+def block(channels_in, channels_out):
+    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2))
+
+
+def small(num_classes=10):
+    body = [block(1, 16), block(16, 32), block(32, 64), nn.Flatten(), nn.Dropout(0.2)]
+    network = nn.Sequential(*body, nn.Linear(64 * 4 * 4, num_classes))
+    network.input_shape = (1, 32, 32)
+    return network
+"""
+source = folder / "network.py"
+_ = source.write_text(network)
+
+# %% [markdown]
+# At a prompt, the next cell is `python -m inference_lib train network.py:small --data digits --epochs 6`. A name of
+# torchvision may stand in the place of the file, and `--pretrained` begins with its ImageNet weights.
+
+# %%
+epochs = {"smoke": 2, "quick": 6}.get(profile, 12)
+result, weights = train_on(f"{source}:small", folder / "digits", directory=folder, epochs=epochs, progress=False)
+print(f"validation {result.validation_accuracy:.1f} %, test {result.test_accuracy:.1f} %")
+
+# %% tags=["hide-input"]
+curve = pd.DataFrame(result.history)
+figure, axes = plots.new_figure(height=2.4, columns=2)
+for axis, name, label in zip(axes, ("train_loss", "validation_accuracy"), ("loss", "validation, %"), strict=True):
+    axis.plot(curve["epoch"], curve[name], marker="o")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(label)
+plots.show_figure(
+    figure,
+    alt="Two curves over the epochs: the loss of training, and the accuracy on the pictures set aside.",
+    caption="The learning curve. It is kept as a file beside the weights.",
+)
+
+# %% [markdown]
+# The epoch with the best *validation* accuracy is kept. The test pictures are opened once, after the last epoch: who
+# chooses by them has none left to be honest with.
+#
+# One file holds the weights, the names of the classes, and the figures by which a picture becomes the input:
+
+# %%
+model = find_model(str(weights))
+print(f"{model.title}: input {model.input_shape}, classes {', '.join(model.class_names)}")
+print(model.prepare.keywords["figures"])
+
+# %% [markdown]
+# ## Export
+#
+# Nothing is special about a network of your own. The function is the one of the chapter on ONNX Runtime:
+
+# %%
+show_source(export_onnx)
+
+# %% [markdown]
+# And this is how an application would use the file, without this book's library:
+
+# %%
+artifact = build(get_backend("onnxruntime"), Workload(model, 1, "fp32", "cpu"), folder / "artifacts")
+session = onnxruntime.InferenceSession(artifact.directory / MODEL_FILE, providers=["CPUExecutionProvider"])
+for path in shown[3:6]:
+    (logits,) = session.run(["logits"], {"images": model.prepare(path)[None]})
+    chances = np.exp(logits[0] - logits[0].max())
+    best = int(chances.argmax())
+    print(f"{path.parent.name}/{path.name}: {model.class_names[best]} ({chances[best] / chances.sum():.0%})")
+
+# %% [markdown]
+# `python -m inference_lib predict digits-small.safetensors PICTURE --backend onnxruntime` prints the same, with any
+# framework. It is the smallest proof that an export works. It proves little, too: three pictures may be right by luck.
+#
+# ## Is it still the same model?
+#
+# So the test pictures decide, all of them: their labels give the accuracy, and the FP32 network in PyTorch the answers
+# to agree with.
+
+# %%
+model = with_pictures(model, folder / "digits")
+cpu_rivals = ["pytorch", "torchscript", "onnxruntime", "openvino", "tvm"]
+gpu_rivals = ["pytorch", "pytorch-cudagraph", "torchscript", "onnxruntime", "onnxruntime-cudagraph", "tvm"]
+records = lab.benchmark(gpu_rivals if lab.device == "cuda" else cpu_rivals, [model], ["fp32"], [1])
+tables.show_agreement(records)
+
+# %% [markdown]
+# A network without pictures is compared on noise, the same for every framework. The record then says `random`, and
+# there is no accuracy: nobody knows what noise shows.
+#
+# ## How fast can it be?
+#
+# The bounds of the chapter on [where the time goes](03_where_the_time_goes) need the operations and the bytes of a
+# network, which can be counted for any:
+
+# %%
+work, limits = work_of(model, 1, "fp32"), ceilings(lab.device)
+least = {name: 1e3 * seconds for name, seconds in bounds(work, limits, "fp32").items()}
+print(f"{work.operations / 1e6:.2f} million operations: {least['compute']:.4f} ms; memory: {least['memory']:.4f} ms")
+
+# %% [markdown]
+# How many times the longer of the two do you expect from PyTorch's loop, for a network as small as this?
+
+# %%
+tables.show_scoreboard(records, model.name, f"{model.title} at batch 1. {plots.provenance(select(records))}")
+
+# %% tags=["remove-cell"]
+measured = select(records)
+bound = max(least.values())
+ratios = {record.backend: record.latency.end_to_end.p50 / bound for record in measured}
+glue("17-loop", f"{ratios['pytorch']:,.0f} times" if "pytorch" in ratios else words.NOT_MEASURED)
+glue("17-least", f"{min(ratios.values()):,.0f} times" if ratios else words.NOT_MEASURED)
+
+# %% [markdown]
+# The loop takes {glue:text}`17-loop` its bound, and the closest row {glue:text}`17-least`.
+#
+# ## Why?
+#
+# A small network has few products, and each operation still has to be called. If calls are what takes the time, a batch
+# of 32 pictures costs little more than one.
+
+# %%
+batches = {size: torch.rand(size, *model.input_shape) for size in (1, 32)}
+module = model.load()
+
+
+def answer(size):
+    """Return a call of the network, in the eager loop on the CPU."""
+    with torch.inference_mode():
+        return module(batches[size])
+
+
+turns = lab.turns({f"batch {size}": lambda size=size: answer(size) for size in batches})
+one, many = (turns.ms(name) for name in turns.rounds)
+print(f"batch 1: {one:.3f} ms; batch 32: {many:.3f} ms, {many / 32:.4f} ms a picture")
+print(f"a picture alone costs {one / (many / 32):.1f} times as much as one of 32")
+
+# %% [markdown]
+# What is lost on a picture alone is what a graph, a compiled library or a larger batch can win. A network with large
+# layers loses less. The ratio of *your* network decides which chapter of this book is the one for you.
+#
+# ## Knobs
+#
+# ### The size of the input
+#
+# Networks of torchvision take many sizes. Their names work wherever a model is named, and no weights are needed to
+# measure a time:
+
+
+# %%
+def session_at(side):
+    """Return a call of a small torchvision network in ONNX Runtime, for pictures of ``side`` by ``side``."""
+    resized = find_model("torchvision:shufflenet_v2_x0_5", (3, side, side))
+    made = build(get_backend("onnxruntime"), Workload(resized, 1, "fp32", "cpu"), folder / "artifacts")
+    opened = onnxruntime.InferenceSession(made.directory / MODEL_FILE, providers=["CPUExecutionProvider"])
+    picture = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
+    return resized.title, lambda: opened.run(None, {"images": picture})
+
+
+sessions = {side: session_at(side) for side in (96, 192)}
+turns = lab.turns({f"{side} pixels": call for side, (_, call) in sessions.items()})
+print(sessions[96][0])
+print(", ".join(f"{name}: {turns.ms(name):.2f} ms" for name in turns.rounds))
+print(f"twice the side is 4 times the pixels, and takes {turns.ratio('96 pixels', '192 pixels')[0]:.1f} times as long")
+
+# %% [markdown]
+# The title says where the weights came from: from the folder in which PyTorch keeps downloads, or from a seed. Random
+# weights are good for times and for agreement, and for nothing else.
+#
+# ## What goes wrong
+#
+# Each of these was met by somebody. The file below holds one network for each.
+
+# %%
+faults = """
+import torch
+from torch import nn
+
+
+class TwoOutputs(nn.Module):
+    input_shape = (1, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(64, 4)
+
+    def forward(self, x):
+        features = x.flatten(1)
+        return self.body(features), features
+
+
+class FirstOutput(nn.Module):
+    input_shape = (1, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.network = TwoOutputs()
+
+    def forward(self, x):
+        return self.network(x)[0]
+
+
+class Branch(nn.Module):
+    input_shape = (1, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.bright, self.dark = nn.Linear(64, 4), nn.Linear(64, 4)
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        return self.bright(flat) if flat.mean() > 0 else self.dark(flat)
+
+
+class Where(Branch):
+    def forward(self, x):
+        flat = x.flatten(1)
+        return torch.where(flat.mean(1, keepdim=True) > 0, self.bright(flat), self.dark(flat))
+
+
+class LeftInTraining(nn.Sequential):
+    input_shape = (1, 8, 8)
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Dropout(0.9), nn.Linear(64, 4))
+        self.train()
+
+
+class Large(nn.Sequential):
+    input_shape = (1, 8, 8)
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 4))
+        self[1].weight.data *= 1e6
+"""
+_ = (folder / "faults.py").write_text(faults)
+
+
+def brought(name):
+    """Return the model that a class of the file makes."""
+    return find_model(f"{folder / 'faults.py'}:{name}")
+
+
+# %% [markdown]
+# ### More than one output
+#
+# A network that returns its features beside its logits is a good network, and no exporter minds. A comparison of
+# answers has to know which of them it compares:
+
+# %% tags=["nbval-check-output"]
+try:
+    brought("TwoOutputs")
+except CourseError as error:
+    print(error)
+print(brought("FirstOutput").outputs, "logits from the wrapped one")
+
+# %% [markdown]
+# ### A branch on data
+#
+# Python's `if` is decided while the graph is made, and the graph keeps what was decided. The exporters refuse; the row
+# holds the first line of what they said.
+
+# %%
+refused = lab.benchmark(["pytorch", "torchscript", "openvino"], [brought("Branch")], ["fp32"], [1], "cpu")
+if any(record.ok for record in refused):
+    raise CourseError("a branch on data was measured; the text says that every row failed")
+said = {record.title: record.why_not or "measured" for record in refused}
+tables.show_table(
+    pd.DataFrame(said.items(), columns=["framework", "what it said"]), "An `if` on the values of a tensor."
+)
+
+# %% [markdown]
+# PyTorch's own row failed as well, by its answers. The mean was taken over the whole batch, so a picture is treated as
+# its neighbours are: alone it gets another answer than among the 64 of the reference. That is a fault of the network,
+# which no exporter can see. `torch.where` computes both branches and chooses for each picture:
+
+# %%
+mended = lab.benchmark(["pytorch", "torchscript", "openvino"], [brought("Where")], ["fp32"], [1], "cpu")
+said = {record.title: record.why_not or "measured" for record in mended}
+if not all(record.ok for record in mended):
+    raise CourseError("the mended network failed; the text says that it is mended")
+tables.show_table(pd.DataFrame(said.items(), columns=["framework", "what it said"]), "The same with `torch.where`.")
+
+# %% [markdown]
+# ### Left in training mode
+#
+# Dropout that is still on makes another answer each time, and a graph exported in that state keeps it. Here every
+# network is put into evaluation mode before its export. In your own code, `eval()` is the line to look for.
+
+# %% tags=["nbval-check-output"]
+forgotten = brought("LeftInTraining")
+picture = torch.ones(1, 1, 8, 8)
+print("as it was made, twice the same answer:", torch.equal(*(forgotten.load().train()(picture) for _ in range(2))))
+print("as it is exported:", torch.equal(*(forgotten.load()(picture) for _ in range(2))))
+
+# %% [markdown]
+# ### More than FP16 holds
+#
+# FP16 ends at 65,504. A network whose activations are larger answers `inf`, and from `inf` soon comes `nan`. A time
+# measured on such a network would be a time of nothing, so the row fails:
+
+# %% tags=["nbval-check-output"]
+large = brought("Large")
+(pictures,) = large.dataset.batches(2, (2, *large.input_shape), np.dtype("float32"))
+with torch.inference_mode():
+    reference = large.load()(torch.from_numpy(pictures)).numpy()
+    for dtype, precision in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+        logits = large.load().to(dtype)(torch.from_numpy(pictures).to(dtype)).float().numpy()
+        found = accuracy.compare(logits, reference, labels=None)
+        print(f"{precision}: {accuracy.problem(found, PRECISIONS[precision]) or 'agrees'}")
+
+# %% [markdown]
+# BF16 has the range of FP32. Where FP16 is wanted, scale the weights down before the layer that overflows, or leave
+# that layer in FP32.
+#
+# ### Prepared otherwise than in training
+#
+# No exporter notices this one, and it is the most frequent of all. The same network, the same pictures, another
+# preparation:
+
+
+# %%
+def accuracy_with(prepare):
+    """Return the accuracy on the test pictures, percent, prepared in this way."""
+    pictures = np.stack([prepare(path) for path in model.dataset.pictures["test"].files])
+    with torch.inference_mode():
+        return 100 * float((module(torch.from_numpy(pictures)).argmax(1).numpy() == model.dataset.labels()).mean())
+
+
+def bytes_as_they_are(path):
+    """Return the picture enlarged, but with levels from 0 to 255."""
+    return np.asarray(decode(path).resize((32, 32)), np.float32)[None]
+
+
+ways = {
+    "as in training": model.prepare,
+    "levels not scaled": bytes_as_they_are,
+    "black and white exchanged": lambda path: -model.prepare(path),
+}
+percents = {name: accuracy_with(prepare) for name, prepare in ways.items()}
+for name, percent in percents.items():
+    print(f"{name}: {percent:.1f} %")
+if percents["black and white exchanged"] >= percents["as in training"]:
+    raise CourseError("preparation made no difference; the text says that it does")
+
+# %% [markdown]
+# The mend is to keep the figures with the weights, and to prepare pictures in one place. That is why the file above
+# holds both.
+#
+# ### An ONNX file with one batch size
+#
+# An ONNX file is a model like any other. There is no PyTorch module in it, so some frameworks have nothing to start
+# from. And its batch may be fixed: the exporter's default takes the example's.
+
+# %%
+fixed = folder / "fixed.onnx"
+torch.onnx.export(module, (torch.zeros(4, 1, 32, 32),), fixed, verbose=False)
+of_file = find_model(str(fixed))
+tried = ["pytorch", "onnxruntime", "openvino"]
+rows = lab.benchmark(tried, [of_file], ["fp32"], [1, 4], "cpu")
+said = [[record.title, record.batch_size, record.why_not or "measured"] for record in rows]
+tables.show_table(pd.DataFrame(said, columns=["framework", "batch", "what it said"]), "A file whose batch is 4.")
+
+# %% [markdown]
+# `dynamic_shapes`, as in the export above, leaves it open. A file that came from somebody else has to be asked for
+# again.
+#
+# ### Half a file
+#
+# Weights of more than 2 GB lie beside the ONNX file, and are forgotten when it is copied. A download may end early.
+# Either way a framework says so in its own words; they are worth reading to the end of the line:
+
+# %%
+(folder / "half.onnx").write_bytes(fixed.read_bytes()[:3000])
+try:
+    find_model(str(folder / "half.onnx"))
+except CourseError as error:
+    print(error)
+
+# %% [markdown]
+# ## Which one should you use?
+#
+# The decision of [the scoreboard](16_scoreboard) is a function of records. It takes yours:
+
+# %%
+decision = choose(records, model.name, min_accuracy_percent=90 if profile != "smoke" else None)
+print("best:", words.label(decision.best) if decision.best else "none")
+for record, reason in decision.excluded:
+    print(f"out: {words.label(record)}, {reason}")
+
+# %% [markdown]
+# At a prompt: `python -m inference_lib benchmark --model digits-small.safetensors --data digits`, then
+# `python -m inference_lib choose --model digits-small.safetensors --min-accuracy 90`.
+#
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-17-share
+# How large would the batch have to be until a picture in the batch costs half of one alone? Measure sizes 1, 2, 4, 8.
+# ```
+#
+# ````{solution} ex-17-share
+# :class: dropdown
+# The cell below prints the time of a picture for each size.
+# ````
+
+# %% tags=["hide-cell"]
+batches |= {size: torch.rand(size, *model.input_shape) for size in (2, 4, 8)}
+turns = lab.turns({f"{size}": lambda size=size: answer(size) for size in (1, 2, 4, 8)})
+alone = turns.ms("1")
+for size in (1, 2, 4, 8):
+    print(
+        f"batch {size}: {turns.ms(str(size)) / size:.4f} ms a picture, "
+        f"{turns.ms(str(size)) / size / alone:.2f} of one alone"
+    )
+
+# %% [markdown]
+# ```{exercise}
+# :label: ex-17-own
+# Bring a network of your own. Which of the faults above does it show? `python -m inference_lib benchmark --model
+# FILE.py:function --input-shape 3x224x224` answers in one table.
+# ```
+#
+# ```{solution} ex-17-own
+# :class: dropdown
+# Most networks show none, or the branch. The rows that failed say why in one line, and name the file that holds the
+# whole text.
+# ```
+#
+# ## Key points
+#
+# - A network is a function in a file, a name of torchvision, an ONNX file, or what `train` wrote.
+# - Accuracy needs labels, agreement needs none: noise is enough to find a wrong export.
+# - The figures that prepare a picture belong to the weights. Keep them in the same file.
+# - What an exporter refuses is usually Python: a branch on data, a second output. Both are mended in the module.
+# - A picture alone against one of a batch: the ratio says how much of the time is overhead, and what there is to win.
+#
+# ## Further reading
+#
+# PyTorch's pages on `torch.export` {cite}`torch_export`, which most of the exporters here begin with, and on what it
+# does with control flow. torchvision's list of networks and of the preparation that each was trained with
+# {cite}`torchvision_models`.

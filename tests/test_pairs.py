@@ -1,0 +1,56 @@
+"""What an export lost against its reference on the same pictures, and whether that could be chance."""
+
+import numpy as np
+import pytest
+
+from inference_lib.measure.accuracy import compare
+from inference_lib.records.pairs import pairs
+from inference_lib.records.record import Accuracy
+
+
+def counted(gained: int | None, lost: int | None, images: int = 10_000) -> Accuracy:
+    return Accuracy(
+        accuracy_percent=95, agreement_percent=99, largest_difference=0, images=images, gained=gained, lost=lost
+    )
+
+
+def test_gains_and_losses_are_counted_picture_by_picture() -> None:
+    labels = np.array([0, 1, 2, 3, 4])
+    reference, logits = np.eye(5)[[0, 1, 2, 0, 0]], np.eye(5)[[0, 1, 1, 3, 1]]
+    found = compare(logits, reference, labels)
+    assert (found.gained, found.lost) == (1, 1)  # the fourth and the third; of the last, both are wrong
+    assert pairs(found).difference == 0
+
+
+def test_the_difference_is_that_of_the_accuracies_and_in_its_interval() -> None:
+    found = pairs(counted(10, 40))
+    assert found.difference == pytest.approx(-0.3)
+    assert found.low < -0.3 < found.high < 0
+    assert found.p < 1e-4
+
+
+def test_few_decided_pictures_decide_nothing() -> None:
+    found = pairs(counted(1, 4))
+    assert found.low < 0 < found.high
+    assert found.p == pytest.approx(2 * (1 + 5) / 2**5)  # both tails of five throws of a coin
+
+
+def test_pictures_that_both_classify_alike_bound_the_difference_by_their_number() -> None:
+    few, many = (pairs(counted(0, 0, images)) for images in (64, 10_000))
+    assert (few.difference, few.p) == (0.0, 1.0)
+    assert few.low == pytest.approx(-few.high)
+    assert 1 < few.high < 5  # with three in a hundred that differ, none of 64 does every seventh time
+    assert 0.005 < many.high < 0.05
+    assert pairs(counted(10, 40, 20_000)).p == pairs(counted(10, 40)).p
+
+
+def test_95_of_100_intervals_hold_the_true_difference() -> None:
+    random, images, held = np.random.default_rng(0), 500, 0
+    for gained, lost in random.multinomial(images, [0.004, 0.012, 0.984], 2000)[:, :2]:
+        found = pairs(counted(int(gained), int(lost), images))
+        held += found.low <= -0.8 <= found.high
+    assert 0.93 < held / 2000 < 0.99
+
+
+def test_a_record_from_before_they_were_counted_has_none() -> None:
+    assert pairs(counted(None, None)) is None
