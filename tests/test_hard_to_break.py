@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
+from functools import cache
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,7 @@ def test_a_damaged_data_set_is_refused_or_the_same(
 # Pictures
 
 
+@cache
 def pictures() -> list[bytes]:
     found = []
     random = np.random.default_rng(0)
@@ -467,7 +469,7 @@ def test_a_folder_is_usable_whenever_a_process_was_killed(tmp_path: Path, endles
     for _ in range(50):
         worker = endless(tmp_path)
         worker.tell("for_ever")
-        time.sleep(chance.uniform(0.0, 0.15))
+        time.sleep(chance.uniform(0.0, 0.1))
         worker.kill()
         for manifest in tmp_path.glob("artifacts/*/*/manifest.json"):
             assert {path.name for path in manifest.parent.iterdir()} == {"manifest.json", "first half", "second half"}
