@@ -130,7 +130,7 @@ show_source(type(classifier).submit if on_gpu else type(classifier).infer)
 # %%
 reference = load_pretrained(model)(torch.from_numpy(preprocess(pictures[:5]))).numpy()
 for count in (1, 3, 5):
-    found = classifier.submit(list(pictures[:count]))()
+    found = classifier.submit(pictures[:count])()
     difference = np.abs(found - reference[:count]).max() / np.abs(reference).max()
     print(f"{count} pictures: classes {found.argmax(1)}, largest difference from the FP32 model {difference:.0e}")
     if difference > find_precision(precision).tolerance or found.shape != (count, 10):
@@ -272,7 +272,7 @@ else:
 
 # %%
 size = min(8, largest)
-batch = list(pictures[:size])
+batch = pictures[:size]
 
 
 def images_per_second(replicas, seconds):

@@ -180,7 +180,7 @@ def file_of(image, kind, **how):
 
 kept = {engine: connection(url) for engine, url in urls.items()}
 png, raw = file_of(Image.fromarray(pictures[0]), "PNG"), pictures[0].tobytes()
-expected = classifier.submit([pictures[0]])()[0].argmax()
+expected = classifier.submit(pictures[:1])()[0].argmax()
 for engine in urls:
     for path, body in (("/classify", png), ("/classify-raw", raw)):
         status, said = ask(kept[engine], "POST", path, body)
@@ -208,7 +208,7 @@ inside = lab.turns(
     {
         "decode": lambda: decode(jpeg),
         "preprocess": lambda: preprocess(pictures[:1]),
-        "classifier": lambda: classifier.submit([pictures[0]])(),
+        "classifier": lambda: classifier.submit(pictures[:1])(),
         "queue": lambda: queue.ask(pictures[0]),
     }
 )

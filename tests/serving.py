@@ -10,7 +10,7 @@ PICTURE = np.zeros((28, 28), np.uint8)
 
 
 class Told:
-    """A classifier whose logits tell the first pixel of each picture; it can be held up, and can fail."""
+    """A classifier whose logits tell the first pixel of each picture; it can be held up, fail, or die of a batch."""
 
     def __init__(self, sizes: Sequence[int] = (1, 2, 4, 8), depth: int = 1) -> None:
         self.sizes, self.depth = tuple(sizes), depth
@@ -21,7 +21,7 @@ class Told:
         self.fails: Exception | None = None
         self.dead = self.closed = False
 
-    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+    def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
         batch = list(pictures)
 
         def logits() -> np.ndarray:
@@ -35,7 +35,7 @@ class Told:
         return logits
 
     def alive(self) -> bool:
-        return not self.dead
+        return not (self.dead and self.batches)
 
     def close(self) -> None:
         self.closed = True

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,19 +212,37 @@ def test_pixels_side_by_side_give_the_same_convolution(
     picture = memory[..., :inside].permute(0, 3, 1, 2)
     wanted = functional.conv2d(picture, weight, None, stride, padding).permute(0, 2, 3, 1)
     rows, columns = wanted.shape[1:3]
-    found = forms(convolution, channels, width, columns)
+    found = forms(convolution, channels, (width, width), (rows, columns), rows=True)
     assert len(found) >= 2
+    assert {form.rows for form in found} == {1, stride}
     for form in found:
-        wide = memory.view(2, width, width // form.inputs, form.inputs * channels).permute(0, 3, 1, 2)
+        wide = memory.view(2, width // form.rows, form.rows, width // form.inputs, form.inputs, channels)
+        wide = wide.permute(0, 4, 2, 5, 1, 3).flatten(1, 3)
         wide = functional.pad(wide, (form.before[1], form.after[1], form.before[0], form.after[0]))
         filter_ = filters(convolution, form, weight, channels).permute(0, 3, 1, 2)
         result = functional.conv2d(wide, filter_, None, form.stride).permute(0, 2, 3, 1)
         torch.testing.assert_close(result.reshape(2, rows, columns, outputs), wanted)
 
 
+def test_pictures_are_laid_out_for_their_only_reader() -> None:
+    """Every other row is skipped, so a pixel may hold two of them, unless something else reads the pictures as well."""
+
+    def rows(network_: Network, name: str) -> set[int]:
+        convolution = next(c for c in network_.program.convolutions if c.name == name)
+        return {form.rows for form, _ in execution.specs_of(network_, convolution, 2)}
+
+    one = network("resnet18", INT8)
+    assert rows(one, "conv1") == {1, 2}
+    assert rows(one, "layer2_0_conv1") == {1}
+    two = program_of(Branches().eval(), (3, 8, 8))
+    for convolution in two.convolutions:
+        convolution.stride = (2, 2)
+        assert rows(network_of(two, FP16, {}), convolution.name) == {1}
+
+
 def test_convolutions_with_many_channels_are_left_as_they_are() -> None:
     many = next(c for c in program("resnet18").convolutions if c.name == "layer3_1_conv1")
-    assert [form.outputs for form in forms(many, 256, 14, 14)] == [0]
+    assert [form.outputs for form in forms(many, 256, (14, 14), (14, 14))] == [0]
 
 
 @pytest.fixture
@@ -309,7 +328,7 @@ def test_the_kernels_compile_for_a_gpu() -> None:
         content, called = compile_kernels(names, architecture)
         assert content[:4] == b"\x7fELF"
         assert set(called) == names
-    compile_kernels(["max_pool<Float8, Float8>"], "sm_90")
+    compile_kernels(["max_pool<Float8, Float8, 16>"], "sm_90")
     with pytest.raises(CourseError, match="cannot be compiled"):
         compile_kernels(["mean<Nothing, Float16>"], "sm_90")
 
@@ -365,14 +384,17 @@ def test_cudnn_takes_the_graph_of_every_convolution(dtype: torch.dtype) -> None:
 
 
 def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FP16 is fast where 64 channels are read, and writing it costs as much as is won, but for one tensor."""
+    """Large pictures are slow, in eight bits most of all; but for two tensors, writing 16 costs more than is won."""
+    asked: list[Spec] = []
 
     def fastest(specs: Iterable[Spec], among: object = None) -> dict[Spec, Timed]:
+        specs = list(specs)
+        asked.extend(specs)
         return {spec: Timed(b"", (7, 0), cost(spec), 9.0, 1) for spec in specs}
 
     def cost(spec: Spec) -> float:
-        fast = spec.reads == "HALF" and spec.channels == 64
-        return 10.0 - 3 * fast + 4 * (spec.writes == "HALF") + (spec.size[0] != spec.size[1])
+        slow, fast = spec.size[0] == 56, spec.reads == "HALF" and spec.channels == 64
+        return 10.0 + 20 * slow - 3 * fast + 4 * (spec.writes == "HALF") + (spec.size[0] != spec.size[1])
 
     monkeypatch.setattr(choice, "fastest_plans", fastest)
     before = network("resnet18", INT8)
@@ -380,6 +402,9 @@ def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPat
     changed = {name for name in before.stored if before.stored[name] != after.stored[name]}
     assert changed == {"maxpool", "layer1_1_conv2"}  # a pool writes it for nothing, and two convolutions read the other
     assert choice.microseconds(after, 2, timed) < choice.microseconds(before, 2, timed)
+    halves = {(spec.channels, spec.stride) for spec in asked if spec.reads == "HALF" and spec.kernel == (3, 3)}
+    assert (256, (2, 2)) in halves  # half the products of the others, in the same time
+    assert (256, (1, 1)) not in halves  # nothing is faster already
 
 
 def test_a_convolution_without_a_plan_is_named() -> None:
@@ -395,28 +420,18 @@ def test_plans_agree_up_to_a_step_of_their_type() -> None:
     assert not plans.agrees(wanted.half(), wanted * 1.01)
 
 
-class FakeCudnn:
-    """What the processes that compile ask the front end for."""
-
-    def create_device_properties(self, device: int) -> "FakeCudnn":
-        return self
-
-    def serialize(self) -> str:
-        return "{}"
-
-
 @pytest.fixture
 def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """Return a function that lets another script do the compiling."""
-    monkeypatch.setitem(sys.modules, "cudnn", FakeCudnn())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**34, 2**34))
 
-    def run(script: str) -> dict[Spec, Timed]:
+    def run(script: str, among: object = frozenset({(7, 2)}), asks: str = ASKS) -> dict[Spec, Timed]:
         path = tmp_path / "script.py"
-        path.write_text(SCRIPT + script)
+        path.write_text(SCRIPT + asks + script)
         monkeypatch.setattr(compiler, "__file__", str(path))
         monkeypatch.setattr(plans, "_fastest", lambda spec, found: Timed(b"", min(found), 1.0, 1.0, len(found)))
-        return plans.fastest_plans([SPEC, OTHER], frozenset({(7, 2)}))
+        return plans.fastest_plans([SPEC, OTHER], among)  # type: ignore[arg-type]
 
     return run
 
@@ -428,11 +443,13 @@ import json, os, sys, time
 from pathlib import Path
 order = Path(sys.argv[1])
 tasks = json.loads(order.read_text())["tasks"]
+compiling = [(number, spec, kernel) for number, spec, kernel in tasks if kernel is not None]
+def write(number): (order.parent / f"{number}.plan").write_bytes(b"plan")
+"""
+ASKS = """
 for number, spec, kernel in tasks:
     if kernel is None:
         print(json.dumps([number, [[[2, None]], [[7, 1], [7, 2], [9, 1]]]]))
-compiling = [(number, spec, kernel) for number, spec, kernel in tasks if kernel is not None]
-def write(number): (order.parent / f"{number}.plan").write_bytes(b"plan")
 """
 """Names one kernel of the heuristic's and three others; what is compiled is for a test to say."""
 
@@ -443,6 +460,24 @@ def test_processes_compile_the_kernels_that_compete(compile_with) -> None:  # ty
         (SPEC, OTHER), ((2, None), 2)
     )
     assert plans.fastest_plans([]) == {}
+
+
+def test_what_is_named_for_another_convolution_is_compiled_first(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """One convolution's process names (7, 3), which the other's has last among its others."""
+    answers = "[[[[7, 3]], [[7, 1], [7, 2]]], [[[7, 1]], [[7, 2], [7, 3]]]]"
+    asks = (
+        f"for number, spec, kernel in tasks:\n    if kernel is None: print(json.dumps([number, {answers}[number]]))\n"
+    )
+    asked: list[list[object]] = []
+    in_processes = plans._in_processes
+
+    def watch(tasks: list[list[object]], folder: Path, needed: int) -> tuple[list[str], str]:
+        asked.append([task[2] for task in tasks[needed:]])
+        return in_processes(tasks, folder, needed)
+
+    monkeypatch.setattr(plans, "_in_processes", watch)
+    compile_with("for number, spec, kernel in compiling: write(number)", None, asks)
+    assert asked[1] == [(7, 1), (7, 3), (7, 2), (7, 2)]
 
 
 def test_a_process_that_ends_early_leaves_the_plans_of_the_others(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -460,6 +495,31 @@ def test_where_nothing_is_compiled_the_reason_is_told(compile_with, monkeypatch)
     monkeypatch.setattr(plans, "COMPILE_LIMIT_S", 1.0)
     with pytest.raises(CourseError, match="took more than 1 s"):
         compile_with("if compiling: time.sleep(60)")
+
+
+@pytest.mark.parametrize(("spare", "compiled"), [(60.0, {0, 1, 2}), (-1.0, {0, 1})])
+def test_a_kernel_that_nobody_named_is_compiled_while_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: float, compiled: set[int]
+) -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    devices: list[int] = []
+    monkeypatch.setattr(runtime, "cudaSetDevice", lambda device: (devices.append(device),))  # type: ignore[func-returns-value]
+    monkeypatch.setitem(sys.modules, "cudnn", SimpleNamespace(create_handle=lambda: "handle"))
+    monkeypatch.setattr(compiler, "find_compiler", lambda: None)
+    monkeypatch.setattr(compiler, "compiled", lambda spec, kernel, handle: f"{handle} {kernel}".encode())
+    tasks = [compiler.task(number, SPEC, (7, number)) for number in range(3)]
+    order = tmp_path / "0.json"
+    order.write_text(json.dumps({"device": 1, "needed": 2, "spare_s": spare, "tasks": tasks}))
+    compiler.main(order)
+    assert devices == [1]
+    assert {number for number in range(3) if compiler.plan_path(tmp_path, number).exists()} == compiled
+    assert compiler.plan_path(tmp_path, 1).read_bytes() == b"handle (7, 1)"
+
+
+def test_the_slowest_engine_competes_where_there_is_no_other() -> None:
+    assert compiler.without_last_resort([(4, 3), (2, 23), (4, 3), (7, 0)]) == [(4, 3), (7, 0)]
+    assert compiler.without_last_resort([(2, 23), (2, 5)]) == [(2, 23), (2, 5)]
+    assert compiler.without_last_resort([]) == []
 
 
 @pytest.mark.parametrize(

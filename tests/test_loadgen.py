@@ -1,5 +1,6 @@
 """MLPerf LoadGen: what it calls invalid is invalid, and nobody waits for an answer that does not come."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -77,6 +78,17 @@ def test_every_scenario_runs_and_every_request_is_answered(scenario: str) -> Non
     assert run.batches.total() == len(told.batches)
     assert run.longest_queue <= 64
     assert (run.rate == 500) == (scenario == "server")
+
+
+def test_requests_that_do_not_fit_are_counted_and_offline_they_wait() -> None:
+    told = Told((1, 2))
+    told.go.clear()
+    with BatchQueue([told], limit=4) as queue:
+        threading.Timer(0.3, told.go.set).start()
+        run = run_loadgen(queue, [PICTURE], "server", 0.1, rate=500)
+        assert run.errors["OverloadedError"] >= 1
+        assert run.longest_queue == 4
+        assert not run_loadgen(queue, [PICTURE], "offline", 0.1, rate=500).errors
 
 
 def test_a_queue_that_fails_ends_the_run_all_the_same() -> None:

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_each_request_gets_the_logits_of_its_own_picture(told: Told) -> None:
             queue.submit(picture(value), answers)
         told.go.set()
         found = answers.wait(9)
-    assert [request.logits.argmax() for request in found] == [request.picture[0, 0] for request in found]
+    assert [request.logits.argmax() for request in found] == [request.pictures[0, 0, 0] for request in found]
 
 
 def test_those_who_wait_are_computed_together_up_to_the_largest_batch(told: Told) -> None:
@@ -98,6 +99,81 @@ def test_two_batches_are_under_way_where_the_classifier_takes_two() -> None:
         answers.wait(3)
 
 
+def test_pictures_that_come_together_fill_batches_and_are_handed_back_once_a_batch(told: Told) -> None:
+    handed: list[list[Request]] = []
+    answers = Answers()
+    with BatchQueue([told], max_batch=4) as queue:
+        held_up(queue, told, answers)
+        done = handed.append
+        for tags in ([1, 2, 3], [4, 5, 6, 7, 8, 9]):
+            queue.submit_many(np.stack([picture(tag) for tag in tags]), tags, done)
+        assert queue.length == 9
+        told.go.set()
+    assert told.batches == [1, 4, 4, 1]
+    assert [[request.tags for request in requests] for requests in handed] == [[[1, 2, 3], [4]], [[5, 6, 7, 8]], [[9]]]
+    for request in chain(*handed):
+        assert request.logits.argmax(1).tolist() == request.tags
+
+
+def test_of_pictures_that_come_together_those_that_do_not_fit_are_refused(told: Told) -> None:
+    handed: list[list[Request]] = []
+    answers = Answers()
+    with BatchQueue([told], limit=2) as queue:
+        held_up(queue, told, answers)
+        queue.submit_many(np.stack([PICTURE] * 5), "abcde", handed.append)
+        queue.submit_many(np.stack([PICTURE] * 2), "fg", handed.append)
+        told.go.set()
+    first, second, computed = (requests[0] for requests in handed)
+    assert (first.tags, second.tags, computed.tags) == ("cde", "fg", "ab")
+    assert isinstance(first.error, OverloadedError)
+    assert isinstance(second.error, OverloadedError)
+    assert computed.error is None
+
+
+def test_a_caller_who_waits_computes_alone_where_nobody_else_is_there(told: Told) -> None:
+    threads: list[int] = []
+    wait = told.submit
+
+    def submit(pictures: np.ndarray) -> Callable[[], np.ndarray]:
+        threads.append(threading.get_ident())
+        return wait(pictures)
+
+    told.submit = submit
+    answers = Answers()
+    with BatchQueue([told]) as queue:
+        assert queue.ask(picture(3)).logits.argmax() == 3
+        queue.submit(picture(4), answers)
+        answers.wait(1)
+    assert threads[0] == threading.get_ident() != threads[1]
+    with BatchQueue([told], max_wait_s=0.01) as queue:  # somebody may join
+        queue.ask(PICTURE)
+    assert threads[2] != threading.get_ident()
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_while_a_caller_computes_others_wait_their_turn(depth: int) -> None:
+    told, answers = Told(depth=depth), Answers()
+    told.go.clear()
+    with BatchQueue([told]) as queue:
+        asked: list[Request] = []
+        caller = threading.Thread(target=lambda: asked.append(queue.ask(PICTURE)))
+        caller.start()
+        assert told.started.wait(10)
+        for _ in range(3):
+            queue.submit(PICTURE, answers)
+        second = threading.Thread(target=lambda: asked.append(queue.ask(PICTURE)))
+        second.start()
+        deadline = time.monotonic() + 10
+        while queue.length < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        told.go.set()
+        answers.wait(3)
+        caller.join(10)
+        second.join(10)
+    assert told.batches == [1, 4]
+    assert [request.batch for request in asked] == [1, 4]
+
+
 def test_a_full_queue_refuses(told: Told) -> None:
     answers = Answers()
     with BatchQueue([told], limit=2) as queue:
@@ -121,6 +197,21 @@ def test_who_waited_too_long_is_told_so_and_not_computed(told: Told) -> None:
         assert first.error is None
         assert isinstance(late.error, TimedOutError)
         assert queue.ask(PICTURE).error is None
+    assert told.batches == [1, 1]
+
+
+def test_of_one_batch_only_those_who_waited_too_long_are_told_so(told: Told) -> None:
+    answers = Answers()
+    with BatchQueue([told], timeout_s=0.2) as queue:
+        held_up(queue, told, answers)
+        queue.submit(PICTURE, answers)
+        queue.submit(PICTURE, answers)
+        time.sleep(0.3)
+        queue.submit(picture(7), answers)
+        told.go.set()
+        found = answers.wait(4)
+    assert [type(request.error) for request in found] == [type(None), TimedOutError, TimedOutError, type(None)]
+    assert found[3].logits.argmax() == 7
     assert told.batches == [1, 1]
 
 

@@ -1,5 +1,6 @@
 """The servers as a reader starts them: a replica is killed, the server is asked to end, and everybody is answered."""
 
+import gc
 import os
 import signal
 import socket
@@ -111,12 +112,20 @@ def test_memory_growth_is_that_of_the_end_over_the_beginning() -> None:
 def test_a_classifier_pads_to_the_next_size_and_gives_each_its_own_answer(root: Path) -> None:
     pictures, _ = load_fashion_mnist("test")
     with Loaded("onnxruntime", Workload("vanilla_cnn", 1), (1, 4), root) as classifier:
-        together = classifier.submit(list(pictures[:3]))()
-        alone = [classifier.submit([each])()[0] for each in pictures[:3]]
+        together = classifier.submit(pictures[:3])()
+        alone = [classifier.submit(each[None])()[0] for each in pictures[:3]]
         with pytest.raises(CourseError, match="5 pictures is larger than the largest runner, 4"):
-            classifier.submit(list(pictures[:5]))()
+            classifier.submit(pictures[:5])()
     assert together.shape == (3, 10)
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_while_a_model_is_served_the_heap_of_before_is_not_walked_through(root: Path) -> None:
+    before = gc.get_freeze_count()
+    with Loaded("onnxruntime", Workload("vanilla_cnn", 1), (1,), root):
+        assert gc.get_freeze_count() > before + 10_000  # what the imports left
+        assert len(gc.get_objects()) < 10_000
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.gpu
@@ -124,10 +133,10 @@ def test_pictures_prepared_on_the_gpu_get_the_logits_of_those_prepared_on_the_ho
     pictures, _ = load_fashion_mnist("test")
     with Loaded("pytorch-cudagraph", Workload("resnet18", 1, "fp32", "cuda"), (1, 4), root) as classifier:
         assert isinstance(classifier, DeviceClassifier)
-        waiting = [classifier.submit(list(pictures[:3])), classifier.submit(list(pictures[3:4]))]  # two under way
+        waiting = [classifier.submit(pictures[:3]), classifier.submit(pictures[3:4])]  # two under way
         found = np.concatenate([logits() for logits in waiting])
     with Loaded("onnxruntime", Workload("resnet18", 1), (4,), root) as host:
-        expected = host.submit(list(pictures[:4]))()
+        expected = host.submit(pictures[:4])()
     assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-3
 
 

@@ -103,6 +103,7 @@ def _keep(
     """Run the highest rate three times, and write what it did as a record."""
     from dataclasses import replace
 
+    from inference_lib.measure.gpu import sample_load
     from inference_lib.measure.plan import Rival, empty_record
     from inference_lib.measure.profiles import get_profile
     from inference_lib.records.store import RecordStore
@@ -110,14 +111,20 @@ def _keep(
     from inference_lib.serve.loadgen import run_loadgen
     from inference_lib.serve.trials import queued, serving_of
 
-    runs = []
-    for seed in range(RUNS):
+    runs: list[Run] = []
+
+    def once() -> int:
         with queued(classifier, knobs) as queue:
-            runs.append(run_loadgen(queue, pictures, "server", options.seconds, rate, limit_ms, seed=seed))
+            runs.append(run_loadgen(queue, pictures, "server", options.seconds, rate, limit_ms, seed=len(runs)))
+        return sum(size * count for size, count in runs[-1].batches.items())
+
     asked = settings.workload
+    gpu = sample_load(0, once, options.seconds) if asked.on_gpu else None  # two runs, the second is watched
+    while len(runs) < RUNS:
+        once()
     workload = Workload(asked.model, settings.max_batch, asked.precision, asked.device)
     record = empty_record(Rival(settings.backend, workload), replace(get_profile("quick"), name="load"), "1", "ok")
-    record.serving = serving_of("queue", knobs, runs, limit_ms, rate)
+    record.serving = serving_of("queue", knobs, runs, limit_ms, rate, gpu)
     print(RecordStore(options.records).write(record))
 
 

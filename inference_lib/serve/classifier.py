@@ -5,10 +5,11 @@ each of some sizes, and a batch goes to the smallest that holds it. The places t
 nobody reads their logits.
 """
 
+import gc
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,8 +55,8 @@ class Classifier(Protocol):
     depth: int
     """Batches that may be under way at once: while one is computed, the next is gathered and sent."""
 
-    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
-        """Start a batch (1 to ``sizes[-1]`` pictures, uint8, 28 x 28); return what waits for its logits (N x 10)."""
+    def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
+        """Start a batch (uint8, N x 28 x 28, N up to ``sizes[-1]``); return what waits for its logits (N x 10)."""
         ...
 
     def alive(self) -> bool:
@@ -79,15 +80,15 @@ class HostClassifier:
             size: np.zeros(runner.workload.input_shape, runner.workload.host_dtype) for size, runner in runners.items()
         }
 
-    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+    def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
         """Return a function that prepares the batch, infers and returns the logits (N x 10, float32)."""
         return partial(self.infer, pictures)
 
-    def infer(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def infer(self, pictures: np.ndarray) -> np.ndarray:
         """Return the logits of the pictures."""
         size = smallest(self.sizes, len(pictures))
         batch = self._batches[size]
-        preprocess(np.stack(pictures), batch.dtype, out=batch[: len(pictures)])
+        preprocess(pictures, batch.dtype, out=batch[: len(pictures)])
         return self._runners[size].infer(batch)[: len(pictures)]
 
     def alive(self) -> bool:
@@ -138,11 +139,11 @@ class DeviceClassifier:
         torch.cuda.synchronize()
 
     @torch.inference_mode()
-    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+    def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
         """Queue copy, preparation, model and copy back; nothing is waited for. There must be a slot left."""
         count, slot = len(pictures), self._slots.popleft()
         runner = self._runners[smallest(self.sizes, count)]
-        np.stack(pictures, out=slot.staged.numpy()[:count])
+        slot.staged.numpy()[:count] = pictures
         with torch.cuda.stream(runner.stream):
             slot.pictures[:count].copy_(slot.staged[:count], non_blocking=True)
             runner.stream.wait_event(self._last)  # another size has another stream, and would run beside it
@@ -209,6 +210,7 @@ class Loaded:
             classifier = DeviceClassifier(buffered) if whole else HostClassifier(self.runners)
             stack.callback(classifier.close)
             warm(classifier)
+            stack.enter_context(out_of_the_collectors_way())
             self._stack = stack.pop_all()
         return classifier
 
@@ -217,12 +219,27 @@ class Loaded:
         self.runners.clear()
 
 
+@contextmanager
+def out_of_the_collectors_way() -> Iterator[None]:
+    """Collect the garbage that there is, and keep CPython's collector from walking through all that is left.
+
+    Of a few hundred thousand objects, which imports alone leave, a full collection takes a large part of a second, and
+    every request waits for it. https://docs.python.org/3/library/gc.html#gc.freeze
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def warm(classifier: Classifier) -> float:
     """Infer a few batches of every size; return the seconds it took."""
     start = time.perf_counter()
     for size in classifier.sizes:
         for _ in range(WARM_UP):
-            classifier.submit([np.zeros(PICTURE, np.uint8)] * size)()
+            classifier.submit(np.zeros((size, *PICTURE), np.uint8))()
     return time.perf_counter() - start
 
 

@@ -94,7 +94,7 @@ class ClassifierAPI(ls.LitAPI):
         return self._infer(x)
 
     def _infer(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
-        return [(row, len(pictures)) for row in self._classifier.submit(pictures)()]
+        return [(row, len(pictures)) for row in self._classifier.submit(np.stack(pictures))()]
 
     def unbatch(self, output: Any) -> Any:
         """Return the answers, one for each picture."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inference_lib.serve.queue import BatchQueue, OverloadedError
+from inference_lib.serve.queue import BatchQueue, ClosedError, Request
 from inference_lib.support.errors import CourseError, unknown_name
 
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
@@ -108,38 +108,83 @@ def run_loadgen(
     if scenario not in SCENARIOS:
         raise unknown_name("scenario", scenario, SCENARIOS)
     loadgen = import_loadgen()
-    errors: Counter[str] = Counter()
-    before, longest = Counter(_batches(target)), 0
-
-    def complete(sample: int, answered: Answered) -> None:
-        if answered.error is not None:
-            errors[type(answered.error).__name__] += 1
-        loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample, 0, 0)])
-
-    def issue(samples: Sequence[Any]) -> None:
-        nonlocal longest
-        longest = max(longest, target.length if isinstance(target, BatchQueue) else 0)
-        for sample in samples:
-            _send(target, pictures[sample.index], partial(complete, sample.id), patient=scenario == "offline")
-
+    if isinstance(target, BatchQueue):
+        load: _OneByOne = _ToQueue(target, pictures, loadgen, patient=scenario == "offline")
+    else:
+        load = _OneByOne(target, pictures, loadgen)
     settings = _settings(loadgen, scenario, seconds, rate, limit_ms, percentile, seed)
     with tempfile.TemporaryDirectory() as folder:
-        system = loadgen.ConstructSUT(issue, lambda: None)
+        system = loadgen.ConstructFastSUT(load.issue, lambda: None)
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
         try:
             loadgen.StartTestWithLogSettings(system, library, settings, _quiet(loadgen, folder))
         finally:
             loadgen.DestroyQSL(library)
-            loadgen.DestroySUT(system)
+            loadgen.DestroyFastSUT(system)
         summary = Path(folder, "mlperf_log_summary.txt").read_text()
-    run = read_summary(summary, scenario, rate if scenario == "server" else None, errors)
-    run.batches, run.longest_queue = Counter(_batches(target)) - before, longest
+    run = read_summary(summary, scenario, rate if scenario == "server" else None, load.errors)
+    run.batches, run.longest_queue = load.batches(), load.longest
     return run
 
 
-def _batches(target: Target) -> Counter[int]:
-    """Return the batches that a target has computed until now: a queue tells, a client of HTTP does not."""
-    return target.batches if isinstance(target, BatchQueue) else Counter()
+class _OneByOne:
+    """Sends each request by itself: over HTTP, there is no other way."""
+
+    longest = 0
+
+    def __init__(self, target: Target, pictures: Sequence[np.ndarray], loadgen: Any) -> None:
+        self.errors: Counter[str] = Counter()
+        self._target, self._pictures, self._loadgen = target, pictures, loadgen
+
+    def issue(self, samples: list[int], indices: list[int]) -> None:
+        for sample, index in zip(samples, indices, strict=True):
+            try:
+                self._target.submit(self._pictures[index], partial(self._answered, sample))
+            except Exception as error:  # LoadGen waits for every request that it sent
+                self.complete([sample], error)
+
+    def _answered(self, sample: int, answered: Answered) -> None:
+        self.complete([sample], answered.error)
+
+    def complete(self, samples: Sequence[int], error: Exception | None) -> None:
+        if error is not None:
+            self.errors[type(error).__name__] += len(samples)
+        response = self._loadgen.QuerySampleResponse
+        self._loadgen.QuerySamplesComplete([response(sample, 0, 0) for sample in samples])
+
+    def batches(self) -> Counter[int]:
+        """Return how many batches of each size were computed: a server does not tell."""
+        return Counter()
+
+
+class _ToQueue(_OneByOne):
+    """Sends to a queue what is due as one request, and completes at once what was computed together.
+
+    An object, a lock and a call for each request would take longer than a fast model does.
+    """
+
+    def __init__(self, queue: BatchQueue, pictures: Sequence[np.ndarray], loadgen: Any, patient: bool) -> None:
+        super().__init__(queue, pictures, loadgen)
+        self._queue, self._pool, self._before = queue, np.asarray(pictures), Counter(queue.batches)
+        self._room = max(1, queue.limit // 2) if patient else 0
+
+    def issue(self, samples: list[int], indices: list[int]) -> None:
+        self.longest = max(self.longest, self._queue.length)
+        step = self._room or len(samples)
+        for start in range(0, len(samples), step):
+            part = slice(start, start + step)
+            while self._queue.length > self._queue.limit - self._room:  # offline, there is all the time in the world
+                time.sleep(RETRY_S)
+            try:
+                self._queue.submit_many(self._pool[indices[part]], samples[part], self._done)
+            except ClosedError as error:
+                self.complete(samples[part], error)
+
+    def _done(self, answered: list[Request]) -> None:
+        self.complete([sample for request in answered for sample in request.tags], answered[0].error)
+
+    def batches(self) -> Counter[int]:
+        return Counter(self._queue.batches) - self._before
 
 
 def import_loadgen() -> Any:
@@ -149,19 +194,6 @@ def import_loadgen() -> Any:
     except ImportError as error:
         raise CourseError(f"MLPerf LoadGen is not installed ({error}); pip install mlcommons-loadgen") from error
     return mlperf_loadgen
-
-
-def _send(target: Target, picture: np.ndarray, done: Callable[[Any], object], patient: bool) -> None:
-    """Submit; a caller who has all the time in the world (offline) tries again, others take a refusal for an answer."""
-    while True:
-        try:
-            return target.submit(picture, done)
-        except OverloadedError as error:
-            if not patient:
-                return done(Refused(error))  # type: ignore[return-value]
-            time.sleep(RETRY_S)
-        except Exception as error:  # LoadGen waits for every request that it sent
-            return done(Refused(error))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -193,6 +225,7 @@ def _quiet(loadgen: Any, folder: str) -> Any:
     output.outdir, output.copy_summary_to_stdout = folder, False
     settings = loadgen.LogSettings()
     settings.log_output, settings.enable_trace = output, False
+    settings.log_mode = loadgen.LoggingMode.EndOfTestOnly  # otherwise, once a second, it computes beside the server
     return settings
 
 

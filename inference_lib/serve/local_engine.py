@@ -29,7 +29,7 @@ def application(queue: BatchQueue, class_names: tuple[str, ...], limits: Limits 
         if request.error:
             raise request.error
         assert request.logits is not None
-        return Prediction(request.logits, request.batch)
+        return Prediction(request.logits[0], request.batch)
 
     async def ready() -> bool:
         return queue.ready

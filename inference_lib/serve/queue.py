@@ -2,17 +2,22 @@
 
 Three knobs and a limit: the largest batch, how long the first request of a batch waits for company, how many requests
 may wait, and how long one may. A request is always answered: with logits, or with the reason why not.
+
+A request may be of several pictures that came together. They wait as one, and whoever asked is called once for all that
+were computed together: what Python does for each of them is what limits the rate.
 """
 
 import logging
-import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Self
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Self
 
 import numpy as np
 
@@ -47,36 +52,42 @@ class ClosedError(UnansweredError):
     """The queue has ended, or has nobody left who works."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """A picture, and what became of it. Times are those of ``time.perf_counter``."""
+    """Pictures that came together, and what became of them. Times are those of ``time.perf_counter``."""
 
-    picture: np.ndarray
-    done: Callable[["Request"], object]
-    """Called once, in a worker's thread, with the answered request."""
+    pictures: np.ndarray
+    """uint8, N x 28 x 28."""
+    done: Callable[[list["Request"]], object]
+    """Called in a worker's thread with answered requests, at once for neighbours in a batch that name the same."""
     arrived: float
+    tags: Sequence[Any] = ()
+    """What whoever asked knows the pictures by."""
     taken: float = 0.0
     finished: float = 0.0
     batch: int = 0
-    """Requests that were computed together."""
+    """Pictures that were computed together."""
     logits: np.ndarray | None = None
+    """N x 10."""
     error: UnansweredError | None = None
 
-    def answer(self, error: UnansweredError | None = None) -> None:
-        """Hand the request back; what goes wrong with whoever asked does not concern the others."""
-        self.error, self.finished = error, time.perf_counter()
-        try:
-            self.done(self)
-        except Exception:
-            logging.getLogger(__name__).exception("a request was answered, and whoever asked could not take it")
+    def cut(self, count: int) -> "Request":
+        """Return a request of the first ``count`` pictures, and keep the others."""
+        first = Request(self.pictures[:count], self.done, self.arrived, self.tags[:count])
+        self.pictures, self.tags = self.pictures[count:], self.tags[count:]
+        return first
 
 
-@dataclass
+@dataclass(eq=False)
 class Replica:
     """One who works: a classifier, and whose turn it is to take the next batch for it."""
 
     classifier: Classifier
     turn: threading.Lock = field(default_factory=threading.Lock)
+    under_way: int = 0
+    """Batches."""
+    led: bool = False
+    """Whether a caller computes his own request, and nobody else may submit."""
 
 
 class BatchQueue:
@@ -85,6 +96,9 @@ class BatchQueue:
     For every batch that a classifier may have under way there is a thread. One of them holds the classifier's turn: it
     waits for requests, submits a batch, passes the turn on, and only then waits for its logits. So the next batch is
     gathered while this one is computed, and a request passes through two threads and no more: its caller's and one.
+
+    A caller who waits for his answer anyway (``ask``), and finds a classifier that has nothing to do, computes his
+    request himself: to wake another thread, and to be woken by it, takes longer than a small batch.
 
     The waiting time counts from a request's arrival. One that waited while all were busy does not wait for company too.
     """
@@ -103,9 +117,9 @@ class BatchQueue:
         Args:
             classifiers: one or several of the same sizes.
             remake: returns a classifier in the place of one that died; None: nobody takes its place.
-            max_batch: requests that are computed together at most; None: the classifiers' largest size.
+            max_batch: pictures that are computed together at most; None: the classifiers' largest size.
             max_wait_s: how long the first request of a batch waits for others, seconds.
-            limit: requests that may wait; more are refused.
+            limit: pictures that may wait; more are refused.
             timeout_s: how long a request may wait until it is taken, seconds.
 
         """
@@ -115,9 +129,11 @@ class BatchQueue:
         self.max_wait_s, self.limit, self.timeout_s = max_wait_s, limit, timeout_s
         self.batches: Counter[int] = Counter()
         """How many batches there were of each size."""
-        self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._waiting: deque[Request] = deque()
+        self.length = 0
+        """Pictures that wait."""
         self._closed = False
-        self._door = threading.Lock()  # nobody enters behind the end's back
+        self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=self._work, args=(replica,), daemon=True)
             for replica in self._replicas
@@ -132,11 +148,6 @@ class BatchQueue:
         return len(self._made)
 
     @property
-    def length(self) -> int:
-        """Requests that wait."""
-        return self._waiting.qsize()
-
-    @property
     def ready(self) -> bool:
         """Whether requests are accepted, and somebody is there who answers them."""
         return not self._closed and any(replica.classifier.alive() for replica in self._replicas)
@@ -149,28 +160,45 @@ class BatchQueue:
             ClosedError: the queue has ended.
 
         """
-        with self._door:
-            if self._closed:
-                raise ClosedError("the queue has ended; start it again")
-            if self._waiting.qsize() >= self.limit:
-                raise OverloadedError(f"{self.limit} requests wait already; try again later")
-            self._waiting.put(Request(picture, done, time.perf_counter()))
+        if self._enter(Request(picture[None], lambda answered: done(answered[0]), time.perf_counter())):
+            raise self._overloaded()
+
+    def submit_many(self, pictures: np.ndarray, tags: Sequence[Any], done: Callable[[list[Request]], object]) -> None:
+        """Queue pictures (uint8, N x 28 x 28), each known by its tag, and return.
+
+        ``done`` gets them back in requests of one or several, those that do not fit with an OverloadedError.
+
+        Raises:
+            ClosedError: the queue has ended.
+
+        """
+        if refused := self._enter(Request(pictures, done, time.perf_counter(), tags)):
+            self._answer([refused], self._overloaded())
 
     def ask(self, picture: np.ndarray) -> Request:
-        """Queue a picture, wait, and return the answered request; raise why there is no answer."""
-        future: Future[Request] = Future()
-        self.submit(picture, future.set_result)
-        request = future.result(self.timeout_s + CLOSING_S)
+        """Compute a picture, or queue it and wait; return the answered request, or raise why there is no answer."""
+        if replica := self._idle():
+            request = Request(picture[None], bool, time.perf_counter(), batch=1)
+            try:
+                request.taken = time.perf_counter()
+                self._start(replica, [request])()
+            finally:
+                with self._changed:
+                    replica.led = False
+                    self._changed.notify_all()
+        else:
+            future: Future[Request] = Future()
+            self.submit(picture, future.set_result)
+            request = future.result(self.timeout_s + CLOSING_S)
         if request.error:
             raise request.error
         return request
 
     def close(self) -> None:
         """Refuse new requests, answer those that are here, and end."""
-        with self._door:
+        with self._changed:
             self._closed = True
-        for _ in self._threads:
-            self._waiting.put(None)
+            self._changed.notify_all()
         ends = time.monotonic() + CLOSING_S
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
@@ -178,95 +206,140 @@ class BatchQueue:
         for classifier in self._made:
             classifier.close()
 
+    def _enter(self, request: Request) -> Request | None:
+        """Let in what fits, and return what does not."""
+        with self._changed:
+            if self._closed:
+                raise ClosedError("the queue has ended; start it again")
+            room = self.limit - self.length
+            if room <= 0:
+                return request
+            fitting = request if len(request.pictures) <= room else request.cut(room)
+            self._waiting.append(fitting)
+            self.length += len(fitting.pictures)
+            self._changed.notify_all()  # of each classifier, one thread at most waits here
+        return None if fitting is request else request
+
+    def _overloaded(self) -> OverloadedError:
+        return OverloadedError(f"{self.limit} requests wait already; try again later")
+
+    def _idle(self) -> Replica | None:
+        """Return a replica that has nothing to do, for a caller who need not wait for company, to be led by him."""
+        with self._changed:
+            if self._closed or self._waiting or (self.max_wait_s and self.max_batch > 1):
+                return None
+            for replica in self._replicas:
+                if not replica.led and not replica.under_way and replica.classifier.alive():
+                    replica.led, replica.under_way = True, 1
+                    return replica
+        return None
+
     def _work(self, replica: Replica) -> None:
         """Take batches for one replica until the queue ends."""
         while True:
             with replica.turn:
-                taken = self._take()
-                if not taken:
+                taken = self._take(replica)
+                if taken:
+                    answer = self._start(replica, taken)
+                elif self._closed or not self._replace(replica):
                     return
-                batch = [request for request in taken if not self._expired(request)]
-                if not batch:
-                    continue
-                used = replica.classifier
-                try:
-                    logits = used.submit([request.picture for request in batch])
-                except Exception as error:  # whatever a framework raises
-                    logits = _raiser(error)
-            self._answer(batch, logits)
-            if not used.alive() and not self._replace(replica, used):
-                return
+            if taken:
+                answer()
 
-    def _take(self) -> list[Request]:
-        """Return the next batch: as many as there are, or as come in time; nothing at the end."""
-        first = self._waiting.get()
-        if first is None:
-            return []
-        batch, closes = [first], first.arrived + self.max_wait_s
-        while len(batch) < self.max_batch:
-            left = closes - time.perf_counter()
-            try:
-                request = self._waiting.get(timeout=left) if left > 0 else self._waiting.get_nowait()
-            except queue.Empty:
-                break
-            if request is None:
-                self._waiting.put(None)
-                break
-            batch.append(request)
-        now = time.perf_counter()
-        for request in batch:
-            request.taken, request.batch = now, len(batch)
+    def _take(self, replica: Replica) -> list[Request]:
+        """Return the next batch: as many as there are, or as come in time; nothing at the end, or for a dead one."""
+        with self._changed:
+            while replica.classifier.alive() and not (self._closed and not self._waiting):
+                if not self._waiting or replica.led:
+                    self._changed.wait()
+                    continue
+                left = self._waiting[0].arrived + self.max_wait_s - time.perf_counter()
+                if self.length >= self.max_batch or left <= 0 or self._closed:
+                    return self._cut(replica)
+                self._changed.wait(left)
+        return []
+
+    def _cut(self, replica: Replica) -> list[Request]:
+        """Return the first who wait, up to the largest batch."""
+        size, now, batch = min(self.length, self.max_batch), time.perf_counter(), list[Request]()
+        self.length -= size
+        replica.under_way += 1
+        left = size
+        while left:
+            first = self._waiting[0]
+            batch.append(self._waiting.popleft() if len(first.pictures) <= left else first.cut(left))
+            left -= len(batch[-1].pictures)
+            batch[-1].taken, batch[-1].batch = now, size
         return batch
 
-    def _expired(self, request: Request) -> bool:
-        if request.taken - request.arrived <= self.timeout_s:
-            return False
-        request.answer(
-            TimedOutError(f"the request waited for more than {self.timeout_s:g} s; send fewer, or wait longer")
-        )
-        return True
-
-    def _answer(self, batch: Sequence[Request], logits: Callable[[], np.ndarray]) -> None:
+    def _start(self, replica: Replica, taken: list[Request]) -> Callable[[], None]:
+        """Submit a batch; return what waits for its logits and answers it."""
+        late = [request for request in taken if request.taken - request.arrived > self.timeout_s]
+        if late:
+            why = f"the request waited for more than {self.timeout_s:g} s; send fewer, or wait longer"
+            self._answer(late, TimedOutError(why))
+        batch = [request for request in taken if request not in late] if late else taken
+        logits: Callable[[], np.ndarray] = partial(np.empty, 0)
         try:
-            found = logits()
+            if batch:
+                logits = replica.classifier.submit(np.concatenate([request.pictures for request in batch]))
         except Exception as error:  # whatever a framework raises is answered, and the queue goes on
-            failed = FailedError(f"the batch failed: {reason_of(error)}")
-            for request in batch:
-                request.answer(failed)
-            return
-        self.batches[len(batch)] += 1
-        for request, row in zip(batch, found, strict=True):
-            request.logits = row
-            request.answer()
+            logits = _raiser(error)
+        return partial(self._finish, replica, batch, logits)
 
-    def _replace(self, replica: Replica, dead: Classifier) -> bool:
-        """Make a dead classifier anew, once; return whether somebody works there now."""
-        with replica.turn:
-            if replica.classifier is not dead or self._closed:
-                return not self._closed
-            dead.close()
-            for make in [self._remake] * TRIES if self._remake else []:
-                try:
-                    replica.classifier = make()
-                except Exception:  # it may have died while it started, too
-                    continue
-                self._made.append(replica.classifier)
-                return True
-            self._replicas.remove(replica)
-            if not self._replicas:
-                with self._door:
-                    self._closed = True
-                self._refuse_waiting()
+    def _finish(self, replica: Replica, batch: list[Request], logits: Callable[[], np.ndarray]) -> None:
+        failed = None
+        try:
+            found, end = logits(), 0
+            for request in batch:
+                start, end = end, end + len(request.pictures)
+                request.logits = found[start:end]
+        except Exception as error:
+            failed = FailedError(f"the batch failed: {reason_of(error)}")
+        with self._changed:
+            replica.under_way -= 1
+            if batch and not failed:
+                self.batches[end] += 1
+            if not replica.classifier.alive():
+                self._changed.notify_all()  # who has the turn replaces it
+        self._answer(batch, failed)
+
+    def _answer(self, batch: list[Request], error: UnansweredError | None = None) -> None:
+        """Hand requests back; what goes wrong with whoever asked does not concern the others."""
+        now = time.perf_counter()
+        for request in batch:
+            request.error, request.finished = error, now
+        for done, together in groupby(batch, attrgetter("done")):
+            try:
+                done(list(together))
+            except Exception:
+                logging.getLogger(__name__).exception("a request was answered, and whoever asked could not take it")
+
+    def _replace(self, replica: Replica) -> bool:
+        """Make a dead classifier anew; return whether somebody works there now."""
+        if replica not in self._replicas:  # given up before
             return False
+        replica.classifier.close()
+        for make in [self._remake] * TRIES if self._remake else []:
+            try:
+                replica.classifier = make()
+            except Exception:  # it may have died while it started, too
+                continue
+            self._made.append(replica.classifier)
+            return True
+        with self._changed:
+            self._replicas.remove(replica)
+            self._closed = self._closed or not self._replicas
+            self._changed.notify_all()
+        if not self._replicas:
+            self._refuse_waiting()
+        return False
 
     def _refuse_waiting(self) -> None:
-        while True:
-            try:
-                request = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            if request is not None:
-                request.answer(ClosedError("the queue has ended; the request was not computed"))
+        with self._changed:
+            refused, self.length = list(self._waiting), 0
+            self._waiting.clear()
+        self._answer(refused, ClosedError("the queue has ended; the request was not computed"))
 
     def __enter__(self) -> Self:
         return self

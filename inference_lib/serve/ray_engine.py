@@ -45,7 +45,7 @@ class Replica:
     @ray_serve.batch(max_concurrent_batches=1)
     async def infer(self, pictures: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
         """Return logits and batch size of each of ``pictures``."""
-        logits = await asyncio.to_thread(self._classifier.submit(pictures))
+        logits = await asyncio.to_thread(self._classifier.submit(np.stack(pictures)))
         return [(row, len(pictures)) for row in logits]
 
     async def ready(self) -> bool:

@@ -31,7 +31,7 @@ class Held:
 
     def infer(self, pictures: np.ndarray) -> np.ndarray:
         """Return the logits of a batch (uint8, N x 28 x 28)."""
-        return self._classifier.submit(list(pictures))()
+        return self._classifier.submit(pictures)()
 
     def close(self) -> None:
         """Free what is held."""
@@ -54,9 +54,9 @@ class RemoteClassifier:
         """The process's number."""
         return self._worker.pid
 
-    def submit(self, pictures: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+    def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
         """Send a batch; return what waits for its logits, and raises WorkerError where the process died."""
-        self._worker.tell("infer", np.stack(pictures))
+        self._worker.tell("infer", pictures)
         return self._answer
 
     def _answer(self) -> np.ndarray:

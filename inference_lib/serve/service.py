@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from inference_lib.measure.timing import no_garbage_collection
 from inference_lib.serve.classifier import Classifier, smallest
-from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.queue import BatchQueue, Request
 
 LEAST = 8
 """Batches of a size, whatever the budget."""
@@ -26,7 +27,7 @@ class Service:
     """From one batch's logits to the next one's, with as many under way as the classifier takes."""
     depth: int = 1
     overhead_s: float = 0.0
-    """What a queue adds to a batch of one that does not wait."""
+    """What a queue adds to a batch of one that does not wait, and that one of its threads computes."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -64,13 +65,26 @@ def measure_service(classifier: Classifier, budget_s: float = 0.3) -> Service:
     pictures = np.random.default_rng(0).integers(0, 256, (classifier.sizes[-1], 28, 28), np.uint8)
     with no_garbage_collection():
         for size in classifier.sizes:
-            batch = list(pictures[:size])
+            batch = pictures[:size]
             alone[size] = _series(lambda b=batch: classifier.submit(b)(), budget_s)  # type: ignore[misc]
             busy[size] = _back_to_back(classifier, batch, budget_s) if classifier.depth > 1 else alone[size]
-        one = list(pictures[:1])
         with BatchQueue([classifier], max_batch=1) as waiting:
-            queued = _series(lambda: waiting.ask(one[0]), budget_s)
-    return Service(alone, busy, classifier.depth, max(0.0, median(queued) - median(alone[1])))
+            queued = _through(waiting, pictures[0], budget_s)
+    return Service(alone, busy, classifier.depth, max(0.0, median(queued) - median(alone[classifier.sizes[0]])))
+
+
+def _through(waiting: BatchQueue, picture: np.ndarray, budget_s: float) -> list[float]:
+    """Return the seconds from arrival to answer of single requests that one of the queue's threads computes."""
+
+    def step() -> None:
+        answered: Future[Request] = Future()
+        waiting.submit(picture, answered.set_result)
+        request = answered.result()
+        samples.append(request.finished - request.arrived)
+
+    samples: list[float] = []
+    _series(step, budget_s)
+    return samples
 
 
 def _series(step: Callable[[], object], budget_s: float) -> list[float]:
@@ -85,7 +99,7 @@ def _series(step: Callable[[], object], budget_s: float) -> list[float]:
     return samples
 
 
-def _back_to_back(classifier: Classifier, batch: list[np.ndarray], budget_s: float) -> list[float]:
+def _back_to_back(classifier: Classifier, batch: np.ndarray, budget_s: float) -> list[float]:
     """Return the seconds between one batch's logits and the next one's, with ``depth`` batches under way."""
     under_way = deque(classifier.submit(batch) for _ in range(classifier.depth))
 

@@ -1,10 +1,8 @@
 """Experiments in this process: what the simulator said against what the queue did, and the rate that a limit allows."""
 
-import gc
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -13,6 +11,7 @@ import numpy as np
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.measure.pipeline import time_overlapped
 from inference_lib.measure.turns import Turns, take_turns
+from inference_lib.records.record import Load
 from inference_lib.records.serving import LatencyQuantile, Serving
 from inference_lib.records.statistics import over_invocations
 from inference_lib.seam import FASHION_MNIST
@@ -50,16 +49,9 @@ class Trial:
         return 100 * (self.simulated.quantile_ms(99) - measured) / measured
 
 
-@contextmanager
-def queued(classifier: Classifier, knobs: Knobs) -> Iterator[BatchQueue]:
-    """Put a queue with ``knobs`` before a classifier; the garbage of before is collected first, and not meanwhile."""
-    gc.collect()
-    gc.freeze()  # a collection walks through all objects that there are, a server's requests wait for it
-    try:
-        with BatchQueue([classifier], None, knobs.max_batch, knobs.max_wait_s, knobs.limit) as queue:
-            yield queue
-    finally:
-        gc.unfreeze()
+def queued(classifier: Classifier, knobs: Knobs) -> BatchQueue:
+    """Return a queue with ``knobs`` before a classifier, to be entered."""
+    return BatchQueue([classifier], None, knobs.max_batch, knobs.max_wait_s, knobs.limit)
 
 
 def predict_and_measure(
@@ -128,17 +120,25 @@ def overlapped_rate(runner: BufferedRunner, budget_s: float) -> float:
 
 def queue_overhead(classifier: Classifier, turn_s: float = 0.1) -> Turns:
     """Time one picture with and without a queue that does not wait, in turns."""
-    picture = np.zeros(PICTURE, np.uint8)
+    pictures = np.zeros((1, *PICTURE), np.uint8)
     with BatchQueue([classifier], max_batch=1) as queue:
         return take_turns(
-            {"classifier": lambda: classifier.submit([picture])(), "queue": lambda: queue.ask(picture)}, turn_s
+            {"classifier": lambda: classifier.submit(pictures)(), "queue": lambda: queue.ask(pictures[0])}, turn_s
         )
 
 
 def serving_of(
-    engine: str, knobs: Knobs, runs: Sequence[Run], limit_ms: float, goodput: float | None = None
+    engine: str,
+    knobs: Knobs,
+    runs: Sequence[Run],
+    limit_ms: float,
+    goodput: float | None = None,
+    gpu: Load | None = None,
 ) -> Serving:
-    """Return what several runs of one load say, as a record keeps it: quantiles with intervals over the runs."""
+    """Return what several runs of one load say, as a record keeps it: quantiles with intervals over the runs.
+
+    ``gpu`` is what the GPU reported meanwhile, an image being a request.
+    """
     quantiles = {}
     for name in runs[0].latency_ms:
         found = over_invocations([[math.log(run.latency_ms[name])] for run in runs])
@@ -159,4 +159,6 @@ def serving_of(
         batches=dict(sum((run.batches for run in runs), Counter())),
         errors=dict(sum((run.errors for run in runs), Counter())),
         longest_queue=max((run.longest_queue for run in runs), default=None),
+        gpu_busy_percent=gpu.busy_percent if gpu else None,
+        energy_mj_per_request=gpu.energy_mj_per_image if gpu else None,
     )
