@@ -290,6 +290,24 @@ def test_the_end_answers_those_who_are_here_and_refuses_others(told: Told) -> No
         queue.submit(PICTURE, answers)
 
 
+def test_the_end_waits_for_a_caller_who_computes(told: Told) -> None:
+    told.go.clear()
+    asked: list[Request] = []
+    queue = BatchQueue([told])
+    caller = threading.Thread(target=lambda: asked.append(queue.ask(picture(5))))
+    caller.start()
+    assert told.started.wait(10)
+    ending = threading.Thread(target=queue.close)
+    ending.start()
+    ending.join(0.05)
+    assert ending.is_alive()
+    told.go.set()
+    ending.join(10)
+    caller.join(10)
+    assert not ending.is_alive()
+    assert asked[0].logits.argmax() == 5
+
+
 def test_the_end_does_not_wait_for_ever(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "CLOSING_S", 0.05)
     answers = Answers()

@@ -199,6 +199,7 @@ class BatchQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not any(replica.led for replica in self._replicas), CLOSING_S)
         ends = time.monotonic() + CLOSING_S
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
