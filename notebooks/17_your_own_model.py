@@ -454,7 +454,7 @@ with torch.inference_mode():
 # %%
 def accuracy_with(prepare):
     """Return the accuracy on the test pictures, percent, prepared in this way."""
-    pictures = np.stack([prepare(path) for path in model.dataset.files])
+    pictures = np.stack([prepare(path) for path in model.dataset.pictures["test"].files])
     with torch.inference_mode():
         return 100 * float((module(torch.from_numpy(pictures)).argmax(1).numpy() == model.dataset.labels()).mean())
 

@@ -214,7 +214,7 @@ def test_every_other_backend_says_why_not(files: Path) -> None:
     refused = supports(get_backend("onnxruntime"), Workload(model, 1))
     assert refused.reason == "fixed.onnx takes batches of 4 and no others"
     refused = supports(get_backend("onnxruntime"), Workload(model, 4, "fp16", "cuda"))
-    assert refused.reason == "ONNX Runtime (run) runs an ONNX file in fp32 or tf32"
+    assert refused.reason == "ONNX Runtime (run) runs an ONNX file in fp32 or tf32 or int8"
 
 
 def test_a_file_that_is_cut_short_or_lacks_its_weights_is_one_line(files: Path, tmp_path: Path) -> None:

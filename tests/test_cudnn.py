@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -309,7 +310,7 @@ def test_the_kernels_compile_for_a_gpu() -> None:
         content, called = compile_kernels(names, architecture)
         assert content[:4] == b"\x7fELF"
         assert set(called) == names
-    compile_kernels(["max_pool<Float8, Float8>"], "sm_90")
+    compile_kernels(["max_pool<Float8, Float8, 16>"], "sm_90")
     with pytest.raises(CourseError, match="cannot be compiled"):
         compile_kernels(["mean<Nothing, Float16>"], "sm_90")
 
@@ -365,14 +366,19 @@ def test_cudnn_takes_the_graph_of_every_convolution(dtype: torch.dtype) -> None:
 
 
 def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FP16 is fast where 64 channels are read, and writing it costs as much as is won, but for one tensor."""
+    """Eight bits are slow where 64 channels are read, and writing 16 costs more than is won, but for two tensors."""
+    asked: list[Spec] = []
 
     def fastest(specs: Iterable[Spec], among: object = None) -> dict[Spec, Timed]:
+        specs = list(specs)
+        asked.extend(specs)
         return {spec: Timed(b"", (7, 0), cost(spec), 9.0, 1) for spec in specs}
 
     def cost(spec: Spec) -> float:
         fast = spec.reads == "HALF" and spec.channels == 64
-        return 10.0 - 3 * fast + 4 * (spec.writes == "HALF") + (spec.size[0] != spec.size[1])
+        return (
+            10.0 + 20 * (spec.channels == 64) - 3 * fast + 4 * (spec.writes == "HALF") + (spec.size[0] != spec.size[1])
+        )
 
     monkeypatch.setattr(choice, "fastest_plans", fastest)
     before = network("resnet18", INT8)
@@ -380,6 +386,9 @@ def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPat
     changed = {name for name in before.stored if before.stored[name] != after.stored[name]}
     assert changed == {"maxpool", "layer1_1_conv2"}  # a pool writes it for nothing, and two convolutions read the other
     assert choice.microseconds(after, 2, timed) < choice.microseconds(before, 2, timed)
+    halves = {(spec.channels, spec.stride) for spec in asked if spec.reads == "HALF" and spec.kernel == (3, 3)}
+    assert (256, (2, 2)) in halves  # half the products of the others, in the same time
+    assert (256, (1, 1)) not in halves  # nothing is faster already
 
 
 def test_a_convolution_without_a_plan_is_named() -> None:
@@ -395,21 +404,11 @@ def test_plans_agree_up_to_a_step_of_their_type() -> None:
     assert not plans.agrees(wanted.half(), wanted * 1.01)
 
 
-class FakeCudnn:
-    """What the processes that compile ask the front end for."""
-
-    def create_device_properties(self, device: int) -> "FakeCudnn":
-        return self
-
-    def serialize(self) -> str:
-        return "{}"
-
-
 @pytest.fixture
 def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """Return a function that lets another script do the compiling."""
-    monkeypatch.setitem(sys.modules, "cudnn", FakeCudnn())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**34, 2**34))
 
     def run(script: str) -> dict[Spec, Timed]:
         path = tmp_path / "script.py"
@@ -460,6 +459,31 @@ def test_where_nothing_is_compiled_the_reason_is_told(compile_with, monkeypatch)
     monkeypatch.setattr(plans, "COMPILE_LIMIT_S", 1.0)
     with pytest.raises(CourseError, match="took more than 1 s"):
         compile_with("if compiling: time.sleep(60)")
+
+
+@pytest.mark.parametrize(("spare", "compiled"), [(60.0, {0, 1, 2}), (-1.0, {0, 1})])
+def test_a_kernel_that_nobody_named_is_compiled_while_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: float, compiled: set[int]
+) -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    devices: list[int] = []
+    monkeypatch.setattr(runtime, "cudaSetDevice", lambda device: (devices.append(device),))  # type: ignore[func-returns-value]
+    monkeypatch.setitem(sys.modules, "cudnn", SimpleNamespace(create_handle=lambda: "handle"))
+    monkeypatch.setattr(compiler, "find_compiler", lambda: None)
+    monkeypatch.setattr(compiler, "compiled", lambda spec, kernel, handle: f"{handle} {kernel}".encode())
+    tasks = [compiler.task(number, SPEC, (7, number)) for number in range(3)]
+    order = tmp_path / "0.json"
+    order.write_text(json.dumps({"device": 1, "needed": 2, "spare_s": spare, "tasks": tasks}))
+    compiler.main(order)
+    assert devices == [1]
+    assert {number for number in range(3) if compiler.plan_path(tmp_path, number).exists()} == compiled
+    assert compiler.plan_path(tmp_path, 1).read_bytes() == b"handle (7, 1)"
+
+
+def test_the_slowest_engine_competes_where_there_is_no_other() -> None:
+    assert compiler.without_last_resort([(4, 3), (2, 23), (4, 3), (7, 0)]) == [(4, 3), (7, 0)]
+    assert compiler.without_last_resort([(2, 23), (2, 5)]) == [(2, 23), (2, 5)]
+    assert compiler.without_last_resort([]) == []
 
 
 @pytest.mark.parametrize(

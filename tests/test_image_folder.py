@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference_lib.seam import find_model
+from inference_lib.backends import get_backend
+from inference_lib.seam import Workload, build, find_model, supports
+from inference_lib.seam.calibration import Calibration
 from inference_lib.seam.folder import with_pictures
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo import image_folder
@@ -260,7 +262,7 @@ def test_a_model_is_checked_on_the_test_pictures_with_the_labels_it_knows(tmp_pa
     pictures.read(0, out)
     assert (out[10:] == out[:2]).all()  # after the last comes the first again
     assert model.prepare is not None
-    assert (out[3] == model.prepare(pictures.files[3])).all()
+    assert (out[3] == model.prepare(pictures.pictures["test"].files[3])).all()
     fill(tmp_path / "two", {"a": 5, "b": 5})
     assert with_pictures(network, tmp_path / "two").dataset.labels() is None  # ten outputs, and which are these?
 
@@ -277,7 +279,7 @@ def test_other_pictures_or_figures_are_another_data_set(tmp_path: Path) -> None:
     folder, model = fill(tmp_path / "data", {"a": 5, "b": 5}), find_model("vanilla_cnn")
     before = with_pictures(model, folder).dataset
     assert with_pictures(model, folder).dataset == before
-    save(before.files[0], np.full((10, 12), 77, np.uint8))
+    save(before.pictures["test"].files[0], np.full((10, 12), 77, np.uint8))
     assert with_pictures(model, folder).dataset.identity != before.identity
     other = find_model(f"{Path(__file__).with_name('brought.py')}:grey", "1x28x28")
     assert with_pictures(other, folder).dataset.identity != with_pictures(model, folder).dataset.identity
@@ -287,3 +289,21 @@ def test_a_model_that_reads_no_pictures_says_so(tmp_path: Path) -> None:
     sequence = find_model(f"{Path(__file__).with_name('brought.py')}:sequence", "4x64")
     with pytest.raises(CourseError, match="does not read pictures; leave --data out"):
         with_pictures(sequence, tmp_path)
+
+
+def test_an_export_in_eight_bits_is_calibrated_with_training_pictures_or_refused(tmp_path: Path) -> None:
+    network = find_model(f"{Path(__file__).with_name('brought.py')}:grey", "1x28x28")
+    backend = get_backend("onnxruntime")
+    refused = supports(backend, Workload(network, 1, "int8"))
+    assert refused.reason.endswith("has no pictures to be calibrated with; name some with --data")
+    model = with_pictures(network, fill(tmp_path / "data", {f"c{number}": 10 for number in range(10)}))
+    assert supports(backend, Workload(model, 1, "int8")).ok
+    few = Calibration(images=16)
+    (batch,) = few.batches(model)
+    training = {path.stat().st_ino for path in model.dataset.pictures["train"].files}
+    assert batch.shape == (16, 1, 28, 28)
+    assert training.isdisjoint(path.stat().st_ino for path in model.dataset.pictures["test"].files)
+    workload = Workload(model, 1, "int8", calibration=few)
+    assert backend.stored_precision(build(backend, workload, tmp_path / "artifacts")) == "int8"
+    with pytest.raises(CourseError, match="has 80 training pictures, 256 were asked for"):
+        next(Calibration().batches(model))

@@ -35,9 +35,21 @@ def test_few_decided_pictures_decide_nothing() -> None:
     assert found.p == pytest.approx(2 * (1 + 5) / 2**5)  # both tails of five throws of a coin
 
 
-def test_pictures_that_both_classify_alike_say_nothing() -> None:
-    assert pairs(counted(0, 0)) == (0.0, 0.0, 0.0, 1.0)
+def test_pictures_that_both_classify_alike_bound_the_difference_by_their_number() -> None:
+    few, many = (pairs(counted(0, 0, images)) for images in (64, 10_000))
+    assert (few.difference, few.p) == (0.0, 1.0)
+    assert few.low == pytest.approx(-few.high)
+    assert 1 < few.high < 5  # with three in a hundred that differ, none of 64 does every seventh time
+    assert 0.005 < many.high < 0.05
     assert pairs(counted(10, 40, 20_000)).p == pairs(counted(10, 40)).p
+
+
+def test_95_of_100_intervals_hold_the_true_difference() -> None:
+    random, images, held = np.random.default_rng(0), 500, 0
+    for gained, lost in random.multinomial(images, [0.004, 0.012, 0.984], 2000)[:, :2]:
+        found = pairs(counted(int(gained), int(lost), images))
+        held += found.low <= -0.8 <= found.high
+    assert 0.93 < held / 2000 < 0.99
 
 
 def test_a_record_from_before_they_were_counted_has_none() -> None:

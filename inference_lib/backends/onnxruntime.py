@@ -40,7 +40,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     title = "ONNX Runtime (run)"
     times_kernels = False
-    from_onnx = ("fp32", "tf32")
+    from_onnx = ("fp32", "tf32", "int8")
     runs_on_cpu = True
 
     def availability(self, device: str) -> Availability:

@@ -51,7 +51,7 @@ class OpenVino:
     title: str
     runner: "type[RequestRunner]"
     times_kernels = False
-    from_onnx = ("fp32", "bf16")
+    from_onnx = ("fp32", "bf16", "int8")
 
     def availability(self, device: str) -> Availability:
         """Usable on a CPU, where the package is installed."""

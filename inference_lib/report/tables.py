@@ -28,6 +28,9 @@ LARGEST, NOT_A_NUMBER = "largest difference", "not a number"
 INTERVAL = "95 %"
 """Heads the column of an interval, whose cells are text and stand where numbers do."""
 
+CHANCE = 0.05
+"""What is this probable by chance, or more, is no finding."""
+
 EIGHT_BITS = "in 8 bits %"
 """Heads the part of the multiply-adds whose factors have eight bits: there is none where a precision is no such."""
 
@@ -221,7 +224,7 @@ def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
                 "points": found.difference,
                 INTERVAL: f"{found.low:+.2f} to {found.high:+.2f}",
                 "p": found.p,
-                "so": "cannot tell" if found.low <= 0 <= found.high else "better" if found.low > 0 else "loses",
+                "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
             }
     return pd.DataFrame(rows.values())
 

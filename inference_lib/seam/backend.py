@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from inference_lib.seam.artifact import Artifact
+from inference_lib.seam.pictures import RANDOM
 from inference_lib.seam.workload import Workload
 
 
@@ -137,6 +138,8 @@ def supports(backend: Backend, workload: Workload) -> Support:
         return Support(ok=False, reason=f"{backend.title} needs a PyTorch module, and an ONNX file has none")
     if model.file and workload.precision.name not in precisions:
         return Support(ok=False, reason=f"{backend.title} runs an ONNX file in {' or '.join(precisions)}")
+    if workload.precision.calibrated and model.dataset == RANDOM:
+        return Support(ok=False, reason=f"{model.title} has no pictures to be calibrated with; name some with --data")
     if model.batch not in (None, workload.batch_size):
         return Support(ok=False, reason=f"{model.title} takes batches of {model.batch} and no others")
     return backend.supports(workload)

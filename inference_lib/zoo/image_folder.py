@@ -59,7 +59,7 @@ class Pictures:
         return len(self.files)
 
     def first(self, count: int | None) -> "Pictures":
-        """Return the first ``count``."""
+        """Return the first ``count``, all where that is None."""
         return Pictures(self.files[:count], self.labels[:count])
 
 

@@ -23,6 +23,9 @@ from inference_lib.support.errors import CourseError
 PICTURE_CHANNELS = 4
 """Of a pixel of the pictures in memory: three and a zero."""
 
+LOAD_BYTES = 16
+"""The most that a thread of a GPU loads at once."""
+
 STRIP = 4
 """Neighbours of a row that one thread of the depthwise kernel computes."""
 
@@ -154,8 +157,10 @@ def _described(network: Network, operation: Operation, batch: int, chosen: dict[
         }
     factor = reads.scale / writes.scale
     if isinstance(operation, MaxPool):
-        sizes = [fours, height, width, rows, columns, operation.size, operation.stride, operation.padding]
-        kernel, scalars = f"max_pool<{types}>", [_threads(pixels * fours), *sizes, factor]
+        many = math.gcd(inside, LOAD_BYTES // max(reads.dtype.itemsize, writes.dtype.itemsize))
+        groups = inside // many
+        sizes = [groups, height, width, rows, columns, operation.size, operation.stride, operation.padding]
+        kernel, scalars = f"max_pool<{types}, {many}>", [_threads(pixels * groups), *sizes, factor]
     else:
         kernel, scalars = f"mean<{types}>", [_threads(batch * fours), fours, height * width, factor]
     return common | {"kind": "kernel", "kernel": kernel, "scalars": scalars}

@@ -1,4 +1,4 @@
-// What lies between two convolutions. Tensors are N x height x width x channels; a thread computes four neighbouring
+// What lies between two convolutions. Tensors are N x height x width x channels; a thread computes some neighbouring
 // channels, or the four of one pixel. A number in eight bits is worth a scale times as much; factors rescale.
 
 struct Int8 { signed char bits; };
@@ -6,7 +6,8 @@ struct Float8 { unsigned char bits; };   // e4m3
 struct Float16 { unsigned short bits; };
 struct Float32 { float bits; };
 
-template <typename T> struct alignas(4 * sizeof(T)) Four { T of[4]; };
+template <typename T, int MANY> struct alignas(MANY * sizeof(T)) Some { T of[MANY]; };
+template <typename T> using Four = Some<T, 4>;
 
 // The bits of 1.5 * 2^23 plus an integer are those of their sum: two additions, where a conversion takes as long as four.
 __device__ float number(Int8 x) { return __int_as_float(0x4b400000 + x.bits) - 12582912.0f; }
@@ -19,6 +20,8 @@ __device__ float number(Float16 x) {
 // What compares as the numbers do: turning an integer into a float takes four times as long as comparing two.
 __device__ int rank(Int8 x) { return x.bits; }
 template <typename T> __device__ float rank(T x) { return number(x); }
+__device__ int lowest(Int8) { return -128; }
+template <typename T> __device__ float lowest(T) { return __int_as_float(0xff800000); }
 
 __device__ void store(Int8 &to, float x) {
   int rounded;
@@ -52,24 +55,27 @@ __global__ void pictures(const In *from, Four<Out> *to, unsigned pixels, unsigne
   to[pixel] = found;
 }
 
-template <typename In, typename Out>
-__global__ void max_pool(const Four<In> *from, Four<Out> *to, unsigned count, unsigned fours, int height, int width,
-                         unsigned rows, unsigned columns, int size, int stride, int padding, float factor) {
+// A thread computes MANY channels, so that finding out where they are costs little beside loading and comparing them.
+template <typename In, typename Out, int MANY>
+__global__ void max_pool(const Some<In, MANY> *from, Some<Out, MANY> *to, unsigned count, unsigned groups, int height,
+                         int width, unsigned rows, unsigned columns, int size, int stride, int padding, float factor) {
   const unsigned place = THIS_THREAD;
   if (place >= count) return;
-  const unsigned four = place % fours, pixel = place / fours;
+  const unsigned group = place % groups, pixel = place / groups;
   const int x = pixel % columns, y = pixel / columns % rows;
-  const Four<In> *picture = from + (long long)(pixel / columns / rows) * height * width * fours + four;
-  decltype(rank(In{})) most[4];
-  bool first = true;
+  const Some<In, MANY> *picture = from + (long long)(pixel / columns / rows) * height * width * groups + group;
+  decltype(rank(In{})) most[MANY];
+#pragma unroll
+  for (int c = 0; c < MANY; ++c) most[c] = lowest(In{});
   for (int row = max(y * stride - padding, 0); row < min(y * stride - padding + size, height); ++row)
     for (int column = max(x * stride - padding, 0); column < min(x * stride - padding + size, width); ++column) {
-      const Four<In> here = picture[((long long)row * width + column) * fours];
-      for (int c = 0; c < 4; ++c) most[c] = first ? rank(here.of[c]) : max(most[c], rank(here.of[c]));
-      first = false;
+      const Some<In, MANY> here = picture[((long long)row * width + column) * groups];
+#pragma unroll
+      for (int c = 0; c < MANY; ++c) most[c] = max(most[c], rank(here.of[c]));
     }
-  Four<Out> found;
-  for (int c = 0; c < 4; ++c) store(found.of[c], (float)most[c] * factor);
+  Some<Out, MANY> found;
+#pragma unroll
+  for (int c = 0; c < MANY; ++c) store(found.of[c], (float)most[c] * factor);
   to[place] = found;
 }
 

@@ -1,14 +1,16 @@
-"""Which of cuDNN's plans computes a convolution fastest: all are compiled, timed on the GPU, and one is kept."""
+"""Which of cuDNN's plans computes a convolution fastest: they are compiled, timed on the GPU, and one is kept."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,20 @@ from inference_lib.support.errors import CourseError, first_line
 COMPILE_LIMIT_S = 300.0
 """For all plans of a network together."""
 
+SPARE_S = 25.0
+"""In which plans are compiled that the heuristic does not name."""
+
+CONTEXT_BYTES = 2**30
+"""Memory of the GPU's that a process needs which compiles: a context of CUDA's and a handle of cuDNN's."""
+
 LAUNCHES, REPLAYS = 10, 3
 """A plan is launched so often in a CUDA graph, which is replayed so often; the fastest replay counts."""
 
 PROMISING = 3
 """Plans that are timed again, side by side, after all were timed once."""
+
+HOPELESS, LAUNCH_US = 3.0, 300.0
+"""A plan is not timed if one launch takes so many times as long as the best so far, and what a launch may cost."""
 
 DTYPES = {"INT8": torch.int8, "FP8_E4M3": torch.float8_e4m3fn, "HALF": torch.float16, "FLOAT": torch.float32}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -58,8 +69,8 @@ class Timed:
 def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None) -> dict[Spec, Timed]:
     """Return the fastest plan of each of ``specs``; those for which cuDNN has none are left out.
 
-    All kernels of the engines that the heuristic names compete, or those that it names itself and those in ``among``.
-    What is not compiled in ``COMPILE_LIMIT_S`` does not; the heuristic's own are compiled first.
+    The kernels that the heuristic names compete, and others of their engines: all, or those in ``among``, as far as
+    they are compiled in ``SPARE_S``.
 
     Raises:
         CourseError: nothing could be compiled; the reason is given.
@@ -73,8 +84,11 @@ def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None)
         folder = Path(name)
         kernels = _kernels(specs, folder)
         pairs = [(spec, kernel) for spec in specs for kernel in kernels[spec][0]]
-        pairs += [(spec, kernel) for spec in specs for kernel in kernels[spec][1] if among is None or kernel in among]
-        failure = _in_processes([compiler.task(number, *pair) for number, pair in enumerate(pairs)], folder)[1]
+        needed = len(pairs)
+        others = [[kernel for kernel in kernels[spec][1] if among is None or kernel in among] for spec in specs]
+        turns = zip_longest(*others)  # if time runs out, it does for all specifications alike
+        pairs += [(spec, k) for turn in turns for spec, k in zip(specs, turn, strict=True) if k is not None]
+        failure = _in_processes([compiler.task(number, *pair) for number, pair in enumerate(pairs)], folder, needed)[1]
         plans: dict[Spec, dict[Kernel, bytes]] = {}
         for number, (spec, kernel) in enumerate(pairs):
             if (path := compiler.plan_path(folder, number)).exists():
@@ -89,26 +103,29 @@ def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None)
 
 def _kernels(specs: list[Spec], folder: Path) -> dict[Spec, tuple[list[Kernel], list[Kernel]]]:
     """Return for each specification the kernels that the heuristic names, and the others."""
-    said, failure = _in_processes([compiler.task(number, spec, None) for number, spec in enumerate(specs)], folder)
+    tasks = [compiler.task(number, spec, None) for number, spec in enumerate(specs)]
+    said, failure = _in_processes(tasks, folder, len(tasks))
     if failure:
         raise CourseError(f"asking cuDNN for its kernels failed: {failure}")
     parts = {specs[number]: answer for number, answer in map(json.loads, said)}
     return {spec: tuple([(engine, k) for engine, k in part] for part in parts[spec]) for spec in specs}  # type: ignore[misc]
 
 
-def _in_processes(tasks: list[list[Any]], folder: Path) -> tuple[list[str], str]:
-    """Let as many processes as there are cores do ``tasks``; return the lines that they print, and what went wrong."""
-    import cudnn
+def _in_processes(tasks: list[list[Any]], folder: Path, needed: int) -> tuple[list[str], str]:
+    """Let as many processes as there are cores do ``tasks``; return the lines that they print, and what went wrong.
 
-    properties = cudnn.create_device_properties(torch.cuda.current_device()).serialize()
-    workers = min(len(os.sched_getaffinity(0)), len(tasks))
+    The first ``needed`` tasks are done in any case, the others while there is time.
+    """
+    order_of_all = {"device": torch.cuda.current_device(), "needed": needed, "spare_s": SPARE_S}
+    fit = torch.cuda.mem_get_info()[0] // CONTEXT_BYTES
+    workers = max(1, min(len(os.sched_getaffinity(0)), len(tasks), fit))
     deadline, failure = time.monotonic() + COMPILE_LIMIT_S, ""
     outputs = [(folder / f"{worker}.out", folder / f"{worker}.err") for worker in range(workers)]
     running: list[subprocess.Popen[bytes]] = []
     try:
         for worker, (said, errors) in enumerate(outputs):
             order = folder / f"{worker}.json"  # every so-manieth task: neighbours are alike, and take as long
-            order.write_text(json.dumps({"properties": properties, "tasks": tasks[worker::workers]}))
+            order.write_text(json.dumps(order_of_all | {"tasks": tasks[worker::workers]}))
             with said.open("w") as out, errors.open("w") as err:
                 command = [sys.executable, "-P", compiler.__file__, str(order)]
                 running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err))
@@ -174,7 +191,7 @@ def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> dict[Kernel, float]:
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):
-                found = _microseconds(Plan(plans[kernel]), tensors, stream)
+                found = _microseconds(Plan(plans[kernel]), tensors, stream, min(times.values(), default=math.inf))
         except (RuntimeError, ValueError):  # it was compiled, and cannot be launched here
             return
         if agrees(tensors[RESULT][:1], wanted):
@@ -187,23 +204,31 @@ def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> dict[Kernel, float]:
     return times
 
 
-def _microseconds(plan: Plan, tensors: dict[int, torch.Tensor], stream: torch.cuda.Stream) -> float:
-    """Return what one launch takes, launches following each other in a CUDA graph."""
+def _microseconds(
+    plan: Plan, tensors: dict[int, torch.Tensor], stream: torch.cuda.Stream, best: float = math.inf
+) -> float:
+    """Return what one launch takes, launches following each other in a CUDA graph.
+
+    Infinity where that cannot be less than ``best``.
+    """
     graph = torch.cuda.CUDAGraph()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def microseconds(launch: Callable[[], None]) -> float:
+        start.record()
+        launch()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e3
+
     plan.queue(tensors)
     stream.synchronize()
+    if microseconds(lambda: plan.queue(tensors)) > HOPELESS * best + LAUNCH_US:
+        return math.inf
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
         for _ in range(LAUNCHES):
             plan.queue(tensors)
-    found = []
-    for _ in range(REPLAYS):
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        found.append(start.elapsed_time(end) * 1e3 / LAUNCHES)
-    return min(found)
+    return min(microseconds(graph.replay) / LAUNCHES for _ in range(REPLAYS))
 
 
 def example(spec: Spec) -> dict[int, torch.Tensor]:

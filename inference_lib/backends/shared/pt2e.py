@@ -5,6 +5,7 @@ torchao annotates the program for Inductor's CPU kernels, observes it on picture
 https://docs.pytorch.org/ao/stable/pt2e_quantization/pt2e_quant_x86_inductor.html.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 from inference_lib.backends.shared.quantization import multiplies_eight_bits
 from inference_lib.seam import Workload
 from inference_lib.support.errors import CourseError
+
+# Without this the profiler's library writes an error where there is no GPU.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 PACKAGE = "torchao==0.18.0"
 PRODUCTS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)

@@ -8,8 +8,9 @@ fuses it to one integer operation. See https://onnxruntime.ai/docs/performance/m
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
+from io import StringIO
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +76,8 @@ def _silent() -> Iterator[None]:
     """Keep hints out of the reader's way; errors still raise."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         logging.disable(logging.NOTSET)
 

@@ -1,0 +1,916 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Quantization
+#
+# Eight bits are a quarter of thirty-two. Why is the INT8 model not four times as fast, why is it sometimes slower, and
+# is it still the same model?
+#
+# ::::{grid} 1 2 2 4
+# :gutter: 2
+# :class-container: chapter-card
+#
+# :::{grid-item-card} You will learn
+# to quantize a trained network in four frameworks, to prove what it lost, and to find out why it did not get faster
+# :::
+# :::{grid-item-card} You need
+# the chapters on measuring, on the roofline and on ONNX Runtime; a GPU for one part
+# :::
+# :::{grid-item-card} To read
+# 35 minutes
+# :::
+# :::{grid-item-card} To run
+# {{ run_times }}
+# :::
+# ::::
+
+# %% [markdown]
+# ## Why eight bits?
+#
+# A processor multiplies more small numbers than large ones at a time: the same wires hold four products of 8-bit
+# integers or one of FP32. Small numbers also cost less to move. A network that was trained in FP32 mostly does not
+# need all of its digits, so they can be dropped after training. That is *post-training quantization*
+# {cite}`quantization_paper,quantization_white_paper`.
+#
+# What has to be chosen is the *scale*: how much one step is worth. For weights, it follows from the weights. For
+# activations, it follows from pictures, which is called {term}`calibration`.
+
+# %% tags=["parameters"]
+profile = "quick"  # "quick" or "full"
+device = "auto"  # "auto", "cuda" or "cpu"
+records_dir = None  # where records are written; None: _build/records
+
+# %%
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pandas as pd
+import torch
+from IPython.display import display
+from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic
+from torch import nn
+
+from inference_lib import MODELS, load_pretrained, open_lab
+from inference_lib.backends import get_backend
+from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, export_onnx
+from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
+from inference_lib.measure.accuracy import compare as compare_logits
+from inference_lib.measure.roofline import bounds, ceilings, multiplied, work_of
+from inference_lib.records.pairs import pairs
+from inference_lib.records.store import select
+from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.seam import PRECISIONS, Calibration, Workload, build
+
+ort.set_default_logger_severity(3)
+logging.getLogger().setLevel(logging.ERROR)  # the quantizers give advice that this page gives, too
+warnings.filterwarnings("ignore", category=FutureWarning)
+scratch = Path(tempfile.mkdtemp())
+
+lab = open_lab(profile, device, records_dir)
+full = lab.profile.name == "full"
+models = list(MODELS) if full else ["vanilla_cnn"]
+print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% tags=["hide-input"]
+stages = [
+    ["FP32\nmodel"],
+    ["calibration:\ntraining pictures"],
+    ["scales"],
+    ["graph with\nQ and DQ nodes"],
+    ["integer\nkernels"],
+]
+figure, (axes,) = plots.new_figure(height=1.6)
+plots.flow(stages, axes)
+plots.show_figure(
+    figure,
+    alt="Flow: an FP32 model, calibration on training pictures, scales, a graph with Q and DQ nodes, integer kernels.",
+    caption="From FP32 to integers. Only the last step makes anything faster, and nothing says so if it is left out.",
+)
+
+# %% [markdown]
+# ## One tensor in eight bits
+#
+# A real number $x$ becomes the integer $q = \mathrm{round}(x / s) + z$, and $q$ stands for $s\,(q - z)$. The scale $s$
+# is the size of a step, the zero point $z$ the integer that means zero. What does not fit is cut off.
+
+
+# %% tags=["nbval-check-output"]
+def quantize(x, scale, zero, low, high):
+    """Return the integers that stand for ``x``."""
+    return np.clip(np.round(x / scale) + zero, low, high).astype(int)
+
+
+def dequantize(q, scale, zero):
+    """Return the real numbers that the integers stand for."""
+    return scale * (q - zero)
+
+
+x = np.array([0.0, 0.1, 1.0, 2.5, 6.0])
+scale = x.max() / 255
+q = quantize(x, scale, 0, 0, 255)
+print("integers:   ", q)
+print("stand for:  ", dequantize(q, scale, 0).round(3))
+print("half a step:", round(scale / 2, 4), " largest error:", np.abs(dequantize(q, scale, 0) - x).max().round(4))
+
+# %% [markdown]
+# The error is half a step at most, and a step is the largest number over 255. So a single outlier makes every other
+# number coarser: that is the whole art of calibration.
+#
+# *Symmetric* means $z = 0$: one multiplication fewer for every product, and half of the integers are wasted on a tensor
+# that is never negative. *Affine* spends them. After a ReLU the two meet: unsigned integers with $z = 0$ waste nothing.
+#
+# ## How fast can it be?
+#
+# The ceilings come first, as in the [chapter on the roofline](03_where_the_time_goes): large products of matrices, and
+# a large copy.
+
+# %%
+machine = ceilings(lab.device)
+rates = {PRECISIONS[name].title: machine.flops[name] / 1e12 for name in multiplied(lab.device)}
+plots.show_bars(
+    rates,
+    "#0072B2",
+    "10\u00b9\u00b2 operations per second",
+    alt="Bars: the highest rate of products in each precision that this device multiplies in.",
+    caption=f"Large matrix products. {machine.machine}.",
+)
+
+# %% [markdown]
+# Two bounds follow for each network. If its products took all the time, it would gain what the bars say. If its memory
+# traffic did, it would gain the ratio of the sizes. A network gains what the *slower* of the two leaves.
+
+
+# %%
+from_precision = "fp16" if lab.device == "cuda" else "fp32"
+
+
+def bound(model, batch_size, precision, traffic):
+    """Return the milliseconds that a batch takes at least, and what takes them."""
+    times = bounds(work_of(model, batch_size, precision), machine, precision, traffic)
+    slowest = max(times, key=times.__getitem__)
+    return times[slowest] * 1e3, slowest
+
+
+batch = 256 if lab.device == "cuda" else 1
+rows = []
+for model in MODELS:
+    for traffic in ("unfused", "fused"):
+        (before, _), (after, limit) = (bound(model, batch, p, traffic) for p in (from_precision, "int8"))
+        rows.append(
+            {"model": model, "traffic": traffic, f"{PRECISIONS[from_precision].title}, ms": before, "INT8, ms": after}
+            | {"at most times faster": before / after, "limited by": limit}
+        )
+predicted = pd.DataFrame(rows)
+caption = f"Bounds at batch {batch}: no program is quicker. {machine.machine}."
+tables.show_table(predicted, caption, {"at most times faster": "{:.1f}"})
+
+# %% [markdown]
+# Guess before you read on: which of the three networks gains most in practice, and which least? MobileNetV2 has many
+# activations and few products.
+#
+# ## Export, in four ways
+#
+# **ONNX Runtime** writes the scales into the graph {cite}`ort_quantization`. Every tensor that shall be an integer gets
+# two nodes: `QuantizeLinear` rounds it, `DequantizeLinear` gives it back. The graph stays one of FP32 operations, and
+# can be read, and checked, as such. When a session loads it, it fuses the pattern.
+
+# %%
+show_source(quantize_onnx)
+
+# %% [markdown]
+# `quant_pre_process` folds batch norms and infers shapes. The pictures are training pictures, chosen by a seed, never
+# those of the test: scales that fit the test would flatter it.
+
+# %%
+show_source("inference_lib.seam.calibration", "Calibration")
+
+# %% [markdown]
+# **OpenVINO** leaves the work to NNCF {cite}`nncf`, which knows what the CPU plugin can fuse, and corrects biases for
+# what rounding shifts on average.
+
+# %%
+show_source("inference_lib.backends.openvino", "quantize_ir")
+
+# %% [markdown]
+# **PyTorch** captures a program, lets a *quantizer* annotate it for one kind of hardware, observes it, and writes the
+# nodes in. `torch.compile` fuses them {cite}`torchao_pt2e`. The import matters: the functions of the same names that
+# were once in `torch.ao` are gone, and a program that was not captured with `strict=True` is left in FP32 without a
+# word ([pytorch#160095](https://github.com/pytorch/pytorch/issues/160095) is a relative of this).
+
+# %%
+show_source("inference_lib.backends.shared.pt2e", "quantize_program")
+
+# %% [markdown]
+# **TensorRT** wants signed numbers with their zero at zero, and it fuses a convolution with bias, shortcut and ReLU.
+# What it fuses must not be rounded in between, so only the inputs of products are quantized.
+
+# %%
+show_source("inference_lib.backends.tensorrt", "signed_inputs")
+
+# %% [markdown]
+# ### A look into the file
+#
+# Three graphs: as it was exported, with its Q and DQ nodes, and what a session makes of it. The last one counts.
+
+
+# %%
+def exported(model):
+    """Return the path of the FP32 graph."""
+    return build(get_backend("onnxruntime"), Workload(model, 1)).directory / MODEL_FILE
+
+
+def quantized(model, name, pictures=8, **settings):
+    """Return the path of a quantized graph, calibrated with so many pictures."""
+    path = scratch / f"{model}-{name}.onnx".replace(" ", "-").replace("/", "-")
+    quantize_onnx(exported(model), path, Workload(model, 1, "int8", "cpu", Calibration(pictures)), **settings)
+    return path
+
+
+def session(path, optimized=None):
+    """Open a graph on the CPU."""
+    options = ort.SessionOptions()
+    if optimized:
+        options.optimized_model_filepath = str(optimized)
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def operators(path):
+    """Count a graph's operators by name."""
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+in_eight_bits = quantized("vanilla_cnn", "as the course does")
+session(in_eight_bits, scratch / "optimized.onnx")
+graphs = {"exported": exported("vanilla_cnn"), "quantized": in_eight_bits, "as it runs": scratch / "optimized.onnx"}
+counts = pd.DataFrame({name: operators(path) for name, path in graphs.items()}).fillna(0).astype(int)
+tables.show_table(counts.rename_axis("operator").reset_index(), "Operators of vanilla_cnn's graph.")
+
+# %% [markdown]
+# `QLinearConv` and `QGemm` multiply integers. What is still called `Conv` multiplies FP32 numbers, and a label "INT8"
+# over such a graph would be wrong. So the course reads back, for every export in eight bits, which part of the
+# multiply-adds really has 8-bit factors: from this graph, from the kernels' names in OpenVINO, from a profile in
+# PyTorch, from the plans of cuDNN. It is a column of every table below.
+#
+# ## Is it still the same model?
+#
+# The rows of the framework chapters stand beside those in eight bits. A framework that has none says why.
+
+# %%
+frameworks = ["onnxruntime", "openvino", *(["openvino-throughput"] if full else []), "torch-compile"]
+on_host = lab.benchmark(frameworks, models, ["fp32", "int8"], device="cpu")
+without = lab.benchmark(["tvm", "aot-inductor"], ["vanilla_cnn"], ["int8"], [1], device="cpu")
+on_gpu = []
+if lab.device == "cuda":
+    frameworks_gpu = ["pytorch-cudagraph", "torch-compile", "cudnn", "tensorrt", "onnxruntime-tensorrt"]
+    on_gpu = lab.benchmark(frameworks_gpu, models, ["fp16", "int8", "fp8"])
+    without += lab.benchmark(["onnxruntime", "tvm", "torch-tensorrt"], ["vanilla_cnn"], ["int8"], [1])
+measured = on_host + on_gpu
+reasons = dict.fromkeys(f"{words.label(r)}: {r.why_not}" for r in without + measured if r.why_not)
+caption = f"What eight bits lost against FP32, on the same pictures. {plots.provenance([r for r in measured if r.ok])}"
+tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
+
+# %% [markdown]
+# How to read it. *Points* is the difference in accuracy. Both models saw the same pictures, so the comparison is
+# paired: only those that exactly one of them classifies correctly say anything. Among equally good models these are
+# won as often as lost, which is a coin, and *p* is how often a coin falls as unevenly (McNemar's exact test
+# {cite}`mcnemar`). The interval says how large the difference may be on other pictures of this kind.
+#
+# An accuracy that is 0.1 points lower on a few hundred pictures is no evidence of anything. Nor is one that is higher.
+
+# %% tags=["remove-cell"]
+lost = tables.accuracy_lost(measured)
+pictures_seen = int(lost["images"].min()) if len(lost) else 0
+told = Counter(lost["so"]) if len(lost) else Counter()
+glue("13-pictures", f"{pictures_seen:,}")
+glue(
+    "13-told",
+    f"{told['loses']} of {len(lost)} rows lose, {told['gains']} gain, of {told['cannot tell']} one cannot tell",
+)
+
+# %% [markdown]
+# Here, on {glue:text}`13-pictures` pictures or more: {glue:text}`13-told`.
+#
+# ## How fast is it?
+#
+# Each row in eight bits beside the same framework's row in FP32 (on a GPU, FP16).
+
+
+# %%
+def gains(records):
+    """Return a row for each export in eight bits: its time, its rival's in more bits, and what the bound allowed."""
+    rows = []
+    for record in records:
+        if not (record.ok and PRECISIONS[record.precision].calibrated):
+            continue
+        before = "fp16" if record.device == "cuda" else "fp32"
+        same = {"model": record.model, "batch_size": record.batch_size, "device": record.device, "precision": before}
+        rivals = [r for r in select(records, **same) if r.ok]
+        own = select(rivals, backend=record.backend)
+        best = min(rivals, key=lambda r: r.latency.end_to_end.p50, default=None)
+        rows.append(
+            {
+                "framework": record.title,
+                "model": record.model,
+                "batch": record.batch_size,
+                "precision": PRECISIONS[record.precision].title,
+                tables.EIGHT_BITS: record.build.eight_bits_percent,
+                "ms": record.latency.end_to_end.p50,
+                f"its own {before.upper()}, ms": own[0].latency.end_to_end.p50 if own else None,
+                "compared with that": words.against(own[0], record) if own else "-",
+                f"with the best {before.upper()}": words.against(best, record) if best else "-",
+                "images/s": record.throughput_images_per_s,
+                "file, MB": record.build.artifact_mib * 1.048576,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# %%
+caption = f"End to end, eight bits beside FP32. {plots.provenance([r for r in on_host if r.ok])}"
+host_gains = gains(on_host)
+tables.show_table(host_gains, caption, {"images/s": "{:,.0f}", "file, MB": "{:.1f}"})
+
+# %%
+if on_gpu:
+    caption = f"End to end, eight bits beside FP16. {plots.provenance([r for r in on_gpu if r.ok])}"
+    display(tables.show_table(gains(on_gpu), caption, {"images/s": "{:,.0f}", "file, MB": "{:.1f}"}))
+else:
+    print("the rows of a GPU need one; the scoreboard has those of the published edition")
+
+# %% tags=["remove-cell"]
+single = predicted[(predicted["model"] == "vanilla_cnn") & (predicted["traffic"] == "fused")]
+allowed = single["at most times faster"].iloc[0]
+pairs_of = []
+for title, group in host_gains[(host_gains["model"] == "vanilla_cnn") & (host_gains["batch"] == 1)].groupby(
+    "framework"
+):
+    row = group.iloc[0]
+    pairs_of.append(f"{title} {row['its own FP32, ms'] / row['ms']:.1f}")
+glue("13-allowed", f"{allowed:.1f}" if lab.device == "cpu" else "not computed for this machine's CPU")
+glue("13-reached", ", ".join(pairs_of) or "not measured")
+
+# %% [markdown]
+# For vanilla_cnn at batch 1 on the CPU, the bound of fused traffic was {glue:text}`13-allowed` times. Reached, each
+# over its own FP32: {glue:text}`13-reached`.
+#
+# :::{dropdown} On readers' machines
+# {{ machines: onnxruntime openvino openvino-throughput torch-compile cudnn }}
+# :::
+#
+# ## Why not more?
+#
+# A profile of the session tells how long each operator takes: the products, the conversions between types and layouts,
+# and the rest.
+
+
+# %%
+def time_by_operator(path, runs=20):
+    """Return the milliseconds of an inference by operator, from the session's own profile."""
+    import json
+
+    options = ort.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(scratch / "profile")
+    profiled = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for _ in range(runs):
+        profiled.run(None, {INPUT: picture})
+    events = [e for e in json.loads(Path(profiled.end_profiling()).read_text()) if e.get("cat") == "Node"]
+    kernels = [e for e in events if e["name"].endswith("_kernel_time")][len(events) // 2 :]  # the second half: warm
+    sums = Counter()
+    for event in kernels:
+        sums[kind_of(event["args"]["op_name"])] += event["dur"] / 1e3
+    return {kind: ms / (runs / 2) for kind, ms in sums.items()}
+
+
+def kind_of(operator):
+    """Say what an operator is for."""
+    if "Conv" in operator or "Gemm" in operator or "MatMul" in operator:
+        return "products"
+    if operator in ("QuantizeLinear", "DequantizeLinear", "Transpose", "ReorderInput", "ReorderOutput"):
+        return "conversions"
+    return "the rest"
+
+
+picture = np.empty((1, 3, 224, 224), np.float32)
+MODELS["vanilla_cnn"].dataset.read(0, picture)
+spent = pd.DataFrame({"FP32": time_by_operator(exported("vanilla_cnn")), "INT8": time_by_operator(in_eight_bits)})
+spent = spent.fillna(0.0)
+shown = spent.rename(columns="{}, ms".format).rename_axis("operators").reset_index()
+tables.show_table(shown, f"vanilla_cnn, batch 1, ONNX Runtime's own profile. {lab.machine.name('cpu')}.")
+
+# %% tags=["remove-cell"]
+ratios = {kind: row["FP32"] / row["INT8"] for kind, row in spent.iterrows() if row["INT8"] > 0 and row["FP32"] > 0}
+share = spent["INT8"] / spent["INT8"].sum() * 100
+glue("13-products", f"{ratios['products']:.1f}")
+glue("13-share", f"{spent.loc['products', 'FP32'] / spent['FP32'].sum() * 100:.0f}")
+glue("13-left", f"{share['products']:.0f}")
+
+# %% [markdown]
+# The products ran {glue:text}`13-products` times as fast. They were {glue:text}`13-share` % of the FP32 model's time
+# and are {glue:text}`13-left` % of the INT8 model's. The rest is Amdahl's: what does not shrink decides in the end.
+#
+# ## Knobs
+#
+# A quick and sharp measure of damage is the error of the logits: their root mean square difference from FP32, as a part
+# of the logits' own root mean square. Accuracy moves long after it does.
+
+# %%
+seen = {"smoke": 8, "quick": 32}.get(lab.profile.name, 1000)
+batches = {}
+
+
+def logits_of(model, call, images=seen):
+    """Return the logits of the first test pictures, eight at a time."""
+    if model not in batches:
+        stored = np.empty((images, 3, 224, 224), np.float32)
+        MODELS[model].dataset.read(0, stored)
+        batches[model] = stored
+    return np.concatenate([call(batches[model][start : start + 8]) for start in range(0, len(batches[model]), 8)])
+
+
+def damage(model, path):
+    """Return what a graph does to the logits and the answers."""
+    opened = session(path)
+    return damage_of(model, logits_of(model, lambda batch: opened.run(None, {INPUT: batch})[0]))
+
+
+def damage_of(model, logits):
+    """Return the error of logits, percent of their size, and the share of answers that changed."""
+    reference = reference_of(model)
+    error = np.sqrt(np.mean((logits - reference) ** 2) / np.mean(reference**2))
+    return {
+        "error of the logits, %": 100 * error,
+        "answers changed, %": 100 * np.mean(logits.argmax(1) != reference.argmax(1)),
+    }
+
+
+references = {}
+
+
+def reference_of(model):
+    """Return the FP32 model's logits."""
+    if model not in references:
+        network = load_pretrained(model)
+        references[model] = logits_of(model, lambda batch: network(torch.from_numpy(batch)).numpy())
+    return references[model]
+
+
+FORMATS = {"error of the logits, %": "{:.2f}", "answers changed, %": "{:.1f}"}
+
+# %% [markdown]
+# ### How to calibrate
+#
+# *Min-max* takes the extremes that were seen. *Percentile* cuts off the rarest numbers, so that the others get finer
+# steps. *Entropy* chooses the cut whose histogram resembles the original most.
+
+# %%
+few = 4 if lab.profile.name == "smoke" else 32
+tried = {
+    "min-max": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+rows = []
+for name, method in tried.items():
+    for model in models:
+        path = quantized(model, name, few, calibrate_method=method)
+        rows.append({"model": model, "calibration": name} | damage(model, path))
+for count in (1, 4 * few):
+    rows.append({"model": "vanilla_cnn", "calibration": f"min-max, {count} pictures"})
+    rows[-1] |= damage("vanilla_cnn", quantized("vanilla_cnn", f"min-max {count}", count))
+methods = pd.DataFrame(rows).sort_values("model", kind="stable")
+tables.show_table(methods, f"{few} training pictures where no number is given, {seen} test pictures.", FORMATS)
+
+# %% tags=["remove-cell"]
+vanilla = methods[(methods["model"] == "vanilla_cnn") & methods["calibration"].isin(tried)]
+ordered = vanilla.sort_values("error of the logits, %")
+glue("13-best-method", ordered["calibration"].iloc[0])
+glue(
+    "13-method-spread", f"{ordered['error of the logits, %'].iloc[-1] / ordered['error of the logits, %'].iloc[0]:.1f}"
+)
+by_count = methods.set_index(["model", "calibration"])["error of the logits, %"]
+one, many = (by_count["vanilla_cnn", f"min-max, {count} pictures"] for count in (1, 4 * few))
+glue("13-one-picture", f"{one:.1f} % with one picture, {many:.1f} % with {4 * few}")
+
+# %% [markdown]
+# For vanilla_cnn, {glue:text}`13-best-method` does the least damage here, and the worst of the three does
+# {glue:text}`13-method-spread` times as much. The error of min-max is {glue:text}`13-one-picture`: the extremes of a
+# few dozen pictures are all that it takes. Which method wins depends on the network's outliers, so try them; it is
+# one argument.
+#
+# ### One scale for a tensor, or one for each channel?
+#
+# The channels of a layer differ in size. With one scale for all of them the smallest are left with few steps. Folding a
+# batch norm into a convolution multiplies each channel's weights by a factor of their own, which evens the ranges out
+# or drives them apart. Depthwise convolutions have most to lose, since a channel of theirs has only nine weights.
+
+
+# %%
+def spread(weights):
+    """Return how many times larger the largest channel's range is than the median channel's."""
+    ranges = weights.detach().flatten(1).abs().amax(1)
+    return float(ranges.max() / ranges.median())
+
+
+rows = []
+for model in MODELS:
+    network = load_pretrained(model)
+    before = {name: layer.weight for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
+    stored = [w for w in onnx.load(exported(model)).graph.initializer if len(w.dims) == 4]
+    folded = [spread(torch.from_numpy(onnx.numpy_helper.to_array(w).copy())) for w in stored]
+    spreads = [spread(weight) for weight in before.values()]
+    rows.append({"model": model, "as trained": max(spreads), "batch norms folded": max(folded)})
+caption = "Range of the largest channel over that of the median channel, in the layer where it is worst."
+tables.show_table(pd.DataFrame(rows), caption, {"as trained": "{:.1f}", "batch norms folded": "{:.1f}"})
+
+# %%
+signed = {"activation_type": QuantType.QInt8, "extra_options": {"ActivationSymmetric": True}}
+variants = {
+    "a scale for each channel, affine": {},
+    "a scale for each tensor, affine": {"per_channel": False},
+    "a scale for each channel, symmetric": signed,
+}
+tested = list(MODELS) if full else ["vanilla_cnn", "mobilenet_v2"]
+rows = [
+    {"model": model, "weights and activations": name}
+    | damage(model, quantized(model, name, few if model == "vanilla_cnn" or full else 4, **settings))
+    for model in tested
+    for name, settings in variants.items()
+]
+channels = pd.DataFrame(rows)
+tables.show_table(channels, f"ONNX Runtime, min-max, {seen} test pictures.", FORMATS)
+
+# %% tags=["remove-cell"]
+errors = channels.set_index(["model", "weights and activations"])["error of the logits, %"]
+per_tensor = {
+    m: errors[m, "a scale for each tensor, affine"] / errors[m, "a scale for each channel, affine"] for m in tested
+}
+symmetric = {
+    m: errors[m, "a scale for each channel, symmetric"] / errors[m, "a scale for each channel, affine"] for m in tested
+}
+glue("13-per-tensor", ", ".join(f"{ratio:.1f} times on {model}" for model, ratio in per_tensor.items()))
+glue("13-symmetric", ", ".join(f"{ratio:.1f} times on {model}" for model, ratio in symmetric.items()))
+
+# %% [markdown]
+# The error with one scale for each tensor, compared with one for each channel: {glue:text}`13-per-tensor`. Symmetric
+# activations, compared with affine ones: {glue:text}`13-symmetric`.
+#
+# ### A batch norm that was not folded
+#
+# If a quantizer meets a convolution and its batch norm as two operations, it rounds what is between them, a tensor that
+# no kernel would ever have written. Rounding can be imitated in PyTorch, which takes no quantizer at all:
+
+
+# %%
+def rounded(tensor, largest, bits=8):
+    """Return ``tensor`` as ``bits`` signed bits with the given largest number would hold it."""
+    top = 2 ** (bits - 1) - 1
+    scale = (largest / top).clamp(min=1e-12)
+    return (tensor / scale).round().clamp(-top - 1, top) * scale
+
+
+def round_outputs(layers):
+    """Round what ``layers`` return, a scale for each tensor; return the hooks."""
+    return [layer.register_forward_hook(lambda _, __, out: rounded(out, out.abs().amax())) for layer in layers]
+
+
+rows = []
+for kinds, name in (((nn.BatchNorm2d,), "after the batch norm"), ((nn.Conv2d, nn.BatchNorm2d), "between them, too")):
+    network = load_pretrained("vanilla_cnn")
+    round_outputs([layer for layer in network.modules() if isinstance(layer, kinds)])
+    logits = logits_of("vanilla_cnn", lambda batch, net=network: net(torch.from_numpy(batch)).numpy())
+    rows.append({"rounded": name} | damage_of("vanilla_cnn", logits))
+tables.show_table(pd.DataFrame(rows), "vanilla_cnn, activations alone rounded, imitated in PyTorch.", FORMATS)
+
+# %% [markdown]
+# ### Which layer is to blame?
+#
+# Quantize one layer at a time, its weights and its input, and look at the logits. The layers that do the most damage
+# are the first candidates to stay in more bits.
+
+
+# %%
+def round_layers(network, layers):
+    """Round the weights (a scale for each channel) and the inputs of ``layers`` in place."""
+    for layer in layers:
+        shape = (-1,) + (1,) * (layer.weight.dim() - 1)
+        layer.weight.copy_(rounded(layer.weight, layer.weight.flatten(1).abs().amax(1).view(shape)))
+        layer.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0], inputs[0].abs().amax()),))
+
+
+def error_of(model, chosen, images):
+    """Return the error of the logits, percent, where only the layers called ``chosen`` are rounded."""
+    network = load_pretrained(model)
+    with torch.no_grad():
+        round_layers(network, [network.get_submodule(name) for name in chosen])
+        found = network(images).numpy()
+        exact = load_pretrained(model)(images).numpy()
+    return 100 * float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))
+
+
+suspect = "mobilenet_v2" if full else "vanilla_cnn"
+products = [n for n, layer in load_pretrained(suspect).named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+reference_of(suspect)
+images = torch.from_numpy(batches[suspect][:32])
+alone = {name: error_of(suspect, [name], images) for name in products}
+worst = sorted(alone, key=alone.__getitem__, reverse=True)[:12]
+plots.show_bars(
+    {name: alone[name] for name in worst},
+    "#D55E00",
+    "error of the logits, %",
+    alt="Bars: the error of the logits where one layer alone is quantized, the worst first.",
+    caption=f"{suspect}: one layer at a time in eight bits, the worst {len(worst)} of {len(products)}.",
+)
+
+# %%
+kept = worst[:3]
+rest = [name for name in products if name not in kept]
+everything, without_worst = error_of(suspect, products, images), error_of(suspect, rest, images)
+squares = np.sqrt(sum(error**2 for error in alone.values()))
+print(f"all {len(products)} layers in eight bits: {everything:.2f} % (errors that are independent: {squares:.2f} %)")
+print(f"{', '.join(kept)} in FP32, the rest in eight bits: {without_worst:.2f} %")
+
+# %% [markdown]
+# Independent errors add up by their squares; the first line has that sum beside what all layers do together. The second
+# line is what three layers give back.
+#
+# In ONNX Runtime, `nodes_to_exclude` keeps layers in FP32, in NNCF `ignored_scope` does, or
+# `quantize_with_accuracy_control`, which puts layers back until the loss is below a limit. The backend `cudnn` keeps
+# those in FP16 that gain no time either.
+#
+# ## When it is not faster, and why
+#
+# ### Signed times signed
+#
+# x86 processors multiply an *unsigned* by a *signed* 8-bit number. Signed activations have to be shifted first, and
+# without VNNI the kernels are slow enough to lose to FP32
+# ([onnxruntime#6732](https://github.com/microsoft/onnxruntime/issues/6732)).
+
+# %%
+variants = {
+    "FP32": exported("vanilla_cnn"),
+    "unsigned activations (U8S8)": in_eight_bits,
+    "signed activations (S8S8)": quantized("vanilla_cnn", "s8s8", activation_type=QuantType.QInt8),
+}
+
+
+def turns_of(paths, batch=picture):
+    """Let sessions take turns."""
+    calls = {name: partial(session(path).run, None, {INPUT: batch}) for name, path in paths.items()}
+    return lab.turns(calls)
+
+
+signs = turns_of(variants)
+print("this CPU adds products of eight bits in 32 bits:", multiplies_eight_bits())
+tables.show_table(signs.table(), f"vanilla_cnn, ONNX Runtime. {lab.machine.name('cpu')}.", {"times faster": "{:.2f}"})
+
+# %% tags=["remove-cell"]
+glue("13-signed", signs.effect("signed activations (S8S8)", "unsigned activations (U8S8)"))
+glue("13-signed-fp32", signs.effect("signed activations (S8S8)", "FP32"))
+
+# %% [markdown]
+# On this machine the effect of signed activations, compared with unsigned ones, is: {glue:text}`13-signed`; compared
+# with FP32: {glue:text}`13-signed-fp32`. The mend is the middle row.
+#
+# ### Dynamic quantization of a convolutional network
+#
+# `quantize_dynamic` needs no pictures: it measures each activation as it comes. That suits networks whose time is in
+# reading weights, such as language models. For convolutions it means another pass over every activation, and
+# `ConvInteger`, for which there are few fast kernels.
+
+# %%
+dynamic, plain = scratch / "dynamic.onnx", onnx.load(exported("vanilla_cnn"))
+plain.graph.ClearField("value_info")  # shapes that the quantizer is about to change
+quantize_dynamic(plain, dynamic, weight_type=QuantType.QUInt8)
+print(dict(operators(dynamic)))
+passes = turns_of({"FP32": exported("vanilla_cnn"), "static": in_eight_bits, "dynamic": dynamic})
+tables.show_table(passes.table(), f"vanilla_cnn, ONNX Runtime. {lab.machine.name('cpu')}.", {"times faster": "{:.2f}"})
+
+# %% tags=["remove-cell"]
+glue("13-dynamic", passes.effect("dynamic", "FP32"))
+glue("13-static", passes.effect("static", "dynamic"))
+
+# %% [markdown]
+# The effect of dynamic quantization, compared with FP32, is: {glue:text}`13-dynamic`; that of static, compared with
+# dynamic: {glue:text}`13-static`.
+#
+# ### Q and DQ in the wrong place
+#
+# ONNX Runtime multiplies integers where both factors come from integers *and* the result goes to integers. An operator
+# in between that was left in FP32, a shortcut's addition for example, breaks the chain: the products before it stay in
+# FP32, and what they read was rounded for nothing. Here, only the inputs of ResNet-18's convolutions are quantized.
+
+# %%
+broken = quantized(
+    "resnet18",
+    "islands",
+    2,
+    op_types_to_quantize=["Conv"],
+    extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
+)
+chained = quantized("resnet18", "chain", 2)
+for name, path in {"islands": broken, "a chain": chained}.items():
+    session(path, scratch / "as it runs.onnx")
+    found = operators(scratch / "as it runs.onnx")
+    steps = found["QuantizeLinear"] + found["DequantizeLinear"]
+    print(f"{name}: {executed_percent(path):.1f} % of the multiply-adds in eight bits, {steps} steps to and fro")
+links = turns_of({"FP32": exported("resnet18"), "islands": broken, "a chain": chained})
+tables.show_table(links.table(), f"resnet18, ONNX Runtime. {lab.machine.name('cpu')}.", {"times faster": "{:.2f}"})
+
+# %% [markdown]
+# For TensorRT the rule is another one, since it fuses the addition into the convolution: there, quantizing between
+# convolution and shortcut breaks the fusion, and `signed_inputs` above leaves it out
+# ([NVIDIA/TensorRT#2242](https://github.com/NVIDIA/TensorRT/issues/2242)). Look at what runs, not at what you wrote.
+#
+# ### The answers are wrong on one machine only
+#
+# x86 processors without VNNI add *two* products of 8-bit numbers in 16 bits, and what does not fit is cut off, silently
+# ([onnxruntime#12072](https://github.com/microsoft/onnxruntime/issues/12072)). The instruction is simple to imitate:
+
+
+# %% tags=["nbval-check-output"]
+def add_pairs(activations, weights):
+    """Return what ``vpmaddubsw`` does with unsigned and signed bytes: products added in pairs, in 16 bits."""
+    products = activations.astype(np.int32) * weights.astype(np.int32)
+    return np.clip(products[::2] + products[1::2], -(2**15), 2**15 - 1)
+
+
+random = np.random.default_rng(0)
+activations = random.integers(128, 256, 10_000)
+for bits in (8, 7):
+    weights = random.integers(0, 2 ** (bits - 1), 10_000)
+    exact = (activations * weights).reshape(-1, 2).sum(1)
+    wrong = np.mean(add_pairs(activations, weights) != exact)
+    print(f"weights of {bits} bits: {100 * wrong:.0f} % of bright sums are cut off")
+
+# %% [markdown]
+# Weights of seven bits always fit. That is `reduce_range`, which the course sets where the processor needs it. It costs
+# a bit of every weight; how much that is, you will find out in an exercise.
+#
+# ### Grouped convolutions
+#
+# A depthwise convolution reads one channel to write one: nine products for each number, where a dense one has nine for
+# each number *and channel*. Its time is in moving numbers, and kernels that multiply many at a time find nothing to
+# multiply.
+
+
+# %%
+def tower(groups, channels=64, depth=3):
+    """Return a few convolutions in a row, each followed by a ReLU."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, groups=groups), nn.ReLU()) for _ in range(depth)
+    ]
+    return nn.Sequential(nn.Conv2d(3, channels, 8, 8), nn.ReLU(), *layers, nn.Flatten(), nn.AvgPool1d(6272)).eval()
+
+
+rows = []
+for name, groups in {"dense": 1, "depthwise": 64}.items():
+    paths = {"FP32": scratch / f"{name}.onnx", "INT8": scratch / f"{name}-int8.onnx"}
+    with torch.no_grad():
+        export_onnx(tower(groups), Workload("vanilla_cnn", 1), paths["FP32"])
+    quantize_onnx(paths["FP32"], paths["INT8"], Workload("vanilla_cnn", 1, "int8", "cpu", Calibration(2)))
+    found = turns_of(paths)
+    ratio, low, high = found.ratio("INT8", "FP32")
+    rows.append(
+        {"convolutions": name, "FP32, ms": found.ms("FP32"), "INT8, ms": found.ms("INT8"), "times faster": ratio}
+    )
+    rows[-1] |= {tables.INTERVAL: f"{low:.2f}\u2013{high:.2f}"}
+grouped = pd.DataFrame(rows)
+tables.show_table(
+    grouped, f"Three 3x3 convolutions, 64 channels, 28x28. {lab.machine.name('cpu')}.", {"times faster": "{:.2f}"}
+)
+
+# %% tags=["remove-cell"]
+dense, depthwise = grouped["times faster"]
+glue("13-grouped", f"{dense:.1f} times for dense ones, {depthwise:.1f} times for depthwise ones")
+
+# %% [markdown]
+# What eight bits gain: {glue:text}`13-grouped`. MobileNetV2 has both kinds. On GPUs, many libraries have no 8-bit
+# kernel for groups at all, and the backend `cudnn` leaves them in FP16.
+#
+# ### Batch 1 on a large GPU
+#
+# One picture does not fill a large GPU, whatever its numbers are made of. Its time is that of one kernel after the
+# other, and a kernel of 8-bit numbers starts no sooner.
+
+# %%
+pool = on_gpu or [r for r in lab.gpu_records() if r.backend == "cudnn"]
+rows = []
+for record in (r for r in pool if r.ok and r.backend == "cudnn" and r.precision == "int8" and r.latency.device):
+    same = {"backend": "cudnn", "model": record.model, "batch_size": record.batch_size, "precision": "fp16"}
+    for half in (r for r in select(pool, **same) if r.ok and r.latency.device):
+        ratio = half.latency.device.value / record.latency.device.value
+        rows.append({"model": record.model, "batch": record.batch_size, "INT8 over FP16, on the device": ratio})
+if rows:
+    display(
+        tables.show_table(
+            pd.DataFrame(rows), f"cuDNN. {words.machines(pool)}.", {"INT8 over FP16, on the device": "{:.2f}"}
+        )
+    )
+else:
+    print("needs rows of cuDNN in INT8 from a GPU")
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-13-seven
+# What do weights of seven bits cost? Quantize vanilla_cnn with `reduce_range=True` and `False`, and compare the damage.
+# Then compare the accuracies with `pairs`.
+# ```
+#
+# ```{solution} ex-13-seven
+# :class: dropdown
+# A step is twice as wide, so the weights' share of the error doubles; the activations' share stays. The accuracies
+# differ by a picture or two, and the interval says that this is nothing.
+# ```
+
+# %%
+for name, reduce in {"eight bits": False, "seven bits": True}.items():
+    path = quantized("vanilla_cnn", name, few, reduce_range=reduce)
+    opened = session(path)
+    logits = logits_of("vanilla_cnn", lambda batch, opened=opened: opened.run(None, {INPUT: batch})[0])
+    found = compare_logits(logits, reference_of("vanilla_cnn"), MODELS["vanilla_cnn"].dataset.labels())
+    beside = pairs(found)
+    error = damage_of("vanilla_cnn", logits)["error of the logits, %"]
+    print(f"{name}: error {error:.1f} %, {beside.difference:+.2f} points ({beside.low:+.2f} to {beside.high:+.2f})")
+
+# %% [markdown]
+# ```{exercise}
+# :label: ex-13-fp8
+# FP8 (E4M3) has eight bits, too, but four of them are an exponent {cite}`fp8_formats`. Round normally distributed
+# numbers to both, with the best scale for each, and compare the errors. Then put one outlier of 50 among them.
+# ```
+#
+# ```{solution} ex-13-fp8
+# :class: dropdown
+# Without outliers INT8's even steps win. With one, its step grows with the outlier, and most numbers fall on a few
+# steps. FP8's steps are relative to each number, so the outlier costs it next to nothing.
+# ```
+
+
+# %% tags=["nbval-check-output"]
+def rms_error(numbers, kind):
+    """Return the error of rounding, percent of the numbers' own size."""
+    if kind == "INT8":
+        back = rounded(numbers, numbers.abs().max())
+    else:
+        scale = numbers.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+        back = (numbers / scale).to(torch.float8_e4m3fn).float() * scale
+    typical = numbers.abs() < 10
+    return 100 * float(((back - numbers)[typical].square().mean() / numbers[typical].square().mean()).sqrt())
+
+
+torch.manual_seed(0)
+numbers = torch.randn(100_000)
+spoiled = torch.cat([numbers, torch.tensor([50.0])])
+for name, sample in {"normal": numbers, "with one outlier": spoiled}.items():
+    print(f"{name}: " + ", ".join(f"{kind} {rms_error(sample, kind):.1f} %" for kind in ("INT8", "FP8")))
+
+# %% [markdown]
+# ```{exercise}
+# :label: ex-13-amdahl
+# A model spends 80 % of its time in products. Eight bits make them three times as fast, and everything else stays. How
+# much faster is the model? What would it take to reach 2.5 times?
+# ```
+#
+# ```{solution} ex-13-amdahl
+# :class: dropdown
+# $1 / (0.2 + 0.8/3)$, see the next cell. At 2.5 times, the time is 0.4, so the products may take 0.2 of the 0.8: they
+# would have to be four times as fast. More likely is that the rest shrinks: fused, or in eight bits as well.
+# ```
+
+# %% tags=["nbval-check-output"]
+print(f"{1 / (0.2 + 0.8 / 3):.2f} times faster; for 2.5 times, products {0.8 / (1 / 2.5 - 0.2):.0f} times as fast")
+
+# %% [markdown]
+# ## Key points
+#
+# - Quantizing is choosing scales. Weights tell theirs, activations need pictures, and those are training pictures.
+# - A graph with Q and DQ nodes promises integers. Only what runs tells whether the promise was kept.
+# - A scale for each channel, unsigned activations after ReLU, folded batch norms: the defaults to insist on.
+# - Differences in accuracy are paired. A coin decides whether they mean something, and on few pictures they do not.
+# - What does not shrink decides: conversions, depthwise convolutions, launches, whatever is left in FP32.
+#
+# ## Further reading
+#
+# The scheme is that of Jacob et al. {cite}`quantization_paper`; Nagel et al. {cite}`quantization_white_paper` explain
+# every knob of this chapter and what to do when post-training quantization is not enough. The documentation of each
+# tool has its own rules: {cite}`ort_quantization,nncf,torchao_pt2e`.
