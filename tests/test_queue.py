@@ -225,6 +225,12 @@ def test_a_batch_that_fails_is_answered_and_the_next_one_works(told: Told) -> No
     assert queue.replaced == 0
 
 
+def test_logits_that_are_too_few_are_nobodys(told: Told) -> None:
+    told.submit = lambda _: lambda: np.zeros((0, 10), np.float32)
+    with BatchQueue([told]) as queue, pytest.raises(FailedError, match="0 rows of logits for 1 pictures"):
+        queue.ask(PICTURE)
+
+
 def test_who_cannot_take_an_answer_does_not_stop_the_queue(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     def gone(_: Request) -> None:
         raise RuntimeError("Event loop is closed")

@@ -295,6 +295,8 @@ class BatchQueue:
             for request in batch:
                 start, end = end, end + len(request.pictures)
                 request.logits = found[start:end]
+            if end != len(found):
+                raise ValueError(f"{len(found)} rows of logits for {end} pictures")
         except Exception as error:
             failed = FailedError(f"the batch failed: {reason_of(error)}")
         with self._changed:
