@@ -212,19 +212,37 @@ def test_pixels_side_by_side_give_the_same_convolution(
     picture = memory[..., :inside].permute(0, 3, 1, 2)
     wanted = functional.conv2d(picture, weight, None, stride, padding).permute(0, 2, 3, 1)
     rows, columns = wanted.shape[1:3]
-    found = forms(convolution, channels, width, columns)
+    found = forms(convolution, channels, (width, width), (rows, columns), rows=True)
     assert len(found) >= 2
+    assert {form.rows for form in found} == {1, stride}
     for form in found:
-        wide = memory.view(2, width, width // form.inputs, form.inputs * channels).permute(0, 3, 1, 2)
+        wide = memory.view(2, width // form.rows, form.rows, width // form.inputs, form.inputs, channels)
+        wide = wide.permute(0, 4, 2, 5, 1, 3).flatten(1, 3)
         wide = functional.pad(wide, (form.before[1], form.after[1], form.before[0], form.after[0]))
         filter_ = filters(convolution, form, weight, channels).permute(0, 3, 1, 2)
         result = functional.conv2d(wide, filter_, None, form.stride).permute(0, 2, 3, 1)
         torch.testing.assert_close(result.reshape(2, rows, columns, outputs), wanted)
 
 
+def test_pictures_are_laid_out_for_their_only_reader() -> None:
+    """Every other row is skipped, so a pixel may hold two of them, unless something else reads the pictures as well."""
+
+    def rows(network_: Network, name: str) -> set[int]:
+        convolution = next(c for c in network_.program.convolutions if c.name == name)
+        return {form.rows for form, _ in execution.specs_of(network_, convolution, 2)}
+
+    one = network("resnet18", INT8)
+    assert rows(one, "conv1") == {1, 2}
+    assert rows(one, "layer2_0_conv1") == {1}
+    two = program_of(Branches().eval(), (3, 8, 8))
+    for convolution in two.convolutions:
+        convolution.stride = (2, 2)
+        assert rows(network_of(two, FP16, {}), convolution.name) == {1}
+
+
 def test_convolutions_with_many_channels_are_left_as_they_are() -> None:
     many = next(c for c in program("resnet18").convolutions if c.name == "layer3_1_conv1")
-    assert [form.outputs for form in forms(many, 256, 14, 14)] == [0]
+    assert [form.outputs for form in forms(many, 256, (14, 14), (14, 14))] == [0]
 
 
 @pytest.fixture
@@ -366,7 +384,7 @@ def test_cudnn_takes_the_graph_of_every_convolution(dtype: torch.dtype) -> None:
 
 
 def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight bits are slow where 64 channels are read, and writing 16 costs more than is won, but for two tensors."""
+    """Large pictures are slow, in eight bits most of all; but for two tensors, writing 16 costs more than is won."""
     asked: list[Spec] = []
 
     def fastest(specs: Iterable[Spec], among: object = None) -> dict[Spec, Timed]:
@@ -375,10 +393,8 @@ def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPat
         return {spec: Timed(b"", (7, 0), cost(spec), 9.0, 1) for spec in specs}
 
     def cost(spec: Spec) -> float:
-        fast = spec.reads == "HALF" and spec.channels == 64
-        return (
-            10.0 + 20 * (spec.channels == 64) - 3 * fast + 4 * (spec.writes == "HALF") + (spec.size[0] != spec.size[1])
-        )
+        slow, fast = spec.size[0] == 56, spec.reads == "HALF" and spec.channels == 64
+        return 10.0 + 20 * slow - 3 * fast + 4 * (spec.writes == "HALF") + (spec.size[0] != spec.size[1])
 
     monkeypatch.setattr(choice, "fastest_plans", fastest)
     before = network("resnet18", INT8)
@@ -410,12 +426,12 @@ def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**34, 2**34))
 
-    def run(script: str) -> dict[Spec, Timed]:
+    def run(script: str, among: object = frozenset({(7, 2)}), asks: str = ASKS) -> dict[Spec, Timed]:
         path = tmp_path / "script.py"
-        path.write_text(SCRIPT + script)
+        path.write_text(SCRIPT + asks + script)
         monkeypatch.setattr(compiler, "__file__", str(path))
         monkeypatch.setattr(plans, "_fastest", lambda spec, found: Timed(b"", min(found), 1.0, 1.0, len(found)))
-        return plans.fastest_plans([SPEC, OTHER], frozenset({(7, 2)}))
+        return plans.fastest_plans([SPEC, OTHER], among)  # type: ignore[arg-type]
 
     return run
 
@@ -427,11 +443,13 @@ import json, os, sys, time
 from pathlib import Path
 order = Path(sys.argv[1])
 tasks = json.loads(order.read_text())["tasks"]
+compiling = [(number, spec, kernel) for number, spec, kernel in tasks if kernel is not None]
+def write(number): (order.parent / f"{number}.plan").write_bytes(b"plan")
+"""
+ASKS = """
 for number, spec, kernel in tasks:
     if kernel is None:
         print(json.dumps([number, [[[2, None]], [[7, 1], [7, 2], [9, 1]]]]))
-compiling = [(number, spec, kernel) for number, spec, kernel in tasks if kernel is not None]
-def write(number): (order.parent / f"{number}.plan").write_bytes(b"plan")
 """
 """Names one kernel of the heuristic's and three others; what is compiled is for a test to say."""
 
@@ -442,6 +460,24 @@ def test_processes_compile_the_kernels_that_compete(compile_with) -> None:  # ty
         (SPEC, OTHER), ((2, None), 2)
     )
     assert plans.fastest_plans([]) == {}
+
+
+def test_what_is_named_for_another_convolution_is_compiled_first(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """One convolution's process names (7, 3), which the other's has last among its others."""
+    answers = "[[[[7, 3]], [[7, 1], [7, 2]]], [[[7, 1]], [[7, 2], [7, 3]]]]"
+    asks = (
+        f"for number, spec, kernel in tasks:\n    if kernel is None: print(json.dumps([number, {answers}[number]]))\n"
+    )
+    asked: list[list[object]] = []
+    in_processes = plans._in_processes
+
+    def watch(tasks: list[list[object]], folder: Path, needed: int) -> tuple[list[str], str]:
+        asked.append([task[2] for task in tasks[needed:]])
+        return in_processes(tasks, folder, needed)
+
+    monkeypatch.setattr(plans, "_in_processes", watch)
+    compile_with("for number, spec, kernel in compiling: write(number)", None, asks)
+    assert asked[1] == [(7, 1), (7, 3), (7, 2), (7, 2)]
 
 
 def test_a_process_that_ends_early_leaves_the_plans_of_the_others(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -65,3 +65,15 @@ def test_a_plan_computes_what_pytorch_does(reads: str, writes: str) -> None:
         tensors[RESULT].zero_()
         plans.Plan(content).queue(tensors)
         assert plans.agrees(tensors[RESULT], plans.reference(spec, tensors, spec.batch))
+
+
+def test_the_engine_that_the_heuristic_names_first_competes_in_the_processes() -> None:
+    """Its kernels are those for the chip's own tensor cores, which cuDNN refuses without a handle."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("not a Hopper GPU")
+    spec = Spec(64, 128, (28, 28), 128, (3, 3), (1, 1), (1, 1), (1, 1), "INT8", "INT8", None, True, float("inf"))
+    find_compiler()
+    named, _ = kernels_of(spec, handle=plans._handle(torch.cuda.current_device()))
+    found = plans.fastest_plans([spec])[spec]
+    assert found.kernel[0] == named[0][0]
+    assert found.tried > 1

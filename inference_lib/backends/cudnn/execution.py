@@ -46,7 +46,11 @@ def specs_of(network: Network, convolution: Convolution, batch: int) -> list[tup
     program, fused = network.program, network.fused[convolution.name]
     inside, height, width = program.shapes[convolution.reads]
     channels = PICTURE_CHANNELS if convolution.reads == PICTURES else inside
-    columns, writes = program.shapes[convolution.name][2], network.stored[convolution.name].dtype
+    writes, ours = network.stored[convolution.name].dtype, convolution.reads == PICTURES
+    others = [c.name for c in program.convolutions if PICTURES in (c.reads, c.shortcut) and c is not convolution]
+    found = forms(
+        convolution, channels, (height, width), program.shapes[convolution.name][1:], rows=ours and not others
+    )
     ceiling = fused.ceiling
     if ceiling is not None and ceiling >= LARGEST.get(writes, math.inf) * (1 - 1e-6):
         ceiling = math.inf  # the type ends there, too
@@ -62,8 +66,8 @@ def specs_of(network: Network, convolution: Convolution, batch: int) -> list[tup
         (
             form,
             Spec(
-                channels=channels * form.inputs,
-                size=(height, width // form.inputs),
+                channels=channels * form.inputs * form.rows,
+                size=(height // form.rows, width // form.inputs),
                 outputs=len(convolution.weight) * max(form.outputs, 1),
                 kernel=form.kernel,
                 stride=form.stride,
@@ -72,7 +76,7 @@ def specs_of(network: Network, convolution: Convolution, batch: int) -> list[tup
                 **common,
             ),
         )
-        for form in forms(convolution, channels, width, columns)
+        for form in found
     ]
 
 
@@ -101,12 +105,14 @@ def describe(
     if inside > PICTURE_CHANNELS:
         raise CourseError(f"pictures with {inside} channels; this backend takes at most {PICTURE_CHANNELS}")
     stored, area = network.stored[PICTURES], height * width
+    readers = [reader.name for reader in network.program.readers(PICTURES) if is_cudnn(reader)]
+    rows = max((chosen[name][0].rows for name in readers), default=1)
     first = {
         "kind": "kernel",
         "name": PICTURES,
         "reads": "",
-        "kernel": f"pictures<{TYPES[host]}, {TYPES[stored.dtype]}>",
-        "scalars": [_threads(batch * area), area, inside, 1 / stored.scale],
+        "kernel": f"pictures<{TYPES[host]}, {TYPES[stored.dtype]}, {rows}>",
+        "scalars": [_threads(batch * area), area, width, inside, 1 / stored.scale],
         **_memory(batch, (PICTURE_CHANNELS, height, width), stored.dtype),
     }
     return [first, *(_described(network, operation, batch, chosen) for operation in network.program.operations)]
@@ -174,7 +180,7 @@ def constants_of(network: Network, chosen: dict[str, tuple[Form, Spec]]) -> dict
         multiplier, bias = fused.multiplier.float(), fused.bias.float()
         if name in chosen:
             form, spec = chosen[name]
-            channels, times = spec.channels // form.inputs, max(form.outputs, 1)
+            channels, times = spec.channels // (form.inputs * form.rows), max(form.outputs, 1)
             weight = filters(convolution, form, fused.weight.float(), channels).to(fused.weight.dtype)
             multiplier, bias = multiplier.repeat(times), bias.repeat(times)
         elif convolution.linear:  # rows, columns, channels: as the picture lies in memory
@@ -212,7 +218,9 @@ def _bytes(content: bytes) -> torch.Tensor:
 
 def _choice(form: Form, timed: Timed) -> dict[str, Any]:
     """Return what a reader may want to know of a chosen plan."""
-    return {"pixels": form.outputs} | {name: value for name, value in asdict(timed).items() if name != "plan"}
+    return {"pixels": form.outputs, "rows": form.rows} | {
+        name: value for name, value in asdict(timed).items() if name != "plan"
+    }
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -45,14 +45,17 @@ __device__ void store(Float8 &to, float x) {
 #define THIS_THREAD (blockIdx.x * blockDim.x + threadIdx.x)
 
 // Pictures as an application has them, channel by channel, become pixels with four channels; what is missing is zero.
-template <typename In, typename Out>
-__global__ void pictures(const In *from, Four<Out> *to, unsigned pixels, unsigned area, int channels, float factor) {
-  const unsigned pixel = THIS_THREAD;
-  if (pixel >= pixels) return;
-  const In *first = from + (long long)(pixel / area) * area * channels + pixel % area;
+// Of each column, ROWS pixels follow each other.
+template <typename In, typename Out, int ROWS>
+__global__ void pictures(const In *from, Four<Out> *to, unsigned pixels, unsigned area, unsigned width, int channels,
+                         float factor) {
+  const unsigned place = THIS_THREAD;
+  if (place >= pixels) return;
+  const unsigned here = place % area, column = here / ROWS % width, row = here / ROWS / width * ROWS + here % ROWS;
+  const In *first = from + (long long)(place / area) * area * channels + (ROWS == 1 ? here : row * width + column);
   Four<Out> found;
   for (int c = 0; c < 4; ++c) store(found.of[c], c < channels ? number(first[c * (long long)area]) * factor : 0.0f);
-  to[pixel] = found;
+  to[place] = found;
 }
 
 // A thread computes MANY channels, so that finding out where they are costs little beside loading and comparing them.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +36,7 @@ from inference_lib.support.errors import CourseError, first_line
 COMPILE_LIMIT_S = 300.0
 """For all plans of a network together."""
 
-SPARE_S = 25.0
+SPARE_S = 12.0
 """In which plans are compiled that the heuristic does not name."""
 
 CONTEXT_BYTES = 2**30
@@ -85,7 +86,9 @@ def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None)
         kernels = _kernels(specs, folder)
         pairs = [(spec, kernel) for spec in specs for kernel in kernels[spec][0]]
         needed = len(pairs)
-        others = [[kernel for kernel in kernels[spec][1] if among is None or kernel in among] for spec in specs]
+        votes = Counter(kernel for _, kernel in pairs)  # what is named for other specifications is tried first
+        others = [sorted(kernels[spec][1], key=lambda kernel: -votes[kernel]) for spec in specs]
+        others = [[kernel for kernel in one if among is None or kernel in among] for one in others]
         turns = zip_longest(*others)  # if time runs out, it does for all specifications alike
         pairs += [(spec, k) for turn in turns for spec, k in zip(specs, turn, strict=True) if k is not None]
         failure = _in_processes([compiler.task(number, *pair) for number, pair in enumerate(pairs)], folder, needed)[1]
