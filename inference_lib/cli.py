@@ -11,6 +11,7 @@ import pkgutil
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from inference_lib import commands
 from inference_lib.commands.options import EXIT_ERROR
@@ -22,7 +23,8 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if module.name != "options")
 
 OF_THE_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
-"""What an operating system refuses, and no code of ours can mend."""
+OF_A_PATH = {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR}
+"""What an operating system refuses, and no code of ours can mend: a full disk, a file where a folder is needed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,11 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return EXIT_ERROR
     except OSError as error:
-        if error.errno not in OF_THE_MACHINE:
+        if error.errno not in OF_THE_MACHINE | OF_A_PATH:
             raise
-        _drop_output()
-        where = error.filename or "the output"
-        print(f"error: cannot use {where}: {error.strerror}; free some space or choose another place", file=sys.stderr)
+        if not error.filename:
+            _drop_output()
+        where, remedy = error.filename or "the output", "" if error.errno in OF_A_PATH else "free some space or "
+        print(f"error: cannot use {where}: {error.strerror}; {remedy}choose another place", file=sys.stderr)
         return EXIT_ERROR
 
 
@@ -66,9 +69,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
 
 def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the parser of the command that ``given`` begins with, or, where it begins with none, of them all."""
-    found = argparse.ArgumentParser(
-        prog="python -m inference_lib", description="Measure inference, run the chapters, make the book."
-    )
+    found = Parser(prog="python -m inference_lib", description="Measure inference, run the chapters, make the book.")
     added = found.add_subparsers(metavar="COMMAND", required=True)
     for name in given[:1] if given and given[0] in COMMANDS else COMMANDS:
         command = importlib.import_module(f"{commands.__name__}.{name}")
@@ -76,6 +77,14 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub.set_defaults(run_command=command.run)
         command.arguments(sub)
     return found
+
+
+class Parser(argparse.ArgumentParser):
+    """One that says what is wrong in a line; ``--help`` tells the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def _end(*_: object) -> None:

@@ -1,9 +1,11 @@
 """What worker processes hold in tests: a fork server imports this module by its name."""
 
 import os
+import resource
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +14,8 @@ from torch import nn
 from inference_lib.measure.cell import Cell, Turn
 from inference_lib.measure.exports import Exporter
 from inference_lib.measure.plan import Rival
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
 from inference_lib.seam import Artifact, Model, Workload, build
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
@@ -136,3 +140,42 @@ class Writer:
         """Export, and return who wrote the halves of what is there then."""
         folder = build(self, Workload("vanilla_cnn", 1), self.root).directory
         return [(folder / half).read_text() for half in ("first half", "second half")]
+
+
+class Endless(Writer):
+    """Exports anew and keeps records, in a folder that others may use, too."""
+
+    turn = 0
+
+    def __init__(self, folder: Path, record: str) -> None:
+        super().__init__(folder / "artifacts", folder, 0)
+        self.folder, self.store = folder, RecordStore(folder / "records")
+        self.record = Record.model_validate_json(record)
+
+    def versions(self) -> dict[str, str]:
+        return {"turn": f"{os.getpid()}, {self.turn}"}
+
+    def ready(self) -> None:
+        """Do nothing: whoever has this answer knows that the process runs."""
+
+    def once(self) -> list[str]:
+        self.turn += 1
+        for batch_size in (1, 2, 3):
+            self.store.write(self.record.model_copy(update={"batch_size": batch_size}))
+        return self.build()
+
+    def for_ever(self) -> None:
+        while True:
+            with suppress(FileNotFoundError):  # another process has replaced the export that was about to be read
+                self.once()
+
+    def once_without_rights(self) -> list[str]:
+        """Be a user who may only read."""
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        return self.once()
+
+    def once_in_files_of(self, size: int) -> list[str]:
+        """Be a user whose files may have ``size`` bytes at most."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        return self.once()

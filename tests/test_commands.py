@@ -207,18 +207,23 @@ def wait_until(holds: object, limit_s: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found through /proc")
-def test_sigterm_ends_the_workers_too(tmp_path: Path) -> None:
-    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
-    arguments = ["benchmark", "--device", "cpu", "--records", str(tmp_path / "records"), "--backend", "pytorch"]
-    run = started(*arguments, "--model", "vanilla_cnn", "--batch-size", "1", "256", mark=mark)
-    wait_until(lambda: len(processes_with(mark)) >= 3)  # itself, what starts workers, a worker
+def assert_that_it_ends_with_all_that_it_started(run: subprocess.Popen[str], mark: str) -> None:
+    """Ask a command to terminate."""
     run.terminate()
     _, errors = run.communicate(timeout=30)
     assert run.returncode == 143, errors
     assert "Traceback" not in errors
     wait_until(lambda: not processes_with(mark), limit_s=10)
     assert processes_with(mark) == []
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found through /proc")
+def test_sigterm_ends_the_workers_too(tmp_path: Path) -> None:
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    arguments = ["benchmark", "--device", "cpu", "--records", str(tmp_path / "records"), "--backend", "pytorch"]
+    run = started(*arguments, "--model", "vanilla_cnn", "--batch-size", "1", "256", mark=mark)
+    wait_until(lambda: len(processes_with(mark)) >= 3)  # itself, what starts workers, a worker
+    assert_that_it_ends_with_all_that_it_started(run, mark)
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found through /proc")
@@ -229,12 +234,7 @@ def test_sigterm_in_an_export_ends_exporters_and_their_compilers(empty: Path) ->
     run = started(*arguments, "--batch-size", "1", mark=mark, INFERENCE_ROOT=str(empty))
     wait_until(lambda: run.poll() is not None or list(empty.glob("artifacts/*/.*.part")))
     assert run.poll() is None, run.communicate()
-    run.terminate()
-    _, errors = run.communicate(timeout=30)
-    assert run.returncode == 143, errors
-    assert "Traceback" not in errors
-    wait_until(lambda: not processes_with(mark), limit_s=10)
-    assert processes_with(mark) == []
+    assert_that_it_ends_with_all_that_it_started(run, mark)
     assert not list(empty.glob("artifacts/*/resnet18*"))  # nobody went on until it was done
 
 

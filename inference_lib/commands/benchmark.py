@@ -9,7 +9,7 @@ HELP = "measure frameworks and write records"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    for name, kind in (("backend", str), ("model", str), ("precision", str), ("batch-size", int)):
+    for name, kind in (("backend", str), ("model", str), ("precision", str), ("batch-size", common.count)):
         parser.add_argument(f"--{name}", type=kind, nargs="+", help="one or more; default: all of the profile's")
     parser.add_argument(
         "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"

@@ -1,14 +1,15 @@
 """``data``: the data set."""
 
 import argparse
-from pathlib import Path
+
+from inference_lib.commands import options as common
 
 HELP = "find or download Fashion-MNIST and check it"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--directory", type=Path, help="where to keep it")
+    parser.add_argument("--directory", type=common.folder, help="where to keep it")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """``load``: put a queue or a server under load, and say how much it carries."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference_lib.commands import options as common
@@ -28,17 +27,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     parser.add_argument("--url", help="of a server; without it, the model runs behind a queue in this process")
     parser.add_argument("--engines", nargs="+", metavar="ENGINE", help="start these servers, one after the other")
-    parser.add_argument("--port", type=int, default=8000, help="of the servers that are started")
+    parser.add_argument("--port", type=common.port, default=8000, help="of the servers that are started")
     parser.add_argument("--scenario", default="server", help="single_stream, multi_stream, server or offline")
-    parser.add_argument("--rate", type=float, help="requests a second; without it, the highest rate is searched")
-    parser.add_argument("--p99-ms", type=float, help="the limit: 10 in this process, 25 over HTTP")
-    parser.add_argument("--seconds", type=float, default=10.0, help="least length of a run")
     parser.add_argument(
-        "--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9], help="parts of the capacity"
+        "--rate", type=common.positive, help="requests a second; without it, the highest rate is searched"
     )
-    parser.add_argument("--records", type=Path, help="keep the load at the highest rate there: a folder of its own")
+    parser.add_argument("--p99-ms", type=common.positive, help="the limit: 10 in this process, 25 over HTTP")
+    parser.add_argument("--seconds", type=common.positive, default=10.0, help="least length of a run")
+    parser.add_argument(
+        "--loads", type=common.positive, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9], help="parts of the capacity"
+    )
+    parser.add_argument("--records", type=common.folder, help="a folder of its own for the load at the highest rate")
     parser.add_argument("--soak", action="store_true", help="one long load, a replica killed now and then")
-    parser.add_argument("--kill-every", type=float, default=60.0, metavar="S", help="seconds between two kills")
+    parser.add_argument(
+        "--kill-every", type=common.positive, default=60.0, metavar="S", help="seconds between two kills"
+    )
 
 
 def run(options: argparse.Namespace) -> int | None:

@@ -1,19 +1,22 @@
 """Options that several commands take, and what they say while they work."""
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference_lib.support import paths
-from inference_lib.support.errors import CourseError
+from inference_lib.support.errors import CourseError, unknown_name
 
 if TYPE_CHECKING:
     from inference_lib.records.record import Record
     from inference_lib.seam import Model
 
 EXIT_ERROR = 1
+
+DEVICES, PROFILES = ("auto", "cpu", "cuda"), ("quick", "full")
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -22,12 +25,70 @@ NO_GRID = "do not measure the whole grid before all chapters are executed"
 
 def device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", type=_one_of("device", DEVICES), help="auto, cpu or cuda")
 
 
 def profile(parser: argparse.ArgumentParser) -> None:
     """Add ``--profile``."""
-    parser.add_argument("--profile", default="quick", help="quick or full")
+    parser.add_argument("--profile", default="quick", type=_one_of("profile", PROFILES), help="quick or full")
+
+
+def _one_of(kind: str, names: tuple[str, ...]) -> Callable[[str], str]:
+    """Return what takes one of ``names`` from a command line, and refuses others before anything is imported."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise unknown_name(kind, text, names)
+        return text
+
+    return read
+
+
+def folder(text: str) -> Path:
+    """Return the folder that ``text`` names, whether it is there or will be made; a file is refused."""
+    if Path(text).is_file():
+        raise CourseError(f"{text} is a file; give a folder")
+    return Path(text)
+
+
+def count(text: str, least: int = 1) -> int:
+    """Return the number in ``text``: 1 or more, and no more than 32 bits hold."""
+    number = int(text)
+    if not least <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"{text:.40} is not a number from {least} on")
+    return number
+
+
+def seed(text: str) -> int:
+    """Return the number in ``text``: 0 or more."""
+    return count(text, 0)
+
+
+def port(text: str) -> int:
+    """Return the number in ``text``: one that a server may listen at."""
+    number = count(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port; choose one up to 65535")
+    return number
+
+
+def positive(text: str, least: float = 1e-9) -> float:
+    """Return the number in ``text``: above 0, and finite."""
+    number = float(text)
+    if not least <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text:.40} is not a number {'above' if least else 'from'} 0")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """Return the number in ``text``: 0 or more, and finite."""
+    return positive(text, 0)
+
+
+count.__name__ = seed.__name__ = port.__name__ = (
+    "whole number"  # what argparse calls them where the text is no number at all
+)
+positive.__name__ = not_negative.__name__ = "number"
 
 
 def model_options(parser: argparse.ArgumentParser, *, pictures: bool = True) -> None:
@@ -45,7 +106,7 @@ def skip_unreadable(parser: argparse.ArgumentParser) -> None:
 
 def records(parser: argparse.ArgumentParser) -> None:
     """Add ``--records``, one folder."""
-    parser.add_argument("--records", type=Path, default=paths.BUILD / "records", help="folder of records")
+    parser.add_argument("--records", type=folder, default=paths.BUILD / "records", help="folder of records")
 
 
 def table_format(parser: argparse.ArgumentParser) -> None:

@@ -23,8 +23,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--backend", default="pytorch")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes to print, the most probable first")
-    parser.add_argument("--output", type=Path, default=paths.ARTIFACTS, help="folder of exported models")
+    parser.add_argument(
+        "--top", type=common.count, default=3, metavar="N", help="classes to print, the most probable first"
+    )
+    parser.add_argument("--output", type=common.folder, default=paths.ARTIFACTS, help="folder of exported models")
     parser.add_argument("--json", action="store_true", help="for a program")
     common.model_options(parser, pictures=False)
     common.device(parser)

@@ -1,8 +1,8 @@
 """``publish``: chapters and records of a GPU machine become the published edition."""
 
 import argparse
-from pathlib import Path
 
+from inference_lib.commands import options as common
 from inference_lib.support import paths
 
 HELP = "make the published edition from chapters and records of a GPU machine"
@@ -10,8 +10,8 @@ HELP = "make the published edition from chapters and records of a GPU machine"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--executed", type=Path, default=paths.BUILD / "executed", help="folder of executed chapters")
-    parser.add_argument("--records", type=Path, default=paths.BUILD / "records", help="folder of their records")
+    parser.add_argument("--executed", type=common.folder, default=paths.BUILD / "executed", help="executed chapters")
+    parser.add_argument("--records", type=common.folder, default=paths.BUILD / "records", help="their records")
     parser.add_argument("--any-profile", action="store_true", help="publish what is quick or a CPU's, too")
 
 

@@ -14,12 +14,20 @@ HELP = "compare two runs of one grid: which claims held?"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--records", type=Path, nargs="+", default=[paths.BUILD / "records"], help="one folder with two runs, or two"
+        "--records",
+        type=common.folder,
+        nargs="+",
+        default=[paths.BUILD / "records"],
+        help="with two runs, or two folders",
     )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument(
-        "--max-contradicted", type=float, default=2.0, metavar="PERCENT", help="exit with 1 above (default: 2)"
+        "--max-contradicted",
+        type=common.not_negative,
+        default=2.0,
+        metavar="PERCENT",
+        help="exit with 1 above (default: 2)",
     )
 
 
@@ -29,6 +37,9 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.records.store import RecordStore, select
 
     first, second = (select(RecordStore(folder).read(), run=run) for folder, run in _two_runs(options.records))
+    if first == second:
+        named = " and ".join(map(str, options.records))
+        raise CourseError(f"{named}: a run would be compared with itself; name two, or one folder that holds two")
     found = replication(first, second)
     if options.format == "json":
         print(json.dumps(found, indent=1))

@@ -17,7 +17,7 @@ HELP = "print the scoreboard of a folder of records, or what got slower between 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--batch-size", type=int, nargs="+", help="of these batch sizes alone")
+    parser.add_argument("--batch-size", type=common.count, nargs="+", help="of these batch sizes alone")
     parser.add_argument(
         "--compare",
         nargs=2,

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     parser.add_argument("--engine", default="litserve", help="litserve, ray or local (default: litserve)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=common.port, default=8000)
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +24,15 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="onnxruntime", help="what runs the model (default: onnxruntime)")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--replicas", type=int, default=1, help="copies of the model; one a GPU")
-    parser.add_argument("--max-batch", type=int, default=32, help="pictures computed together at most")
-    parser.add_argument("--max-wait-ms", type=float, default=2.0, help="how long the first of a batch waits for others")
-    parser.add_argument("--max-queue", type=int, default=1024, help="requests under way; more are refused (429)")
-    parser.add_argument("--timeout-s", type=float, default=5.0, help="how long a request may take")
+    parser.add_argument("--replicas", type=common.count, default=1, help="copies of the model; one a GPU")
+    parser.add_argument("--max-batch", type=common.count, default=32, help="pictures computed together at most")
+    parser.add_argument(
+        "--max-wait-ms", type=common.not_negative, default=2.0, help="how long the first of a batch waits for others"
+    )
+    parser.add_argument(
+        "--max-queue", type=common.count, default=1024, help="requests under way; more are refused (429)"
+    )
+    parser.add_argument("--timeout-s", type=common.positive, default=5.0, help="how long a request may take")
     common.device(parser)
 
 

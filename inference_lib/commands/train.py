@@ -23,10 +23,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     parser.add_argument("--flip", action="store_true", help="a mirror image of --data is one of the same class")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="use so many training images only")
-    parser.add_argument("--output", type=Path, default=paths.BUILD / "trained", help="folder of the weights")
+    parser.add_argument("--epochs", type=common.count)
+    parser.add_argument("--seed", type=common.seed, default=0)
+    parser.add_argument("--limit", type=common.count, help="use so many training images only")
+    parser.add_argument("--output", type=common.folder, default=paths.BUILD / "trained", help="folder of the weights")
     common.device(parser)
 
 

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("action", nargs="?", choices=("list", "verify"), default="list")
     trained = paths.BUILD / "trained"
-    parser.add_argument("--directory", type=Path, default=trained, help="folder of your own weights")
+    parser.add_argument("--directory", type=common.folder, default=trained, help="folder of your own weights")
 
 
 def run(options: argparse.Namespace) -> int:

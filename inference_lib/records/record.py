@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import date
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,15 +40,18 @@ class Key(NamedTuple):
     def file_name(self) -> str:
         """Name of the record's file in its folder."""
         head = re.sub(r"[^a-z0-9]+", "-", f"{self.machine} {self.profile} {self.run}".lower()).strip("-")
-        model = re.sub(r"[^\w.-]+", "-", self.model)
-        return f"{head}--{self.backend}--{model}-{self.device}-{self.precision}-b{self.batch_size}.json"
+        row = f"{self.backend}--{self.model}-{self.device}-{self.precision}-b{self.batch_size}.json"
+        return f"{head}--" + re.sub(r"[^\w.-]+", "-", row)
+
+
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Carried(BaseModel):
     """The rounds of a row that went along with a set, so that sets can be compared through it."""
 
-    end_to_end_ms: list[float]
-    device_ms: list[float] = Field(default_factory=list)
+    end_to_end_ms: list[Milliseconds] = Field(min_length=1)
+    device_ms: list[Milliseconds] = Field(default_factory=list)
 
     def of(self, kind: Kind) -> list[float]:
         """Return the rounds of one kind of time, ms."""
@@ -65,7 +68,7 @@ class Invocation(Carried):
     number: int
     iterations: int
     """Timed inferences, end to end."""
-    quantiles: list[float]
+    quantiles: list[Milliseconds] = Field(min_length=QUANTILES, max_length=QUANTILES)
     """Of single inferences end to end, ms, at 0, 0.5, ..., 100 percent."""
     pace_ms: list[float] = Field(default_factory=list)
     """A fixed piece of host work, timed at the start of each round: how quick the host was."""
@@ -235,7 +238,7 @@ class Record(BaseModel):
         """What the invocations and parts say; None where nothing was timed."""
         if not self.invocations:
             return None
-        device = self.median("device") if self.invocations[0].device_ms else None
+        device = self.median("device") if all(i.device_ms for i in self.invocations) else None
         return Latency(_distribution(self.invocations), device)
 
     def median(self, kind: Kind) -> Interval:

@@ -72,6 +72,8 @@ class RecordStore:
 def _read(path: Path) -> Record:
     try:
         record = Record.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CourseError(f"cannot read {path}: {error.strerror}; move it away or choose another folder") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise CourseError(

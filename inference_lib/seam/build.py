@@ -3,11 +3,12 @@
 import errno
 import fcntl
 import json
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +71,16 @@ def _fresh_manifest(directory: Path, wanted: dict[str, Any]) -> dict[str, Any] |
     """Return the manifest in ``directory`` if there is one and it says what is wanted."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):  # it is damaged, or was never there
         return None
-    return manifest if all(manifest.get(key) == value for key, value in wanted.items()) else None
+    if not isinstance(manifest, dict) or any(manifest.get(key) != value for key, value in wanted.items()):
+        return None
+    return manifest
 
 
 def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) -> dict[str, Any]:
     """Export into a folder of this process beside the final one, then swap: a half-written artifact is never found."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
-    try:
+    with _scratch(directory) as scratch:
         model = workload.model.load().eval()  # whatever mode it came in: dropout would be exported, too
         with _alone(backend, directory.parent):
             start = time.perf_counter()
@@ -95,8 +96,37 @@ def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) 
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2))
         let_others_read(scratch)
         return _swap(scratch, directory, wanted) or manifest
+
+
+@contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    """Yield a folder beside ``directory``, gone at the end; remove those of processes that were killed."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(directory.parent):  # nobody takes a folder for left behind between its making and its lock
+        for left in [*directory.parent.glob(".*.part"), *directory.parent.glob(".*.old")]:
+            with suppress(OSError), _locked(left, fcntl.LOCK_NB):
+                shutil.rmtree(left, ignore_errors=True)
+        made = ExitStack()
+        scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
+        made.callback(shutil.rmtree, scratch, ignore_errors=True)
+        made.enter_context(_locked(scratch))
+    with made:
+        yield scratch
+
+
+@contextmanager
+def _locked(folder: Path, how: int = 0) -> Iterator[None]:
+    """Hold the lock of a folder; the system gives it back when the process ends, however it does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | how)
+        except OSError:  # it is held, or this file system has no locks
+            if how:
+                raise
+        yield
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(handle)
 
 
 @contextmanager

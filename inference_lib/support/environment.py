@@ -1,6 +1,7 @@
 """What libraries expect of the process that they are imported into, and some machines do not give."""
 
 import getpass
+import io
 import os
 import sys
 import tempfile
@@ -29,8 +30,11 @@ def tolerate() -> None:
     """Leave aside, for this process and those it starts, settings that would end an import of somebody else's code.
 
     PYTHONWARNINGS=error makes every deprecation in a dependency an error, and Matplotlib refuses to be imported where
-    MPLBACKEND is no window system that it knows; the course's figures need none.
+    MPLBACKEND is no window system that it knows; the course's figures need none. A terminal that lacks a letter of a
+    file's name gets its number instead.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     os.environ.pop("MPLBACKEND", None)
     if any(action.startswith("error") for action in sys.warnoptions):
         os.environ.pop("PYTHONWARNINGS", None)

@@ -133,7 +133,12 @@ def backbone(spec: str, classes: int) -> nn.Module:
     if place == "torchvision":
         return of_torchvision(name, classes=classes)
     if place and name.isidentifier():
-        return as_module(call(place, name, classes), spec)
+        try:
+            return as_module(call(place, name, classes), spec)
+        except CourseError:
+            raise
+        except Exception as error:  # it is the reader's code
+            raise CourseError(f"{spec} cannot be made: {reason_of(error)}") from error
     raise CourseError(
         f"unknown backbone {spec!r}; choose one of: {', '.join(ARCHITECTURES)}; or torchvision:NAME, "
         "package.module:function, path/file.py:function"

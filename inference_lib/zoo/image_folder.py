@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageOps
-from pydantic import BaseModel, PositiveFloat, PositiveInt
+from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
 from inference_lib.support.errors import CourseError, first_line
 
@@ -41,6 +41,12 @@ class Preprocessing(BaseModel, frozen=True, extra="forbid"):
     std: tuple[PositiveFloat, ...] = (1.0,)
     margin: PositiveFloat = 1.0
     """How much larger than the input the picture is made before its middle is cut out: 256 / 224 for ImageNet."""
+
+    @model_validator(mode="after")
+    def _a_figure_for_each_channel(self) -> Self:
+        if not {len(self.mean), len(self.std)} <= {1, self.channels}:
+            raise ValueError(f"mean and std have one figure, or {self.channels}")
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:

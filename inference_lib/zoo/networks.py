@@ -8,8 +8,11 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import nn
@@ -28,6 +31,8 @@ PRETRAINED = Path(__file__).resolve().parent / "pretrained"
 """The trained weights that come with the course (safetensors), their checksums and their learning curves."""
 
 CHECKSUMS = "checksums.json"
+
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 class VanillaCNN(nn.Module):
@@ -99,7 +104,10 @@ def load_pretrained(name: str, directory: Path = PRETRAINED) -> nn.Module:
         raise CourseError(
             f"{path}: SHA-256 is {actual[:12]}..., expected {expected[:12]}...; {_remedy(name, directory)}"
         )
-    return _restore(name, parse_tensors(content))
+    try:
+        return _restore(name, parse_tensors(content))
+    except (SafetensorError, RuntimeError) as error:  # the checksum of something else is that of this file
+        raise CourseError(f"{path}: not the weights of {name}; {_remedy(name, directory)}") from error
 
 
 def weights_sha256(name: str, directory: Path = PRETRAINED) -> str:
@@ -163,9 +171,10 @@ def _read_checksums(directory: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise CourseError(f"{path}: not valid JSON ({error}); restore it with: git checkout -- {path}") from error
+        return TypeAdapter(dict[str, Sha256]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        said = f"not valid JSON of checksums ({error.errors()[0]['msg']})"
+        raise CourseError(f"{path}: {said}; restore it with: git checkout -- {path}") from error
 
 
 def _remedy(name: str, directory: Path) -> str:

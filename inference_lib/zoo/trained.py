@@ -72,7 +72,7 @@ def load_trained(path: Path) -> nn.Module:
     module = backbone(facts.backbone, len(facts.class_names))
     try:
         module.load_state_dict(load_file(path))
-    except RuntimeError as error:
+    except (RuntimeError, safetensors.SafetensorError) as error:
         said = first_line(str(error))
         raise CourseError(f"{path} does not fit {facts.backbone} any more ({said}); train again") from error
     return module
