@@ -136,8 +136,11 @@ for name, rate in machine.flops.items():
 print(f"copy: {machine.bandwidth / 1e9:8.4g} GB/s")
 
 # %% [markdown]
-# Their ratio tells how often a number has to be used once it has been fetched. Below so many operations for each byte,
-# the arithmetic units wait for memory:
+# `int8` counts operations on integers, as many as the same product has in floating point, and `fp8` is there where the
+# device multiplies it. How much of these two rates a network gets to see is a [chapter of its own](13_quantization).
+#
+# The ratio of each rate to the copy's tells how often a number has to be used once it has been fetched. Below so many
+# operations for each byte, the arithmetic units wait for memory:
 
 # %%
 for name, rate in machine.flops.items():

@@ -51,6 +51,8 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
+import gc
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -64,7 +66,7 @@ from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.report import glue, plots, show_source, tables
 from inference_lib.seam import Workload, find_precision
 from inference_lib.serve.classifier import Loaded, sizes_up_to
-from inference_lib.serve.loops import closed_loop
+from inference_lib.serve.loops import closed_loop, open_loop
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.queueing import highest_rate, mean_wait_s, steady_batch
 from inference_lib.serve.replica import RemoteClassifier
@@ -327,7 +329,13 @@ show_source(BatchQueue._take)
 turns = queue_overhead(classifier, lab.profile.budget_s / 4)
 overhead = turns.ms("queue") - turns.ms("classifier")
 print(f"one picture: {turns.ms('classifier'):.3f} ms, through the queue: {turns.ms('queue'):.3f} ms")
-print(f"two hand-overs between threads: about {overhead * 1e3:.0f} microseconds (it may drown in the noise)")
+print(f"computed by the caller: about {overhead * 1e3:.0f} microseconds more (it may drown in the noise)")
+print(f"handed to another thread: about {service.overhead_s * 1e6:.0f} microseconds until it is computed")
+
+# %% [markdown]
+# A caller who waits for the answer anyway, and finds nobody else, computes it alone: waking another thread takes longer
+# than everything else that the queue does. Under load nobody finds the queue empty, and the cost of a hand-over is
+# shared by a batch.
 
 # %% [markdown]
 # ### The life of one batch
@@ -655,6 +663,48 @@ errors, alive = burst(max_batch=2)
 print(f"{len(errors)} requests failed, the next one is answered: {alive}")
 
 # %% [markdown]
+# ### Everybody waits for the garbage
+#
+# Most answers come in a millisecond, and a few take a hundred. No batch was slow. CPython's garbage collector walks
+# now and then through every object that there is, and while it does, no thread runs Python. Imports alone leave a few
+# hundred thousand objects. The collector decides by itself when it is time. Here it is asked, in the middle of a load,
+# first as it is, then with everything that was there from the beginning put aside, as the classifier of this chapter
+# does when it is warm (`gc.freeze`):
+
+
+# %%
+def slowest_ms():
+    """Return the longest of a load's latencies, with a full collection in the middle, and the collection's time."""
+    pauses = []
+
+    def collect():
+        start = time.perf_counter()
+        gc.collect()
+        pauses.append((time.perf_counter() - start) * 1e3)
+
+    with queued(classifier, Knobs(largest)) as queue:
+        middle = threading.Timer(seconds / 2, collect)
+        middle.start()
+        rate = 0.2 * service.capacity
+        sent = open_loop(queue, pictures[0], poisson(rate, max(1, int(rate * seconds))))
+        middle.join()
+    return max(request.latency_s for request in sent) * 1e3, pauses[0]
+
+
+gc.unfreeze()
+as_it_is = slowest_ms()
+gc.collect()
+gc.freeze()
+put_aside = slowest_ms()
+for name, (slowest, pause) in {"as it is": as_it_is, "put aside": put_aside}.items():
+    print(f"{name}: the collection takes {pause:.0f} ms, the slowest request {slowest:.0f} ms")
+if put_aside[1] > as_it_is[1] / 2:
+    raise CourseError("a collection takes as long with everything put aside; the text says that it does not")
+
+# %% [markdown]
+# Before you suspect a queue of a long tail, look for whatever stops at regular times. A thread of the load generator
+# that writes its log once a second is such a thing as well: LoadGen is told to write when it is over.
+#
 # ### The average hides the queue
 #
 # A mean latency over all loads, or a p99 of a run that was too short, says nothing. Of 300 requests, three are slower
@@ -728,6 +778,7 @@ for name, found in {"one queue for two": shared, "a queue for each": split}.item
 # - A batch may take half of the latency limit (a third with two under way).
 # - Waiting for company costs at low rates and does nothing at high ones. Start with zero.
 # - Warm up every size, keep the largest batch to what fits, and let a failed batch fail alone.
+# - A tail may be the garbage collector's, or the load generator's own: look for what stops at regular times.
 #
 # ## Further reading
 #

@@ -225,6 +225,12 @@ def test_a_batch_that_fails_is_answered_and_the_next_one_works(told: Told) -> No
     assert queue.replaced == 0
 
 
+def test_logits_that_are_too_few_are_nobodys(told: Told) -> None:
+    told.submit = lambda _: lambda: np.zeros((0, 10), np.float32)
+    with BatchQueue([told]) as queue, pytest.raises(FailedError, match="0 rows of logits for 1 pictures"):
+        queue.ask(PICTURE)
+
+
 def test_who_cannot_take_an_answer_does_not_stop_the_queue(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     def gone(_: Request) -> None:
         raise RuntimeError("Event loop is closed")
@@ -288,6 +294,24 @@ def test_the_end_answers_those_who_are_here_and_refuses_others(told: Told) -> No
     assert all(isinstance(request.logits, np.ndarray) for request in answers.wait(5))
     with pytest.raises(ClosedError, match="start it again"):
         queue.submit(PICTURE, answers)
+
+
+def test_the_end_waits_for_a_caller_who_computes(told: Told) -> None:
+    told.go.clear()
+    asked: list[Request] = []
+    queue = BatchQueue([told])
+    caller = threading.Thread(target=lambda: asked.append(queue.ask(picture(5))))
+    caller.start()
+    assert told.started.wait(10)
+    ending = threading.Thread(target=queue.close)
+    ending.start()
+    ending.join(0.05)
+    assert ending.is_alive()
+    told.go.set()
+    ending.join(10)
+    caller.join(10)
+    assert not ending.is_alive()
+    assert asked[0].logits.argmax() == 5
 
 
 def test_the_end_does_not_wait_for_ever(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

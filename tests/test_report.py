@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from inference_lib.records.record import Record
+from inference_lib.records.record import Accuracy, Build, Record
 from inference_lib.report import plots, readme, tables, words
 from inference_lib.seam import MODELS
 
@@ -257,7 +257,7 @@ COLUMNS = [
 ]  # fmt: skip
 NEW_COLUMNS = [
     "invocations", "iterations", "latency_low_ms", "latency_high_ms", "device_ms", "device_low_ms", "device_high_ms",
-    "host_pace", "run",
+    "host_pace", "run", "eight_bits_percent",
 ]  # fmt: skip
 
 
@@ -277,7 +277,7 @@ def test_the_flat_table_keeps_its_columns_and_gains_those_of_the_design(make_rec
     assert (row["invocations"], row["iterations"], row["host_pace"], row["run"]) == (3, 1200, 0.04, "2")
     assert row["latency_p99_ms"] > row["latency_p50_ms"]
     assert (empty["status"], empty["reason"]) == ("failed", "why")
-    assert empty[[*COLUMNS[8:], *NEW_COLUMNS[:-1]]].isna().all()
+    assert empty[[*COLUMNS[8:], *(name for name in NEW_COLUMNS if name != "run")]].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_what_too_few_invocations_or_iterations_do_not_carry_is_empty(
     make_record: MakeRecord, count: int, iterations: int, empty: set[str]
 ) -> None:
     row = tables.flat_table([make_record(2.0, count=count, timing={"iterations": iterations})]).iloc[0]
-    assert {name for name in COLUMNS + NEW_COLUMNS if pd.isna(row[name])} == empty
+    assert {name for name in COLUMNS + NEW_COLUMNS if pd.isna(row[name])} == empty | {"eight_bits_percent"}
 
 
 def test_a_cpu_has_no_device_columns_of_its_own(make_record: MakeRecord) -> None:
@@ -321,3 +321,36 @@ def test_a_figure_of_bars_names_and_numbers_each() -> None:
     page = plots.show_bars({"cold": 12.5, "warm": 3.25}, "#999933", "seconds", alt="Two starts.", caption="Here.").data
     for part in ("cold", "warm", "12.5", "3.25", "seconds", "Two starts.", "Here."):
         assert part in page
+
+
+def test_what_eight_bits_lost_has_an_interval_and_a_test_and_other_rows_are_no_part_of_it(
+    make_record: MakeRecord,
+) -> None:
+    def row(gained: int | None, lost: int | None, precision: str = "int8", title: str = "A") -> Record:
+        counted = Accuracy(
+            accuracy_percent=94.7, agreement_percent=99, largest_difference=0, images=10_000, gained=gained, lost=lost
+        )
+        build = Build(load_s=1, first_inference_s=1, artifact_mib=1, eight_bits_percent=87.5)
+        return make_record(precision=precision, title=title, accuracy=counted, build=build)
+
+    records = [
+        row(10, 40),
+        row(3, 5, title="B"),
+        row(40, 10, title="C"),
+        row(10, 40, "fp16"),
+        row(None, None, title="D"),
+    ]
+    table = tables.accuracy_lost(records).set_index("framework")
+    assert table["so"].to_dict() == {"A": "loses", "B": "cannot tell", "C": "gains"}
+    assert table.loc["A", "points"] == pytest.approx(-0.3)
+    assert table.loc["A", tables.EIGHT_BITS] == 87.5
+    assert tables.accuracy_lost([]).empty
+
+
+def test_the_share_in_eight_bits_is_a_column_where_there_is_one(make_record: MakeRecord) -> None:
+    build = Build(load_s=1, first_inference_s=1, artifact_mib=1, eight_bits_percent=87.5)
+    exact, eight = make_record(2.0), make_record(1.0, precision="int8", build=build)
+    assert tables.EIGHT_BITS not in tables.scoreboard([exact], "resnet18")
+    shares = tables.scoreboard([exact, eight], "resnet18").set_index("precision")[tables.EIGHT_BITS]
+    assert shares["INT8"] == 87.5
+    assert pd.isna(shares["FP32"])

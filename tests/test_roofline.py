@@ -15,7 +15,7 @@ from inference_lib.support.errors import CourseError
 from inference_lib.zoo.networks import load_pretrained
 
 INPUT = 3 * 224 * 224
-MACHINE = Ceilings(flops={"fp32": 100.0, "fp16": 400.0}, bandwidth=10.0, machine="invented")
+MACHINE = Ceilings(flops={"fp32": 100.0, "fp16": 400.0, "int8": 800.0}, bandwidth=10.0, machine="invented")
 
 
 class Network(nn.Module):
@@ -114,7 +114,8 @@ def test_ceilings_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert calls == ["cpu"]
 
     (kept,) = folder.glob("cpu-*.json")
-    for damaged in (b"", b"{", b"{}", kept.read_bytes()[:-9], b"\xff"):
+    older = MACHINE.model_copy(update={"flops": {"fp32": 100.0}}).model_dump_json().encode()  # INT8 was not known then
+    for damaged in (b"", b"{", b"{}", kept.read_bytes()[:-9], b"\xff", older):
         kept.write_bytes(damaged)
         calls.clear()
         assert roofline.ceilings("cpu", folder) == MACHINE
@@ -124,7 +125,8 @@ def test_ceilings_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_this_machine_has_ceilings() -> None:
     found = roofline.measure_ceilings("cpu")
-    assert found.flops["fp32"] > 1e8
+    assert found.flops.keys() == {"fp32", "int8"}
+    assert min(found.flops.values()) > 1e8
     assert found.bandwidth > 1e8
 
 
@@ -132,6 +134,9 @@ def test_this_machine_has_ceilings() -> None:
 def test_a_gpu_is_faster_in_lower_precision() -> None:
     found = roofline.measure_ceilings("cuda")
     assert found.flops["fp16"] > found.flops["tf32"] > found.flops["fp32"] > 1e12
+    assert found.flops["int8"] > 1.2 * found.flops["fp16"]
+    if torch.cuda.get_device_capability() >= roofline.FP8_CAPABILITY:
+        assert found.flops["fp8"] > 1.2 * found.flops["fp16"]
     assert found.bandwidth > 1e11
 
 

@@ -36,5 +36,4 @@ def pairs(accuracy: Accuracy) -> Pairs | None:
     p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     middle = (gained - lost) / (images + 2)
     half = norm.ppf(0.975) * math.sqrt((gained + lost + 1) / (images + 2) - middle**2) / math.sqrt(images + 2)
-    low, high = (float(100 * (middle + sign * half)) for sign in (-1, 1))
-    return Pairs(100 * (gained - lost) / images, low, high, p)
+    return Pairs(100 * (gained - lost) / images, float(100 * (middle - half)), float(100 * (middle + half)), p)

@@ -89,7 +89,6 @@ def _flat_columns() -> dict[str, Any]:
         "reason": lambda r: r.reason,
         "accuracy_percent": lambda r: r.accuracy.accuracy_percent if r.accuracy else None,
         "agreement_percent": lambda r: r.accuracy.agreement_percent if r.accuracy else None,
-        "eight_bits_percent": lambda r: r.build.eight_bits_percent if r.build else None,
         "latency_p50_ms": end_to_end(lambda d: d.p50),
         "latency_p99_ms": end_to_end(lambda d: d.p99.value if d.p99 else None),
         "upload_ms": part("upload"),
@@ -108,6 +107,7 @@ def _flat_columns() -> dict[str, Any]:
         "device_high_ms": device("high"),
         "host_pace": lambda r: r.host_pace_ms,
         "run": lambda r: r.run,
+        "eight_bits_percent": lambda r: r.build.eight_bits_percent if r.build else None,
     }
 
 

@@ -221,17 +221,19 @@ class Loaded:
 
 @contextmanager
 def out_of_the_collectors_way() -> Iterator[None]:
-    """Collect the garbage that there is, and keep CPython's collector from walking through all that is left.
+    """Collect the garbage that there is, and keep CPython's collector from walking through all that is left. Nests.
 
     Of a few hundred thousand objects, which imports alone leave, a full collection takes a large part of a second, and
     every request waits for it. https://docs.python.org/3/library/gc.html#gc.freeze
     """
+    outermost = not gc.get_freeze_count()
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if outermost:
+            gc.unfreeze()
 
 
 def warm(classifier: Classifier) -> float:

@@ -19,6 +19,7 @@ from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
 from starlette.routing import Mount
 
 from inference_lib.serve.application import Application, Prediction
+from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.queue import FailedError
 from inference_lib.serve.settings import Settings
 from inference_lib.support.errors import CourseError
@@ -178,13 +179,14 @@ def serve(settings: Settings) -> None:
     """
     server = Server(settings)
     try:
-        server.run(
-            host=settings.host,
-            port=settings.port,
-            num_api_servers=1,
-            log_level="warning",
-            generate_client_file=False,
-            access_log=False,
-        )
+        with out_of_the_collectors_way():  # the HTTP process is forked from this one
+            server.run(
+                host=settings.host,
+                port=settings.port,
+                num_api_servers=1,
+                log_level="warning",
+                generate_client_file=False,
+                access_log=False,
+            )
     except RuntimeError as error:
         raise CourseError(f"{error}; the lines above say why") from error

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.queue import BatchQueue, ClosedError, Request
 from inference_lib.support.errors import CourseError, unknown_name
 
@@ -117,7 +118,8 @@ def run_loadgen(
         system = loadgen.ConstructFastSUT(load.issue, lambda: None)
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
         try:
-            loadgen.StartTestWithLogSettings(system, library, settings, _quiet(loadgen, folder))
+            with out_of_the_collectors_way():
+                loadgen.StartTestWithLogSettings(system, library, settings, _quiet(loadgen, folder))
         finally:
             loadgen.DestroyQSL(library)
             loadgen.DestroyFastSUT(system)

@@ -199,6 +199,7 @@ class BatchQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not any(replica.led for replica in self._replicas), CLOSING_S)
         ends = time.monotonic() + CLOSING_S
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
@@ -294,6 +295,8 @@ class BatchQueue:
             for request in batch:
                 start, end = end, end + len(request.pictures)
                 request.logits = found[start:end]
+            if end != len(found):
+                raise ValueError(f"{len(found)} rows of logits for {end} pictures")
         except Exception as error:
             failed = FailedError(f"the batch failed: {reason_of(error)}")
         with self._changed:
