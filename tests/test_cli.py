@@ -38,6 +38,7 @@ COLUMNS = [
     "reason",
     "accuracy_percent",
     "agreement_percent",
+    "eight_bits_percent",
     "latency_p50_ms",
     "latency_p99_ms",
     "upload_ms",
