@@ -38,7 +38,6 @@ COLUMNS = [
     "reason",
     "accuracy_percent",
     "agreement_percent",
-    "eight_bits_percent",
     "latency_p50_ms",
     "latency_p99_ms",
     "upload_ms",
@@ -57,6 +56,7 @@ COLUMNS = [
     "device_high_ms",
     "host_pace",
     "run",
+    "eight_bits_percent",
 ]
 
 
