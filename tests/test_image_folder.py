@@ -305,5 +305,4 @@ def test_an_export_in_eight_bits_is_calibrated_with_training_pictures_or_refused
     assert training.isdisjoint(path.stat().st_ino for path in model.dataset.pictures["test"].files)
     workload = Workload(model, 1, "int8", calibration=few)
     assert backend.stored_precision(build(backend, workload, tmp_path / "artifacts")) == "int8"
-    with pytest.raises(CourseError, match="has 80 training pictures, 256 were asked for"):
-        next(Calibration().batches(model))
+    assert sum(map(len, Calibration().batches(model))) == 80  # all there are, where more are asked for

@@ -84,7 +84,7 @@ def test_requests_that_do_not_fit_are_counted_and_offline_they_wait() -> None:
     told = Told((1, 2))
     told.go.clear()
     with BatchQueue([told], limit=4) as queue:
-        threading.Timer(0.3, told.go.set).start()
+        threading.Timer(2.0, told.go.set).start()  # LoadGen needs a while to begin
         run = run_loadgen(queue, [PICTURE], "server", 0.1, rate=500)
         assert run.errors["OverloadedError"] >= 1
         assert run.longest_queue == 4
