@@ -419,7 +419,7 @@ def test_one_run_is_not_compared_with_itself(
         ("serve --port 99999", "argument --port: 99999 is not a port; choose one up to 65535"),
         ("serve --timeout-s 0", "argument --timeout-s: 0 is not a number above 0"),
         ("benchmark --device tpu", "unknown device 'tpu'; choose one of: auto, cpu, cuda"),
-        ("book --profile huge", "unknown profile 'huge'; choose one of: quick, full"),
+        ("book --profile huge", "unknown profile 'huge'; choose one of: smoke, quick, full"),
         ("report --records {file}", "{file} is a file; give a folder"),
         ("choose --model resnet18 --records {file}", "{file} is a file; give a folder"),
     ],

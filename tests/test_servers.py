@@ -161,7 +161,6 @@ def test_sizes_leave_little_to_be_padded() -> None:
         (["serve", "--engine", "torchserve"], "unknown engine 'torchserve'; choose one of: litserve, ray, local"),
         (["serve", "--backend", "caffe"], "unknown backend"),
         (["serve", "--model", "vgg"], "unknown model 'vgg'"),
-        (["serve", "--max-batch", "0"], "numbers from 1 on"),
         (["load", "--scenario", "burst"], "unknown scenario 'burst'"),
         (["load", "--url", "http://127.0.0.1:9"], "is not ready; start it with"),
     ],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 1
 
-DEVICES, PROFILES = ("auto", "cpu", "cuda"), ("quick", "full")
+DEVICES, PROFILES = ("auto", "cpu", "cuda"), ("smoke", "quick", "full")
 
 FORMATS = ("table", "markdown", "csv", "json")
 

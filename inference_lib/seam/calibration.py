@@ -12,7 +12,10 @@ from inference_lib.support.hashes import sha256_of
 
 @dataclass(frozen=True)
 class Calibration:
-    """Some of a model's training pictures, or all if there are fewer, chosen by a seed. Scales that fit the test pictures would flatter them."""
+    """Some of a model's training pictures, chosen by a seed, or all if there are fewer.
+
+    Scales that fit the test pictures would flatter them.
+    """
 
     images: int = 256
     """All training pictures, where there are fewer."""
