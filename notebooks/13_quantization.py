@@ -511,9 +511,9 @@ glue("13-one-picture", f"{one:.1f} % with one picture, {many:.1f} % with {4 * fe
 
 # %% [markdown]
 # For vanilla_cnn, {glue:text}`13-best-method` does the least damage here, and the worst of the three does
-# {glue:text}`13-method-spread` times as much. The error of min-max is {glue:text}`13-one-picture`: from too few pictures
-# the extremes are not known, and what is larger is cut off. Which method wins depends on the network's outliers, so try
-# them; it is one argument.
+# {glue:text}`13-method-spread` times as much. The error of min-max is {glue:text}`13-one-picture`: from too few
+# pictures the extremes are not known, and what is larger is cut off. Which method wins depends on the network's
+# outliers, so try them; it is one argument.
 #
 # ### One scale for a tensor, or one for each channel?
 #
