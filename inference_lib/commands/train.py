@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from inference_lib.commands import options as common
 from inference_lib.support import paths
@@ -56,8 +57,7 @@ def _of_the_course(model: str, options: argparse.Namespace, device: str, show: b
         directory=options.output,
         progress=show,
     )
-    accuracies = f"validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %"
-    return f"{model}: {accuracies}, weights in {options.output}"
+    return f"{model}: {_accuracies(result)}, weights in {options.output}"
 
 
 def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> str:
@@ -80,5 +80,8 @@ def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> st
         progress=show,
         say=common.say,
     )
-    accuracies = f"validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %"
-    return f"{model} on {options.data}: {accuracies}\n{shown(path)}"
+    return f"{model} on {options.data}: {_accuracies(result)}\n{shown(path)}"
+
+
+def _accuracies(result: Any) -> str:
+    return f"validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %"

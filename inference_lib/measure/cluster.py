@@ -199,7 +199,9 @@ class _Head:
                 failed = failed.model_copy(update={"machine": begun.machine})
             if begun and begun.invocations:  # not all of them, so no row that is to be protected
                 self._store.write(failed)
-            self._records[rival] = self._store.keep(failed)
+                self._records[rival] = failed
+            else:
+                self._records[rival] = self._store.keep(failed)
         return [rival for rival in lost if rival not in given_up]
 
 
