@@ -102,7 +102,7 @@ def check_same_answers(records: Sequence[Record], count: int) -> None:
 
 
 def made_up(make_record: MakeRecord) -> list[Record]:
-    """Return rows of two batch sizes and devices: level, apart, scattered, of one start, in eight bits, not measured."""
+    """Return rows at two batch sizes: level, apart, scattered, in eight bits, of one start, not measured, of a CPU."""
     records = []
     for batch in (1, 8):
         ways = [("pytorch", 4.0, "fp32"), ("pytorch-cudagraph", 1.0, "fp16"), ("aot-inductor", 1.005, "fp16")]

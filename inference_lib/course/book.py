@@ -103,9 +103,15 @@ def publish(
             RecordStore(folder / "records").write(record)
         for kept in (records.parent / "ceilings").glob("cuda-*.json"):
             _write_if_changed(folder / "ceilings" / kept.name, kept.read_bytes())
-    if (course.root / "README.md").exists():
-        readme.update(course.root / "README.md", list(edition.values()))
+    update_readme(course)
     return names
+
+
+def update_readme(course: Course = COURSE) -> None:
+    """Write the figure and the results of the published records into the README, where there is one."""
+    if (course.root / "README.md").exists():
+        records = RecordStore(course.published / "records").read()
+        readme.update(course.root / "README.md", records, course.published / "ceilings")
 
 
 def _check_thorough(notebooks: Mapping[str, Notebook], records: Sequence[Record]) -> None:

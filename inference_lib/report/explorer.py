@@ -128,9 +128,10 @@ def page(records: Sequence[Record], script: str) -> str:
     body = "\n".join(f"<tr>{_cells(each)}</tr>" for each in found["rows"])
     # "</" would end the script element early, whatever stands around it.
     told = json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
+    caption = html.escape(provenance(_measured(records)))
     return (
         f'<div id="explorer"></div>\n<div class="measured-table" id="explorer-table" tabindex="0" role="region" '
-        f'aria-label="All rows"><table class="measured"><caption>{html.escape(provenance(_measured(records)))}</caption>'
+        f'aria-label="All rows"><table class="measured"><caption>{caption}</caption>'
         f'<thead><tr>{head}<th scope="col">note</th></tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
         f'<script type="application/json" id="explorer-data">{told}</script>\n<script defer src="{script}"></script>'
     )
