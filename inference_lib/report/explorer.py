@@ -47,12 +47,13 @@ NUMBERS = {"batch", "low", *FORMATS}
 def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the records by machine and profile, each of its first run: what is ranked together, as in ``choose``.
 
+    GPUs come first.
     A cell that is there twice (published, and in a reader's own folder) counts once. Rows of a server under load are
     another measurement, and left out.
     """
     unique = {record.key: record for record in records if record.serving is None}
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in unique.values():
+    for record in sorted(unique.values(), key=lambda record: record.device != "cuda"):
         found.setdefault((record.machine.name(record.device), record.profile), []).append(record)
     several = len({profile for _, profile in found}) > 1
     return {
