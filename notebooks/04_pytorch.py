@@ -169,15 +169,13 @@ print(f"class {classify(picture).argmax()}, the label says {labels[0]}")
 # %%
 if on_gpu:
     static_input = torch.from_numpy(picture).cuda()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    stream, recording = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
     with torch.inference_mode():
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(stream):
             for _ in range(3):
                 network(static_input)
-        torch.cuda.current_stream().wait_stream(side)
-        recording = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recording):
+        with torch.cuda.graph(recording, stream=stream, capture_error_mode="relaxed"):
             static_output = network(static_input)
 
     def replay(batch):
@@ -190,8 +188,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# Three runs come first, beside the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and
-# must not do so while recording.
+# Three runs come first, on the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and must
+# not do so while recording. *Relaxed* lets a library ask the driver something while it queues its kernels.
 #
 # The course's backend records the model like this, and for a small batch a second graph that holds the two copies as
 # well. An inference is then one copy into pinned memory, one launch and one wait.
@@ -200,8 +198,7 @@ else:
 #
 # A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: while
 # a convolution's result is still in registers, it can add the bias and the shortcut of a residual block, and apply the
-# ReLU.
-# The operation has a name, and nothing in PyTorch calls it for you. Here it is on one convolution:
+# ReLU. The operation has a name, and eager PyTorch never calls it for you. Here it is on one convolution:
 
 # %%
 if on_gpu:
@@ -259,8 +256,8 @@ else:
     print("needs the ceilings of a GPU")
 
 # %% [markdown]
-# A time above the upper bound was spent on something that the ceilings know nothing of: launches, or kernels too small
-# to fill the device.
+# A time above the upper bound was spent on something that the ceilings know nothing of: kernels too small to fill the
+# device, and end to end also copies and launches.
 #
 # ```{admonition} Guess
 # :class: tip
@@ -642,14 +639,14 @@ else:
 #
 # ```{exercise}
 # :label: ex-04-layout
-# Compare NCHW with channels-last in FP16 at batch 64 (on a CPU, in FP32 at batch 4). Does it pay? If it does on your
+# Compare NCHW with channels-last in FP16 at batch 64 (on a CPU, in FP32 at batch 2). Does it pay? If it does on your
 # GPU, which kernels are gone?
 # ```
 #
 # ````{solution} ex-04-layout
 # :class: dropdown
 # ```python
-# size, kind = (64, torch.half) if on_gpu else (4, torch.float)
+# size, kind = (64, torch.half) if on_gpu else (2, torch.float)
 # many_pictures = torch.randn(size, 3, 224, 224, device=lab.device, dtype=kind)
 # both = {}
 # for name, layout in layouts.items():
