@@ -1078,8 +1078,8 @@ narrower = sum(device < end for end, device in told)
 glue("02-narrower", f"{narrower} of {len(told)}" if told else words.NOT_MEASURED)
 
 # %% [markdown]
-# Rows in which the interval of the device time is the narrower of the two: {glue:text}`02-narrower`. The host drifts,
-# and the device does not see it.
+# Rows in which the interval of the device time is the narrower of the two: {glue:text}`02-narrower`. Where the host
+# drifts, only the end-to-end time sees it.
 #
 # ### Disturbed
 #

@@ -414,13 +414,14 @@ for size, spans in events.items():
 # own make it readable: whatever runs inside `record_function` becomes a bar with that name.
 
 # %%
-with torch.inference_mode(), torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
+recording = torch.profiler.profile(activities=activities, record_shapes=True, acc_events=True)
+with torch.inference_mode(), recording:
     with torch.profiler.record_function("features"):
         features = networks["mobilenet_v2"].features(pictures[1])
     with torch.profiler.record_function("classifier"):
         networks["mobilenet_v2"].classifier(features.mean((2, 3)))
 trace_file = Path(scratch.name) / "mobilenet_v2.json"  # a path of yours, and then: open it in Perfetto
-profiler.export_chrome_trace(str(trace_file))
+recording.export_chrome_trace(str(trace_file))
 print(f"{trace_file.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
@@ -877,9 +878,9 @@ for column, name in {"FLOP": "arithmetic", "bytes": "traffic", "ms": "time"}.ite
 #
 # ## What a picture costs
 #
-# Time is not the only thing that is paid for. A GPU under load draws some power, and energy is power times time. The
-# course asks the driver for the energy that a GPU has used, over a second of inferences back to back, so there is an
-# energy for each picture in the records.
+# Time is not the only thing that is paid for. A GPU under load draws some power, and energy is power times time. While
+# it measures, the course asks the driver for the energy that the GPU has used, over a second or more of inferences back
+# to back, so there is an energy for each picture in the records.
 #
 # The bounds are simple: a board draws no less than when it idles and no more than its limit, so the energy of a picture
 # lies between these two, each times its time. At equal power, half the time is half the energy. But the power need not
@@ -936,9 +937,9 @@ where = f"On {words.machines(watched)}, " if told else ""
 glue("03-energy", where + ("; ".join(told) or "It takes a GPU's records to say, and there are none yet"))
 
 # %% [markdown]
-# A kWh is 3.6 million joules, so a million pictures of so many millijoules are the same number of kilojoules, over
-# 3,600. The price falls with the time alone, whatever the GPU draws: who rents by the hour pays for the waiting, too.
-# The [scoreboard](16_scoreboard) has both for every model, and batches make both smaller.
+# A million pictures of so many millijoules are the same number of kilojoules, and 3,600 kilojoules are a kWh. The price
+# falls with the time alone, whatever the GPU draws: who rents by the hour pays for the waiting, too. The
+# [scoreboard](16_scoreboard) compares all models and batch sizes.
 #
 # ## What goes wrong
 #
