@@ -536,8 +536,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# Look at the pictures: would you have known, at 28 x 28 pixels? No framework will mend that, and none must make it
-# worse.
+# Look at the pictures: would you have known, at 28 x 28 pixels? No framework will mend that, and no framework may make
+# it worse.
 #
 # ## What goes wrong
 #

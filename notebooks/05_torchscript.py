@@ -316,8 +316,8 @@ glue("05-gap", f"On the device, copies not counted: {'; '.join(gaps) or 'not mea
 #
 # The time on the device is read from CUDA events around the model. The device has other work to do until all of the
 # launches are queued, so what it takes to launch is not in it. What it has above the bounds is then a matter of
-# kernels: those of one picture are small, and few of a large GPU's *multiprocessors* (its units that run kernels, each
-# with its own share of the work) get something to do.
+# kernels. Those of one picture are small, and may leave many of a large GPU's *multiprocessors* (the units that run
+# kernels, each with its share of the work) with nothing to do.
 #
 # ### Where the milliseconds are
 #
