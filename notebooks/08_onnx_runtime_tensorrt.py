@@ -108,7 +108,7 @@ name = load_tensorrt()[1] if parses else ""
 
 # %% tags=["remove-cell"]
 there = f"TensorRT works there, with ONNX Runtime {found.version}, so the rows below have numbers"
-missing = "TensorRT's library does not work there, so this chapter's rows have that reason, and no numbers"
+missing = f"There are no numbers of TensorRT from it: {found.reason or 'the chapter ran on its CPU'}"
 glue("08-here", f"This page was executed on {lab.machine_name}. {there if runs else missing}")
 
 # %% [markdown]

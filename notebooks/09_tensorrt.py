@@ -121,7 +121,7 @@ runs = lab.device == "cuda" and found.usable
 
 # %% tags=["remove-cell"]
 there = f"TensorRT {found.version} works there, so the row below has numbers"
-missing = "TensorRT's library does not work there, so this chapter's row has that reason, and no numbers"
+missing = f"There are no numbers of TensorRT from it: {found.reason or 'the chapter ran on its CPU'}"
 glue("09-here", f"This page was executed on {lab.machine_name}. {there if runs else missing}")
 
 # %% [markdown]

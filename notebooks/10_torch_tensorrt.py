@@ -100,7 +100,7 @@ runs = lab.device == "cuda" and found.usable
 
 # %% tags=["remove-cell"]
 there = f"Torch-TensorRT {found.version} works there, so the row below has numbers"
-missing = "Torch-TensorRT and TensorRT's library are not there, so this chapter's row has that reason, and no numbers"
+missing = f"There are no numbers of Torch-TensorRT from it: {found.reason or 'the chapter ran on its CPU'}"
 glue("10-here", f"This page was executed on {lab.machine_name}. {there if runs else missing}")
 
 # %% [markdown]
