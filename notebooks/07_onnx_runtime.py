@@ -187,8 +187,9 @@ for precision in ("fp32", "fp16"):
 # and copies the output back, every time.
 
 # %%
-image = np.zeros((1, 3, 224, 224), np.float32)
-session = ort.InferenceSession(model_path, providers=[provider])
+image = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+ieee = {"use_tf32": "0"} if lab.device == "cuda" else {}  # what TF32 changes is a knob further down
+session = ort.InferenceSession(model_path, providers=[(provider, ieee)])
 plain_logits = session.run(["logits"], {"images": image})[0]
 
 # %% [markdown]
@@ -207,7 +208,7 @@ bound_logits = binding.copy_outputs_to_cpu()[0]
 # copies nothing. Both calls must give the same answer:
 
 # %% tags=["nbval-check-output"]
-print("the same logits:", np.allclose(plain_logits, bound_logits, atol=1e-4))
+print("the same logits:", np.allclose(plain_logits, bound_logits, atol=1e-2))
 
 # %% [markdown]
 # Bound addresses do not change from run to run, which is what a {term}`CUDA graph` needs. So the third way is an
@@ -215,14 +216,14 @@ print("the same logits:", np.allclose(plain_logits, bound_logits, atol=1e-4))
 
 # %%
 if lab.device == "cuda":
-    recording = ort.InferenceSession(model_path, providers=[(provider, {"enable_cuda_graph": "1"})])
+    recording = ort.InferenceSession(model_path, providers=[(provider, ieee | {"enable_cuda_graph": "1"})])
     logits = ort.OrtValue.ortvalue_from_shape_and_type([1, 10], np.float32, "cuda", 0)
     fixed = recording.io_binding()
     fixed.bind_ortvalue_input("images", ort.OrtValue.ortvalue_from_numpy(image, "cuda", 0))
     fixed.bind_ortvalue_output("logits", logits)
     for _ in range(2):
         recording.run_with_iobinding(fixed)  # the first run is captured, the second is a replay
-    print("the same logits:", np.allclose(plain_logits, logits.numpy(), atol=1e-4))
+    print("the same logits:", np.allclose(plain_logits, logits.numpy(), atol=1e-2))
 else:
     print("needs a GPU")
 
@@ -234,8 +235,7 @@ else:
 #
 # ## Is it still the same model?
 #
-# On a CPU there is no second memory to bind and no graph to record, so only the plain call is measured there. What
-# TF32 changes is a knob further down.
+# On a CPU there is no second memory to bind and no graph to record, so only the plain call is measured there.
 
 # %%
 backends = ["onnxruntime", "onnxruntime-iobinding", "onnxruntime-cudagraph"]
@@ -644,7 +644,6 @@ if norms["as exported"] or not norms["traced, as run"]:
 
 # %%
 images = np.zeros((1, 3, 224, 224), np.float32)
-ieee = {"use_tf32": "0"} if lab.device == "cuda" else {}
 level = ort.GraphOptimizationLevel
 stop = {"session.force_spinning_stop": "1"}
 off = session_options(stop, graph_optimization_level=level.ORT_DISABLE_ALL)

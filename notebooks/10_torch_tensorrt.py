@@ -548,6 +548,11 @@ print([tuple(flexible.module()(torch.zeros(size, 3, 224, 224)).shape) for size i
 # ````{solution} ex-10-lazy
 # :class: dropdown
 # ```python
+# import logging
+#
+# logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it tells of every break
+#
+#
 # class Talkative(torch.nn.Module):
 #     """A model that prints in its middle."""
 #

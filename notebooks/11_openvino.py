@@ -239,7 +239,7 @@ queue.set_callback(lambda done, number: answers.update({number: done.get_output_
 for number in range(8):
     queue.start_async([picture], userdata=number)
 queue.wait_all()
-print(len(answers), "answers, all as before:", all(np.allclose(a, logits, atol=1e-4) for a in answers.values()))
+print(len(answers), "answers, all as before:", all(np.allclose(a, logits, atol=1e-3) for a in answers.values()))
 
 # %% [markdown]
 # Answers come in the order in which requests are done, which need not be that of the questions. `userdata` tells which
@@ -284,7 +284,8 @@ bracket.table((1, 8))
 # expect for one image, from PyTorch's loop and from a compiled graph?
 #
 # :::{dropdown} What was measured
-# {glue:text}`11-gap`.
+# {glue:text}`11-gap`. (A row that gets below the bound has better kernels than the product that the ceiling was
+# measured with, or the machine had other work just then.)
 # :::
 #
 # ## How fast is it?

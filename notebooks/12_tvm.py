@@ -840,8 +840,8 @@ print(get_backend("tvm").versions())
 #
 # ```{exercise}
 # :label: ex-12-unfused
-# Compile the small network without fusing. How much slower is it than the fused one, and where does the difference come
-# from?
+# Compile the small network without fusing. How much slower is it than the fused one, if at all, and where does the
+# difference come from?
 # ```
 #
 # ````{solution} ex-12-unfused
@@ -853,8 +853,8 @@ print(get_backend("tvm").versions())
 # unfused = in_turn({"fused": machines["rule"], "not fused": machine_of(lib.schedule(separate, cpu))})
 # print("not fused against fused:", told(unfused, "not fused", "fused"))
 # ```
-# Without fusing, each bias and ReLU reads its feature map from memory and writes it back, instead of meeting it in a
-# register. It is a few additions for every number moved, so the time is that of the memory.
+# Without fusing, each bias and ReLU reads its feature map and writes it back, instead of meeting it in a register. It
+# is an addition for every number moved, so the time is that of the memory, or of the cache where the map fits into it.
 # ````
 #
 # ## Key points
