@@ -38,8 +38,8 @@ class Site:
         """
         found = {name: os.environ.get(name, "").rstrip("/") for name in ("INFERENCE_SITE", "INFERENCE_REPOSITORY")}
         for name, address in found.items():
-            if address and (urlsplit(address).scheme != "https" or not urlsplit(address).netloc):
-                raise CourseError(f"{name} is no address: {address}; it starts with https://, or leave it out")
+            if address and (urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).netloc):
+                raise CourseError(f"{name} is no address of the web: {address}; begin it with https://, or unset it")
         return cls(*found.values(), branch=os.environ.get("INFERENCE_BRANCH") or "main")
 
     @property

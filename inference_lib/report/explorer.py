@@ -47,9 +47,8 @@ NUMBERS = {"batch", "low", *FORMATS}
 def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the records by machine and profile, each of its first run: what is ranked together, as in ``choose``.
 
-    GPUs come first.
-    A cell that is there twice (published, and in a reader's own folder) counts once. Rows of a server under load are
-    another measurement, and left out.
+    GPUs come first. A cell that is there twice (published, and in a reader's own folder) counts once. Rows of a server
+    under load are another measurement, and left out.
     """
     unique = {record.key: record for record in records if record.serving is None}
     found: dict[tuple[str, str], list[Record]] = {}
