@@ -21,6 +21,7 @@ def run(options: argparse.Namespace) -> None:
     from inference_lib.course import book
 
     if options.readme:
-        return book.update_readme()
-    names = book.publish(options.executed, options.records, options.any_profile)
-    print(f"published {', '.join(names)}")
+        book.update_readme()
+    else:
+        names = book.publish(options.executed, options.records, options.any_profile)
+        print(f"published {', '.join(names)}")

@@ -63,4 +63,3 @@ def _raw(page: str) -> str:
     """Return HTML as a block of a page; a blank line within it would end a paragraph of Markdown."""
     lines = (line for line in page.splitlines() if line.strip())
     return "```{raw} html\n" + "\n".join(lines) + "\n```"
-

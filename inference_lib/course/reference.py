@@ -1,4 +1,4 @@
-"""The library's reference: a page a room, read from the docstrings in the source, so that nothing has to be imported."""
+"""The library's reference: a page a room, read from the docstrings in the source, so that nothing is imported."""
 
 import ast
 import re
@@ -27,12 +27,13 @@ def page_name(room: str) -> str:
     return f"library_{room}"
 
 
-def pages(library: Path = LIBRARY) -> dict[str, str]:
+def pages() -> dict[str, str]:
     """Return the Markdown of each room's page, by its name."""
-    return {page_name(room): _room(library, room) for room in ROOMS}
+    return {page_name(room): page_of(room) for room in ROOMS}
 
 
-def _room(library: Path, room: str) -> str:
+def page_of(room: str, library: Path = LIBRARY) -> str:
+    """Return the page of a room: its modules, and what is public in them."""
     folder = library / room
     files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
     parts = [f"# inference_lib.{room}", f"{ROOMS[room].capitalize()}."]
@@ -77,8 +78,23 @@ def _signature(node: ast.FunctionDef) -> str:
     found = f"{node.name}({ast.unparse(node.args)}){returns}"
     if len(found) <= 88:
         return found
-    arguments = re.sub(r", (?=\*{0,2}\w+(?::|=|,|$)|\*,)", ",\n    ", ast.unparse(node.args))
+    arguments = ",\n    ".join(_arguments(node.args))
     return f"{node.name}(\n    {arguments},\n){returns}"
+
+
+def _arguments(found: ast.arguments) -> Iterator[str]:
+    """Yield each argument as it is written, its default included."""
+
+    def written(argument: ast.arg, default: ast.expr | None) -> str:
+        return ast.unparse(argument) + (f" = {ast.unparse(default)}" if default else "")
+
+    plain = [*found.posonlyargs, *found.args]
+    yield from map(written, plain, [*[None] * (len(plain) - len(found.defaults)), *found.defaults])
+    if found.vararg or found.kwonlyargs:
+        yield f"*{ast.unparse(found.vararg) if found.vararg else ''}"
+    yield from map(written, found.kwonlyargs, found.kw_defaults)
+    if found.kwarg:
+        yield f"**{ast.unparse(found.kwarg)}"
 
 
 def _fields(body: Sequence[ast.stmt]) -> Iterator[str]:

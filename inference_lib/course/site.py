@@ -67,8 +67,13 @@ def configured(content: bytes, site: Site) -> bytes:
             "notfound_context": {"title": "No such page", "body": NO_SUCH_PAGE},
         }
     if site.repository:
-        found["repository"] = {"url": site.repository, "branch": site.branch, "path_to_book": ""}
-        found["html"] |= {"use_repository_button": True, "use_issues_button": True}
+        # No button for the source of a page: a chapter's is not what is rendered; take_away links to it.
+        sphinx["config"]["html_theme_options"] |= {
+            "repository_url": site.repository,
+            "repository_branch": site.branch,
+            "use_repository_button": True,
+            "use_issues_button": True,
+        }
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True).encode()
 
 
