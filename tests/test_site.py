@@ -328,7 +328,7 @@ def test_the_reference_is_the_docstrings(tmp_path: Path) -> None:
         "### Thing\n\n```python\nclass Thing(Base)\n```\n\nA thing of `Other`.",
         "- `size: int | None`: In bytes, as told.",
         "Thing.large -> bool\n```\n\nWhether it is.",
-        "find(\n    name: str,\n    size: int = 1,\n    *others: int,\n    folder: str = 'a, b: c',\n    **rest: dict[str",
+        "find(\n    name: str,\n    size: int = 1,\n    *others: int,\n    folder: str = 'a, b: c',\n    **rest: dict",
         "Raises:\n\n- CourseError: there is none, or there are two.\n- OSError: the disk.",
     ):
         assert part in page

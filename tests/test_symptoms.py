@@ -49,7 +49,10 @@ COMPILES = "aoti_compile_and_package"
 def entries() -> dict[str, str]:
     """Return the text of each entry by its heading."""
     parts = re.split(r"^### (.+)\n", PAGE.read_text(), flags=re.MULTILINE)
-    return {title: re.split(r"^## ", text, flags=re.MULTILINE)[0] for title, text in zip(parts[1::2], parts[2::2], strict=True)}
+    return {
+        title: re.split(r"^## ", text, flags=re.MULTILINE)[0]
+        for title, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 def test_every_entry_has_symptom_causes_check_mend_and_place() -> None:

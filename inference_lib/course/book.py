@@ -218,8 +218,9 @@ def stage(edition: str, course: Course = COURSE) -> Staged:
         _show_machines(page, brought)
         if page.metadata.pop(BROKEN, False):
             staged.broken.append(chapter.name)
-        ending = take_away(chapter, site, (course.published / f"{chapter.name}.ipynb").exists())
-        page.cells.append(nbformat.v4.new_markdown_cell(ending, id="take-away"))
+        else:
+            ending = take_away(chapter, site, (course.published / f"{chapter.name}.ipynb").exists())
+            page.cells.append(nbformat.v4.new_markdown_cell(ending, id="take-away"))
         wanted[Path("notebooks") / f"{chapter.name}.ipynb"] = nbformat.writes(page).encode()
         wanted[Path(TAKEN_AWAY) / f"{chapter.name}.py"] = chapter.source.read_bytes()
         wanted[Path(TAKEN_AWAY) / f"{chapter.name}.ipynb"] = nbformat.writes(source_notebook(chapter.source)).encode()

@@ -40,7 +40,8 @@ class Site:
         for name, address in found.items():
             if address and (urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).netloc):
                 raise CourseError(f"{name} is no address of the web: {address}; begin it with https://, or unset it")
-        return cls(*found.values(), branch=os.environ.get("INFERENCE_BRANCH") or "main")
+        branch = os.environ.get("INFERENCE_BRANCH") or "main"
+        return cls(found["INFERENCE_SITE"], found["INFERENCE_REPOSITORY"], branch)
 
     @property
     def on_github(self) -> bool:

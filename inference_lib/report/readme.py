@@ -19,11 +19,8 @@ from inference_lib.report.words import label
 FIGURE = Path("book/_static/opening.svg")
 """The README's figure, beside it."""
 
-
-def block(name: str) -> re.Pattern[str]:
-    """Return what finds the part of a README that ``publish`` writes: between two comments with its name."""
-    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-
+BLOCK = re.compile(r"(<!-- (?P<name>figure|results) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
+"""The parts of a README that ``publish`` writes, each between two comments with its name."""
 
 ONE_RUN = "This edition holds one run of the grid, so no second one has checked its claims."
 
@@ -125,9 +122,7 @@ def update(readme: Path, records: Sequence[Record], ceilings: Path | None = None
     drawing, shown = figure(records, ceilings)
     blocks = {"figure": shown, "results": results(records)}
     text = readme.read_text()
-    for name, content in blocks.items():
-        text = block(name).sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
-    readme.write_text(text)
+    readme.write_text(BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text))
     if drawing:
         (readme.parent / FIGURE).parent.mkdir(parents=True, exist_ok=True)
         (readme.parent / FIGURE).write_text(drawing)
