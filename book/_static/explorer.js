@@ -177,10 +177,11 @@ function panel(model, found, fronts, drawn) {
   const x = scale(rows.map((row) => row.ms), 62, WIDTH - 8);
   const y = scale(rows.map((row) => row.fps), HEIGHT - 40, 10);
   const mine = fronts.filter((front) => front[0].model === model);
-  const said = mine.map((front) => `on ${front[0].machine} from ${named(front[0])} (${figures(front[0].ms, 3)} ms) to ` +
-    `${named(front.at(-1))} (${figures(front.at(-1).fps, 3)} images per second)`);
-  const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
-    "aria-label": `${model}: images per second over latency, ${rows.length} rows. The Pareto front goes ${said.join("; ") || "nowhere: no row meets the request"}.` });
+  const corner = (row) => `${named(row)} (${figures(row.ms, 3)} ms, ${figures(row.fps, 3)} images per second)`;
+  const ends = (front) => [...new Set([front[0], front.at(-1)])].map(corner).join(" to ");
+  const said = mine.map((front) => `on ${front[0].machine} ${ends(front)}`).join("; ");
+  const label = `${model}: images per second over latency, ${rows.length} rows. The Pareto front: ${said || "no row meets the request"}.`;
+  const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
   const text = (where, said, anchor = "middle") => make("text", { ...where, "text-anchor": anchor }, said);
   for (const tick of x.ticks) {
     svg.append(make("line", { x1: x.place(tick), x2: x.place(tick), y1: 10, y2: HEIGHT - 40, class: "grid" }),
