@@ -36,7 +36,7 @@ def page_of(room: str, library: Path = LIBRARY) -> str:
     """Return the page of a room: its modules, and what is public in them."""
     folder = library / room
     files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
-    parts = [f"# inference_lib.{room}", f"{ROOMS[room].capitalize()}."]
+    parts = [f"# inference_lib: {room}", f"{ROOMS[room].capitalize()}."]
     for path in files:
         parts += _module(ast.parse(path.read_text()), ".".join(path.relative_to(library.parent).with_suffix("").parts))
     return "\n\n".join(parts) + "\n"
