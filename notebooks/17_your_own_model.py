@@ -222,8 +222,8 @@ for path in shown[3:6]:
 #
 # ## Is it still the same model?
 #
-# So the test pictures decide, all of them. Their labels give the accuracy, and the FP32 network in PyTorch gives the
-# answers for the {term}`agreement`:
+# So the pictures that were set aside for testing decide; the last column says how many of them. Their labels give the
+# accuracy, and the FP32 network in PyTorch gives the answers for the {term}`agreement`:
 
 # %%
 model = with_pictures(model, folder / "digits")
