@@ -36,6 +36,17 @@ def test_a_profile_that_measures_more_never_measures_less_of_anything(amount: st
         assert quick <= full
 
 
+def test_what_is_searched_for_each_batch_size_or_calibrated_is_measured_at_the_ends() -> None:
+    def sizes(backend: str, precision: str, device: Device = GPU) -> list[int]:
+        return [r.workload.batch_size for r in grid([backend], ["resnet18"], device, FULL, [precision])]
+
+    assert sizes("pytorch", "fp16") == list(FULL.sweep)
+    assert sizes("cudnn", "fp16") == sizes("cudnn", "int8") == sizes("tensorrt", "int8") == list(FULL.ends("cuda"))
+    assert sizes("pytorch", "fp32") == [1]
+    assert sizes("openvino", "int8", CPU) == list(FULL.sweep_cpu)
+    assert [r.workload.batch_size for r in grid(["cudnn"], ["resnet18"], GPU, FULL, ["fp16"], [8])] == [8]
+
+
 def test_the_full_profile_carries_a_p99_at_batch_1_and_no_verdict_rests_on_fewer_than_three_invocations() -> None:
     assert FULL.invocations * FULL.rounds_at(1) * FULL.iterations_of(0.001) >= LEAST_FOR_P99
     assert FULL.invocations >= 3

@@ -98,7 +98,7 @@ class Race:
 
         Where NVML does not tell processes apart, only a rival that started alone has a figure for its memory.
         """
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
         together = len(self.outcomes) if cores >= MANY_CORES else max(1, cores // 2)
         waiting = list(self.outcomes)
         while waiting:
