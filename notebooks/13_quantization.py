@@ -280,14 +280,16 @@ tables.show_table(counts.rename_axis("operator").reset_index(), "Operators of va
 # %%
 frameworks = ["onnxruntime", "openvino", *(["openvino-throughput"] if full else []), "torch-compile"]
 on_host = lab.benchmark(frameworks, models, ["fp32", "int8"], device="cpu")
-without = lab.benchmark(["tvm", "aot-inductor"], ["vanilla_cnn"], ["int8"], [1], device="cpu")
+lacking = {"cpu": ["tvm", "aot-inductor"]}
 on_gpu = []
 if lab.device == "cuda":
     frameworks_gpu = ["pytorch-cudagraph", "torch-compile", "cudnn", "tensorrt", "onnxruntime-tensorrt"]
     on_gpu = lab.benchmark(frameworks_gpu, models, ["fp16", "int8", "fp8"])
-    without += lab.benchmark(["onnxruntime", "tvm", "torch-tensorrt"], ["vanilla_cnn"], ["int8"], [1])
+    lacking["cuda"] = ["onnxruntime", "tvm", "torch-tensorrt", "aot-inductor"]
 measured = on_host + on_gpu
-reasons = dict.fromkeys(f"{words.label(r)}: {r.why_not}" for r in without + measured if r.why_not)
+asked = [(get_backend(name), Workload("vanilla_cnn", 1, "int8", kind)) for kind in lacking for name in lacking[kind]]
+reasons = [f"{backend.title} (INT8, {where.device}): {backend.supports(where).reason}" for backend, where in asked]
+reasons += dict.fromkeys(f"{words.label(r)}: {r.why_not}" for r in measured if r.why_not)
 caption = f"What eight bits lost against FP32, on the same pictures. {plots.provenance([r for r in measured if r.ok])}"
 tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
 
