@@ -39,11 +39,11 @@
 #
 # A processor multiplies more small numbers than large ones at a time: the same wires hold four products of 8-bit
 # integers or one of FP32. Small numbers also cost less to move. A network that was trained in FP32 mostly does not
-# need all of its digits, so they can be dropped after training. That is *post-training quantization*
+# need all of its digits, so they can be dropped after training. That is *post-training* {term}`quantization`
 # {cite}`quantization_paper,quantization_white_paper`.
 #
-# What has to be chosen is the *scale*: how much one step is worth. For weights, it follows from the weights. For
-# activations, it follows from pictures, which is called {term}`calibration`.
+# What has to be chosen is the {term}`scale`: how much one step is worth. For weights, it follows from the weights. For
+# activations, the numbers that flow between the layers, it follows from pictures, which is called {term}`calibration`.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -109,7 +109,7 @@ plots.show_figure(
 # ## One tensor in eight bits
 #
 # A real number $x$ becomes the integer $q = \mathrm{round}(x / s) + z$, and $q$ stands for $s\,(q - z)$. The scale $s$
-# is the size of a step, the zero point $z$ the integer that means zero. What does not fit is cut off.
+# is the size of a step, the {term}`zero point` $z$ the integer that means zero. What does not fit is cut off.
 
 
 # %% tags=["nbval-check-output"]
@@ -193,8 +193,8 @@ tables.show_table(predicted, caption, {"at most times faster": "{:.1f}"})
 # ## Export, in four ways
 #
 # **ONNX Runtime** writes the scales into the graph {cite}`ort_quantization`. Every tensor that shall be an integer gets
-# two nodes: `QuantizeLinear` rounds it, `DequantizeLinear` gives it back. The graph stays one of FP32 operations, and
-# can be read, and checked, as such. When a session loads it, it fuses the pattern.
+# two nodes ({term}`Q/DQ`): `QuantizeLinear` rounds it, `DequantizeLinear` gives it back. The graph stays one of FP32
+# operations, and can be read, and checked, as such. When a session loads it, it fuses the pattern.
 
 # %%
 show_source(quantize_onnx)
@@ -207,8 +207,8 @@ show_source(quantize_onnx)
 show_source("inference_lib.seam.calibration", "Calibration")
 
 # %% [markdown]
-# **OpenVINO** leaves the work to NNCF {cite}`nncf`, which knows what the CPU plugin can fuse, and corrects biases for
-# what rounding shifts on average.
+# **OpenVINO** leaves the work to NNCF, the Neural Network Compression Framework {cite}`nncf`. It knows what OpenVINO
+# can fuse, and corrects biases for what rounding shifts on average. Accuracy control comes [below](#spared-layers).
 
 # %%
 show_source("inference_lib.backends.openvino", "quantize_ir")
@@ -275,7 +275,8 @@ tables.show_table(counts.rename_axis("operator").reset_index(), "Operators of va
 #
 # ## Is it still the same model?
 #
-# The rows of the framework chapters stand beside those in eight bits. A framework that has none says why.
+# The rows of the framework chapters stand beside those in eight bits. A framework that has none says why. In the full
+# profile, rows in eight bits answer all 10,000 test pictures, on a CPU, too.
 
 # %%
 frameworks = ["onnxruntime", "openvino", *(["openvino-throughput"] if full else []), "torch-compile"]
@@ -458,12 +459,13 @@ glue("13-left", f"{share['products']:.0f}")
 
 # %% [markdown]
 # The products ran {glue:text}`13-products` times as fast. They were {glue:text}`13-share` % of the FP32 model's time
-# and are {glue:text}`13-left` % of the INT8 model's. The rest is Amdahl's: what does not shrink decides in the end.
+# and are {glue:text}`13-left` % of the INT8 model's. The rest is {term}`Amdahl's law`: what does not shrink decides in
+# the end.
 #
 # ## Knobs
 #
-# A quick and sharp measure of damage is the error of the logits: their root mean square difference from FP32, as a part
-# of the logits' own root mean square. Accuracy moves long after it does.
+# A quick and sharp measure of damage is the error of the {term}`logits <logit>`: their root mean square difference from
+# FP32, as a part of their own root mean square. Accuracy moves long after it does.
 
 # %%
 seen = {"smoke": 8, "quick": 32}.get(lab.profile.name, 1000)
@@ -562,7 +564,7 @@ glue("13-one-picture", f"{one:.1f} % with one picture, {many:.1f} % with {4 * fe
 #
 # The channels of a layer differ in size. With one scale for all of them the smallest are left with few steps. Folding a
 # batch norm into a convolution multiplies each channel's weights by a factor of their own, which evens the ranges out
-# or drives them apart. Depthwise convolutions have most to lose, since a channel of theirs has only nine weights.
+# or drives them apart. A {term}`depthwise convolution` has most to lose, since a channel of its has only nine weights.
 
 
 # %%
@@ -642,7 +644,14 @@ for kinds, name in (((nn.BatchNorm2d,), "after the batch norm"), ((nn.Conv2d, nn
     rows.append({"rounded": name} | damage_of("vanilla_cnn", logits))
 tables.show_table(pd.DataFrame(rows), "vanilla_cnn, activations alone rounded, imitated in PyTorch.", FORMATS)
 
+# %% tags=["remove-cell"]
+folded_error, unfolded_error = (row["error of the logits, %"] for row in rows)
+glue("13-unfolded", f"{unfolded_error / folded_error:.1f}")
+
 # %% [markdown]
+# With the second rounding the error is {glue:text}`13-unfolded` times as large. Fold first, as exporters do, and look
+# at the graph: around a `BatchNormalization` that is left in it, numbers are rounded twice.
+#
 # ### Which layer is to blame?
 #
 # Quantize one layer at a time, its weights and its input, and look at the logits. The layers that do the most damage
@@ -692,6 +701,9 @@ print(f"{', '.join(kept)} in FP32, the rest in eight bits: {without_worst:.2f} %
 # %% [markdown]
 # Independent errors add up by their squares; the first line has that sum beside what all layers do together. The second
 # line is what three layers give back, as far as an imitation can tell.
+#
+# (spared-layers)=
+# ### Layers that stay in FP32
 #
 # A real export is told what to leave alone: by `nodes_to_exclude` in ONNX Runtime, by `ignored_scope` in NNCF. Or the
 # tool finds out by itself: `quantize_with_accuracy_control` quantizes everything, ranks the layers by what each does to
@@ -773,8 +785,9 @@ for place, name in (("spared", "all but the worst three"), ("controlled", "with 
 # ### Signed times signed
 #
 # x86 processors multiply an *unsigned* by a *signed* 8-bit number. Signed activations have to be shifted first, and
-# without VNNI the kernels are slow enough to lose to FP32
-# ([onnxruntime#6732](https://github.com/microsoft/onnxruntime/issues/6732)).
+# without {term}`VNNI` the kernels are slow enough to lose to FP32
+# ([onnxruntime#6732](https://github.com/microsoft/onnxruntime/issues/6732)). The line above the table says whether this
+# processor has such instructions: with them, signed activations cost less.
 
 # %%
 variants = {
@@ -884,8 +897,8 @@ except CourseError as refusal:
 #
 # ### A plan that is far from the best
 #
-# cuDNN has many kernels for a convolution, and a *heuristic* that names the likeliest first. In eight bits it is often
-# wrong, so the backend `cudnn` times all of them when it exports, and its artifact keeps what was found.
+# cuDNN has many kernels for a convolution, and a *heuristic* that names the likeliest first. It may be far off, most of
+# all in eight bits, so the backend `cudnn` times them when it exports, and its artifact keeps what was found.
 
 # %%
 asked = Workload("resnet18", 256, "int8", "cuda")
@@ -976,12 +989,12 @@ glue("13-grouped", f"{dense:.1f} times for dense ones, {depthwise:.1f} times for
 
 # %% [markdown]
 # What eight bits gain: {glue:text}`13-grouped`. MobileNetV2 has both kinds. On GPUs, many libraries have no 8-bit
-# kernel for groups at all, and the backend `cudnn` leaves them in FP16.
+# kernel for groups at all; the backend `cudnn` multiplies their numbers in FP16, with a kernel of its own.
 #
 # ### Batch 1 on a large GPU
 #
 # One picture does not fill a large GPU, whatever its numbers are made of. Its time is that of one kernel after the
-# other, and a kernel of 8-bit numbers starts no sooner.
+# other, and a kernel of 8-bit numbers starts no sooner. Read the table from the smallest batch to the largest.
 
 # %%
 pool = on_gpu or [r for r in lab.gpu_records() if r.backend == "cudnn"]
@@ -1095,8 +1108,8 @@ else:
 #         errors[count] = damage("vanilla_cnn", path)["error of the logits, %"]
 #     print(f"seed {seed}: " + ", ".join(f"{count}: {error:.2f} %" for count, error in errors.items()))
 # ```
-# With one picture, the error is a matter of luck: of which picture it was. With more, the extremes are known, and what
-# a new one adds to them is little.
+# With few pictures, the error is a matter of luck, and one picture more may even raise it: an extreme that is known in
+# one layer only does not help the others. With more pictures all extremes are known, and a new one adds little.
 # ````
 #
 # ## Key points
