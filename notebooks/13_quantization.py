@@ -208,7 +208,7 @@ show_source("inference_lib.seam.calibration", "Calibration")
 
 # %% [markdown]
 # **OpenVINO** leaves the work to NNCF, the Neural Network Compression Framework {cite}`nncf`. It knows what OpenVINO
-# can fuse, and corrects biases for what rounding shifts on average. Accuracy control comes [below](#spared-layers).
+# can fuse, and corrects biases for what rounding shifts on average. Accuracy control comes [below](section-13-spared).
 
 # %%
 show_source("inference_lib.backends.openvino", "quantize_ir")
@@ -702,7 +702,7 @@ print(f"{', '.join(kept)} in FP32, the rest in eight bits: {without_worst:.2f} %
 # Independent errors add up by their squares; the first line has that sum beside what all layers do together. The second
 # line is what three layers give back, as far as an imitation can tell.
 #
-# (spared-layers)=
+# (section-13-spared)=
 # ### Layers that stay in FP32
 #
 # A real export is told what to leave alone: by `nodes_to_exclude` in ONNX Runtime, by `ignored_scope` in NNCF. Or the
