@@ -218,6 +218,8 @@ inside = lab.turns(
         "queue": lambda: queue.ask(pictures[0]),
     }
 )
+for each in kept.values():
+    each.close()  # a server gives up one that is silent; the next request opens it anew
 calls = {}
 for engine in urls:
     calls[f"{engine}, nothing"] = lambda k=kept[engine]: ask(k, "GET", "/health")

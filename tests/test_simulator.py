@@ -73,7 +73,7 @@ def test_a_second_batch_under_way_hides_what_is_not_computing() -> None:
 
 def test_a_thread_that_goes_on_with_the_next_batch_is_not_woken() -> None:
     service = Service({1: [0.003]}, {1: [0.002]})
-    assert simulate([0.0, 0.001, 0.5], service, Knobs(1)).latencies_s == pytest.approx([0.003, 0.004, 0.003])
+    assert simulate([0.1, 0.101, 0.5], service, Knobs(1)).latencies_s == pytest.approx([0.003, 0.004, 0.003])
 
 
 def test_slow_batches_are_drawn_as_often_as_they_were_measured() -> None:
