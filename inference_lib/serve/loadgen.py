@@ -199,13 +199,6 @@ def import_loadgen() -> Any:
     return mlperf_loadgen
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A request that was not even taken."""
-
-    error: Exception
-
-
 def _settings(
     loadgen: Any, scenario: str, seconds: float, rate: float, limit_ms: float, percentile: float, seed: int
 ) -> Any:
