@@ -7,6 +7,7 @@ loadgen; Reddi et al., "MLPerf Inference Benchmark", 2020). A run that it calls 
 
 import re
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 
 from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.queue import BatchQueue
-from inference_lib.serve.request import ClosedError, Request
+from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError, unknown_name
 
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
@@ -137,6 +138,7 @@ class _OneByOne:
 
     def __init__(self, target: Target, pictures: Sequence[np.ndarray], loadgen: Any) -> None:
         self.errors: Counter[str] = Counter()
+        self._lock = threading.Lock()
         self._target, self._pictures, self._loadgen = target, pictures, loadgen
 
     def issue(self, samples: list[int], indices: list[int]) -> None:
@@ -151,7 +153,8 @@ class _OneByOne:
 
     def complete(self, samples: Sequence[int], error: Exception | None) -> None:
         if error is not None:
-            self.errors[type(error).__name__] += len(samples)
+            with self._lock:
+                self.errors[type(error).__name__] += len(samples)
         response = self._loadgen.QuerySampleResponse
         self._loadgen.QuerySamplesComplete([response(sample, 0, 0) for sample in samples])
 
@@ -180,7 +183,7 @@ class _ToQueue(_OneByOne):
                 time.sleep(RETRY_S)
             try:
                 self._queue.submit_many(self._pool[indices[part]], samples[part], self._done)
-            except ClosedError as error:
+            except Exception as error:  # the queue has ended, or does not take such pictures
                 self.complete(samples[part], error)
 
     def _done(self, answered: list[Request]) -> None:
