@@ -121,6 +121,11 @@ show_source(type(classifier).submit if on_gpu else type(classifier).infer)
 # Pictures arrive as bytes, 28 by 28 of them. Where they are enlarged to the model's input is a choice that counts:
 # after the way across the bus, not before it, because the enlarged picture has hundreds of times as many bytes.
 #
+# On a GPU, this preparation is captured in a CUDA graph as well, so that eight operations are one launch. A launch is
+# not the only thing that is saved. Each call of PyTorch gives up Python's lock for an instant, and where other threads
+# run Python, too, one of them takes it. What is quick for one caller is slow under load, for no reason that a profile
+# of one caller shows.
+#
 # ## Is it still the same model?
 #
 # A batch is padded to the next size. The places that are left over hold old pictures. Their logits must not leak into
@@ -726,8 +731,9 @@ if put_aside[1] > as_it_is[1] / 2:
     raise CourseError("a collection takes as long with everything put aside; the text says that it does not")
 
 # %% [markdown]
-# Before you suspect a queue of a long tail, look for whatever stops at regular times. A thread of the load generator
-# that writes its log once a second is such a thing as well: LoadGen is told to write when it is over.
+# Before you suspect a queue of a long tail, look for whatever else runs in its process, and on its cores. The load
+# generator is one such thing. By default, LoadGen writes its log once a second; here, it is told to write when the load
+# is over.
 #
 # ### The average hides the queue
 #
@@ -829,7 +835,8 @@ stack.close()
 # - A batch may take half of the latency limit (a third with two under way).
 # - Waiting for company costs at low rates and does nothing at high ones. Start with zero.
 # - Warm up every size, keep the largest batch to what fits, and let a failed batch fail alone.
-# - A tail may be the garbage collector's, or the load generator's own: look for what stops at regular times.
+# - A tail may be the garbage collector's, or the load generator's own. Few calls a batch leave others few chances to
+#   take Python's lock.
 #
 # ## Further reading
 #

@@ -635,8 +635,9 @@ print("and it still answers:", ask(connection(urls["local"]), "POST", "/classify
 # %% [markdown]
 # ### Ready, but not warm
 #
-# Kubernetes sends traffic as soon as a pod says that it is ready. `/health` says that the process lives, `/ready` that
-# every batch size has run. Mixing them up either sends requests to a server that compiles, or restarts one that does
+# Kubernetes sends traffic as soon as a pod says that it is ready, and the first request of each batch size [may take
+# seconds](14_batching_and_concurrency). `/health` says that the process lives, `/ready` that every batch size has run.
+# Mixing them up either sends requests to a server that compiles, or restarts one that does
 # nothing wrong. The manifests in `deploy/` use the first as liveness and the second as readiness.
 #
 # ### The deployment cuts off its last answers
