@@ -275,8 +275,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# A small batch leaves processors idle, and a second stream finds them. A large one does not, and the two only take
-# turns. A second stream is a second, less tidy way to make a batch.
+# What a small batch leaves idle, a second stream may find. A large one leaves nothing, and the two only take turns. So
+# a second stream is a second, less tidy way to make a batch.
 #
 # ### Two processes
 #
@@ -346,9 +346,9 @@ print(f"computed by the caller: about {overhead * 1e3:.0f} microseconds more (it
 print(f"computed by another thread: about {handed * 1e3:.0f} microseconds more")
 
 # %% [markdown]
-# A caller who waits for the answer anyway, and finds nobody else, computes it alone: waking another thread takes longer
-# than everything else that the queue does. Under load nobody finds the queue empty, and the cost of a hand-over is
-# shared by a batch.
+# A caller who waits for the answer anyway, and finds nobody else, computes it alone, because to wake another thread,
+# and to be woken by it, is most of what a queue costs. Under load nobody finds the queue empty, and the cost of a
+# hand-over is shared by a batch.
 
 # %% [markdown]
 # ### The life of one batch
@@ -464,7 +464,7 @@ glue("14-wait-high", f"{high[waits_ms[-1]] / high[0.0]:.1f}")
 # %% [markdown]
 # At a low rate, the longest waiting time multiplies the median by {glue:text}`14-wait-low`: the first request waits for
 # company that does not come. At a high rate, it multiplies p99 by {glue:text}`14-wait-high`, for a busy queue has no
-# time to wait. Waiting for company helps only in between, where a few more requests make a much cheaper batch.
+# time to wait. Waiting for company can help in between, where a few more requests make a much cheaper batch.
 #
 # Start with a waiting time of zero.
 #
