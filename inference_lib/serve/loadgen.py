@@ -264,13 +264,14 @@ PER_SECOND = ("Completed samples per second", "Samples per second", "QPS w/ load
 
 
 def highest_rate(
-    measure: Callable[[float], Run], start: float, limit_ms: float, precision: float = 0.05
+    measure: Callable[[float], Run], start: float, limit_ms: float, precision: float = 0.05, tries: int = 2
 ) -> tuple[float, list[Run]]:
     """Search the highest rate at which p99 stays within ``limit_ms`` and every request is answered.
 
     The rate is doubled or halved from ``start`` until one is kept and one is not, and the gap between them halved (on
-    a logarithmic scale) until it is narrower than ``precision``. A rate that LoadGen calls invalid for other reasons
-    than the latency counts as measured: what it is invalid for is in its run.
+    a logarithmic scale) until it is narrower than ``precision``. One that is not kept is tried ``tries`` times: other
+    work on the machine may have disturbed a run, and nothing makes one quicker than it is. A rate that LoadGen calls
+    invalid for other reasons than the latency counts as measured: what it is invalid for is in its run.
 
     Returns:
         The highest rate that was seen to hold, 0 if none was, and all runs.
@@ -279,8 +280,11 @@ def highest_rate(
     runs: list[Run] = []
 
     def holds(rate: float) -> bool:
-        runs.append(measure(rate))
-        return runs[-1].latency_ms["p99"] <= limit_ms and not runs[-1].errors
+        for _ in range(tries):
+            runs.append(measure(rate))
+            if runs[-1].latency_ms["p99"] <= limit_ms and not runs[-1].errors:
+                return True
+        return False
 
     low, high = (start, 0.0) if holds(start) else (0.0, start)
     for _ in range(DOUBLINGS):
