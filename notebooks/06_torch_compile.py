@@ -318,6 +318,8 @@ compared.table()
 
 # %% [markdown]
 # ### Every inference
+#
+# The share of inferences that took no longer than the time below them:
 
 # %%
 compared.latencies("resnet18", "fp16")
@@ -349,13 +351,21 @@ glue("06-gap", f"torch.compile on the device, copies not counted: {measured}")
 # AOTInductor replays a graph of much the same kernels; on the device alone, at batch 1 in FP16, compared with
 # `torch.compile`, it is {glue:text}`06-ahead-device`.
 #
+# What stays between the compiled model and the lower bound has two parts. Each convolution still writes what the next
+# one reads, which the bound of a program that fuses everything does not count; and no kernel reaches the ceilings of a
+# large matrix product, least of all with one picture.
+#
 # ### Where the milliseconds are
+#
+# Copy in, model, copy out, each timed on the device; the mark is the end-to-end latency.
 
 # %%
 compared.parts("resnet18", "fp16")
 
 # %% [markdown]
 # ### Larger batches
+#
+# Images per second over the latency of a batch:
 
 # %%
 compared.batches("resnet18", "fp16")
@@ -402,11 +412,17 @@ def try_out(recipe):
 found = {name: try_out(recipe) for name, recipe in ways.items()} if compiles else {}
 print(missing or f"compiled {len(found)} times")
 
+# %% [markdown]
+# These are the kernels that Inductor wrote, in their order:
+
 # %% tags=["nbval-skip"]
 for name, row in found.items():
     print(f"{name}:")
     for operations, reads in row["kernels"]:
         print(f"   {operations} reads {reads}")
+
+# %% [markdown]
+# And this is what they are worth, beside what they cost once:
 
 # %% tags=["nbval-skip"]
 calls = {"eager": lambda: plain(tensor)} | {name: lambda c=row["call"]: c(tensor) for name, row in found.items()}
