@@ -226,10 +226,16 @@ def count(model: nn.Module, picture: torch.Tensor) -> dict[str, int]:
     }
 
 
+# %% [markdown]
+# The counts of the three networks, for one picture:
+
 # %% tags=["nbval-check-output"]
 models = {name: load_pretrained(name) for name in MODELS}
 counts = pd.DataFrame({name: count(model, torch.from_numpy(batch[:1])) for name, model in models.items()}).T
 print(counts.map("{:,}".format).to_string())
+
+# %% [markdown]
+# The same in millions, each kind on a scale of its own:
 
 # %%
 units = {"multiply-adds": "#0072B2", "activations": "#009E73", "parameters": "#882255"}

@@ -227,6 +227,8 @@ tables.show_table(counted, f"What the networks have to do, {precision.upper()}. 
 # :::
 #
 # ### The prediction
+#
+# Both times of each network and batch, the longer of them, and their sum:
 
 # %%
 predicted = pd.DataFrame(
@@ -536,6 +538,10 @@ else:
     print("needs a GPU")
 
 
+# %% [markdown]
+# Recording takes a few lines, and replaying one:
+
+
 # %%
 @torch.inference_mode()
 def record(model, images):
@@ -757,6 +763,9 @@ def measure(name, size, kind):
 
 
 points = roofline_table([measure(*cell) for cell in cells], machine)
+
+# %% [markdown]
+# Each measurement becomes a point below the roof:
 
 # %%
 figure, panels = plots.new_figure(height=3.2 * len(precisions), rows=len(precisions))

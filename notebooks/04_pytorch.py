@@ -234,6 +234,9 @@ records = lab.benchmark(backends)
 records += select(lab.records(), backend="pytorch-cudagraph", precision="tf32")
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
+# %% [markdown]
+# In one line for each model:
+
 # %% tags=["nbval-check-output"]
 for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
@@ -392,6 +395,9 @@ with torch.inference_mode():
 
 tables.show_table(work.head(6), f"Operations of one inference, FP32, {lab.machine_name}.", {"ms": "{:.3f}"})
 
+# %% [markdown]
+# And what is between them:
+
 # %%
 inside = work["ms"].sum()
 print(f"{work['calls'].sum():.0f} calls, {inside:.2f} ms in them, {latency.p50:.2f} ms in all")
@@ -487,6 +493,9 @@ if on_gpu:
     display(tables.show_table(numbers, f"Each suspect's number. {lab.machine_name}.", forms))
 else:
     print("needs a GPU")
+
+# %% [markdown]
+# The difference that FP16 makes to each number:
 
 # %%
 if on_gpu:

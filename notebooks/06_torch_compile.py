@@ -139,6 +139,9 @@ images = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float3
 tensor = torch.from_numpy(images).to(lab.device)
 small = load_pretrained("vanilla_cnn").to(lab.device)
 
+# %% [markdown]
+# Calling `torch.compile` is the whole interface. Watch what the first call costs:
+
 # %% tags=["nbval-skip"]
 if compiles:
     call = torch.compile(small, fullgraph=True, dynamic=False)
@@ -233,12 +236,18 @@ print(imported - start, time.perf_counter() - start)
 numpy.save("logits.npy", logits.numpy())
 """
 
+# %% [markdown]
+# It gets the picture and the file, and nothing else:
+
 # %%
 np.save(Path(scratch.name) / "images.npy", images)
 if compiles:
     command = [sys.executable, "-c", loader, str(package), lab.device]
     result = subprocess.run(command, cwd=scratch.name, capture_output=True, text=True, check=True)
     import_seconds, load_seconds = (float(seconds) for seconds in result.stdout.split())
+
+# %% [markdown]
+# Are these the logits of the model in this process?
 
 # %% tags=["nbval-check-output"]
 if compiles:
@@ -259,6 +268,9 @@ else:
 names = ["torch-compile", "aot-inductor"]
 records = lab.benchmark(names)
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+
+# %% [markdown]
+# In one line for each model:
 
 # %% tags=["nbval-check-output"]
 for model in MODELS:
@@ -389,6 +401,10 @@ plain = load_pretrained("vanilla_cnn").to(lab.device)
 ways = {"as it is": Recipe(options={}), "freezing": Recipe()}
 
 
+# %% [markdown]
+# The kernels can be read off the program that Inductor wrote:
+
+
 # %% tags=["nbval-skip"]
 def kernels(code):
     """Return the operations that each kernel in Inductor's program comes from, and how many arrays it reads."""
@@ -470,6 +486,9 @@ def compile_in(mode, model, images):
         call(images), torch.cuda.synchronize()
     return time.perf_counter() - start, call
 
+
+# %% [markdown]
+# The three modes, on a batch of sixteen:
 
 # %% tags=["remove-stderr"]
 if on_gpu:
@@ -570,6 +589,9 @@ def try_recipes(workload, names):
     return rows.join(pd.DataFrame(sums).T.fillna(0), on="variant")
 
 
+# %% [markdown]
+# Four of them, at the largest batch:
+
 # %%
 if variants["fused and 4 channels"] != RECIPES["cuda"]:
     raise CourseError("the course's recipe on a GPU is another one; the text below says that it is the last variant")
@@ -656,6 +678,9 @@ def first_answer():
     return float(result.stdout)
 
 
+# %% [markdown]
+# The two starts, beside that of the file:
+
 # %% tags=["nbval-skip"]
 if compiles:
     starts = {"compiled, cold": first_answer(), "compiled, warm cache": first_answer()}
@@ -709,6 +734,9 @@ def graphs(sizes, **options):
         made.append(counters["stats"]["unique_graphs"])
     return made
 
+
+# %% [markdown]
+# Five batch sizes, one after the other:
 
 # %% tags=["nbval-check-output"]
 with torch.inference_mode():
