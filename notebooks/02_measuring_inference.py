@@ -1293,9 +1293,9 @@ caption = f"{model}, {precision}, compute only. {lab.machine_name}."
 tables.show_table(clocks, caption, {"difference %": "{:+.1f}"})
 
 # %% [markdown]
-# Two clocks that read the same marks should agree within a percent or two. The host's clock is above them by the time
-# of a launch and a wake-up: a fixed number of microseconds, so a visible share of a short inference and nothing of a
-# long one. On a CPU that other programs use as well, expect more.
+# Two clocks that read the same marks should agree within a percent or two. The host's clock also counts a launch and a
+# wake-up, which take about the same number of microseconds whatever the batch: that can be a visible share of a short
+# inference, and nothing of a long one. On a CPU that other programs use as well, expect more.
 #
 # ## A record
 #
