@@ -68,6 +68,16 @@ def test_a_turn_lasts_no_longer_than_it_may() -> None:
     assert [profile.iterations_of(one_s) for one_s in (1e-9, 0.001, 0.02, 0.1)] == [1000, 200, 10, 3]
 
 
+@pytest.mark.parametrize(
+    ("precision", "device", "images"),
+    [("fp32", "cpu", 512), ("bf16", "cpu", 512), ("int8", "cpu", 10_000), ("fp16", "cuda", 10_000)],
+)
+def test_on_a_cpu_all_pictures_are_for_rows_in_eight_bits(precision: str, device: str, images: int) -> None:
+    rival = Rival("openvino", Workload("vanilla_cnn", 1, precision, device))
+    assert rival.images(get_profile("full")) == images
+    assert rival.images(replace(get_profile("full"), test_images=20_000, cpu_test_images=20_000)) == 10_000
+
+
 def test_an_unknown_profile_is_refused_with_the_valid_ones() -> None:
     with pytest.raises(CourseError, match="unknown profile 'huge'; choose one of: smoke, quick, full"):
         get_profile("huge")

@@ -1,8 +1,9 @@
 """The grid spread over the GPUs of a Ray cluster (or over its hosts, for a CPU grid): one set at a time on each.
 
 A *station* is one GPU with its share of the host's cores, or one host. What is compared (a model at a batch size) stays
-together and is dealt out before anything is measured. Each station exports what its share needs, waits until all have, and then passes through its share
-as often as the profile says, as one machine would. The head measures nothing and needs no GPU.
+together and is dealt out before anything is measured. Each station exports what its share needs, waits until all have,
+and then passes through its share as often as the profile says, as one machine would. The head measures nothing and
+needs no GPU.
 See https://docs.ray.io/en/releases-2.60.0/ray-core/actors.html.
 """
 
@@ -256,7 +257,7 @@ def _check_answers(address: str | None) -> None:
         raise CourseError(NO_CLUSTER.format(address)) from error
 
 
-def _places(ray: Any, kind: str) -> list[tuple[str, Callable[..., Any]]]:
+def _places(ray: Any, kind: str) -> Sequence[tuple[str, Callable[..., Any]]]:
     """Return a name, and what starts a station there, for every GPU of the cluster, or every host for a CPU's grid."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

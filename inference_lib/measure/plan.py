@@ -42,6 +42,11 @@ class Rival:
         """What an accuracy belongs to: the artifact, and the backend that runs it."""
         return (self.backend, get_backend(self.backend).artifact_key(self.workload))
 
+    def images(self, profile: Profile) -> int:
+        """Return on how many test images it is checked."""
+        asked = self.workload
+        return profile.images(asked.device.kind, asked.model.dataset.size, calibrated=asked.precision.calibrated)
+
     def __str__(self) -> str:
         return f"{self.backend} {self.workload}"
 
