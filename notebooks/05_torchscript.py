@@ -646,7 +646,7 @@ print(next(str(w.message) for w in caught if w.category is torch.jit.TracerWarni
 # %% [markdown]
 # Make it an error, as the course's own function does:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "remove-stderr"]
 try:
     trace(Brighten(), Workload("vanilla_cnn", 1))
 except CourseError as error:

@@ -74,7 +74,6 @@ import pandas as pd
 import torch
 from IPython.display import display
 from torch._dynamo.utils import counters
-from torch.utils import cpp_extension
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import get_backend
@@ -194,7 +193,7 @@ show_source("inference_lib.backends.torch_compile", "TorchCompile._compile")
 package = Path(scratch.name) / "model.pt2"
 if compiles:
     if on_gpu:
-        cpp_extension.CUDA_HOME = str(cuda_home())  # where CUDA's headers are, if pip installed them
+        torch.utils.cpp_extension.CUDA_HOME = str(cuda_home())  # where CUDA's headers are, if pip installed them
     with torch.no_grad(), compiling():
         exported = torch.export.export(small, (tensor,))
         torch._inductor.aoti_compile_and_package(
