@@ -656,8 +656,8 @@ for batch_size in (64, 1):
 # ```
 #
 # The lowest ratio waits for memory first, on a machine whose arithmetic is much faster than its memory. In a batch the
-# parameters are shared by all pictures, so networks with many parameters gain most. The roofline makes a law of this
-# {cite}`roofline`.
+# parameters are shared by all pictures, so networks with many parameters for each activation gain most. The roofline
+# makes a law of this {cite}`roofline`.
 # ````
 #
 # ```{exercise}

@@ -282,9 +282,9 @@ glue("03-machine", lab.machine_name)
 # long with {glue:text}`03-many` (a number below one: it was the quicker of the two).
 #
 # Both bounds can be beaten, in honest ways. What an operation has written may still be in a cache when the next one
-# reads it, so the unfused traffic is an estimate; only the fused one is needed by every program. And Winograd's
-# algorithm {cite}`winograd`, which some libraries choose for 3 x 3 convolutions, trades multiplications for additions,
-# so it needs fewer of them than are counted.
+# reads it, so the unfused traffic is an estimate; only the fused one is needed by every program. And the
+# {term}`algorithm of Winograd <Winograd>` {cite}`winograd`, which some libraries choose for 3 x 3 convolutions, trades
+# multiplications for additions, so it needs fewer of them than are counted.
 #
 # What the bounds do not explain is either in kernels that do not reach the ceilings, or between the kernels. A
 # profile tells the two apart.
@@ -337,8 +337,8 @@ convolution = next(event for event in by_python if "conv" in event.name)
 descend(convolution, convolution.time_range.start)
 
 # %% [markdown]
-# The upper lines are the *dispatcher* at work: the part of PyTorch that finds out which kernel serves this device and
-# this type. The last convolution in the list is the library's, oneDNN's on a CPU and cuDNN's on a GPU. On a GPU, a
+# The upper lines are the {term}`dispatcher` at work: the part of PyTorch that finds out which kernel serves this device
+# and this type. The last convolution in the list is the library's, oneDNN's on a CPU and cuDNN's on a GPU. On a GPU, a
 # kernel's time is its own on the device. It is not a part of the lines above it, which only ask for the kernel.
 #
 # ### Step 3: who takes the time

@@ -44,8 +44,8 @@
 # GPU works through a queue.
 #
 # That is what makes PyTorch pleasant to write and debug. It is also its price: every operation, however small, passes
-# through the interpreter and through the *dispatcher*, the part of PyTorch that finds the kernel for a device and a
-# type.
+# through the interpreter and through the {term}`dispatcher`, the part of PyTorch that finds the kernel for a device and
+# a type.
 #
 # If launching takes longer than computing, the GPU starves. Small batches on a big GPU can be exactly this case;
 # whether yours is one, the profile further down will tell.

@@ -322,8 +322,8 @@ glue("05-gap", f"On the device, copies not counted: {'; '.join(gaps) or 'not mea
 #
 # The time on the device is read from CUDA events around the model. The device has other work to do until all of the
 # launches are queued, so what it takes to launch is not in it. What it has above the bounds is then a matter of
-# kernels. Those of one picture are small, and may leave many of a large GPU's *multiprocessors* (the units that run
-# kernels, each with its share of the work) with nothing to do.
+# kernels. Those of one picture are small, and may leave many of a large GPU's {term}`multiprocessors <multiprocessor>`
+# (the units that run kernels, each with its share of the work) with nothing to do.
 #
 # ### Where the milliseconds are
 #
@@ -393,7 +393,7 @@ if changed != ["batch_norm"] or after["batch_norm"]:
 # shortcut and the ReLU into one call of cuDNN, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions to
 # oneDNN, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`.
 #
-# A call of eager PyTorch pays Python and the [dispatcher](04_pytorch) for every operation. TorchScript's interpreter
+# A call of eager PyTorch pays Python and the {term}`dispatcher` for every operation. TorchScript's interpreter
 # saves Python's share and pays the dispatcher's, and a CUDA graph pays neither. What that is worth depends on how long
 # the kernels take; the options below are measured one by one.
 #

@@ -995,8 +995,8 @@ else:
 #     with torch.inference_mode():
 #         print(lab.turns({name: lambda c=row["call"]: c(tensor) for name, row in found.items()}).table().to_string())
 # ```
-# The larger the batch, the less a kernel's launch and its last, half empty wave of blocks count, and the more the trips
-# to memory.
+# The larger the batch, the less a kernel's launch and its last, half empty wave of blocks count
+# ({term}`wave quantization`), and the more the trips to memory.
 # ````
 #
 # ## Key points
