@@ -414,22 +414,23 @@ else:
 #
 # ## Accuracy over latency
 #
-# A faster row is worth nothing if its answers are worse. The panels share their height: between points at one height,
-# in one panel or in two, going left is free.
+# A faster row is worth nothing if its answers are worse. Each panel is drawn around its model's accuracy, all of them
+# in one scale: between points at one height, going left is free.
 
 # %% tags=["hide-input"]
 checked = [r for r in at_batch_1 if r.accuracy]
-figure, panels = model_panels(height=4.2)
+found = {model: [r.accuracy.accuracy_percent for r in select(checked, model=model)] or [0.0] for model in MODELS}
+room = 0.6 * max(map(np.ptp, found.values())) + 0.1  # above and below the middle, percentage points
+figure, panels = model_panels(height=4.0)
 for model, panel in panels.items():
     for record in select(checked, model=model):
         style, alpha = style_of(record.backend), plots.precision_alpha(record.precision)
         point = latency_ms(record), record.accuracy.accuracy_percent
         error = plots.reach([record.median("end_to_end")])
         panel.errorbar(*point, xerr=error, fmt=style.marker, color=style.color, alpha=alpha, markersize=5, elinewidth=1)
-    panel.sharey(panels["vanilla_cnn"])
-    panel.set(xscale="log", xlabel="latency, ms")
-    panel.margins(x=0.12, y=0.12)
-    panel.label_outer()
+    middle = (min(found[model]) + max(found[model])) / 2
+    panel.set(xscale="log", xlabel="latency, ms", ylim=(middle - room, middle + room))
+    panel.margins(x=0.12)
     plots.plain_ticks(panel, "x")
 panels["vanilla_cnn"].set_ylabel("test accuracy, %")
 add_legend(figure, checked)
@@ -538,7 +539,7 @@ for model, panel in panels.items():
 panels["vanilla_cnn"].set_ylabel("images per second, end to end")
 add_legend(figure, select(shown))
 for panel in panels.values():
-    labels.spread(panel)
+    labels.spread(panel, first=135)  # above and to the left of the front
 plots.show_figure(
     figure,
     alt="For each model, images per second over latency for every framework, precision and batch size, "
@@ -756,6 +757,7 @@ largest = bounded[bounded["batch"] == bounded["batch"].max()] if len(bounded) el
 figure, (axes,) = plots.new_figure(height=4.6)
 if len(largest):
     plots.roofline(largest, ceilings, axes)
+    add_legend(figure, select(gpu, batch_size=largest["batch"].max()))
     labels.spread(axes)
 plots.show_figure(
     figure,

@@ -285,7 +285,7 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
     for precision in precisions:
         roof = np.minimum(ceilings.flops[precision], intensity * ceilings.bandwidth) / 1e12
         axes.plot(intensity, roof, color=INK, alpha=precision_alpha(precision))
-        label = f"{PRECISIONS[precision].title}\n{roof[-1]:,.3g} TFLOP/s"
+        label = f"{PRECISIONS[precision].title} {roof[-1]:,.{0 if roof[-1] >= 100 else 2}f} TFLOP/s"
         axes.annotate(label, (high, roof[-1]), (6, 0), textcoords="offset points", va="center", fontsize="small")
     for point in points.to_dict("records"):
         style, place = style_of(point["backend"]), (point["FLOP/byte"], point["FLOP/s"] / 1e12)
