@@ -91,6 +91,9 @@ lab = open_lab(profile, device, records_dir)
 provider = PROVIDERS[lab.device]  # "CUDAExecutionProvider" or "CPUExecutionProvider"
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# The way from a model to its kernels:
+
 # %% tags=["hide-input"]
 stages = [
     ["PyTorch\nmodel"],
@@ -108,6 +111,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
+# Each of the next sections is one of these stations.
+#
 # ## Export
 #
 # One call turns the model into a file. The example is there for its shape; its numbers are never looked at.
@@ -242,11 +247,16 @@ backends = ["onnxruntime", "onnxruntime-iobinding", "onnxruntime-cudagraph"]
 records = lab.benchmark(backends)
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
+# %% [markdown]
+# In one line for each model:
+
 # %% tags=["nbval-check-output"]
 for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
+# Only rows that agree are timed.
+#
 # ## How fast can it be?
 #
 # Bounds come first, from both sides, with the ceilings of the [chapter on where the time goes](03_where_the_time_goes).
@@ -413,6 +423,9 @@ if lab.device == "cuda":
     tried |= {"FP16": ("fp16", {}), "FP16, NHWC": ("fp16", {"prefer_nhwc": "1"})}
 profiled = {name: nodes_run(*session) for name, session in tried.items()}
 
+# %% [markdown]
+# Here they are, counted by operator:
+
 # %%
 counts = pd.DataFrame({name: nodes["operator"].value_counts() for name, nodes in profiled.items()})
 counts = counts.fillna(0).astype(int)
@@ -554,6 +567,9 @@ if lab.device == "cuda":
 else:
     print("needs a GPU")
 
+# %% [markdown]
+# What each change is worth, and which kernels the time goes to:
+
 # %%
 if lab.device == "cuda":
     pytorch, graph = "PyTorch's graph", "graph, NHWC"
@@ -618,6 +634,9 @@ stages |= {"as exported": model_path, "exported, as run": optimized(model_path)}
 counts = pd.DataFrame({stage: count_operators(path) for stage, path in stages.items()}).fillna(0).astype(int)
 counts.loc["all operators"] = counts.sum()
 tables.show_table(counts.rename_axis("operator").reset_index(), f"ResNet-18, FP32, {provider}.")
+
+# %% [markdown]
+# What did ONNX Runtime change in the exporter's graph, and where did the batch normalizations go?
 
 # %%
 before, after = counts["as exported"], counts["exported, as run"]
@@ -689,6 +708,10 @@ def time_both(session, images):
     }
 
 
+# %% [markdown]
+# One image, and more of them:
+
+
 # %%
 session = ort.InferenceSession(model_path, providers=[(provider, ieee)])
 batches = [np.zeros((size, 3, 224, 224), np.float32) for size in (1, 64 if lab.device == "cuda" else 4)]
@@ -746,6 +769,9 @@ def opened(options, provider_options):
 opened_options = {name: min((opened(*knob) for _ in range(3)), key=lambda o: o[2]) for name, knob in knobs.items()}
 turns = lab.turns({n: lambda s=s, b=b: s.run_with_iobinding(b) for n, (s, b, _) in opened_options.items()})
 logits = {name: binding.copy_outputs_to_cpu()[0] for name, (_, binding, _) in opened_options.items()}
+
+# %% [markdown]
+# Side by side, each beside the plain session:
 
 # %%
 plain = logits["plain"]
@@ -862,6 +888,8 @@ finally:
     del os.environ["ORT_CUDA_UNAVAILABLE"]
 
 # %% [markdown]
+# An error at the start is cheaper than a bill for GPUs that nobody used.
+#
 # ### The batch is fixed
 #
 # Without `dynamic_shapes` the shape of the example becomes the shape of the model
@@ -891,6 +919,8 @@ session = ort.InferenceSession(dynamic, providers=["CPUExecutionProvider"])
 print(session.get_inputs()[0].shape, "answers with", session.run(None, {INPUT: four})[0].shape)
 
 # %% [markdown]
+# A name where the number was, and four pictures get four answers.
+#
 # ### The array has the wrong type
 #
 # NumPy makes float64 unless told otherwise, and a graph converts nothing by itself.

@@ -79,6 +79,9 @@ scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# Build and execution, from left to right:
+
 # %% tags=["hide-input"]
 stages = [
     ["model.onnx"],
@@ -267,6 +270,8 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
+# A row that is not measured makes no claim, here or anywhere below.
+#
 # ## How fast can it be?
 #
 # However good its kernels, TensorRT has to do the multiplications of the network and to read its weights. The bounds
@@ -387,6 +392,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
+# The more layers of the file a layer of the engine holds, the fewer feature maps go to memory.
+#
 # ## Knobs
 #
 # ### Fixed or dynamic batch, FP32 or FP16
@@ -446,6 +453,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# Both tables are about the ends of the range, which the dynamic engine was not tuned for.
+#
 # ### How hard to search
 #
 # `builder_optimization_level` goes from 0 to 5 and is 3 unless set. Low levels try less and build sooner.
@@ -463,6 +472,9 @@ if runs:
     display(take_turns(levels, "fp16", 1))
 else:
     print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# The same build twice, with an empty timing cache and with one that the first build has filled:
 
 
 # %%
@@ -491,6 +503,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# What TF32 costs in accuracy is in the row of its own label.
+#
 # ## What goes wrong
 #
 # ### FP16 was asked for, and the engine computes in FP32
@@ -578,6 +592,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
+# So wrap these calls once, and never call them bare.
+#
 # ### A dynamic batch without a profile
 #
 # The file leaves the batch open and nobody closes it.
@@ -592,6 +608,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
+# `None` once more; the reason is in the log, for whoever reads it.
+#
 # Add a profile, or fix the shape of the input, as `set_batches` does.
 #
 # ### The engine comes from elsewhere
@@ -618,6 +636,8 @@ else:
 show_source("inference_lib.backends.tensorrt", "TensorRt.versions")
 
 # %% [markdown]
+# An engine whose list differs is built again, whatever its file name says.
+#
 # ### A shape outside of the profile
 #
 # The context answers `False`, and goes on with the shape that it had. Unchecked, that is the previous answer for the
@@ -633,6 +653,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# Check the answer of `set_input_shape` every time, as `execute_async_v3` does not.
+#
 # ## Exercises
 #
 # ```{exercise}

@@ -92,6 +92,9 @@ scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, "cpu", records_dir)  # on a machine with a GPU too, this chapter measures the host
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# The way from a model to its kernels:
+
 # %% tags=["hide-input"]
 stages = [
     ["PyTorch\nmodel"],
@@ -109,6 +112,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
+# Converting comes first.
+#
 # ## Export
 #
 # `torch.export` captures the model, `convert_model` translates it, `save_model` writes two files.
@@ -140,6 +145,8 @@ for precision in ("fp32", "bf16"):
     print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
 
 # %% [markdown]
+# Half of the bytes, and the label is checked on the file itself.
+#
 # ### A look into the file
 #
 # The file is data, and can be read as such. The batch is open, the rest of the shape is fixed.
@@ -259,6 +266,9 @@ tables.show_table(
     notes=sorted({f"{r.title} {PRECISIONS[r.precision].title}: {r.why_not}" for r in records if r.why_not}),
 )
 
+# %% [markdown]
+# In one line for each model:
+
 # %% tags=["nbval-check-output"]
 for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
@@ -343,6 +353,8 @@ bracket.figure(compared.shown("mobilenet_v2"), 1)
 # are. What a compiler can do about it, the section "Why?" shows.
 #
 # ### Where the milliseconds are
+#
+# A CPU has no copies to and fro, so one part should be the whole:
 
 # %%
 compared.parts("mobilenet_v2")
@@ -374,6 +386,8 @@ tables.show_table(
 # the latency hint. The other frameworks have no queue of their own, so back to back means one after the other.
 #
 # ### Larger batches
+#
+# Does a batch help where there are few cores to fill?
 
 # %%
 compared.batches("mobilenet_v2")
@@ -435,6 +449,9 @@ kernels = both.groupby(["precision", "primitiveType"], sort=False)["ms"].agg(["c
 kernels = kernels.sort_values(["precision", "sum"], ascending=False).groupby("precision", sort=False).head(4)
 kernels.columns = ["precision", "kernel", "layers", "ms"]
 tables.show_table(kernels, f"The four kernels that take longest, MobileNetV2, batch 1. {lab.machine_name}.")
+
+# %% [markdown]
+# And all kernels together:
 
 # %%
 sums = both.groupby("precision", sort=False)["ms"].sum()
@@ -514,6 +531,9 @@ optimal = throughput.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 counts = sorted({1, max(1, optimal // 2), optimal, 2 * optimal})
 flying = {f"{count} in flight": images_per_second(throughput, count) for count in counts}
 flying["latency hint, 1 in flight"] = images_per_second(latency, 1)
+
+# %% [markdown]
+# The latency hint with its one request stands below them:
 
 # %%
 plots.show_bars(
@@ -689,6 +709,8 @@ except CourseError as error:
     print(error)
 
 # %% [markdown]
+# An error in one line beats a number under the wrong label.
+#
 # ### The file is half as large as expected
 #
 # `save_model` stores weights in FP16 unless told otherwise
@@ -740,6 +762,8 @@ for name in ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING"):
     print(f"{name}: {latency.get_property(name)} by the hint, {shared.get_property(name)} for one of many processes")
 
 # %% [markdown]
+# Properties tell what became of each request.
+#
 # ### The batch does not fit
 #
 # A model compiled for one image refuses four. It says so, at least:
@@ -750,6 +774,9 @@ try:
     latency([four])
 except RuntimeError as error:
     print(next(line for line in str(error).splitlines() if "incompatible" in line))
+
+# %% [markdown]
+# Compiled for four, it takes four:
 
 # %% tags=["nbval-check-output"]
 print(core.compile_model(static(4), "CPU", fp32)([four])[0].shape)

@@ -88,6 +88,9 @@ scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# The way from a model to machine code:
+
 # %% tags=["hide-input"]
 stages = [
     ["PyTorch\nmodel"],
@@ -106,6 +109,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
+# The first two stations make a graph and loops; the third is what this chapter is about.
+#
 # ## Export
 #
 # `torch.export` traces the model, and `from_exported_program` translates the trace to TVM's graph language, Relax. The
@@ -136,6 +141,8 @@ calls = operations_in(imported)
 print({name: calls[name] for name in ("nn.conv2d", "add", "nn.relu", "nn.max_pool2d", "matmul")})
 
 # %% [markdown]
+# The batch norms are gone, as was to be expected.
+#
 # ### From operations to loops
 #
 # *Legalizing* replaces each operation by a call of a loop program, and *fusing* merges neighbours into one. Both are
@@ -169,6 +176,8 @@ tables.show_table(sizes.rename_axis("").reset_index(), "ResNet-18, before and af
 print(*sorted(v.name_hint for v in fused.get_global_vars())[:6], sep="\n")
 
 # %% [markdown]
+# A convolution, the addition of its bias, the addition of the shortcut and the ReLU: one program, one pass.
+#
 # ### What a loop program is
 #
 # The language is called TensorIR {cite}`tensorir`. This is a linear layer with a ReLU, fused and not scheduled yet:
@@ -240,6 +249,10 @@ def told(turns, name, baseline):
     """Say what the turns allow to say of one beside another."""
     ratio, effect = turns.ratio(name, baseline)[0], turns.effect(name, baseline)
     return "neither faster nor slower" if effect == "none" else f"{max(ratio, 1 / ratio):.1f} times {effect}"
+
+
+# %% [markdown]
+# Three versions of one network, with nothing but the schedule between them:
 
 
 # %%
@@ -352,6 +365,10 @@ def as_exported(workload):
     return lib.open_library(build(get_backend("tvm"), workload))
 
 
+# %% [markdown]
+# Two networks, each compiled with dlight's rules alone and with the course's asked first:
+
+
 # %%
 if lab.device == "cuda":
     tried = [Workload("mobilenet_v2", 8, "fp16", "cuda"), Workload("resnet18", 1, "fp32", "cuda")]
@@ -365,6 +382,8 @@ else:
 shown
 
 # %% [markdown]
+# The effect is the verdict on the ratio within rounds; *none* is one that the noise hides.
+#
 # ## Compile
 #
 # `ApplyDefaultSchedule` offers every loop program to a list of rules, and `tvm.compile` makes machine code of what they
@@ -387,6 +406,8 @@ print(Counter(dtype for dtype, _ in stored))
 print(max(shape for _, shape in stored if len(shape) == 2))
 
 # %% [markdown]
+# The largest of them is the first linear layer's.
+#
 # ## Run
 #
 # A small virtual machine calls the loop programs one after another. It needs neither Python's module nor the schedule,
@@ -420,6 +441,9 @@ if lab.device == "cuda":
     records += lab.benchmark(["tvm"], device="cpu")
 tables.show_agreement(records)
 
+# %% [markdown]
+# In one line for each model:
+
 # %% tags=["nbval-check-output"]
 for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
@@ -445,6 +469,8 @@ for bracket in brackets:
 # :::
 #
 # ## How fast is it?
+#
+# The rivals call libraries: PyTorch and ONNX Runtime, each launched kernel by kernel and as a graph.
 
 # %%
 rivals = ["pytorch", "pytorch-cudagraph", "onnxruntime", "onnxruntime-cudagraph"]
@@ -498,6 +524,8 @@ for bracket in brackets:
 # and there the two networks differ.
 #
 # ### Where the milliseconds are
+#
+# The input has to get to the device and the logits back, whoever wrote the kernels:
 
 # %%
 compared.parts("resnet18", "fp32")
@@ -506,6 +534,8 @@ compared.parts("resnet18", "fp32")
 # The part that a compiler can shorten is the middle one.
 #
 # ### Larger batches
+#
+# What is there to gain from more pictures at once?
 
 # %%
 compared.batches("resnet18", "fp16")
@@ -581,6 +611,8 @@ caption = f"vanilla_cnn, FP32, batch 1. {lab.machine.name('cpu')}."
 tables.show_table(in_turn(targets).table(), caption)
 
 # %% [markdown]
+# What a library that is made for any machine gives away on this one is the effect in the last column.
+#
 # ### Threads
 #
 # TVM brings its own threads, and they spin while they wait. How many? On x86 it takes half of the processors that it
@@ -713,6 +745,8 @@ print("clip:               ", transpositions({k: v for k, v in CONVERTERS.items(
 print("maximum and minimum:", transpositions(CONVERTERS))
 
 # %% [markdown]
+# Two are left: the way in and the way out.
+#
 # Count the operations after each pass. A compiler that cannot do something well does it anyway.
 #
 # ### A vector of 24 numbers
@@ -791,6 +825,8 @@ show_source("inference_lib.backends.tvm.backend", "import_tensor_programs")
 print(get_backend("tvm").versions())
 
 # %% [markdown]
+# These versions are the ones that this page ran with.
+#
 # ## Exercises
 #
 # ```{exercise}

@@ -95,6 +95,9 @@ print(
     f"GPU: {len(select(gpu))} of {len(gpu)} rows measured, {words.machines(gpu)}" if gpu else "GPU: not published yet"
 )
 
+# %% [markdown]
+# Two shelves feed everything on this page:
+
 # %% tags=["hide-input"]
 shelves = ["records of\nthis machine", "records of the\npublished GPU"]
 figure, (axes,) = plots.new_figure(height=1.5)
@@ -182,18 +185,24 @@ def show_boards(model: str) -> None:
 
 # %% [markdown]
 # ### Vanilla CNN
+#
+# The smallest of the three.
 
 # %%
 show_boards("vanilla_cnn")
 
 # %% [markdown]
 # ### ResNet-18
+#
+# Dense convolutions, and most of the arithmetic.
 
 # %%
 show_boards("resnet18")
 
 # %% [markdown]
 # ### MobileNetV2
+#
+# Fewer multiply-adds than ResNet-18, in more operations.
 
 # %%
 show_boards("mobilenet_v2")
@@ -247,6 +256,10 @@ def add_legend(figure, records: list) -> None:
     marks = [Line2D([], [], color=s.color, marker=s.marker, linestyle="") for s in styles.values()]
     if styles:
         figure.legend(marks, styles, loc="outside lower center", ncols=3)
+
+
+# %% [markdown]
+# A bar is the ratio to the loop; where the two met in the same rounds, it is the ratio within them.
 
 
 # %% tags=["hide-input"]
@@ -510,6 +523,9 @@ else:
 # %%
 show_source(pareto_front)
 
+# %% [markdown]
+# Sorted by latency, a row stays if it raises the rate. Over all rows of the page:
+
 
 # %% tags=["hide-input"]
 def coordinates(records: list) -> tuple[list[float], list[float]]:
@@ -570,6 +586,8 @@ front_table = pd.DataFrame(
 tables.show_table(front_table, "The Pareto fronts, the quickest row first.")
 
 # %% [markdown]
+# What is not in this table is beaten by something that is, in latency and in rate at once.
+#
 # ## Memory
 #
 # A GPU that serves several models holds them all. How much of a process is the model itself?
@@ -687,6 +705,9 @@ for model in MODELS:
 # %%
 show_source(break_even)
 
+# %% [markdown]
+# Drawn for ResNet-18, the seconds until the first answer, and what `break_even` says of each row:
+
 
 # %% tags=["hide-input"]
 def pays(record, baseline) -> str:
@@ -752,6 +773,9 @@ tables.show_table(paid, "Inferences until a row has paid for its start.")
 # %%
 bounded = roofline_table(select(gpu), ceilings) if ceilings else pd.DataFrame()
 largest = bounded[bounded["batch"] == bounded["batch"].max()] if len(bounded) else bounded
+
+# %% [markdown]
+# A point for each row, under the roofs of its precision:
 
 # %% tags=["hide-input"]
 figure, (axes,) = plots.new_figure(height=4.6)
@@ -873,6 +897,8 @@ for model, records in loop.items():
         print(f"{model}: mean of 1/t {np.mean(1 / times):.1f}, images over seconds {1 / np.mean(times):.1f}")
 
 # %% [markdown]
+# The first number is always the larger one, and nobody ever gets it.
+#
 # ### Taking "busy" for "full"
 #
 # A GPU is busy while one kernel runs, even if that kernel uses one multiprocessor of many. The same model in the same
@@ -986,6 +1012,8 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 # - A verdict has an interval and can be a tie. Ask how many verdicts a second run repeated.
 # - Same weights, same predictions: check agreement first, then speed decides.
 # - Only rows on the Pareto front are worth considering, and a limit picks one of them.
+# - Eight bits trade accuracy for speed: look at what they lose before you look at what they gain.
+# - Money follows the images per second. Energy has a meter of its own.
 # - A faster start or a faster run: the number of inferences decides.
 # - Choose by a rule over measurements, and keep the reasons.
 #
