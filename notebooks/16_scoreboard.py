@@ -897,7 +897,7 @@ for model, records in loop.items():
         print(f"{model}: mean of 1/t {np.mean(1 / times):.1f}, images over seconds {1 / np.mean(times):.1f}")
 
 # %% [markdown]
-# The first number is always the larger one, and nobody ever gets it.
+# The first number can only be the larger one, and nobody ever gets it.
 #
 # ### Taking "busy" for "full"
 #
