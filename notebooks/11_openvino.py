@@ -438,8 +438,8 @@ tables.show_table(fused, f"Executed layers of MobileNetV2, FP32. {lab.machine_na
 # ### Which kernels?
 #
 # The name of a kernel says what it is for: `dw` is a depthwise convolution, `1x1` one without a neighbourhood, and the
-# end the type of its operands. `avx2` and `avx512` are instructions for vectors of 256 and 512 bits, `amx` instructions
-# that multiply small matrices of 16 or 8 bits.
+# end the type of its operands. `avx2` and `avx512` are instructions for vectors of 256 and 512 bits, `amx` is
+# {term}`AMX`, which multiplies small matrices of 16 or 8 bits.
 
 # %%
 has_bf16 = backend.supports(Workload("mobilenet_v2", 1, "bf16", "cpu")).ok

@@ -282,8 +282,8 @@ glue("12-tuned", told(scheduled, "tuned", "rule") if schedules else "not there f
 # ### On a GPU
 #
 # There, an outer loop becomes a grid of thread blocks, and an inner one the threads. TVM's library of rules is called
-# dlight. Each loop program is offered to the rules in turn, and the first that fits takes it. No GPU is needed to ask
-# which:
+# {term}`dlight`. Each loop program is offered to the rules in turn, and the first that fits takes it. No GPU is needed
+# to ask which:
 
 # %% tags=["nbval-check-output"]
 hopper = lib.cuda_target("sm_90")
@@ -314,7 +314,8 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 # of a block add up each sum of nine products together: almost all of them wait. And `Matmul` leaves tensor cores alone
 # unless there are more than 64 rows, columns and terms. A third does not show here: a thread block of `Matmul` computes
 # a tile of 128 by 128 outputs on tensor cores, and of 32 by 64 without. At batch 1, the last convolutions of a network
-# have 49 pixels, which make so few tiles that most of the GPU has nothing to do.
+# have 49 pixels, which make so few tiles that most of the GPU's {term}`multiprocessors <multiprocessor>` have nothing
+# to do.
 #
 # So the course has three rules that are asked first. This is the one for sums of a few terms; each thread makes one
 # output, and the bias and the ReLU are applied before it is stored:
@@ -586,10 +587,10 @@ tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLO
 # takes it along.
 #
 # The rates are what a library is about. A few tiles for all shapes meet many kernels and a choice among them for each
-# shape. cuDNN also has algorithms that need fewer products, such as Winograd's {cite}`winograd`, and kernels that fetch
-# the next numbers while they multiply the last ones. All of that is for large products, of which ResNet-18 consists.
-# MobileNetV2 consists of thin ones and of depthwise convolutions, with a few terms each, which wait for memory in
-# whatever order they are computed. So look at both networks above before you call a compiler slow.
+# shape. cuDNN also has algorithms that need fewer products, such as {term}`Winograd`'s {cite}`winograd`, and kernels
+# that fetch the next numbers while they multiply the last ones. All of that is for large products, of which ResNet-18
+# consists. MobileNetV2 consists of thin ones and of depthwise convolutions, with a few terms each, which wait for
+# memory in whatever order they are computed. So look at both networks above before you call a compiler slow.
 #
 # ## Knobs
 #

@@ -901,8 +901,8 @@ for model, records in loop.items():
 #
 # ### Taking "busy" for "full"
 #
-# A GPU is busy while one kernel runs, even if that kernel uses one multiprocessor of many. The same model in the same
-# precision at batch 1, run in different ways:
+# A GPU is busy while one kernel runs, even if that kernel uses one {term}`multiprocessor` of many. The same model in
+# the same precision at batch 1, run in different ways:
 
 # %%
 busy = [
