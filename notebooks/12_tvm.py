@@ -411,8 +411,8 @@ print(max(shape for _, shape in stored if len(shape) == 2))
 #
 # ## Run
 #
-# A small virtual machine calls the loop programs one after another. It needs neither Python's module nor the schedule,
-# only the library:
+# A small virtual machine calls the loop programs one after another. It needs neither the PyTorch module nor the
+# schedule, only the library:
 
 # %% tags=["nbval-check-output"]
 machine = relax.VirtualMachine(tvm.runtime.load_module(str(Path(scratch.name) / "small.so")), tvm.cpu())
@@ -521,8 +521,8 @@ for bracket in brackets:
     display(bracket.figure(compared.shown(bracket.model, "fp16"), 1))
 
 # %% [markdown]
-# What a row without a graph has beyond its own graph's bar is launches. What a graph has beyond the band is kernels,
-# and there the two networks differ.
+# What a row without a graph has beyond its own graph's bar is, above all, launches. What a graph has beyond the band is
+# kernels: compare the two networks there, and the two libraries of kernels within each.
 #
 # ### Where the milliseconds are
 #
@@ -746,7 +746,7 @@ print("clip:               ", transpositions({k: v for k, v in CONVERTERS.items(
 print("maximum and minimum:", transpositions(CONVERTERS))
 
 # %% [markdown]
-# Two are left: the way in and the way out.
+# Two are left, instead of one before and one after each `clip`.
 #
 # Count the operations after each pass. A compiler that cannot do something well does it anyway.
 #
