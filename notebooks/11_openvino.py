@@ -206,7 +206,8 @@ fp32 = {"INFERENCE_PRECISION_HINT": "f32"}
 latency = core.compile_model(static(), "CPU", fp32 | {"PERFORMANCE_HINT": "LATENCY"})
 throughput = core.compile_model(static(), "CPU", fp32 | {"PERFORMANCE_HINT": "THROUGHPUT"})
 
-# %% [markdown] `INFERENCE_PRECISION_HINT` says in which precision to compute; why it is always there is shown under
+# %% [markdown]
+# `INFERENCE_PRECISION_HINT` says in which precision to compute; why it is always there is shown under
 # "What goes wrong". What a hint became can be read from the compiled model:
 
 # %%

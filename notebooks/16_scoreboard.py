@@ -647,7 +647,8 @@ table = pd.DataFrame([row for model in MODELS for row in costs(model)])
 forms = {"images/s": "{:,.0f}", "minutes": "{:,.2f}", "price": "{:.4f}"}
 tables.show_table(table, f"A million pictures, copies included. {plots.provenance(select(shown))}", forms)
 
-# %% [markdown] Look at the batches, too: a row that answers whole batches owes what it saves to the batch as much as to
+# %% [markdown]
+# Look at the batches, too: a row that answers whole batches owes what it saves to the batch as much as to
 # the framework.
 #
 # Energy is what the GPU itself took, read from its own counter while it computed batches of one, back to back. (The
