@@ -998,13 +998,13 @@ else:
 # ````{solution} ex-07-example
 # :class: dropdown
 # ```python
-# for images in (1, 2):
-#     example, shapes = torch.zeros(images, 3, 224, 224), ({0: torch.export.Dim("batch")},)
+# for size in (1, 2):
+#     example, shapes = torch.zeros(size, 3, 224, 224), ({0: torch.export.Dim("batch")},)
 #     try:
 #         exported_program = torch.export.export(load_pretrained("vanilla_cnn"), (example,), dynamic_shapes=shapes)
-#         print(f"example of {images}: batches in", *exported_program.range_constraints.values())
+#         print(f"example of {size}: batches in", *exported_program.range_constraints.values())
 #     except Exception as error:
-#         print(f"example of {images}: refused, {type(error).__name__}")
+#         print(f"example of {size}: refused, {type(error).__name__}")
 # ```
 # A size of one broadcasts, and a size of zero makes everything empty, so `torch.export` treats both as special cases
 # that deserve a trace of their own, and two stands for every size above one. Where the example of one is refused, the
@@ -1048,7 +1048,7 @@ else:
 #     def count(session):
 #         runs, end = 0, time.perf_counter() + seconds
 #         while time.perf_counter() < end:
-#             session.run(None, {INPUT: images})
+#             session.run(None, {INPUT: picture})
 #             runs += 1
 #         return runs / seconds
 #
