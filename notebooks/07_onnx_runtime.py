@@ -1006,8 +1006,9 @@ else:
 #     except Exception as error:
 #         print(f"example of {size}: refused, {type(error).__name__}")
 # ```
-# A size of one broadcasts, and a size of zero makes everything empty, so `torch.export` treats both as special cases
-# that deserve a trace of their own, and two stands for every size above one. Where the example of one is refused, the
+# The range that is printed has no upper end. A size of one broadcasts, and a size of zero makes everything empty, so
+# `torch.export` treats both as special cases that deserve a trace of their own, and an example of two stands for all
+# the others. Where the example of one is refused, the
 # batch was marked as dynamic and the trace had made it the constant 1. `torch.onnx.export` asks it not to be so
 # careful, and succeeds with one image in recent versions.
 # ````

@@ -431,10 +431,15 @@ made = Counter(origin or "(a change of layout)" for origin in origins)
 fused = pd.DataFrame(made.most_common(), columns=["made of", "layers"])
 tables.show_table(fused, f"Executed layers of MobileNetV2, FP32. {lab.machine_name}.")
 
+# %% tags=["remove-cell"]
+glue("11-layers", len(executed))
+glue("11-fused", sum("+" in origin for origin in origins))
+
 # %% [markdown]
-# A convolution takes its bias, its ReLU6 and the shortcut of a residual block with it: the result is finished while
-# it is still in registers or in the nearest cache. PyTorch's loop writes every intermediate result to memory and reads
-# it again for the next operation. The last layer, a matrix product with its bias, is known by its `Add` alone.
+# Of {glue:text}`11-layers` layers, {glue:text}`11-fused` hold several operations of the file: a convolution with its
+# bias, its ReLU6 or the shortcut of a residual block. There the result is finished while it is still in registers or in
+# the nearest cache. PyTorch's loop writes every intermediate result to memory and reads it again for the next
+# operation. The last layer, a matrix product with its bias, is known by its `Add` alone.
 #
 # ### Which kernels?
 #
