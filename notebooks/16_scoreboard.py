@@ -638,7 +638,7 @@ def costs(model) -> list[dict]:
     """Return the rows of one model."""
     ranked = choose(shown, model, goal="throughput", allow_int8=True).ranked
     eight = [r for r in ranked if PRECISIONS[r.precision].calibrated]
-    more = [r for r in ranked if r not in eight]
+    more = [r for r in ranked if not PRECISIONS[r.precision].calibrated]
     named = {"cheapest": more[:3], "in eight bits": eight[:1], "the loop": loop[model]}
     return [cost(record, what) for what, records in named.items() for record in records]
 
