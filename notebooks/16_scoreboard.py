@@ -555,6 +555,7 @@ for model, panel in panels.items():
 panels["vanilla_cnn"].set_ylabel("images per second, end to end")
 add_legend(figure, select(shown))
 for panel in panels.values():
+    plots.plain_ticks(panel, "x")
     labels.spread(panel, first=135)  # above and to the left of the front
 plots.show_figure(
     figure,
