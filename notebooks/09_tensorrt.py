@@ -46,8 +46,7 @@
 # at hand, and writes the result to a file, the *engine*. A build takes seconds to minutes. The program that serves
 # the model only loads the engine and executes it.
 #
-# The price is in that sentence: the engine holds for this GPU, this version of TensorRT, these shapes
-# {cite}`tensorrt`.
+# The price: an engine holds for this GPU, this version of TensorRT and these shapes {cite}`tensorrt`.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -275,8 +274,8 @@ for model in MODELS:
 # ## How fast can it be?
 #
 # However good its kernels, TensorRT has to do the multiplications of the network and to read its weights. The bounds
-# are those of the [chapter on where the time goes](03_where_the_time_goes): the lower one with all traffic fused away
-# but the last, the upper one with operations that run one by one at the ceilings.
+# are those of the [chapter on where the time goes](03_where_the_time_goes): the lower one with no traffic but what
+# every program needs, the upper one with operations that run one by one at the ceilings.
 
 # %%
 bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
@@ -453,7 +452,7 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
-# Both tables are about the ends of the range, which the dynamic engine was not tuned for.
+# A table is made for each end of the range; the dynamic engine was tuned for its middle.
 #
 # ### How hard to search
 #

@@ -281,8 +281,8 @@ for model in MODELS:
 # ## How fast can it be?
 #
 # The kernels are TensorRT's, and the bounds those of every program that does the same multiplications
-# ([where the time goes](03_where_the_time_goes)): all traffic fused away but the last, or operations one by one at the
-# ceilings.
+# ([where the time goes](03_where_the_time_goes)): with no traffic but what every program needs, or with operations that
+# run one by one at the ceilings.
 
 # %%
 bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
