@@ -165,7 +165,7 @@ rows = [{"option": name, "default": str(value), "what it does": text} for name, 
 tables.show_table(pd.DataFrame(rows), "Options of torch_tensorrt.dynamo.compile.")
 
 # %% [markdown]
-# Read a default twice before you believe that it is off.
+# Defaults change between versions. For another one than this, look them up again.
 #
 # ### The graph that is compiled
 #
@@ -290,8 +290,8 @@ bracket.table((1, 256))
 
 # %% [markdown]
 # Guess before you read on. The eager module launches every operation by itself. At batch 1, how many times the lower
-# bound does it take, and how many times does its CUDA graph? What lies between the two is what fewer launches can save;
-# the rest is left to better kernels.
+# bound does it take, and how many times does its CUDA graph? What lies between the two is, above all, what fewer
+# launches can save; the rest is left to better kernels.
 #
 # :::{dropdown} What was measured
 # {glue:text}`10-gap`; copies are not counted. {glue:text}`10-verdict`. On a laptop's GPU with other versions, the first
@@ -322,8 +322,8 @@ reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_
 glue("10-reference", f"{reference['Torch-TensorRT'] / reference['PyTorch']:.1f}")
 
 # %% [markdown]
-# The eager module and its graph run the same network. What the graph's bar is shorter by is waiting for launches; what
-# it still has beyond the band is in the kernels.
+# What the graph's bar is shorter by is, above all, waiting for launches (its convolutions take their ReLU along, too).
+# What it still has beyond the band is in the kernels.
 #
 # (section-10-contribute)=
 # ### On readers' machines
