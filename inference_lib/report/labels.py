@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
+from matplotlib.transforms import BboxBase
 
 DISTANCES = (6, 12, 20, 30, 42, 56)
 """From a point to its label, in points; a near place is better than a far one."""
@@ -33,7 +34,7 @@ def spread(axes: Axes, first: int = 0) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
-    taken = []
+    taken: list[BboxBase] = []
     for label in [child for child in axes.texts if isinstance(child, Annotation)]:
         for across, up, aside, above in places(first):
             label.set_position((across, up))
