@@ -351,7 +351,7 @@ compared.batches("resnet18", "fp16")
 # PyTorch's profiler records every kernel that the process runs on the GPU, those of ONNX Runtime too. A kernel's name
 # says what it is for: products, a change of the memory *layout*, a copy, or the rest, which is element-wise work and
 # pooling. The layout is the order of a feature map in memory: NCHW (a whole channel after the other) or NHWC (all
-# channels of a pixel together, *channels-last*), which is what tensor cores read.
+# channels of a pixel together, *channels-last*), which is what {term}`tensor cores <tensor core>` read.
 
 # %%
 KINDS = {
@@ -482,9 +482,9 @@ else:
 # Where the GPU works for a small part of a call, the caller waits for the host, which launches one kernel after the
 # other. There the number of kernels counts, not their bytes.
 #
-# **IOBinding against `run()`, batch 1.** Two things differ: who copies, and on which *stream* the session works. (A
-# stream is a queue of the GPU's work.) The course lends the session a stream of its own, so that its copies and the
-# kernels are in one queue. Each is tried apart, and all take turns.
+# **IOBinding against `run()`, batch 1.** Two things differ: who copies, and on which {term}`stream` the session works.
+# The course lends the session a stream of its own, so that its copies and the kernels are in one queue. Each is tried
+# apart, and all take turns.
 
 
 # %%
@@ -520,7 +520,7 @@ else:
 # %% [markdown]
 # The difference between IOBinding and `run()` is what its copies cost more or less, plus what lending the stream costs.
 # At batch 1 the copies are short, and what the host does around them is what counts; with a large batch there is more
-# to copy, and *pinned* memory, which the copy engine reads without a detour, has something to gain.
+# to copy, and {term}`pinned memory`, which the copy engine reads without a detour, has something to gain.
 #
 # **The graphs at the largest batch, FP16.** ONNX Runtime's graph differs from its IOBinding in two things: the kernels
 # are captured, and convolutions are in NHWC. Here is each with and without the other, and PyTorch's graph beside them,

@@ -766,11 +766,10 @@ tables.show_table(paid, "Inferences until a row has paid for its start.")
 # (section-16-roofline)=
 # ## What the hardware would allow
 #
-# A roofline bounds every row {cite}`roofline`: a network cannot be computed faster than its arithmetic at the machine's
-# highest rate, nor faster than its memory traffic at the machine's highest bandwidth. Both ceilings are measured, with
-# a large matrix product and a large copy. The traffic is counted twice: as if every operation wrote
-# its result to memory (nothing fused), and as if nothing but the images, the weights and the answers crossed the bus
-# (all fused). A program that does these multiplications gets past the first bound by fusing, and not past the second.
+# The {term}`roofline` of [chapter 03](03_where_the_time_goes) bounds every row twice {cite}`roofline`: with the traffic
+# of operations that run one by one, each writing its result to memory (*unfused*), and with the images, the weights and
+# the answers alone (*fused*). A program that does these multiplications gets past the first bound by fusing, and not
+# past the second.
 
 # %%
 bounded = roofline_table(select(gpu), ceilings) if ceilings else pd.DataFrame()
@@ -888,9 +887,9 @@ tables.show_table(reasons, "Excluded, and why.")
 #
 # ### Averaging frames per second
 #
-# Time each call, invert each time, average: the result is too large whenever latency varies, because a quick call
-# weighs more than a slow one. Frames per second are images over seconds. The stored distribution of the reference
-# loop shows the difference:
+# Time each call, invert each time, average: the result is too large whenever latency varies ([chapter
+# 02](02_measuring_inference) has it among its mistakes). Frames per second are images over seconds. The stored
+# distribution of the reference loop shows the difference:
 
 # %%
 for model, records in loop.items():
@@ -903,7 +902,8 @@ for model, records in loop.items():
 #
 # ### Taking "busy" for "full"
 #
-# A GPU is busy while one kernel runs, even if that kernel uses one {term}`multiprocessor` of many. The same model in
+# A GPU is busy while one kernel runs, even if that kernel uses one {term}`multiprocessor` of many; [chapter
+# 03](03_where_the_time_goes) shows how little it may be doing. The same model in
 # the same precision at batch 1, run in different ways:
 
 # %%
