@@ -903,8 +903,8 @@ for model, records in loop.items():
 # ### Taking "busy" for "full"
 #
 # A GPU is busy while one kernel runs, even if that kernel uses one {term}`multiprocessor` of many; [chapter
-# 03](03_where_the_time_goes) shows how little it may be doing. The same model in
-# the same precision at batch 1, run in different ways:
+# 03](03_where_the_time_goes) shows how little it may be doing. The same model in the same precision at batch 1, run in
+# different ways:
 
 # %%
 busy = [
