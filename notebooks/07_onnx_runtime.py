@@ -319,9 +319,9 @@ for size in sizes:
     display(bracket.figure(compared.shown("resnet18", "fp16"), size))
 
 # %% [markdown]
-# A bar beyond the band loses time to what the roofline does not know: launches that the GPU waits for, and kernels that
-# do not reach the ceilings, because one picture gives them too little to do or because they are not the best for the
-# shape. A bar inside it fuses less than everything. The profiles further down tell these apart.
+# A mark beyond the band loses time to what the roofline does not know: launches that the GPU waits for, and kernels
+# that do not reach the ceilings, because one picture gives them too little to do or because they are not the best for
+# the shape. One inside it fuses less than everything. The profiles further down tell these apart.
 #
 # ### Where the milliseconds are
 #

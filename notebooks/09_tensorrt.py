@@ -315,7 +315,7 @@ reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_
 glue("09-reference", f"{reference['TensorRT'] / reference['ONNX']:.1f}")
 
 # %% [markdown]
-# A CUDA graph takes the launches off the host, so what its bar has beyond the band is on the device. There is a kernel
+# A CUDA graph takes the launches off the host, so what keeps its mark from the band is on the device. There is a kernel
 # for each of the twenty convolutions at least, each has a beginning and an end in which the GPU is not full, and one
 # picture may not fill it in between, either.
 #

@@ -322,8 +322,8 @@ reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_
 glue("10-reference", f"{reference['Torch-TensorRT'] / reference['PyTorch']:.1f}")
 
 # %% [markdown]
-# What the graph's bar is shorter by is, above all, waiting for launches (its convolutions take their ReLU along, too).
-# What it still has beyond the band is in the kernels.
+# What the graph is quicker by is, above all, waiting for launches (its convolutions take their ReLU along, too). What
+# still keeps it from the band is in the kernels.
 #
 # (section-10-contribute)=
 # ### On readers' machines

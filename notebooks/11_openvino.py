@@ -349,9 +349,9 @@ glue("11-gap", bracket.gap([row for rows in one.values() for row in rows]))
 bracket.figure(compared.shown("mobilenet_v2"), 1)
 
 # %% [markdown]
-# On a CPU the one who asks for an operation is the one who computes it, so nothing waits for a launch. A bar beyond the
-# band has kernels that are slower than a large matrix product and a large copy, as those of a network of thin layers
-# are. What a compiler can do about it, the section "Why?" shows.
+# On a CPU the one who asks for an operation is the one who computes it, so nothing waits for a launch. A mark beyond
+# the band has kernels that are slower than a large matrix product and a large copy, as those of a network of thin
+# layers are. What a compiler can do about it, the section "Why?" shows.
 #
 # ### Where the milliseconds are
 #

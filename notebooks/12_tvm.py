@@ -521,8 +521,8 @@ for bracket in brackets:
     display(bracket.figure(compared.shown(bracket.model, "fp16"), 1))
 
 # %% [markdown]
-# What a row without a graph has beyond its own graph's bar is, above all, launches. What a graph has beyond the band is
-# kernels: compare the two networks there, and the two libraries of kernels within each.
+# Between a row and its own graph lie, above all, launches. Between a graph and the band lie kernels: compare the two
+# networks there, and the two libraries of kernels within each.
 #
 # ### Where the milliseconds are
 #
