@@ -18,8 +18,10 @@ LEAST = {"benchmark ": "benchmark --profile smoke ", "open_lab()": 'open_lab("sm
 
 
 @pytest.mark.slow
-def test_every_command_of_the_quick_start_works(tmp_path: Path) -> None:
-    (tmp_path / ".venv").symlink_to(sys.prefix)
+def test_every_command_of_the_quick_start_works(tmp_path: Path, root: Path) -> None:
+    root.mkdir(exist_ok=True)
+    for name, there in {".venv": Path(sys.prefix), "artifacts": root}.items():
+        (tmp_path / name).symlink_to(there)
     settings = {"INFERENCE_ROOT": str(tmp_path), "INFERENCE_DATA": str(paths.DATA), "PYTHONPATH": str(paths.ROOT)}
     steps = listings(PAGE)
     assert steps[0].code == INSTALL
