@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from inference_lib import commands
-from inference_lib.commands.options import EXIT_ERROR
+from inference_lib.commands.options import EXIT_ERROR, see_one_gpu
 from inference_lib.support import environment
 from inference_lib.support.errors import CourseError
 
@@ -64,6 +64,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         options = parser(given).parse_args(given)
     except SystemExit as done:  # help was printed, or what is wrong with the arguments
         return int(done.code or 0)
+    see_one_gpu(options)
     return options.run_command(options) or 0
 
 

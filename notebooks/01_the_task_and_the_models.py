@@ -13,8 +13,10 @@
 # %% [markdown]
 # # The task and the models
 #
-# One task, three trained networks, and what each of them has to compute: everything after this chapter makes these
-# three networks answer faster.
+# What exactly is going to be made faster here, and how would I notice that I had broken it?
+#
+# One task and three trained networks: everything after this chapter makes these three answer faster, and checks that
+# their answers stay.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -60,7 +62,9 @@ import json
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import safe_open
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference_lib import MODELS, load_pretrained, open_lab
@@ -129,15 +133,20 @@ plots.show_figure(
 # and repeat the grey channel three times, because the networks expect colours.
 
 # %%
-show_source("inference_lib.zoo.fashion_mnist", "preprocess")
+grey = torch.from_numpy(pictures[:64])
+normalized = (grey.float() / 255 - MEAN) / STD
+enlarged = F.interpolate(normalized[:, None], (224, 224), mode="bilinear", align_corners=False)
+by_hand = enlarged.expand(-1, 3, -1, -1)
 
-# %%
-show_source("inference_lib.zoo.fashion_mnist", "enlarge")
+# %% [markdown]
+# The course's `preprocess` does the same, refuses what is no picture of this kind, and rounds to FP16 where that is
+# asked for:
 
 # %% tags=["nbval-check-output"]
 batch = preprocess(pictures[:64])
 print(f"{batch.shape} {batch.dtype}, mean {batch.mean():.2f}, standard deviation {batch.std():.2f}")
 print(f"one picture: {pictures[0].nbytes} bytes, one input: {batch[0].nbytes} bytes")
+print("the same as by hand:", np.array_equal(batch, by_hand.numpy()))
 
 # %% [markdown]
 # The order is N x C x H x W: picture, channel, row, column. The input is much larger than the picture, and in most
@@ -153,19 +162,27 @@ print(f"one picture: {pictures[0].nbytes} bytes, one input: {batch[0].nbytes} by
 # %%
 show_source("inference_lib.zoo.networks", "_block")
 
+# %% [markdown]
+# Three of them, and two linear layers, are the network:
+
 # %%
 show_source("inference_lib.zoo.networks", "VanillaCNN.__init__")
 
 # %% [markdown]
+# The first convolution is large and takes big steps, so everything after it is small.
+#
 # ### ResNet-18: add the input back
 #
 # A residual block computes a correction to its input and adds it {cite}`resnet`. Its 3 x 3 convolutions mix every
 # channel with every other: much arithmetic for each value that is read or written. Eight such blocks make ResNet-18.
+# This is torchvision's:
 
 # %%
 show_source("torchvision.models.resnet", "BasicBlock.forward")
 
 # %% [markdown]
+# `identity` is the input, and the line before the last adds it.
+#
 # ### MobileNetV2: expand, filter, project
 #
 # An inverted residual splits a convolution in three {cite}`mobilenet_v2`: a 1 x 1 convolution to six times the
@@ -177,6 +194,8 @@ show_source("torchvision.models.resnet", "BasicBlock.forward")
 show_source("torchvision.models.mobilenetv2", "InvertedResidual")
 
 # %% [markdown]
+# Where the sizes fit, the input is added here, too.
+#
 # ### What each has to do for one picture
 #
 # Four counts, each exact and the same on every machine:
@@ -237,25 +256,67 @@ assert (mobilenet > resnet)[["activations", "layers"]].all(), "the text says tha
 # MobileNetV2 does {glue:text}`01-fewer-multiply-adds` times fewer multiply-adds than ResNet-18. It also writes
 # {glue:text}`01-more-activations` times more activations, in {glue:text}`01-more-layers` times as many layers.
 #
-# ```{admonition} Predict, then measure
+# ### Which of the two is faster?
+#
+# The counts bound the answer. If arithmetic were all that takes time, MobileNetV2 would answer
+# {glue:text}`01-fewer-multiply-adds` times as fast as ResNet-18. If it were the writing of activations, it would take
+# {glue:text}`01-more-activations` times as long. A mixture of the two lies in between.
+#
+# ```{admonition} Guess
 # :class: tip
-# Which of the two will be faster at batch 1 on a large GPU, and on a CPU? Arithmetic speaks for MobileNetV2, memory
-# traffic and the number of launches speak for ResNet-18. Write your guess down; the [scoreboard](16_scoreboard) has
-# the answer.
+# On the machine that you have, one picture at a time: which of the two is faster, and by how much? Write it down, for a
+# large GPU as well.
 # ```
+#
+# :::{dropdown} The answer, where this page was made
+# {glue:text}`01-answer`.
+# :::
+#
+# The measurement calls the plain models, as PyTorch runs them, in turns. ([Measuring
+# inference](02_measuring_inference) is about why a stopwatch would not do.)
+
+# %%
+one = torch.from_numpy(batch[:1]).to(lab.device)
+rivals = {name: models[name].to(lab.device) for name in ("resnet18", "mobilenet_v2")}
+turns = lab.turns({name: torch.inference_mode()(lambda m=model: m(one)) for name, model in rivals.items()})
+tables.show_table(turns.table(), f"One picture, FP32, the input on the device already. {lab.machine_name}.")
+
+# %% tags=["remove-cell"]
+ratio, low, high = turns.ratio("mobilenet_v2", "resnet18")
+fewer = resnet["multiply-adds"] / mobilenet["multiply-adds"]
+more = max(mobilenet[kind] / resnet[kind] for kind in ("activations", "layers"))
+inside = "between the bounds" if 1 / more <= ratio <= fewer else "outside of the bounds: something else takes the time"
+glue("01-answer", f"On {lab.machine_name}, MobileNetV2 is {ratio:.2f} times as fast as ResNet-18, {inside}")
+
+# %% [markdown]
+# So neither count alone says how fast a network is. [Where the time goes](03_where_the_time_goes) takes the answer
+# apart, and the [scoreboard](16_scoreboard) has it for every framework.
 #
 # ## The weights
 #
 # The trained weights come with the course, one file a model. The format is safetensors: a header that names every
-# tensor, its type and its place, then the bytes. Unlike a pickle, it cannot run code when it is read.
-#
+# tensor, its type and its place, then the bytes. Unlike a pickle, it cannot run code when it is read, and one tensor
+# can be looked at without reading the others:
+
+# %% tags=["nbval-check-output"]
+with safe_open(PRETRAINED / "vanilla_cnn.safetensors", "pt") as weights:
+    for name in list(weights.keys())[:4]:
+        stored = weights.get_slice(name)
+        print(f"{name}: {stored.get_dtype()}, {stored.get_shape()}")
+
+# %% [markdown]
 # Weights of convolutions and linear layers are stored in FP16, which halves the files. All accuracies in this book
 # are those of the rounded weights, the FP32 rows' too. So an FP16 row loses nothing to the rounding of its weights,
-# only to that of its activations: with weights of your own, expect a little more. A checksum (SHA-256) says whether a
-# file is the one that was measured.
+# only to that of its activations: with weights of your own, expect a little more.
+#
+# A checksum (SHA-256) says whether a file is the one that was measured. `load_pretrained` compares it before it fills a
+# model with the weights:
 
 # %%
 show_source(load_pretrained)
+
+# %% [markdown]
+# These are the files of this edition:
 
 # %% tags=["nbval-check-output"]
 for name in MODELS:
@@ -269,7 +330,9 @@ for name in MODELS:
 # and a moving average of the weights. Where not all epochs are at full size, the first ones see pictures of half the
 # height and width, at a quarter of the cost; a curve may jump where the size changes.
 #
-# The 60,000 training pictures were split at random, by a seed, into 55,000 for training and 5,000 for validation.
+# The 60,000 training pictures were split at random, by a seed, into 55,000 for training and 5,000 for validation. You
+# can train them again: `python -m inference_lib train vanilla_cnn`, with `--device cpu --limit 5000 --epochs 3` where
+# there is no GPU.
 
 # %%
 histories = {name: json.loads((PRETRAINED / f"{name}.history.json").read_text()) for name in MODELS}
@@ -473,8 +536,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# Look at the pictures: would you have known, at 28 x 28 pixels? No framework will mend that, and none must make it
-# worse.
+# Look at the pictures: would you have known, at 28 x 28 pixels? No framework will mend that, and no framework may make
+# it worse.
 #
 # ## What goes wrong
 #
@@ -552,57 +615,89 @@ for batch_size in (64, 1):
 # ## Exercises
 #
 # ```{exercise}
-# :label: ex-01-train
-# Train the vanilla CNN again from the command line, with few pictures if you have no GPU, and compare your weights
-# with the ones of the course on the test set.
-# ```
-#
-# ```{solution} ex-01-train
-# :class: dropdown
-# With a GPU:
-#
-#     python -m inference_lib train vanilla_cnn
-#
-# Without one, a few minutes' worth:
-#
-#     python -m inference_lib train vanilla_cnn --device cpu --limit 5000 --epochs 3
-#
-# The command prints both accuracies and writes weights, checksum and learning curve to `_build/trained`.
-# `load_pretrained("vanilla_cnn", Path("_build/trained"))` loads them. The weights differ from the course's even with
-# the same seed on a GPU, where sums are made in no fixed order; the accuracies should agree within the error of the
-# sample.
-# ```
-#
-# ```{exercise}
 # :label: ex-01-count
 # Count the multiply-adds of the vanilla CNN's first convolution by hand: 32 filters of 3 x 11 x 11 weights, stride 4,
 # padding 5, on 224 x 224 pixels. Then let PyTorch check you.
 # ```
 #
-# ```{solution} ex-01-count
+# ````{solution} ex-01-count
 # :class: dropdown
-# With padding 5 and stride 4 the output is (224 + 2 * 5 - 11) // 4 + 1 = 56 pixels wide and high. Each of its 32 x 56
-# x 56 values takes 3 x 11 x 11 multiply-adds:
+# With padding 5 and stride 4 the output is (224 + 2 * 5 - 11) // 4 + 1 = 56 pixels wide and high. Each of its 32 x 56 x
+# 56 values takes 3 x 11 x 11 multiply-adds:
 #
-#     convolution = load_pretrained("vanilla_cnn").features[0]
-#     with FlopCounterMode(display=False) as counter:
-#         convolution(torch.zeros(1, 3, 224, 224))
-#     print(32 * 56 * 56 * 3 * 11 * 11, counter.get_total_flops() // 2)
+# ```python
+# convolution = load_pretrained("vanilla_cnn").features[0]
+# with FlopCounterMode(display=False) as counter:
+#     convolution(torch.zeros(1, 3, 224, 224))
+# print(32 * 56 * 56 * 3 * 11 * 11, counter.get_total_flops() // 2)
 # ```
+#
+# The two numbers are the same: a count is exact, and it is the same on every machine.
+# ````
 #
 # ```{exercise}
 # :label: ex-01-traffic
 # Divide the multiply-adds of each model by its parameters plus activations. Which model does the least work for each
-# value that it moves? What does that suggest about a GPU whose arithmetic is much faster than its memory?
+# value that it moves? Does a batch of 64 change the order?
 # ```
 #
-# ```{solution} ex-01-traffic
+# ````{solution} ex-01-traffic
 # :class: dropdown
-#     counts["multiply-adds"] / (counts["parameters"] + counts["activations"])
-#
-# The lowest ratio waits for memory first. At larger batches the parameters are shared by all pictures, so the ratio
-# of multiply-adds to activations alone counts more and more. The roofline makes a law of this {cite}`roofline`.
+# ```python
+# for pictures_at_once in (1, 64):
+#     moved = counts["parameters"] / pictures_at_once + counts["activations"]
+#     print(pictures_at_once, (counts["multiply-adds"] / moved).round(1).to_dict())
 # ```
+#
+# The lowest ratio waits for memory first, on a machine whose arithmetic is much faster than its memory. In a batch the
+# parameters are shared by all pictures, so networks with many parameters gain most. The roofline makes a law of this
+# {cite}`roofline`.
+# ````
+#
+# ```{exercise}
+# :label: ex-01-sample
+# How many test pictures does it take until the half width of the interval is one point, and half a point, for a network
+# that is right on 95 % of them? Then draw samples of that size from the vanilla CNN's answers: how often does the
+# interval hold the accuracy of all that were checked here?
+# ```
+#
+# ````{solution} ex-01-sample
+# :class: dropdown
+# ```python
+# for points in (1.0, 0.5):
+#     print(f"+- {points} points: {1.96**2 * 0.95 * 0.05 / (points / 100) ** 2:,.0f} pictures")
+#
+# random = np.random.default_rng(0)
+# right = logits["vanilla_cnn"].argmax(axis=1) == truth
+# held = 0
+# for _ in range(500):
+#     share = random.choice(right, 300).mean()
+#     held += abs(share - right.mean()) <= 1.96 * np.sqrt(share * (1 - share) / 300)
+# print(f"the interval of 300 pictures held in {held / 5:.0f} % of 500 draws")
+# ```
+#
+# Half the width takes four times the pictures. A comparison of two networks on the same pictures needs fewer, because
+# most pictures are easy for both: the [chapter on quantization](13_quantization) does that.
+# ````
+#
+# ```{exercise}
+# :label: ex-01-swap
+# How much would a logit have to be wrong until a class is lost? Compute, for ResNet-18, the share of pictures whose two
+# largest logits are closer than 0.1.
+# ```
+#
+# ````{solution} ex-01-swap
+# :class: dropdown
+# ```python
+# top = torch.from_numpy(logits["resnet18"]).topk(2).values
+# gap = top[:, 0] - top[:, 1]
+# for width in (0.001, 0.01, 0.1, 1.0):
+#     print(f"closer than {width}: {(gap < width).float().mean():.2%} of the pictures")
+# ```
+#
+# Only these can change their class when every logit is off by half as much. That is why a small difference of logits
+# leaves nearly all predictions alone, and why agreement is reported beside it.
+# ````
 #
 # ## Key points
 #

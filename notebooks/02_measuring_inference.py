@@ -13,9 +13,10 @@
 # %% [markdown]
 # # Measuring inference
 #
-# How do you know that it is faster? A stopwatch is three lines of Python, and most of what it shows is wrong. This
-# chapter makes eleven mistakes on purpose and measures what each one costs. Then it shows the twelfth, which no
-# stopwatch can show and which this course has made itself, and the design that came out of it.
+# How do you know that it is faster?
+#
+# A stopwatch is three lines of Python, and eleven mistakes with it, each measured, lead to a twelfth that no stopwatch
+# can show, and to the design by which this course measures.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -50,6 +51,9 @@
 # It runs, it prints a plausible number, and no test will ever fail because of it. What it prints depends on what the
 # GPU was doing, on what ran before, on the garbage collector, and on how long the chip had been idle.
 #
+# This chapter makes eleven such mistakes on purpose and measures what each one costs. Then it shows the twelfth, which
+# this course has made itself.
+#
 # Two programs are at work: Python fills a queue, and the device empties it. Most mistakes come from reading one
 # program's clock and believing that it is the other's.
 
@@ -82,6 +86,7 @@ from inference_lib.measure import timing
 from inference_lib.measure.benchmark import WAITED_PERCENT
 from inference_lib.measure.gpu import wake_clocks
 from inference_lib.measure.profiles import PROFILES
+from inference_lib.measure.roofline import attainable, ceilings, work_of
 from inference_lib.measure.threads import scheduled
 from inference_lib.measure.throughput import time_throughput
 from inference_lib.measure.turns import ROUNDS, Turns, take_turns
@@ -171,6 +176,17 @@ def compare_calls(mistake, wrong, mended):
 
 
 # %% [markdown]
+# ```{admonition} Guess
+# :class: tip
+# The clock read too early, no warm-up, the mean of the rates, copies on one side only, cold clocks, TF32 by accident, a
+# meter in the loop, the garbage collector, too few samples, a p99 of a hundred, one input for all calls: which of the
+# eleven changes the number most, and by which factor?
+# ```
+#
+# :::{dropdown} The answer, where this page was made
+# *{glue:text}`02-worst`*, by a factor of {glue:text}`02-worst-factor`. The ledger below has all of them.
+# :::
+#
 # ## Eleven mistakes
 #
 # ### 1. Reading the clock before the work is done
@@ -1009,12 +1025,29 @@ tables.show_table(
 # the host's clock may be read:
 
 # %%
-show_source("inference_lib.measure.cell", "Cell._infer")
+start = time.perf_counter()
+runner.infer(inputs[0])
+print(f"end to end: {(time.perf_counter() - start) * 1e3:.3f} ms")
 
 # %% [markdown]
-# *Device time* is the model alone, between two CUDA events: marks in the device's own queue, which the device stamps
-# when it gets there. The cache is flushed before, as often as it takes for Python to queue the whole model meanwhile,
-# so that no launch is in the number (a framework that waits for the device while it launches keeps its gaps):
+# *Device time* is the model alone, between two {term}`CUDA events <CUDA event>`: marks in the device's own queue, which
+# the device stamps when it gets there.
+
+# %%
+if on_gpu:
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    before.record(runner.stream)
+    runner.compute()
+    after.record(runner.stream)
+    after.synchronize()
+    print(f"on the device: {before.elapsed_time(after):.3f} ms")
+else:
+    print("needs a GPU; on a CPU the host's clock is read")
+
+# %% [markdown]
+# Each of these is a single sample. The course's own series flushes the cache before, as often as it takes for Python to
+# queue the whole model meanwhile, so that no launch is in the number (a framework that waits for the device while it
+# launches keeps its gaps):
 
 # %%
 show_source("inference_lib.measure.cell", "Cell._device_time")
@@ -1045,8 +1078,8 @@ narrower = sum(device < end for end, device in told)
 glue("02-narrower", f"{narrower} of {len(told)}" if told else words.NOT_MEASURED)
 
 # %% [markdown]
-# Rows in which the interval of the device time is the narrower of the two: {glue:text}`02-narrower`. The host drifts,
-# and the device does not see it.
+# Rows in which the interval of the device time is the narrower of the two: {glue:text}`02-narrower`. Where the host
+# drifts, only the end-to-end time sees it.
 #
 # ### Disturbed
 #
@@ -1126,13 +1159,26 @@ plots.show_figure(
 # %%
 show_source(time_throughput)
 
+# %% [markdown]
+# What can it be? A queue that is never empty delivers at least what one caller after the other gets, the inverse of the
+# latency, unless queueing itself costs something. It delivers at most what the machine's arithmetic and memory allow;
+# [the next chapter](03_where_the_time_goes) shows how that is computed. Where between the two do you expect it?
+
 # %%
 latency = lab.time(infer).p50
+fps = 1e3 / latency
+ceiling = attainable(work_of(model, 1, precision), ceilings(lab.device), precision, "fused")
+print(f"latency    {latency:.3f} ms, its inverse {fps:,.0f} images/s")
+print(f"at most    {ceiling:,.0f} images/s")
+
+# %% [markdown]
+# The measurement:
+
+# %%
 throughput = time_throughput(runner, inputs[0], budget_s=0.5)
 per_second = throughput.images_per_s
-fps = 1e3 / latency
-print(f"latency    {latency:.3f} ms, its inverse {fps:,.0f} images/s")
 print(f"throughput {per_second:,.0f} images/s, its inverse {1e3 / per_second:.3f} ms")
+print(f"{per_second / fps:.2f} times the inverse of the latency, {per_second / ceiling:.1%} of the ceiling")
 
 # %% [markdown]
 # They need not be each other's inverse. The copies, the launch and the wait are in the latency; in the throughput the
@@ -1270,28 +1316,43 @@ print(json.dumps(head, indent=1))
 #
 # ```{exercise}
 # :label: ex-02-queue
-# Remove the wait from `read_twice` and call it with 2000 calls on a GPU. The time to return is small at first, and
-# later it is not. Why?
+# Read only the time until a call *returns*, without waiting, for 2000 calls in a row on a GPU. Compare the median of
+# the first hundred with that of the last hundred. Why do they differ?
 # ```
 #
-# ```{solution} ex-02-queue
+# ````{solution} ex-02-queue
 # :class: dropdown
-# The queue between Python and the GPU has an end. When it is full, a launch waits until a kernel has finished, and from
-# then on Python goes at the pace of the GPU. So a long loop without waiting gives an almost right mean, and a short
-# one does not: the worst kind of mistake, because it comes and goes.
+# ```python
+# times = []
+# for _ in range(2000 if on_gpu else 20):
+#     start = time.perf_counter()
+#     answer()
+#     times.append((time.perf_counter() - start) * 1e3)
+# wait()
+# part = len(times) // 20
+# print(f"returned after {np.median(times[:part]):.3f} ms at first, {np.median(times[-part:]):.3f} ms in the end")
 # ```
+#
+# On a GPU, the queue between Python and the device has an end. When it is full, a launch waits until a kernel has
+# finished, and from then on Python goes at the pace of the GPU. So a long loop without waiting gives an almost right
+# mean, and a short one does not: the worst kind of mistake, because it comes and goes. On a CPU there is no queue.
+# ````
 #
 # ```{exercise}
 # :label: ex-02-harmonic
-# The mean of the rates is wrong. Which mean of the rates would be right?
+# The mean of the rates is wrong. Which mean of the rates would be right? Compute it from `series`.
 # ```
 #
-# ```{solution} ex-02-harmonic
+# ````{solution} ex-02-harmonic
 # :class: dropdown
-# The harmonic mean: the reciprocal of the mean of the reciprocals. The reciprocals of the rates are the times, so it
-# is the number of images over the total time. With `rates = 1e3 / series`, compare `1 / np.mean(1 / rates)` with
-# `rate_of_mean`.
+# ```python
+# rates = 1e3 / series
+# print(f"harmonic mean of the rates {1 / np.mean(1 / rates):.3f}, images over time {rate_of_mean:.3f}")
 # ```
+#
+# The harmonic mean: the reciprocal of the mean of the reciprocals. The reciprocals of the rates are the times, so it is
+# the number of images over the total time.
+# ````
 #
 # ```{exercise}
 # :label: ex-02-invocations
@@ -1299,16 +1360,19 @@ print(json.dumps(head, indent=1))
 # invocations. How many invocations does a verdict need, with the margin of the course?
 # ```
 #
-# ```{solution} ex-02-invocations
+# ````{solution} ex-02-invocations
 # :class: dropdown
-# The half width must be less than what lies between 4 percent and the margin. Try:
+# The half width must be less than what lies between 4 percent and the margin:
 #
-#     for n in range(3, 20):
-#         print(n, np.log(1.04 / (1 + SAME_WITHIN)), 0.015 * stats.t.ppf(0.975, n - 1) / n**0.5)
-#
-# The second number falls below the first at the fourth invocation. More rounds would not have helped: they do not make
-# the invocations differ less.
+# ```python
+# needed = np.log(1.04 / (1 + SAME_WITHIN))
+# for n in range(3, 10):
+#     width = 0.015 * stats.t.ppf(0.975, n - 1) / n**0.5
+#     print(f"{n} invocations: +- {width:.2%}, {'enough' if width < needed else 'not enough'} for {needed:.2%}")
 # ```
+#
+# More rounds would not have helped: they do not make the invocations differ less.
+# ````
 #
 # ```{exercise}
 # :label: ex-02-turns
@@ -1316,13 +1380,28 @@ print(json.dumps(head, indent=1))
 # the second half of the time. Which comparison survives?
 # ```
 #
-# ```{solution} ex-02-turns
+# ````{solution} ex-02-turns
 # :class: dropdown
-# The one in turns: a change of the machine falls on both calls alike, while of two series in a row only the second one
-# sees it. For the first, call `timing.take(sample, 100)`, then again inside `with neighbours():`, and give both to
-# `by_medians`. For the second, collect the medians of alternating turns in two lists, the later half inside `with
-# neighbours():`, and give both to `by_rounds`.
+# ```python
+# def alternate(rounds=20):
+#     """Return the medians of alternating turns of the same call."""
+#     return np.array([[np.median(timing.take(sample, 3)) for _ in range(2)] for _ in range(rounds)])
+#
+#
+# first = timing.take(sample, 60)
+# with neighbours():
+#     second = timing.take(sample, 60)
+# alone_turns = alternate()
+# with neighbours():
+#     beside_turns = alternate()
+# a, b = np.concatenate([alone_turns, beside_turns]).T
+# print("one after the other:", verdict_of(by_medians(first, second)))
+# print("in turns:           ", verdict_of(by_rounds(a, b)))
 # ```
+#
+# A change of the machine falls on both calls alike where they take turns, while of two series in a row only the second
+# one sees it.
+# ````
 #
 # ## Key points
 #

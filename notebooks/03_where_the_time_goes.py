@@ -15,18 +15,21 @@
 #
 # Why is a network with a sixth of the arithmetic not six times faster?
 #
+# Because arithmetic is one of three things that take time, and each of the three can be estimated before anything is
+# run.
+#
 # ::::{grid} 1 2 2 4
 # :gutter: 2
 # :class-container: chapter-card
 #
 # :::{grid-item-card} You will learn
-# to say how fast a network can be before you run it, and to find what keeps it from being that fast
+# to say how fast a network can be before you run it, to read a profile, and to find what keeps a network from its bound
 # :::
 # :::{grid-item-card} You need
 # the chapter on the models; a GPU for three of the experiments
 # :::
 # :::{grid-item-card} To read
-# 35 minutes
+# 45 minutes
 # :::
 # :::{grid-item-card} To run
 # {{ run_times }}
@@ -56,7 +59,9 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -64,6 +69,7 @@ import torch
 from IPython.display import display
 from torch import nn
 from torch.fx.experimental.optimization import fuse
+from torch.profiler import ProfilerActivity
 
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import get_backend
@@ -81,9 +87,10 @@ from inference_lib.measure.roofline import (
     work_of,
 )
 from inference_lib.measure.throughput import time_throughput
-from inference_lib.report import glue, plots, show_source, tables
+from inference_lib.report import glue, plots, select, show_source, tables, words
 from inference_lib.seam import PRECISIONS, Workload, build
 
+scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
@@ -116,14 +123,26 @@ def call_of(model, images):
 # %% [markdown]
 # ## Bounds before measurements
 #
-# A machine computes at a highest rate and moves bytes at a highest rate. A network with so many operations and so many
-# bytes cannot take less than the longer of the two times: that is the {term}`roofline` {cite}`roofline`.
+# A machine computes at a highest rate and moves bytes at a highest rate. A network with so many operations (FLOP) and
+# so many bytes needs two times:
+#
+# $$T_\text{compute} = \frac{\text{FLOP}}{\text{FLOP/s}}, \qquad T_\text{memory} = \frac{\text{bytes}}{\text{bytes/s}}$$
+#
+# At best the machine moves while it computes, and the longer of the two hides the shorter: that is the
+# {term}`roofline` {cite}`roofline`. At worst it does one after the other. So, if both rates are reached,
+#
+# $$\max(T_\text{compute}, T_\text{memory}) \leq T \leq T_\text{compute} + T_\text{memory}$$
+#
+# The two ends are never further apart than a factor of two. A measured time above the upper end was spent on something
+# else than computing and moving at full rate, and then that has to be found. The course's function is the two
+# fractions:
 
 # %%
 show_source(bounds)
-show_source(attainable)
 
 # %% [markdown]
+# Divided into the batch, the longer of the two times is the highest rate, in images per second, that is *attainable*.
+#
 # ### What the machine can do
 #
 # Data sheets quote rates that no program reaches, so the ceilings are measured: a large matrix product, and a copy of
@@ -156,10 +175,14 @@ for name, rate in machine.flops.items():
 #   runs one operation after the other asks for.
 # - **fused**: the weights once, the input, the output. No program can do with less, and few come close.
 #
-# Nothing has to be computed for that. The model runs on *meta* tensors, which have a shape and no memory:
+# Nothing has to be computed for that. The model runs on *meta* tensors, which have a shape and no memory, while PyTorch
+# counts its operations:
 
 # %%
 show_source(count)
+
+# %% [markdown]
+# For the three networks that gives:
 
 # %% tags=["nbval-check-output"]
 for name in MODELS:
@@ -195,9 +218,13 @@ tables.show_table(counted, f"What the networks have to do, {precision.upper()}. 
 #
 # ```{admonition} Predict, then measure
 # :class: tip
-# Which of the two bounds is longer for ResNet-18, and which for MobileNetV2? How far from its bound will each network
-# be with one picture, and how far with many?
+# Which of the two times is longer for ResNet-18, and which for MobileNetV2? With one picture, will a network be between
+# its two bounds, or above them? And with many?
 # ```
+#
+# :::{dropdown} The answer
+# {glue:text}`03-between`.
+# :::
 #
 # ### The prediction
 
@@ -210,21 +237,21 @@ predicted = pd.DataFrame(
         for (name, size), work in works.items()
     ]
 )
-tables.show_table(predicted, f"The time that each bound alone would take, nothing fused. {machine.machine}.")
+both = predicted[["compute, ms", "memory, ms"]]
+predicted["at least, ms"], predicted["at most, ms"] = both.max(axis=1), both.sum(axis=1)
+tables.show_table(predicted, f"Both times, nothing fused, and what follows from them. {machine.machine}.")
 
 # %% [markdown]
 # ### The measurement
 #
 # The plain eager models, their input on the device already, taking turns. The last column is the share of the time
-# which the longer bound explains.
+# which the lower bound explains.
 
 # %%
 raced = {size: lab.turns({name: call_of(networks[name], pictures[size]) for name in MODELS}) for size in (1, many)}
 eager = {(name, size): raced[size].ms(name) for name, size in works}
-compared = predicted[["model", "batch"]].assign(
-    **{"bound, ms": predicted[["compute, ms", "memory, ms"]].max(axis=1), "measured, ms": list(eager.values())}
-)
-compared["explained, %"] = compared["bound, ms"] / compared["measured, ms"] * 100
+compared = predicted[["model", "batch", "at least, ms", "at most, ms"]].assign(**{"measured, ms": list(eager.values())})
+compared["explained, %"] = compared["at least, ms"] / compared["measured, ms"] * 100
 tables.show_table(compared, f"Eager PyTorch, {precision.upper()}, {lab.machine_name}.", {"explained, %": "{:.0f}"})
 
 # %% tags=["remove-cell"]
@@ -234,6 +261,17 @@ for size, turns in raced.items():
     ratio = turns.ratio("mobilenet_v2", "resnet18")[0]
     glue(f"03-eager-{'one' if size == 1 else 'many'}", f"{ratio:.2f}")
 glue("03-many", f"{many}")
+
+
+def against_bounds(row):
+    """Say where a measured time lies."""
+    least, most, found = row["at least, ms"], row["at most, ms"], row["measured, ms"]
+    where = "between the bounds" if least <= found <= most else "below both" if found < least else ""
+    return where or f"{found / most:.1f} times the upper bound"
+
+
+places = [f"{row['model']} at batch {row['batch']}: {against_bounds(row)}" for _, row in compared.iterrows()]
+glue("03-between", f"Measured on {lab.machine_name}: {'; '.join(places)}")
 glue("03-machine", lab.machine_name)
 
 # %% [markdown]
@@ -242,23 +280,86 @@ glue("03-machine", lab.machine_name)
 # long with {glue:text}`03-many` (a number below one: it was the quicker of the two).
 #
 # Both bounds can be beaten, in honest ways. What an operation has written may still be in a cache when the next one
-# reads it, so the unfused traffic is an estimate; only the fused one is needed by every program. And an algorithm like
-# Winograd's {cite}`winograd` computes a 3 x 3 convolution with fewer multiplications than are counted.
+# reads it, so the unfused traffic is an estimate; only the fused one is needed by every program. And Winograd's
+# algorithm {cite}`winograd`, which some libraries choose for 3 x 3 convolutions, trades multiplications for additions,
+# so it needs fewer of them than are counted.
 #
 # What the bounds do not explain is either in kernels that do not reach the ceilings, or between the kernels. A
-# timeline tells the two apart.
+# profile tells the two apart.
 #
-# ## A timeline
+# ## Reading a profile
 #
 # PyTorch's profiler writes down when each operation began and ended on the host, and when each kernel ran on the
-# device {cite}`pytorch_profiler`. The course draws what it found:
+# device {cite}`pytorch_profiler`. This records one call of MobileNetV2 with one picture:
 
 # %%
-show_source(operations.timeline)
+activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
+with torch.inference_mode():
+    networks["mobilenet_v2"](pictures[1])  # not recorded: what happens for the first time
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+        networks["mobilenet_v2"](pictures[1])
+        if on_gpu:
+            torch.cuda.synchronize()  # else the profile ends before the kernels do
 
 # %% [markdown]
-# Before you look: if the host is the slower of the two, where will there be gaps, and will the gaps stay when there
-# are many pictures?
+# ### Step 1: what is in it
+#
+# Each event is one of three things: an operation (its name begins with `aten::`), which may call others; a call of
+# CUDA, such as `cudaLaunchKernel`; or, on the device, a kernel or a copy.
+
+# %%
+recorded = profiler.events()
+called = [event for event in recorded if event.name.startswith("aten::")]
+by_python = [event for event in called if event.cpu_parent is None]
+on_device = [event for event in recorded if event.device_type == torch.autograd.DeviceType.CUDA]
+print(f"{len(called)} operations, {len(by_python)} of them called by Python; {len(on_device)} events on a GPU")
+
+# %% [markdown]
+# ### Step 2: one operation, all the way down
+#
+# The first convolution, with what it calls. Each line is indented below its caller; microseconds count from its
+# beginning.
+
+
+# %%
+def descend(event, since, depth=0):
+    """Print an event, what it calls, and the kernels that it launched."""
+    begin, end = event.time_range.start - since, event.time_range.end - since
+    print(f"{'  ' * depth}{event.name}: {begin:.0f} to {end:.0f} us")
+    for kernel in event.kernels:
+        print(f"{'  ' * (depth + 1)}on the device for {kernel.duration:.0f} us: {kernel.name[:60]}")
+    for child in event.cpu_children:
+        descend(child, since, depth + 1)
+
+
+convolution = next(event for event in by_python if "conv" in event.name)
+descend(convolution, convolution.time_range.start)
+
+# %% [markdown]
+# The upper lines are the *dispatcher* at work: the part of PyTorch that finds out which kernel serves this device and
+# this type. The last convolution in the list is the library's, oneDNN's on a CPU and cuDNN's on a GPU. On a GPU, a
+# kernel's time is its own on the device. It is not a part of the lines above it, which only ask for the kernel.
+#
+# ### Step 3: who takes the time
+#
+# *Self* time is an operation's without those it calls. Summed up by name, on the worker that computes:
+
+# %%
+worker = "device" if on_gpu else "cpu"
+own = {event.key: getattr(event, f"self_{worker}_time_total") / 1e3 for event in profiler.key_averages()}
+slowest = pd.Series({name: ms for name, ms in own.items() if name.startswith("aten::")}).nlargest(5)
+table = slowest.rename("self, ms").rename_axis("operation").reset_index()
+table["share, %"] = table["self, ms"] / sum(ms for name, ms in own.items() if name.startswith("aten::")) * 100
+tables.show_table(table, f"MobileNetV2, batch 1, {precision.upper()}, {lab.machine_name}.", {"share, %": "{:.0f}"})
+
+# %% [markdown]
+# The table says what to look at, and not yet whether it is worth it: what lies *between* the operations is in none of
+# its rows.
+#
+# ### Step 4: the gaps
+#
+# For that the events have to be drawn over time. Before you look: if the host is the slower of the two, where will
+# there be gaps, and will the gaps stay when there are many pictures?
 
 # %%
 with torch.inference_mode():
@@ -295,13 +396,66 @@ def busy_share(spans):
 
 for size, spans in events.items():
     print(f"batch {size}: {len(spans)} events, at work for {busy_share(spans):.0%} of the time")
+    ends = (spans["start_ms"] + spans["length_ms"]).groupby(spans["row"]).max()
+    if on_gpu:
+        print(f"  the last kernel ended {ends['device'] - ends['host']:.2f} ms after the last operation had returned")
 
 # %% [markdown]
 # On a GPU two workers share the job, and one of them is the slower. Where a kernel is over before the next one has been
 # launched, the device waits for the host: small batches on large GPUs look like that. Where kernels take longer than
 # their launches, the host runs ahead, its row ends early, and the device's row has no gaps.
 #
-# On a CPU the operations follow each other, because the one who launches is also the one who computes.
+# On a CPU the operations follow each other, because the one who launches is also the one who computes. What is left
+# between them is Python.
+#
+# ### Step 5: the same trace in a viewer
+#
+# The profiler writes its events to a file that [Perfetto](https://ui.perfetto.dev) opens in a browser. Names of your
+# own make it readable: whatever runs inside `record_function` becomes a bar with that name.
+
+# %%
+recording = torch.profiler.profile(activities=activities, record_shapes=True, acc_events=True)
+with torch.inference_mode(), recording:
+    with torch.profiler.record_function("features"):
+        features = networks["mobilenet_v2"].features(pictures[1])
+    with torch.profiler.record_function("classifier"):
+        networks["mobilenet_v2"].classifier(features.mean((2, 3)))
+trace_file = Path(scratch.name) / "mobilenet_v2.json"  # a path of yours, and then: open it in Perfetto
+recording.export_chrome_trace(str(trace_file))
+print(f"{trace_file.stat().st_size / 1e6:.1f} MB")
+
+# %% [markdown]
+# In Perfetto, zoom with `w` and `s`, move with `a` and `d`. Look at three things, in this order: gaps in the device's
+# row, then the arrow from a launch to its kernel (long arrows: the host is ahead), then the widest kernels. A click on
+# an operation shows the shapes of its inputs, because of `record_shapes`.
+#
+# ### When PyTorch's profiler is not enough
+#
+# It knows what goes through PyTorch. NVIDIA's two profilers know the rest; they come with the CUDA toolkit, and are
+# not run in this book.
+#
+# [Nsight Systems](https://docs.nvidia.com/nsight-systems/UserGuide/index.html) records whole processes, whatever the
+# framework: threads and what the system lets them wait for, calls of CUDA, copies, kernels, several processes side by
+# side. It costs little, so its times are near to real ones. Mark the part that matters in your script with
+# `torch.cuda.profiler.start()` and `stop()`, and name it with `torch.cuda.nvtx.range("classify")`. Then:
+#
+# ```bash
+# nsys profile --trace=cuda,nvtx,osrt --capture-range=cudaProfilerApi -o timeline python classify.py
+# nsys stats --report cuda_gpu_kern_sum --report cuda_gpu_mem_time_sum timeline.nsys-rep
+# ```
+#
+# [Nsight Compute](https://docs.nvidia.com/nsight-compute/NsightComputeCli/index.html) looks into single kernels: which
+# share of the arithmetic and of the bandwidth each reached, what its threads waited for, and its place on the roofline
+# of this chapter. It runs every kernel several times to read its counters, and one at a time, so never read a latency
+# from it. Choose few kernels:
+#
+# ```bash
+# ncu --set full --kernel-name regex:conv --launch-skip 50 --launch-count 3 -o kernels python classify.py
+# ncu --import kernels.ncu-rep --page details
+# ```
+#
+# (If it says `ERR_NVGPUCTRPERM`, the driver's administrator has to allow the counters.) The order of work is the order
+# of this section: a timeline first, single kernels only when the timeline says that a kernel takes the time.
 #
 # ## What a launch costs
 #
@@ -323,7 +477,8 @@ print(f"{microseconds:.2f} microseconds for an operation on one number")
 
 # %% [markdown]
 # The prediction: a network of so many operations cannot take less than so many launches. A convolution asks for more
-# than an addition does, so this too is a lower bound.
+# than an addition does, so this too is a lower bound. With three times there are three bounds from below, and their sum
+# is what a program takes that does everything one after the other, at these rates.
 
 # %%
 launches = pd.DataFrame(
@@ -332,21 +487,24 @@ launches = pd.DataFrame(
             "model": name,
             "operations": works[name, 1].calls,
             "launches, ms": works[name, 1].calls * microseconds / 1e3,
-            "roofline, ms": 1e3 / attainable(works[name, 1], machine, precision),
-            "measured, ms": eager[name, 1],
         }
+        | {f"{kind}, ms": seconds * 1e3 for kind, seconds in bounds(works[name, 1], machine, precision).items()}
         for name in MODELS
     ]
 )
-tables.show_table(launches, f"Batch 1: two lower bounds, and the measured latency. {lab.machine_name}.")
+three = launches[["launches, ms", "compute, ms", "memory, ms"]]
+launches["at least, ms"], launches["at most, ms"] = three.max(axis=1), three.sum(axis=1)
+launches["measured, ms"] = [eager[name, 1] for name in MODELS]
+tables.show_table(launches, f"Batch 1: three lower bounds, their sum, and the measured latency. {lab.machine_name}.")
 
 # %% tags=["remove-cell"]
 glue("03-calls-one", f"{works['mobilenet_v2', 1].calls / works['resnet18', 1].calls:.1f}")
 
 # %% [markdown]
-# The larger of the two bounds says which kind of problem it is. Where it is the launches, a faster GPU changes nothing,
-# and fewer operations do. MobileNetV2 has {glue:text}`03-calls-one` times as many as ResNet-18: depth is paid for in
-# launches.
+# The largest of the three says which kind of problem it is. Where it is the launches, a faster GPU changes nothing,
+# and fewer operations do. What the measured time has above the sum is spent below these rates: in operations that cost
+# more to ask for than an addition, or in kernels that do not reach the ceilings. MobileNetV2 has
+# {glue:text}`03-calls-one` times as many as ResNet-18: depth is paid for in launches.
 #
 # ## One launch instead of many
 #
@@ -718,6 +876,71 @@ for column, name in {"FLOP": "arithmetic", "bytes": "traffic", "ms": "time"}.ite
 # That is the answer to the question. Five sixths of the arithmetic were saved, and arithmetic is only one of the three
 # things that take time. The other two grew.
 #
+# ## What a picture costs
+#
+# Time is not the only thing that is paid for. A GPU under load draws some power, and energy is power times time. While
+# it measures, the course asks the driver for the energy that the GPU has used, over a second or more of inferences back
+# to back, so there is an energy for each picture in the records.
+#
+# The bounds are simple: a board draws no less than when it idles and no more than its limit, so the energy of a picture
+# lies between these two, each times its time. At equal power, half the time is half the energy. But the power need not
+# be equal: a GPU that waits less for the host may draw more.
+#
+# ```{admonition} Guess
+# :class: tip
+# Which of PyTorch's two rows needs less energy for a picture, the eager loop or the CUDA graph? And is the
+# quickest of all frameworks also the one that needs the least?
+# ```
+#
+# :::{dropdown} The answer
+# {glue:text}`03-energy`.
+# :::
+#
+# The price is yours to fill in: what an hour of this GPU costs, in your currency. Energy and money are for a million
+# pictures, one at a time.
+
+# %%
+price_per_hour = 3.0
+watched = [
+    record
+    for record in select(lab.gpu_records(), model="resnet18", batch_size=1, precision="fp16")
+    if record.load and record.load.energy_mj_per_image and record.fps
+]
+bill = pd.DataFrame(
+    {
+        "framework": [record.title for record in watched],
+        "images/s": [record.fps for record in watched],
+        "W": [record.load.power_w for record in watched],
+        "mJ a picture": [record.load.energy_mj_per_image for record in watched],
+        "kWh a million": [record.load.energy_mj_per_image / 3600 for record in watched],
+        "price of a million": [1e6 / record.fps / 3600 * price_per_hour for record in watched],
+    }
+).sort_values("mJ a picture")
+forms = {"images/s": "{:,.0f}", "W": "{:.0f}", "mJ a picture": "{:.0f}"}
+forms |= dict.fromkeys(["kWh a million", "price of a million"], "{:.3f}")
+caption = f"ResNet-18, FP16, one picture at a time, at {price_per_hour:g} an hour. {plots.provenance(watched)}"
+tables.show_table(bill, caption, forms)
+
+# %% tags=["remove-cell"]
+by_backend = {record.backend: record for record in watched}
+told = []
+if {"pytorch", "pytorch-cudagraph"} <= by_backend.keys():
+    loop, graph_row = by_backend["pytorch"].load, by_backend["pytorch-cudagraph"].load
+    told.append(
+        f"the CUDA graph needs {graph_row.energy_mj_per_image / loop.energy_mj_per_image:.2f} times the energy of the "
+        f"eager loop, and draws {graph_row.power_w or 0:.0f} W where the loop draws {loop.power_w or 0:.0f} W"
+    )
+if len(watched) > 1:
+    quickest = max(watched, key=lambda record: record.fps).title
+    told.append(f"the quickest row is {quickest}, the row with the least energy is {bill['framework'].iloc[0]}")
+where = f"On {words.machines(watched)}, " if told else ""
+glue("03-energy", where + ("; ".join(told) or "It takes a GPU's records to say, and there are none yet"))
+
+# %% [markdown]
+# A million pictures of so many millijoules are the same number of kilojoules, and 3,600 kilojoules are a kWh. The price
+# falls with the time alone, whatever the GPU draws: who rents by the hour pays for the waiting, too. The
+# [scoreboard](16_scoreboard) compares all models and batch sizes.
+#
 # ## What goes wrong
 #
 # ### FLOPs as a measure of speed
@@ -800,43 +1023,87 @@ else:
 #
 # ```{exercise}
 # :label: ex-03-intensity
-# By hand: what is the arithmetic intensity, in FLOP per byte and in FP16, of a depthwise 3 x 3 convolution, and of a
-# 1 x 1 convolution from C to C channels? Neglect the weights. From how many channels on is the second limited by
+# By hand: what is the arithmetic intensity, in FLOP per byte and in FP16, of a depthwise 3 x 3 convolution, and of a 1
+# x 1 convolution from C to C channels? Neglect the weights. From how many channels on is the second limited by
 # arithmetic on this machine?
 # ```
 #
-# ```{solution} ex-03-intensity
+# ````{solution} ex-03-intensity
 # :class: dropdown
-# For each value written, one value is read: 4 bytes. Depthwise: 9 multiply-adds, 18 FLOP, 4.5 FLOP per byte, however
-# wide the layer is. 1 x 1: C multiply-adds, 2C FLOP, C/2 FLOP per byte. It is limited by arithmetic when C/2 exceeds
-# `machine.flops["fp16"] / machine.bandwidth`; on a CPU, in FP32, when C/4 exceeds the ratio for `fp32`.
+# For each value written, one value is read: 4 bytes in FP16, 8 in FP32. Depthwise: 9 multiply-adds, 18 FLOP, so 4.5
+# FLOP per byte in FP16, however wide the layer is. 1 x 1: C multiply-adds, 2C FLOP, C/2 FLOP per byte. The counter
+# agrees, but for the weights:
+#
+# ```python
+# ridge = machine.flops[precision] / machine.bandwidth
+# for channels in (16, 64, 256, 1024):
+#     layer = nn.Conv2d(channels, channels, 1, bias=False)
+#     found = count(layer, (many, channels, 28, 28), precision).intensity_unfused
+#     print(f"1 x 1, {channels} channels: {found:.1f} FLOP/byte, the ridge is at {ridge:.1f}")
+# depthwise_layer = nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False)
+# print(f"depthwise: {count(depthwise_layer, (many, 64, 28, 28), precision).intensity_unfused:.1f} FLOP/byte")
 # ```
+# The 1 x 1 convolution is limited by arithmetic from the number of channels on at which its intensity passes the ridge;
+# the depthwise one stays where it is.
+# ````
 #
 # ```{exercise}
 # :label: ex-03-width
-# Halve the number of channels of every layer of a network. What happens to its multiply-adds, to its activations, and
-# to the time that you expect?
+# Make a network half as wide: `torchvision.models.mobilenet_v2(width_mult=0.5)`. By which factors do its operations,
+# its bytes and its calls fall, and what do you expect of the time? Then measure it at the larger batch.
 # ```
 #
-# ```{solution} ex-03-width
+# ````{solution} ex-03-width
 # :class: dropdown
-# The multiply-adds of a dense convolution fall to a quarter, the activations to half, the number of launches not at
-# all. A network that is limited by arithmetic becomes up to four times faster, one that is limited by memory up to two
-# times, one that is limited by launches not at all. The intensity halves, so the limit itself may change from
-# arithmetic to memory on the way.
+# ```python
+# import torchvision
+#
+# shape = pictures[many].shape
+# widths = {w: torchvision.models.mobilenet_v2(width_mult=w, num_classes=10).eval() for w in (1.0, 0.5)}
+# full, half = (count(model, shape, precision) for model in widths.values())
+# print(f"FLOP: {half.operations / full.operations:.2f}, bytes: {half.bytes_unfused / full.bytes_unfused:.2f}, "
+#       f"calls: {half.calls / full.calls:.2f}")
+# calls = {str(w): call_of(model.to(lab.device, dtype), pictures[many]) for w, model in widths.items()}
+# half_time = lab.turns(calls)
+# print(f"time: {half_time.ms('0.5') / half_time.ms('1.0'):.2f}")
 # ```
+# The 1 x 1 convolutions' arithmetic falls to about a quarter, that of depthwise ones and all activations to about half,
+# the calls not at all. The time shows which of the three was the limit.
+# ````
 #
 # ```{exercise}
 # :label: ex-03-ridge
-# With perfect fusion, at which batch size does ResNet-18 become limited by arithmetic on this machine?
+# With perfect fusion, at which batch size does ResNet-18 become limited by arithmetic on this machine? And MobileNetV2?
 # ```
 #
-# ```{solution} ex-03-ridge
+# ````{solution} ex-03-ridge
 # :class: dropdown
-# Try them:
-# `[limited_by(work_of("resnet18", n, precision), machine, precision, "fused") for n in (1, 2, 4, 8, 16, 32)]`. The
-# weights are read once for the batch, so each picture adds operations and few bytes.
+# ```python
+# for name in ("resnet18", "mobilenet_v2"):
+#     for size in (1, 2, 4, 8, 16, 32, 64):
+#         print(name, size, limited_by(work_of(name, size, precision), machine, precision, "fused"))
 # ```
+# The weights are read once for the batch, so each picture adds operations and few bytes: with a batch that is large
+# enough, a network that fuses everything waits for arithmetic.
+# ````
+#
+# ```{exercise}
+# :label: ex-03-price
+# Another machine costs a fifth of `price_per_hour`. How many pictures a second does it have to do, one at a time, to be
+# as cheap as the cheapest row of the bill?
+# ```
+#
+# ````{solution} ex-03-price
+# :class: dropdown
+# ```python
+# if len(bill):
+#     cheapest = bill.sort_values("price of a million").iloc[0]
+#     print(f"{cheapest['framework']} does {cheapest['images/s']:,.0f} images/s; a machine at a fifth of the price "
+#           f"needs {cheapest['images/s'] / 5:,.0f}")
+# ```
+# Price per hour over pictures per hour is the price of a picture, so a machine at a fifth of the price may be five
+# times slower.
+# ````
 #
 # ## Key points
 #

@@ -13,8 +13,10 @@
 # %% [markdown]
 # # PyTorch
 #
-# The framework the models were trained in is the first one to measure: everything after this chapter is compared
-# with it.
+# My model was trained in PyTorch: how fast can PyTorch itself run it, before I learn anything else?
+#
+# This chapter measures the loop that everybody writes, and what one call removes from it; everything after it is
+# compared with these rows.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -27,7 +29,7 @@
 # Python and PyTorch; a GPU for half of the experiments
 # :::
 # :::{grid-item-card} To read
-# 25 minutes
+# 30 minutes
 # :::
 # :::{grid-item-card} To run
 # {{ run_times }}
@@ -42,7 +44,8 @@
 # GPU works through a queue.
 #
 # That is what makes PyTorch pleasant to write and debug. It is also its price: every operation, however small, passes
-# through the interpreter and the dispatcher.
+# through the interpreter and through the *dispatcher*, the part of PyTorch that finds the kernel for a device and a
+# type.
 #
 # If launching takes longer than computing, the GPU starves. Small batches on a big GPU can be exactly this case;
 # whether yours is one, the profile further down will tell.
@@ -53,21 +56,28 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
+import tempfile
 import time
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+import torchvision
 from IPython.display import display
+from safetensors.torch import load_file, save_file
 from torch.fx.experimental.optimization import fuse
 
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.cuda import float32_products
 from inference_lib.measure.operations import operations, timeline
+from inference_lib.measure.roofline import bounds, work_of
 from inference_lib.report import glue, plots, select, show_source, tables, words
 from inference_lib.seam import PRECISIONS, Workload, build
 from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
 
+scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 on_gpu = lab.device == "cuda"
 print(f"{lab.machine_name}, profile {lab.profile.name}")
@@ -91,14 +101,29 @@ plots.show_figure(
 # ## Export
 #
 # There is little to export. A PyTorch model is two things: Python code for the architecture, and a dictionary of
-# tensors for the weights. The code must be importable wherever the model runs, so only the weights are written.
+# tensors for the weights. The code must be importable wherever the model runs, so only the weights are written, in the
+# type in which they will be multiplied:
 
 # %%
-show_source("inference_lib.backends.pytorch", "PyTorchEager.export")
+dtype = torch.half if on_gpu else torch.float
+weights = Path(scratch.name) / "weights.safetensors"
+save_file(load_pretrained("resnet18").to(dtype).state_dict(), weights)
+print(f"{weights.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
-# The weights are cast before they are written, and the cast is checked on the file, not believed. A precision is a
-# property of what is stored:
+# Loading is the reverse. The architecture is created on PyTorch's *meta* device, where tensors have shapes and no
+# memory, because the file brings the numbers. Two calls are easy to forget: `eval()` makes dropout and batch
+# normalization behave as they should at inference, and `requires_grad_(False)` says that nobody will ask for gradients.
+
+# %%
+with torch.device("meta"):
+    network = torchvision.models.resnet18(num_classes=10)
+network.load_state_dict(load_file(weights, device=lab.device), assign=True)
+network = network.eval().requires_grad_(False)
+
+# %% [markdown]
+# The course's backend does the same. The cast is checked on the file, not believed, because a precision is a property
+# of what is stored:
 
 # %% tags=["nbval-check-output"]
 backend = get_backend("pytorch")
@@ -107,21 +132,25 @@ for precision in ("fp32", "fp16"):
     print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
 
 # %% [markdown]
-# Loading is the reverse. The architecture is created on PyTorch's *meta* device, where tensors have shapes and no
-# memory, because the file brings the numbers. Two calls are easy to forget: `eval()` makes dropout and batch
-# normalization behave as they should at inference, and `requires_grad_(False)` says that nobody will ask for gradients.
-
-# %%
-show_source("inference_lib.backends.pytorch", "load_module")
-
-# %% [markdown]
+# Sixteen bits a number instead of thirty-two: half the file.
+#
 # ## The loop everybody writes
 #
 # A NumPy array comes in, it is copied to the device, the model is called, and the answer is copied back. This is the
 # course's baseline; the project that this course grew from timed exactly this.
 
+
 # %%
-show_source("inference_lib.backends.pytorch", "EagerRunner.infer")
+@torch.inference_mode()
+def classify(batch):
+    images = torch.from_numpy(batch).to(lab.device)
+    logits = network(images)
+    return logits.float().cpu().numpy()
+
+
+pictures, labels = load_fashion_mnist("test")
+picture = preprocess(pictures[:1], np.float16 if on_gpu else np.float32)
+print(f"class {classify(picture).argmax()}, the label says {labels[0]}")
 
 # %% [markdown]
 # Two of its calls wait. `.to` waits for its own copy, because the array lies in memory that the system may move
@@ -138,20 +167,52 @@ show_source("inference_lib.backends.pytorch", "EagerRunner.infer")
 # where the graph reads it, and the output is copied from where the graph writes it.
 
 # %%
-show_source("inference_lib.backends.shared.graphs", "GraphedRunner.__init__")
-show_source("inference_lib.backends.shared.graphs", "GraphedRunner._capture")
+if on_gpu:
+    static_input = torch.from_numpy(picture).cuda()
+    stream, recording = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.inference_mode():
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                network(static_input)
+        with torch.cuda.graph(recording, stream=stream, capture_error_mode="relaxed"):
+            static_output = network(static_input)
+
+    def replay(batch):
+        static_input.copy_(torch.from_numpy(batch))
+        recording.replay()
+        return static_output.float().cpu().numpy()
+
+    print(f"class {replay(picture).argmax()}, as above: {replay(picture).argmax() == classify(picture).argmax()}")
+else:
+    print("needs a GPU")
 
 # %% [markdown]
 # Three runs come first, on the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and must
-# not do so while recording. Then the model is recorded, and for a small batch a second graph that holds the two copies
-# as well. An inference is then one copy into pinned memory, one launch and one wait.
+# not do so while recording. *Relaxed* lets a library ask the driver something while it queues its kernels.
+#
+# The course's backend records the model like this, and for a small batch a second graph that holds the two copies as
+# well. An inference is then one copy into pinned memory, one launch and one wait.
 #
 # ### Fewer kernels to replay
 #
 # A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: while
 # a convolution's result is still in registers, it can add the bias and the shortcut of a residual block, and apply the
-# ReLU.
-# `torch.fx` turns the model into a list of operations, and a few lines replace the patterns:
+# ReLU. The operation has a name, and eager PyTorch never calls it for you. Here it is on one convolution:
+
+# %%
+if on_gpu:
+    convolution = network.conv1
+    some, zeros = torch.from_numpy(picture).cuda(), torch.zeros(64, dtype=dtype, device="cuda")
+    with torch.inference_mode():
+        apart = torch.relu(convolution(some))
+        fused = torch.cudnn_convolution_relu(some, convolution.weight, zeros, (2, 2), (3, 3), (1, 1), 1)
+    print(f"one kernel instead of two, largest difference {(apart - fused).abs().max().item():.1e}")
+else:
+    print("needs a GPU: cuDNN has the fused operation")
+
+# %% [markdown]
+# `torch.fx` turns the model into a list of operations, and the course replaces the patterns in that list:
 
 # %%
 show_source("inference_lib.backends.shared.fusion", "_fused_with")
@@ -178,7 +239,37 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# ## How fast?
+# ## How fast can it be?
+#
+# Two bounds come first, from the ceilings of the [chapter on where the time goes](03_where_the_time_goes). No program
+# is quicker than the larger of two times: the arithmetic, and the traffic of a program that fuses everything. And
+# kernels that reach the ceilings need no more than the arithmetic plus the traffic of a program that fuses nothing.
+
+# %%
+limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
+ideal = work_of("resnet18", 1, "fp16")
+if limits:
+    least = max(bounds(ideal, limits, "fp16", "fused").values()) * 1e3
+    most = sum(bounds(ideal, limits, "fp16", "unfused").values()) * 1e3
+    print(f"{limits.machine}, ResNet-18, one picture in FP16: from {least:.3f} to {most:.3f} ms")
+else:
+    print("needs the ceilings of a GPU")
+
+# %% [markdown]
+# A time above the upper bound was spent on something that the ceilings know nothing of: kernels too small to fill the
+# device, and end to end also copies and launches.
+#
+# ```{admonition} Guess
+# :class: tip
+# Between these bounds, or above them: where is the eager loop, on the device alone and end to end? And where is the
+# CUDA graph?
+# ```
+#
+# :::{dropdown} The answer
+# {glue:text}`04-gap`.
+# :::
+#
+# ## How fast is it?
 #
 # End-to-end latency is what a caller waits: from the NumPy array to the NumPy array. Here is your machine beside the
 # published one.
@@ -207,6 +298,14 @@ glue("04-gpu", words.machines(graph))
 glue("04-eager-cv", words.number(eager, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
 glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
 glue("04-graph-device", words.times_faster(eager, graph, "device"))
+gaps = []
+for record in [r for r in (*eager, *graph) if r.latency and r.latency.device and limits]:
+    whole, alone = record.latency.end_to_end.p50, record.latency.device.value
+    gaps.append(
+        f"{record.title}: {alone:.3f} ms on the device, {alone / least:.0f} times the lower bound and "
+        f"{alone / most:.1f} times the upper one; {whole:.3f} ms end to end"
+    )
+glue("04-gap", "; ".join(gaps) or "It takes the FP16 rows of a GPU to say, and they are not measured yet")
 
 # %% [markdown]
 # On {glue:text}`04-gpu`, FP16, batch 1, against the eager loop: end to end, the CUDA graph is
@@ -214,8 +313,8 @@ glue("04-graph-device", words.times_faster(eager, graph, "device"))
 #
 # Single inferences of the graph scatter by {glue:text}`04-graph-cv`, those of the eager loop by
 # {glue:text}`04-eager-cv` (half the distance from the 16th to the 84th percentile, over the median). Two things pull
-# in opposite directions: every launch is a chance for the interpreter to be late, and the graph has one; but the
-# shorter a latency is, the larger a part of it is the same delay.
+# in opposite directions: every launch is a chance for the interpreter to be late, and the graph has one; but one and
+# the same delay is a larger share of a shorter latency.
 #
 # ### Where the milliseconds are
 #
@@ -445,12 +544,15 @@ tables.show_table(measured.table(), f"One option at a time, FP32, batch 1, compu
 # arithmetic is what takes the time.
 #
 # PyTorch's own default is TF32 for convolutions and IEEE for matrix products. The book sets both to IEEE unless a label
-# says TF32:
+# says TF32. Two lines do that, and every program that compares FP32 needs both:
 
 # %%
-show_source("inference_lib.backends.shared.cuda", "set_float32_products")
+torch.backends.cudnn.allow_tf32 = False  # convolutions: PyTorch comes with True
+torch.backends.cuda.matmul.allow_tf32 = False  # matrix products: PyTorch comes with False
 
 # %% [markdown]
+# `open_lab` has run them already, at the top of every chapter.
+#
 # ## What goes wrong
 #
 # ### Forgetting `eval()`
@@ -459,7 +561,6 @@ show_source("inference_lib.backends.shared.cuda", "set_float32_products")
 # and the answers are no longer the trained network's.
 
 # %%
-pictures, labels = load_fashion_mnist("test")
 batch = torch.from_numpy(preprocess(pictures[:32])).to(lab.device)
 with torch.inference_mode():
     right = plain.eval()(batch)
@@ -538,28 +639,77 @@ else:
 #
 # ```{exercise}
 # :label: ex-04-layout
-# Compare NCHW with channels-last in FP16 at batch 64, if you have a GPU. Does it pay there? Why?
+# Compare NCHW with channels-last in FP16 at batch 64 (on a CPU, in FP32 at batch 2). Does it pay? If it does on your
+# GPU, which kernels are gone?
 # ```
 #
-# ```{solution} ex-04-layout
+# ````{solution} ex-04-layout
 # :class: dropdown
-# Cast the model and 64 images with `.half()`, keep one copy of both as it is and call
-# `.to(memory_format=torch.channels_last)` on the other, and give both calls to `lab.turns`. Tensor cores read NHWC
-# tiles. Ask `suspects` how many kernels of the NCHW call only convert, and what share of the kernels' time they take:
-# that share is what channels-last can save.
+# ```python
+# size, kind = (64, torch.half) if on_gpu else (2, torch.float)
+# many_pictures = torch.randn(size, 3, 224, 224, device=lab.device, dtype=kind)
+# both = {}
+# for name, layout in layouts.items():
+#     resnet = load_pretrained("resnet18").to(lab.device, kind, memory_format=layout)
+#     images_so = many_pictures.to(memory_format=layout)
+#     both[name] = torch.inference_mode()(lambda resnet=resnet, images_so=images_so: resnet(images_so))
+# print(lab.turns(both).table().to_string(index=False))
+# if on_gpu:
+#     print(pd.DataFrame({name: suspects(call) for name, call in both.items()}).to_string())
 # ```
+# The first table is the verdict. On a GPU, the second one counts the kernels that only convert, and what share of the
+# kernels' time they take: that share is what channels-last can save, and tensor cores read NHWC tiles.
+# ````
 #
 # ```{exercise}
 # :label: ex-04-dropout
-# `VanillaCNN` has a dropout layer. Predict what `train()` does to its answers, then check: are two calls with the
-# same input equal?
+# `VanillaCNN` has a dropout layer. Predict what `train()` does to its answers, then check: are two calls with the same
+# input equal? And without the dropout, batch normalization alone?
 # ```
 #
-# ```{solution} ex-04-dropout
+# ````{solution} ex-04-dropout
 # :class: dropdown
-# They differ: dropout draws a new mask at every call. Batch normalization alone, in training mode, would give equal
-# answers for equal batches.
+# ```python
+# example = torch.from_numpy(preprocess(pictures[:8]))
+# small = load_pretrained("vanilla_cnn").train()
+# print("with dropout, two calls agree:", torch.equal(small(example), small(example)))
+# small.head[1].eval()
+# print("without it, two calls agree:", torch.equal(small(example), small(example)))
 # ```
+# Dropout draws a new mask at every call, so the answers differ. Batch normalization alone, in training mode, gives
+# equal answers for equal batches: it uses the batch's own statistics, and moves the running ones that nobody reads
+# meanwhile.
+# ````
+#
+# ```{exercise}
+# :label: ex-04-launch
+# How large must an operation be until computing it takes as long as asking for it? Rectify tensors of rising size, and
+# find the first that takes twice as long as a tensor of one number.
+# ```
+#
+# ````{solution} ex-04-launch
+# :class: dropdown
+# ```python
+# def microseconds(numbers, repetitions=200):
+#     """Return what rectifying so many numbers takes, several calls in a row."""
+#     values = torch.zeros(numbers, device=lab.device)
+#
+#     @torch.inference_mode()
+#     def several():
+#         for _ in range(repetitions):
+#             torch.relu(values)
+#
+#     return lab.time(several).p50 / repetitions * 1e3
+#
+#
+# one_number = microseconds(1)
+# for power in range(10, 23, 2):
+#     found = microseconds(2**power, 20)
+#     print(f"{2**power * 4 / 1e6:8.3f} MB: {found:8.1f} us, {found / one_number:.1f} times as long as one number")
+# ```
+# Up to some size the time is flat: that is the price of asking. Everything below it is paid for in launches, and fusing
+# two such operations halves it.
+# ````
 #
 # ## Key points
 #

@@ -13,7 +13,9 @@
 # %% [markdown]
 # # TorchScript
 #
-# PyTorch's first way to turn a model into a file that runs without its Python code. It is deprecated, and you will
+# How do I run my model where its Python code is not?
+#
+# TorchScript is PyTorch's first answer to that: a file that holds the model as a graph. It is deprecated, and you will
 # meet it all the same.
 #
 # ::::{grid} 1 2 2 4
@@ -104,15 +106,22 @@ plots.show_figure(
 # %% [markdown]
 # ## Export
 #
-# Tracing is one call. The course makes it stricter than it is by default: where the model's Python code looks at the
-# values of a tensor, PyTorch warns and goes on, and the course refuses.
+# Tracing is one call, and writing the file another. Where the model's Python code looks at the values of a tensor,
+# PyTorch warns and goes on; here the warning is made an error.
 
 # %%
-show_source(trace)
+example = torch.zeros(1, 3, 224, 224)
+with warnings.catch_warnings():
+    warnings.simplefilter("error", torch.jit.TracerWarning)
+    traced = torch.jit.trace(load_pretrained("vanilla_cnn"), example, check_trace=False)
+traced_file = Path(scratch.name) / "vanilla_cnn.pt"
+traced.save(str(traced_file))
+print(f"{traced_file.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
-# The model is cast before it is traced, because a trace keeps the types it saw. It also keeps PyTorch's settings of
-# that moment, which is why the policy on TF32 is set around it. Both come back under "What goes wrong".
+# `check_trace` would trace a second time and compare; the course compares the logits of real pictures instead. A model
+# in FP16 is cast before it is traced, because a trace keeps the types it saw. It also keeps PyTorch's settings of that
+# moment, so the policy on TF32 has to be set before. Both come back under "What goes wrong".
 #
 # The example holds one image, and the file runs any number of them: a trace writes down operations, and none of the
 # operations in these models was given the size of the batch.
@@ -179,12 +188,16 @@ print("logits agree:", torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3))
 # them constants of the graph. Then a batch normalization can be folded into the convolution before it, and dropout
 # can go.
 
-# %%
-show_source("inference_lib.backends.torchscript", "load_frozen")
+# %% tags=["nbval-check-output"]
+loaded = torch.jit.load(traced_file, map_location=lab.device).to(memory_format=torch.channels_last)
+frozen = torch.jit.freeze(loaded.eval())
+picture = torch.ones(1, 3, 224, 224, device=lab.device)
+with torch.inference_mode():
+    print("same class:", (frozen(picture).argmax() == loaded(picture).argmax()).item())
 
 # %% [markdown]
-# This is the row called TorchScript. On a GPU it works on buffers with fixed addresses, on a stream of its own, and
-# images are channels-last.
+# The layout comes before freezing: a frozen module has no parameters left that could be converted. What was frozen like
+# this is the row called TorchScript. On a GPU it works on buffers with fixed addresses, on a stream of its own.
 #
 # The second way fuses more, then records the launches in a CUDA graph, with the lines of the
 # [chapter on PyTorch](04_pytorch):
@@ -193,10 +206,13 @@ show_source("inference_lib.backends.torchscript", "load_frozen")
 show_source("inference_lib.backends.torchscript", "load_fused")
 
 # %% [markdown]
-# The executor watches the first run of a module and rewrites its graph before the second. Nothing of that may happen
+# `optimize_for_inference` fuses, and the loop after it changes the layout of the filters inside the graph. The executor
+# watches the first run of a module and rewrites its graph before the second. Nothing of that may happen
 # while a CUDA graph is recorded, so the module runs a few times first.
 #
 # ## Is it still the same model?
+#
+# The logits of both are compared with those of the FP32 eager model before anything is timed:
 
 # %%
 backends = ["torchscript", "torchscript-cudagraph"]
@@ -235,24 +251,30 @@ glue("05-rounding", rounding)
 #
 # ## How fast can it be?
 #
-# A bound comes first. The arithmetic of a ResNet-18 takes some time at the highest rate that the GPU reached in the
-# [chapter on the roofline](03_where_the_time_goes), its memory traffic takes some time too, and no program is quicker
-# than the longer of the two. The traffic has two values: that of operations which run one by one, each with its own
-# reading and writing (*unfused*), and the least that any program needs (*fused*).
+# The bounds come first, made as in the [chapter on PyTorch](04_pytorch): from below, the larger of the arithmetic and
+# the traffic of a program that fuses everything; from above, if kernels reach the ceilings, the arithmetic and the
+# traffic of operations that run one by one, added up.
 
 # %%
 limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
 work = work_of("resnet18", 1, "fp16")
 if limits:
-    for traffic in ("unfused", "fused"):
-        least = max(bounds(work, limits, "fp16", traffic).values()) * 1e3
-        print(f"{limits.machine}, {traffic}: at least {least:.3f} ms for one image in FP16")
+    least = max(bounds(work, limits, "fp16", "fused").values()) * 1e3
+    most = sum(bounds(work, limits, "fp16", "unfused").values()) * 1e3
+    print(f"{limits.machine}, ResNet-18, one picture in FP16: from {least:.3f} to {most:.3f} ms")
 else:
     print("needs the ceilings of a GPU")
 
 # %% [markdown]
-# TorchScript runs the operations one by one; its CUDA graph launches all at once, and has fewer, fused ones. Guess how
-# near each comes to the bounds before you read on.
+# ```{admonition} Guess
+# :class: tip
+# TorchScript runs the operations one by one; its CUDA graph launches all at once, and has fewer, fused ones. How far
+# above the lower bound is each on the device?
+# ```
+#
+# :::{dropdown} The answer
+# {glue:text}`05-gap`.
+# :::
 #
 # ## How fast is it?
 #
@@ -268,6 +290,8 @@ compared.table()
 
 # %% [markdown]
 # ### Every inference
+#
+# The share of inferences that took no longer than the time below them:
 
 # %%
 compared.latencies("resnet18", "fp16")
@@ -280,7 +304,7 @@ glue("05-graph", compared.verdict("torchscript-cudagraph", batch_sizes=sizes))
 glue("05-script", words.times_faster(cell["pytorch"], cell["torchscript"]))
 device_ms = {rival: r[0].latency.device for rival, r in cell.items() if r and r[0].latency}
 gaps = [
-    f"{cell[rival][0].title} takes {found.value:.3f} ms, {found.value / least:.1f} times the fused bound"
+    f"{cell[rival][0].title} takes {found.value:.3f} ms, {found.value / least:.1f} times the lower bound"
     for rival, found in device_ms.items()
     if found and limits and rival in backends
 ]
@@ -290,16 +314,22 @@ glue("05-gap", f"On the device, copies not counted: {'; '.join(gaps) or 'not mea
 # {glue:text}`05-graph`. Without a graph, at batch 1 in FP16, compared with the eager loop, TorchScript is
 # {glue:text}`05-script`.
 #
-# {glue:text}`05-gap`. This time is read from CUDA events around the model. The device has other work to do until all of
-# the launches are queued, so what it takes to launch is not in it.
+# The time on the device is read from CUDA events around the model. The device has other work to do until all of the
+# launches are queued, so what it takes to launch is not in it. What it has above the bounds is then a matter of
+# kernels. Those of one picture are small, and may leave many of a large GPU's *multiprocessors* (the units that run
+# kernels, each with its share of the work) with nothing to do.
 #
 # ### Where the milliseconds are
+#
+# Copy in, model, copy out, each timed on the device; the mark is the end-to-end latency.
 
 # %%
 compared.parts("resnet18", "fp16")
 
 # %% [markdown]
 # ### Larger batches
+#
+# With a batch, launching counts for less, and the kernels have more to do:
 
 # %%
 compared.batches("resnet18", "fp16")
@@ -351,10 +381,9 @@ if changed != ["batch_norm"] or after["batch_norm"]:
 # shortcut and the ReLU into one call of cuDNN, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions to
 # oneDNN, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`.
 #
-# A call of eager PyTorch pays Python and the dispatcher for every operation. (The *dispatcher* is the part of PyTorch
-# that finds the kernel for a device and a type.) TorchScript's interpreter saves Python's share and pays the
-# dispatcher's, and a CUDA graph pays neither. What that is worth depends on how long the kernels take; the options
-# below are measured one by one.
+# A call of eager PyTorch pays Python and the [dispatcher](04_pytorch) for every operation. TorchScript's interpreter
+# saves Python's share and pays the dispatcher's, and a CUDA graph pays neither. What that is worth depends on how long
+# the kernels take; the options below are measured one by one.
 #
 # ### The first calls
 #
@@ -694,7 +723,7 @@ else:
 # stop it.
 
 # %% tags=["nbval-check-output"]
-example = torch.ones(1, 3, 224, 224)
+example = torch.ones(1, 3, 224, 224)  # not a picture, and the same at every call
 for mode in (True, False):
     network = load_pretrained("vanilla_cnn").train(mode)
     traced = torch.jit.trace(network, example, check_trace=False).eval()
@@ -800,11 +829,13 @@ logging.disable(logging.NOTSET)
 # ```{exercise}
 # :label: ex-05-cpp
 # Load the stored ResNet-18 from C++. All you need came with PyTorch: headers and libraries lie in the folder that
-# `torch.__path__[0]` names.
+# `torch.__path__[0]` names. Which logits does it have to print?
 # ```
 #
 # ````{solution} ex-05-cpp
 # :class: dropdown
+# The program, `classify.cpp`:
+#
 # ```cpp
 # #include <torch/script.h>
 # #include <iostream>
@@ -815,31 +846,48 @@ logging.disable(logging.NOTSET)
 #   std::cout << model.forward({torch::ones({1, 3, 224, 224})}).toTensor() << std::endl;
 # }
 # ```
+#
+# Compiling it takes a while: the headers are large.
+#
 # ```bash
 # TORCH=$(python -c "import torch; print(torch.__path__[0])")
 # g++ -std=c++17 classify.cpp -o classify -I$TORCH/include -I$TORCH/include/torch/csrc/api/include \
 #     -L$TORCH/lib -Wl,-rpath,$TORCH/lib -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10
 # ./classify model.pt
 # ```
-# Compiling takes a while: the headers are large. The logits are those of Python.
+#
+# The logits are those of Python, and these are they, with the file to give to the program:
+#
+# ```python
+# print(resnet_path.relative_to(Path.cwd()) if resnet_path.is_relative_to(Path.cwd()) else resnet_path.name)
+# with torch.inference_mode():
+#     print(torch.jit.load(resnet_path, map_location="cpu")(torch.ones(1, 3, 224, 224)))
+# ```
 # ````
 #
 # ```{exercise}
 # :label: ex-05-mobilenet
-# On a GPU, `optimize_for_inference` fuses nothing in `mobilenet_v2`. Load its file, count its operations, and say why.
+# On a GPU, `optimize_for_inference` fuses nothing in `mobilenet_v2`. Load its file, count its operations before and
+# after, and say why.
 # ```
 #
-# ```{solution} ex-05-mobilenet
+# ````{solution} ex-05-mobilenet
 # :class: dropdown
-# Its activation is a ReLU6, which is a `hardtanh_` between zero and six in the graph. The pass looks for a convolution
-# that is followed by `relu` or `relu_`, with or without an addition in between, and for nothing else. Its shortcuts
-# are added without a ReLU.
+# ```python
+# mobile = build(backend, Workload("mobilenet_v2", 1, "fp32", lab.device)).directory / MODEL_FILE
+# for name, module in {"frozen": torch.jit.freeze(load(mobile)),
+#                      "optimized": torch.jit.optimize_for_inference(load(mobile))}.items():
+#     print(name, dict(count_operations(module)))
 # ```
+# Its activation is a ReLU6, which is a `hardtanh_` between zero and six in the graph. On a GPU, the pass looks for a
+# convolution that is followed by `relu` or `relu_`, with or without an addition in between, and for nothing else. Its
+# shortcuts are added without a ReLU.
+# ````
 #
 # ```{exercise}
 # :label: ex-05-cond
-# Rewrite `Brighten` so that `torch.export.export` accepts it, with `torch.cond`. Is the exported program right for
-# both images?
+# Rewrite `Brighten` so that `torch.export.export` accepts it, with `torch.cond`. Is the exported program right for both
+# images?
 # ```
 #
 # ````{solution} ex-05-cond
@@ -854,6 +902,25 @@ logging.disable(logging.NOTSET)
 # ```
 # It is: both branches are in the exported program, and the choice is made when it runs. The clone is there because a
 # branch may not return its argument itself.
+# ````
+#
+# ```{exercise}
+# :label: ex-05-loop
+# A trace holds a copy of a loop's body for every turn of the example's loop. How many operations does the trace of
+# `brightest` have for a clip of 2 frames, of 20, and how many does the script have?
+# ```
+#
+# ````{solution} ex-05-loop
+# :class: dropdown
+# ```python
+# for frames in (2, 20):
+#     with warnings.catch_warnings(record=True):
+#         trace_of_loop = torch.jit.trace(brightest, torch.zeros(frames, 1))
+#     print(f"traced with {frames} frames: {len(trace_of_loop.graph.findAllNodes('aten::mean'))} means")
+# print(f"scripted: {len(torch.jit.script(brightest).graph.findAllNodes('aten::mean'))} means")
+# ```
+# The trace grows with the example. The script holds the mean of the first frame and one in the body of its loop,
+# whatever it is called with.
 # ````
 #
 # ## Key points

@@ -13,8 +13,11 @@
 # %% [markdown]
 # # torch.compile and AOTInductor
 #
-# PyTorch has a compiler of its own: it reads your Python, writes kernels for your model, and can leave the Python
-# behind.
+# One line, `torch.compile(model)`, is said to make my model faster: what does it do, what does it cost, and can I ship
+# the result?
+#
+# PyTorch's compiler reads your Python and writes kernels for your model; it is paid for in seconds, at a moment that
+# you choose, and it can leave the Python behind.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -71,18 +74,19 @@ import pandas as pd
 import torch
 from IPython.display import display
 from torch._dynamo.utils import counters
+from torch.utils import cpp_extension
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.torch_compile import (
-    PACKAGE_FILE,
     RECIPES,
     Recipe,
     believing_the_processor,
     compiled,
     compiling,
+    cuda_home,
     example,
     prepare,
     quiet,
@@ -93,7 +97,7 @@ from inference_lib.records.comparison import compare
 from inference_lib.records.store import select
 from inference_lib.report import glue, plots, show_source, tables, words
 from inference_lib.report.choose import break_even, seconds_to_first_answer
-from inference_lib.seam import Workload, build
+from inference_lib.seam import Workload
 
 scratch = tempfile.TemporaryDirectory()
 
@@ -127,21 +131,35 @@ plots.show_figure(
 #
 # ### At run time: `torch.compile`
 #
-# `torch.compile` knows no file. It compiles in the process that will run the model:
+# `torch.compile` knows no file. It compiles in the process that will run the model. (`compiling()` is the course's: it
+# gives the compiler an empty cache and keeps its hints out of the page.)
 
 # %%
-show_source(compiled)
+images = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+tensor = torch.from_numpy(images).to(lab.device)
+small = load_pretrained("vanilla_cnn").to(lab.device)
+
+# %% tags=["nbval-skip"]
+if compiles:
+    call = torch.compile(small, fullgraph=True, dynamic=False)
+    with torch.inference_mode(), torch._inductor.config.patch(freezing=True), compiling():
+        for number in ("first", "second"):
+            start = time.perf_counter()
+            call(tensor).cpu()
+            print(f"{number} call: {(time.perf_counter() - start) * 1e3:,.1f} ms")
+else:
+    print(missing)
 
 # %% [markdown]
 # `torch.compile` itself does nothing yet. The first call compiles, and what it compiles depends on what it is given:
 # the shape and the type of the batch, and whether gradients are wanted.
 #
 # `fullgraph=True` makes it an error if a part of the function cannot be recorded; otherwise that part would run as
-# plain Python. `dynamic=False` compiles for this batch size and no other. The one setting of the recipe is `freezing`;
+# plain Python. `dynamic=False` compiles for this batch size and no other. `freezing` makes constants of the weights;
 # more of it below.
 #
-# What is compiled is the whole way from the image to the logits. Casting and the change to channels-last are part of
-# it, so Inductor makes one kernel of them.
+# The course prepares a model before it compiles it. What is compiled then is the whole way from the image to the
+# logits. Casting and the change to channels-last are part of it, so Inductor makes one kernel of them.
 
 # %%
 show_source(prepare)
@@ -152,11 +170,10 @@ show_source(prepare)
 #
 # What was compiled can be kept, though. Inductor looks into its cache before it compiles, and the folder can be moved
 # like any other. So the course's artifact is the weights file of the [chapter on PyTorch](04_pytorch) and a cache that
-# was filled by compiling once. Loading makes the same call again:
+# was filled by compiling once. Loading makes the same call again (`compiled` is the call above, with a check):
 
 # %%
-show_source("inference_lib.backends.torch_compile", "TorchCompile.export")
-show_source("inference_lib.backends.torch_compile", "TorchCompile.load")
+show_source("inference_lib.backends.torch_compile", "TorchCompile._compile")
 
 # %% [markdown]
 # Loading follows the Python function anew, and finds the rest in the cache. What that is depends on the device. On a
@@ -171,12 +188,24 @@ show_source("inference_lib.backends.torch_compile", "TorchCompile.load")
 # {cite}`aotinductor`. Library and weights are packed into one `.pt2` file.
 
 # %%
-show_source("inference_lib.backends.torch_compile", "compile_ahead")
-
-# %%
-show_source("inference_lib.backends.torch_compile", "load_ahead")
+package = Path(scratch.name) / "model.pt2"
+if compiles:
+    if on_gpu:
+        cpp_extension.CUDA_HOME = str(cuda_home())  # where CUDA's headers are, if pip installed them
+    with torch.no_grad(), compiling():
+        exported = torch.export.export(small, (tensor,))
+        torch._inductor.aoti_compile_and_package(
+            exported, package_path=str(package), inductor_configs={"freezing": True}
+        )
+    print(f"{package.stat().st_size / 1e6:.1f} MB")
+else:
+    print(missing)
 
 # %% [markdown]
+# One line loads it again, `torch._inductor.aoti_load_package(path)`, and what it returns is called like the model. (A
+# loaded library that is to be captured in a CUDA graph needs `run_single_threaded=True`. Otherwise it records an event
+# after each run and asks for it before the next, which no graph can hold.)
+#
 # The file fits one kind of machine: it holds machine code for this processor and this GPU. That is why the course
 # rebuilds it when either changes.
 #
@@ -187,7 +216,7 @@ show_source("inference_lib.backends.torch_compile", "load_ahead")
 # much of that went into importing Inductor's modules.
 
 # %%
-program = """
+loader = """
 import logging, sys, time
 logging.disable(logging.WARNING)
 sys.modules["inference_lib"] = sys.modules["torchvision"] = None  # importing either is an error now
@@ -205,12 +234,9 @@ numpy.save("logits.npy", logits.numpy())
 """
 
 # %%
-images = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
 np.save(Path(scratch.name) / "images.npy", images)
-workload = Workload("vanilla_cnn", 1, "fp32", lab.device)
 if compiles:
-    package = build(library, workload).directory / PACKAGE_FILE
-    command = [sys.executable, "-c", program, str(package), lab.device]
+    command = [sys.executable, "-c", loader, str(package), lab.device]
     result = subprocess.run(command, cwd=scratch.name, capture_output=True, text=True, check=True)
     import_seconds, load_seconds = (float(seconds) for seconds in result.stdout.split())
 
@@ -241,31 +267,41 @@ for model in MODELS:
 # %% [markdown]
 # ## How fast can it be?
 #
-# A bound comes first. A batch cannot be quicker than its arithmetic at the highest rate that the GPU reached in the
-# [chapter on the roofline](03_where_the_time_goes), nor than its memory traffic. Of that there are two values: that of
-# operations which run one by one (*unfused*), and the least that any program needs, in which only the weights, the
-# images and the logits cross the bus (*fused*). A compiler works on the distance between the two.
+# Bounds come first, from the ceilings of the [chapter on where the time goes](03_where_the_time_goes). From below: the
+# larger of two times, the arithmetic and the traffic of a program that fuses everything, so that only weights, images
+# and logits cross the bus. From above, if kernels reach the ceilings: the arithmetic and the traffic of operations
+# that run one by one, added up. A compiler works on the distance between the two.
 
 # %%
 limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
 largest = max(lab.profile.sweep)
 
 
-def least_ms(batch_size, traffic):
-    """Return the milliseconds that ResNet-18 takes at least in FP16."""
-    return max(bounds(work_of("resnet18", batch_size, "fp16"), limits, "fp16", traffic).values()) * 1e3
+def between(batch_size):
+    """Return the two bounds of ResNet-18 in FP16, ms."""
+    work = work_of("resnet18", batch_size, "fp16")
+    fused, unfused = (bounds(work, limits, "fp16", traffic).values() for traffic in ("fused", "unfused"))
+    return max(fused) * 1e3, sum(unfused) * 1e3
 
 
 if limits:
-    columns = {f"{traffic}, ms": [least_ms(size, traffic) for size in (1, largest)] for traffic in ("unfused", "fused")}
-    caption = f"ResNet-18, FP16: no program is quicker. {limits.machine}."
-    display(tables.show_table(pd.DataFrame({"batch": [1, largest]} | columns), caption))
+    table = pd.DataFrame(
+        [(size, *between(size)) for size in (1, largest)], columns=["batch", "at least, ms", "at most, ms"]
+    )
+    display(tables.show_table(table, f"ResNet-18, FP16. {limits.machine}."))
 else:
     print("needs the ceilings of a GPU")
 
 # %% [markdown]
-# Inductor fuses what lies between convolutions, and not the convolutions with each other. Where between the bounds do
-# you expect it at the larger batch?
+# ```{admonition} Guess
+# :class: tip
+# Inductor fuses what lies between convolutions, and not the convolutions with each other. Where do you expect the
+# compiled model at the larger batch: near the lower bound, in the middle, above the upper one? And at batch 1?
+# ```
+#
+# :::{dropdown} The answer
+# {glue:text}`06-gap`.
+# :::
 #
 # ## How fast is it?
 #
@@ -299,17 +335,19 @@ glue("06-overlapped", words.number(many["torch-compile"], lambda r: r.overlapped
 gaps = []
 for size, cell in {1: one, largest: many}.items():
     found = [r.latency.device for r in cell["torch-compile"] if r.latency and r.latency.device and limits]
-    gaps += [f"{found[0].value / least_ms(size, 'fused'):.1f} times at batch {size}" for _ in found]
-measured = " and ".join(gaps) or "not measured on a GPU yet"
-glue("06-gap", f"The time on the device, copies not counted, over the bound of fused traffic: {measured}")
+    for value in [each.value for each in found]:
+        least, most = between(size)
+        gaps.append(
+            f"at batch {size}, {value / least:.1f} times the lower and {value / most:.1f} times the upper bound"
+        )
+measured = "; ".join(gaps) or "not measured on a GPU yet"
+glue("06-gap", f"torch.compile on the device, copies not counted: {measured}")
 
 # %% [markdown]
 # {glue:text}`06-compile`.
 #
 # AOTInductor replays a graph of much the same kernels; on the device alone, at batch 1 in FP16, compared with
 # `torch.compile`, it is {glue:text}`06-ahead-device`.
-#
-# {glue:text}`06-gap`.
 #
 # ### Where the milliseconds are
 
@@ -338,7 +376,6 @@ compared.batches("resnet18", "fp16")
 from torch._inductor.utils import run_and_get_code
 
 plain = load_pretrained("vanilla_cnn").to(lab.device)
-tensor = torch.from_numpy(images).to(lab.device)
 ways = {"as it is": Recipe(options={}), "freezing": Recipe()}
 
 
@@ -438,8 +475,8 @@ else:
     print(missing or "needs a GPU")
 
 # %% [markdown]
-# Kernels that are chosen one by one, each timed alone, need not make the whole quicker. Where they do, a kernel in
-# Triton beat the library's.
+# The search times each kernel alone, and the network runs them one after another, so its choice may or may not make the
+# network quicker: the line above says what came of it here.
 #
 # The course takes `default` and captures the CUDA graph itself, around the compiled function: its copies of a small
 # batch are in the graph too, and its output has an address that it knows.
@@ -828,43 +865,96 @@ else:
 #
 # ```{exercise}
 # :label: ex-06-frozen
-# Compile `vanilla_cnn` with and without freezing. Then fill the last layer's bias with ones, in place, and call both
-# again. What do you expect?
+# Compile a linear layer with and without freezing. Then fill its bias with hundreds, in place, and call both again.
+# What do you expect of each?
 # ```
 #
-# ```{solution} ex-06-frozen
+# ````{solution} ex-06-frozen
 # :class: dropdown
-# Use `compiled(model, images, Recipe())` and `compiled(model, images, Recipe(options={}))` with
-# `torch._dynamo.reset()` in between, and change `model.head[-1].bias`. Without freezing the parameter is an input of
-# the compiled function, so the logits change. With freezing it was a constant when the kernels were written. Whether
-# the change shows then depends on what was made of that constant: memory that is shared shows it, a copy in another
-# layout does not. Do not rely on either.
+# ```python
+# def moved_by(options):
+#     """Return how far the answer of a compiled layer moves when its bias is overwritten."""
+#     layer = torch.nn.Linear(8, 2).to(lab.device).requires_grad_(False)
+#     numbers = torch.ones(1, 8, device=lab.device)
+#     torch._dynamo.reset()
+#     with compiling():
+#         call = compiled(layer, numbers, Recipe(options=options))
+#     with torch.inference_mode():
+#         before = call(numbers).clone()
+#         layer.bias.fill_(100.0)
+#         return (call(numbers) - before).abs().max().item()
+#
+#
+# if compiles:
+#     print(f"without freezing, the logits moved by {moved_by({}):.1f}")
+#     print(f"with freezing, by {moved_by({'freezing': True}):.1f}")
 # ```
+# Without freezing the bias is an input of the compiled function, so the answers change. With freezing it was a constant
+# when the kernels were written. Whether the change shows then depends on what was made of that constant: memory that is
+# shared shows it, a copy in another layout does not. Do not rely on either.
+# ````
+#
+# ```{exercise}
+# :label: ex-06-kernels
+# How many kernels does Inductor write for `torch.relu(x * 2 + 1).sum(-1)`, and how many with a matrix product between
+# the addition and the ReLU? Guess both, then count.
+# ```
+#
+# ````{solution} ex-06-kernels
+# :class: dropdown
+# ```python
+# square = torch.ones(64, 64, device=lab.device)
+# chains = {
+#     "chain": lambda x: torch.relu(x * 2 + 1).sum(-1),
+#     "with a product": lambda x: torch.relu((x * 2 + 1) @ x).sum(-1),
+# }
+# for name, chain in chains.items() if compiles else ():
+#     torch._dynamo.reset()
+#     with compiling(), torch.inference_mode():
+#         _, code = run_and_get_code(torch.compile(chain), square)
+#     print(name, kernels(code[0]))
+# ```
+# Everything up to the sum is one kernel: a chain that is computed number by number can be computed while it is summed.
+# A product is the library's, so the chain is cut in two, before it and after it.
+# ````
+#
+# ```{exercise}
+# :label: ex-06-sizes
+# Your service gets batches of 1, 7, 7, 3 and 1, in this order. How many graphs does Dynamo make by default, and how
+# many with `dynamic=False`?
+# ```
+#
+# ````{solution} ex-06-sizes
+# :class: dropdown
+# ```python
+# with torch.inference_mode():
+#     print("default:      ", graphs([1, 7, 7, 3, 1]))
+#     print("dynamic=False:", graphs([1, 7, 7, 3, 1], dynamic=False))
+# ```
+# Each list holds the number of graphs after each call. By default the second size teaches Dynamo that the batch varies,
+# and the graph made then serves the third. Without dynamic shapes, each new size is compiled, and a size that was seen
+# before is not.
+# ````
 #
 # ```{exercise}
 # :label: ex-06-variants
-# If you have a GPU, time the variants that the chapter left out, and all of them at batch 512. Is the best one of
-# batch 256 still the best?
+# If you have a GPU, time the variants that the chapter left out, at batch 64. Is the best one of the large batch still
+# the best? (On a CPU: is freezing?)
 # ```
 #
-# ```{solution} ex-06-variants
+# ````{solution} ex-06-variants
 # :class: dropdown
-# Call `try_recipes(Workload("resnet18", 512, "fp16", "cuda"), list(variants))` and compare the images per second. The
-# larger the batch, the less the launch and the tail of a kernel count, and the more the trips to memory.
+# ```python
+# if on_gpu:
+#     left_out = ["no freezing", "8 channels", "space to depth, 16 channels", "fused and 4 channels"]
+#     print(try_recipes(Workload("resnet18", 64, "fp16", "cuda"), left_out).to_string())
+# elif compiles:
+#     with torch.inference_mode():
+#         print(lab.turns({name: lambda c=row["call"]: c(tensor) for name, row in found.items()}).table().to_string())
 # ```
-#
-# ```{exercise}
-# :label: ex-06-code
-# Look at the code that Inductor wrote: set the environment variable `TORCH_LOGS=output_code`, and compile
-# `vanilla_cnn` in a fresh process. Which operations went into one kernel?
-# ```
-#
-# ```{solution} ex-06-code
-# :class: dropdown
-# Each kernel begins with a comment that lists the operations it was made from, and the function `call` at the end shows
-# the order of kernels and library calls. Without freezing, a kernel after each convolution normalizes, rectifies and
-# pools.
-# ```
+# The larger the batch, the less a kernel's launch and its last, half empty wave of blocks count, and the more the trips
+# to memory.
+# ````
 #
 # ## Key points
 #

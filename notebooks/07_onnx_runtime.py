@@ -13,6 +13,8 @@
 # %% [markdown]
 # # ONNX Runtime
 #
+# My model runs in PyTorch already. What do I gain by turning it into a file?
+#
 # A model that is a file instead of a Python program can be rewritten before it runs, and can run where there is no
 # Python at all.
 #
@@ -73,20 +75,12 @@ from IPython.display import display
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import get_backend
-from inference_lib.backends.onnxruntime import (
-    INPUT,
-    MODEL_FILE,
-    OUTPUT,
-    PROVIDERS,
-    BoundRunner,
-    export_onnx,
-    open_session,
-)
+from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, OUTPUT, PROVIDERS, BoundRunner, open_session
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.measure.operations import timeline
-from inference_lib.measure.roofline import bounds, work_of
 from inference_lib.records.store import select
-from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report import glue, plots, tables, words
+from inference_lib.report.bracket import Bracket
 from inference_lib.seam import Workload, build
 
 ort.set_default_logger_severity(3)  # errors, no warnings
@@ -94,6 +88,7 @@ warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, abo
 scratch = tempfile.TemporaryDirectory()
 
 lab = open_lab(profile, device, records_dir)
+provider = PROVIDERS[lab.device]  # "CUDAExecutionProvider" or "CPUExecutionProvider"
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
 # %% tags=["hide-input"]
@@ -115,10 +110,21 @@ plots.show_figure(
 # %% [markdown]
 # ## Export
 #
-# One call turns the model into a file.
+# One call turns the model into a file. The example is there for its shape; its numbers are never looked at.
 
 # %%
-show_source(export_onnx)
+network = load_pretrained("resnet18")
+_ = torch.onnx.export(
+    network,
+    (torch.zeros(2, 3, 224, 224),),
+    str(Path(scratch.name) / "resnet18.onnx"),
+    dynamo=True,
+    dynamic_shapes=({0: torch.export.Dim("batch")},),
+    input_names=["images"],
+    output_names=["logits"],
+    external_data=False,
+    verbose=False,
+)
 
 # %% [markdown]
 # `dynamo=True` chooses the exporter built on `torch.export`: the model is run once on stand-ins for tensors, which
@@ -130,8 +136,12 @@ show_source(export_onnx)
 # The example holds two images because `torch.export` takes a dimension of zero or one for a constant. The exporter of
 # recent PyTorch versions works around that, older ones fix the batch at one; two images are safe in both.
 #
-# The cast comes before the export, so that the graph is in the wanted precision throughout. Tools that convert an
-# FP32 file afterwards insert casts and clip constants that half precision cannot hold.
+# For half precision, cast before the export: `network.half()`, and an example of the same type. Then the graph is in
+# that precision throughout. Tools that convert an FP32 file afterwards insert casts, and clip constants that half
+# precision cannot hold.
+#
+# The course exports with these arguments, once for each model and precision, and keeps the files; `build` hands them
+# out.
 #
 # ### A look into the file
 #
@@ -177,29 +187,55 @@ for precision in ("fp32", "fp16"):
 # and copies the output back, every time.
 
 # %%
-show_source("inference_lib.backends.onnxruntime", "RunRunner.infer")
+image = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+ieee = {"use_tf32": "0"} if lab.device == "cuda" else {}  # what TF32 changes is a knob further down
+session = ort.InferenceSession(model_path, providers=[(provider, ieee)])
+plain_logits = session.run(["logits"], {"images": image})[0]
 
 # %% [markdown]
 # With an *IOBinding*, inputs and outputs are memory that you own, on the device where the session computes. The
 # copies are yours to make, or not to make: the output of one model may be the input of the next.
 
 # %%
-show_source("inference_lib.backends.onnxruntime", "BoundRunner._bind")
+binding = session.io_binding()
+binding.bind_ortvalue_input("images", ort.OrtValue.ortvalue_from_numpy(image, lab.device, 0))
+binding.bind_output("logits", lab.device)
+session.run_with_iobinding(binding)
+bound_logits = binding.copy_outputs_to_cpu()[0]
 
 # %% [markdown]
-# Bound addresses do not change from run to run, which is what a CUDA graph needs. So the third way is an IOBinding
-# that is recorded. A provider option, `enable_cuda_graph`, does that inside the session. The course records from
-# outside, on a stream that it lends to the session, with the same lines as for PyTorch: the copies of a small batch
-# are part of the graph then, and the two frameworks differ in their kernels alone.
+# Here the input is copied once, when the `OrtValue` is made, and the output when it is asked for. The run itself
+# copies nothing. Both calls must give the same answer:
+
+# %% tags=["nbval-check-output"]
+print("the same logits:", np.allclose(plain_logits, bound_logits, atol=1e-2))
+
+# %% [markdown]
+# Bound addresses do not change from run to run, which is what a {term}`CUDA graph` needs. So the third way is an
+# IOBinding that is recorded: with `enable_cuda_graph`, the first run is captured, and every later one is a replay.
 
 # %%
-show_source("inference_lib.backends.onnxruntime", "OnnxRuntimeCudaGraph.load")
+if lab.device == "cuda":
+    recording = ort.InferenceSession(model_path, providers=[(provider, ieee | {"enable_cuda_graph": "1"})])
+    logits = ort.OrtValue.ortvalue_from_shape_and_type([1, 10], np.float32, "cuda", 0)
+    fixed = recording.io_binding()
+    fixed.bind_ortvalue_input("images", ort.OrtValue.ortvalue_from_numpy(image, "cuda", 0))
+    fixed.bind_ortvalue_output("logits", logits)
+    for _ in range(2):
+        recording.run_with_iobinding(fixed)  # the first run is captured, the second is a replay
+    print("the same logits:", np.allclose(plain_logits, logits.numpy(), atol=1e-2))
+else:
+    print("needs a GPU")
 
 # %% [markdown]
+# The output is an `OrtValue` here, so that its address stays as well; a new picture is written over the old one with
+# `update_inplace`. For its own rows the course records from outside, on a stream that it lends to the session, with the
+# same lines as for PyTorch. The copies of a small batch are part of the graph then, and the two frameworks differ in
+# their kernels alone.
+#
 # ## Is it still the same model?
 #
-# On a CPU there is no second memory to bind and no graph to record, so only the plain call is measured there. What
-# TF32 changes is a knob further down.
+# On a CPU there is no second memory to bind and no graph to record, so only the plain call is measured there.
 
 # %%
 backends = ["onnxruntime", "onnxruntime-iobinding", "onnxruntime-cudagraph"]
@@ -213,34 +249,27 @@ for model in MODELS:
 # %% [markdown]
 # ## How fast can it be?
 #
-# A bound comes first. A batch cannot be quicker than its arithmetic at the highest rate that the GPU reached in the
-# [chapter on the roofline](03_where_the_time_goes), nor than its memory traffic. The traffic has two values: that of
-# operations which run one by one, each with its own reading and writing (*unfused*), and the least that any program
-# needs (*fused*).
+# Bounds come first, from both sides, with the ceilings of the [chapter on where the time goes](03_where_the_time_goes).
+# The lower one holds for every program that does these multiplications: the longer of the arithmetic and of the traffic
+# that is left when all is fused. The upper one is what a program takes that runs its operations *one by one*, each
+# reading and writing memory, if every kernel reaches the ceilings and nothing is lost in between.
 
 # %%
-limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
-
-
-def least_ms(batch_size, traffic):
-    """Return the milliseconds that ResNet-18 takes at least in FP16."""
-    return max(bounds(work_of("resnet18", batch_size, "fp16"), limits, "fp16", traffic).values()) * 1e3
-
-
-if limits:
-    columns = {f"{traffic}, ms": [least_ms(size, traffic) for size in (1, 256)] for traffic in ("unfused", "fused")}
-    caption = f"ResNet-18, FP16: no program is quicker. {limits.machine}."
-    display(tables.show_table(pd.DataFrame({"batch": [1, 256]} | columns), caption))
-else:
-    print("needs the ceilings of a GPU")
+bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
+bracket.table((1, 256))
 
 # %% [markdown]
-# Guess before you read on: how many times the bound does `run()` take at batch 1, where it has a few dozen kernels to
-# launch? And how near does a batch of 256 come, whose copies are on top?
+# Guess before you read on. At batch 1 `run()` has a few dozen kernels to launch: how many times the lower bound does it
+# take? And how near does a batch of 256 come?
+#
+# :::{dropdown} What was measured
+# {glue:text}`07-gap`. Copies are not counted.
+# :::
 #
 # ## How fast is it?
 #
-# The rows of the [chapter on PyTorch](04_pytorch) stand beside those of this chapter, where they were measured.
+# The rows of the [chapter on PyTorch](04_pytorch) stand beside those of this chapter, where they were measured. These
+# are times from array to array, copies included.
 
 # %%
 compared = lab.compare(["pytorch", "pytorch-cudagraph", *backends])
@@ -253,6 +282,8 @@ compared.table()
 
 # %% [markdown]
 # ### Every inference
+#
+# A line is one row: the further left, the quicker, and the steeper, the steadier.
 
 # %%
 compared.latencies("resnet18", "fp16")
@@ -265,22 +296,22 @@ glue("07-graph", compared.verdict("onnxruntime-cudagraph", batch_sizes=sizes))
 glue("07-run", words.times_faster(cells[1]["pytorch"], cells[1]["onnxruntime"]))
 bound = [(size, words.times_faster(c["onnxruntime"], c["onnxruntime-iobinding"])) for size, c in cells.items()]
 glue("07-iobinding", " and ".join(f"{said} at batch {size}" for size, said in bound))
-
-gaps = []
-for size, cell in cells.items():
-    for rival, rows in cell.items():
-        found = rows[0].latency.device if rows and rows[0].latency and limits else None
-        if found and rival in backends:
-            times = found.value / least_ms(size, "fused")
-            gaps.append(f"{rows[0].title} at batch {size} {times:.1f} times")
-measured = ", ".join(gaps) or "not measured on a GPU yet"
-glue("07-gap", f"The time on the device, copies not counted, over the bound of fused traffic: {measured}")
+glue("07-gap", bracket.gap([row for cell in cells.values() for rival in backends for row in cell[rival]]))
 
 # %% [markdown]
 # {glue:text}`07-graph`. In FP16, compared with the eager loop of PyTorch at batch 1, `run()` is {glue:text}`07-run`;
 # compared with `run()`, IOBinding is {glue:text}`07-iobinding`.
 #
-# {glue:text}`07-gap`.
+# Now the guess. The model alone, its copies left out, against the two bounds:
+
+# %%
+for size in sizes:
+    display(bracket.figure(compared.shown("resnet18", "fp16"), size))
+
+# %% [markdown]
+# A bar beyond the band loses time to what the roofline does not know: launches that the GPU waits for, and kernels that
+# do not reach the ceilings, because one picture gives them too little to do or because they are not the best for the
+# shape. A bar inside it fuses less than everything. The profiles further down tell these apart.
 #
 # ### Where the milliseconds are
 #
@@ -292,11 +323,15 @@ compared.parts("resnet18", "fp16")
 
 # %% [markdown]
 # ### Larger batches
+#
+# A larger batch shares each launch among more pictures, and has more to copy.
 
 # %%
 compared.batches("resnet18", "fp16")
 
 # %% [markdown]
+# Follow one line from left to right. Where it stops rising, more pictures at once only make each of them wait longer.
+#
 # ### Rows that look odd
 #
 # Look at the table and the figures again. A model in FP16 moves half of the bytes of FP32, so one expects it to be
@@ -373,7 +408,6 @@ def nodes_run(precision, provider_options, runs=3):
     return pd.DataFrame([{"operator": n.get("op_name"), "provider": n.get("provider")} for n in nodes.values()])
 
 
-provider = PROVIDERS[lab.device]
 tried = {"FP32": ("fp32", {})}
 if lab.device == "cuda":
     tried |= {"FP16": ("fp16", {}), "FP16, NHWC": ("fp16", {"prefer_nhwc": "1"})}
@@ -610,7 +644,6 @@ if norms["as exported"] or not norms["traced, as run"]:
 
 # %%
 images = np.zeros((1, 3, 224, 224), np.float32)
-ieee = {"use_tf32": "0"} if lab.device == "cuda" else {}
 level = ort.GraphOptimizationLevel
 stop = {"session.force_spinning_stop": "1"}
 off = session_options(stop, graph_optimization_level=level.ORT_DISABLE_ALL)
@@ -662,8 +695,8 @@ batches = [np.zeros((size, 3, 224, 224), np.float32) for size in (1, 64 if lab.d
 tables.show_table(pd.DataFrame([time_both(session, batch) for batch in batches]), f"FP32, {lab.machine_name}.")
 
 # %% [markdown]
-# On a GPU the difference is the way across the bus, which grows with the batch. On a CPU both columns read the same
-# memory, and "none" is what one expects: a difference inside the noise.
+# On a GPU the difference is the way across the bus, and a larger batch has more to carry. On a CPU both columns read
+# the same memory, and "none" is what one expects: a difference inside the noise.
 #
 # ## Knobs
 #
@@ -769,8 +802,8 @@ if not broken:
 # *TF32.* ONNX Runtime turns it on unless told otherwise. The largest difference shows what that means: its products
 # keep ten bits of mantissa. The course turns it off for rows labelled FP32.
 #
-# *CUDA graph.* The launches of all operators become one, as in the [chapter on PyTorch](04_pytorch)
-# {cite}`pytorch_cuda_graphs`; the session itself records them.
+# *CUDA graph.* The launches of all operators become one {cite}`pytorch_cuda_graphs`. The [chapter on
+# PyTorch](04_pytorch) says how that works and what it forbids.
 #
 # *Threads.* `intra_op_num_threads` is the number of threads that share one operator. The default is one for each
 # physical core, which is right for one session on one machine, and wrong for ten sessions on it.
@@ -908,46 +941,101 @@ else:
 # ## Exercises
 #
 # ```{exercise}
-# :label: ex-07-example
-# Call `torch.export.export` yourself on `vanilla_cnn`, with `dynamic_shapes=({0: torch.export.Dim("batch")},)` and an
-# example of one image, then of two. What is the difference, and why?
+# :label: ex-07-size
+# Before you look: how many megabytes has the file of ResNet-18 in FP32, and how many in FP16? Count its parameters, and
+# compare.
 # ```
 #
-# ```{solution} ex-07-example
+# ````{solution} ex-07-size
 # :class: dropdown
-# With one image it refuses: the batch was marked as dynamic, and the trace made it the constant 1. A size of one
-# broadcasts, and a size of zero makes everything empty, so `torch.export` treats both as special cases that deserve a
-# trace of their own. Two stands for every size above one. `torch.onnx.export` asks it not to be so careful, and
-# succeeds with one image in recent versions.
+# ```python
+# parameters = sum(weights.numel() for weights in load_pretrained("resnet18").parameters())
+# for precision, size in {"fp32": 4, "fp16": 2}.items():
+#     file = build(get_backend("onnxruntime"), Workload("resnet18", 1, precision, "cpu")).directory / MODEL_FILE
+#     megabytes = file.stat().st_size / 1e6
+#     print(f"{precision}: {parameters * size / 1e6:.1f} MB of parameters, {megabytes:.1f} MB in the file")
 # ```
+# A file is its weights; the graph itself is a few kilobytes. The scales of the batch normalizations are parameters,
+# too, and are gone from the file, because they were multiplied into the filters.
+# ````
+#
+# ```{exercise}
+# :label: ex-07-example
+# Call `torch.export.export` yourself on `vanilla_cnn`, with `dynamic_shapes=({0: torch.export.Dim("batch")},)`, and an
+# example of one image, then of two. Which batch sizes does each program accept?
+# ```
+#
+# ````{solution} ex-07-example
+# :class: dropdown
+# ```python
+# for images in (1, 2):
+#     example, shapes = torch.zeros(images, 3, 224, 224), ({0: torch.export.Dim("batch")},)
+#     try:
+#         exported_program = torch.export.export(load_pretrained("vanilla_cnn"), (example,), dynamic_shapes=shapes)
+#         print(f"example of {images}: batches in", *exported_program.range_constraints.values())
+#     except Exception as error:
+#         print(f"example of {images}: refused, {type(error).__name__}")
+# ```
+# A size of one broadcasts, and a size of zero makes everything empty, so `torch.export` treats both as special cases
+# that deserve a trace of their own, and two stands for every size above one. Where the example of one is refused, the
+# batch was marked as dynamic and the trace had made it the constant 1. `torch.onnx.export` asks it not to be so
+# careful, and succeeds with one image in recent versions.
+# ````
 #
 # ```{exercise}
 # :label: ex-07-mobilenet
-# Count the operators of `mobilenet_v2` as exported and as run. Its activation is `ReLU6`. What is it called in ONNX,
-# and is it fused?
+# How many operators has `mobilenet_v2` as exported, and how many as run? Its activation is `ReLU6`. What is it called
+# in ONNX, and how many are left?
 # ```
 #
-# ```{solution} ex-07-mobilenet
+# ````{solution} ex-07-mobilenet
 # :class: dropdown
-# `ReLU6` is a `Clip` between zero and six. Build the artifact for `mobilenet_v2`, open it with
-# `optimized_model_filepath`, and call `count_operators` on both files. On a CPU the `Clip` operators are gone after
-# optimization: they are part of the convolutions. Whether a provider fuses an operator is a list in its source, so
-# look at the graph instead of guessing.
+# ```python
+# mobile = build(get_backend("onnxruntime"), Workload("mobilenet_v2", 1, "fp32", "cpu")).directory / MODEL_FILE
+# for stage, file in {"as exported": mobile, "as run": optimized(mobile)}.items():
+#     operators = count_operators(file)
+#     print(f"{stage}: {sum(operators.values())} operators, {operators['Clip']} of them Clip")
 # ```
+# `ReLU6` is a `Clip` between zero and six. Where a provider fuses it, it is part of the convolutions after
+# optimization. Whether it does is a list in its source, so look at the graph instead of guessing.
+# ````
 #
 # ```{exercise}
 # :label: ex-07-threads
-# Open two sessions on the CPU and run them from two Python threads at once, first as they come, then each with half
-# of the cores. Which pair finishes more runs in a second?
+# Open two sessions of `vanilla_cnn` on the CPU and run them from two Python threads at once, first as they come, then
+# each with half of the cores and without spinning. Which pair finishes more runs in a second?
 # ```
 #
-# ```{solution} ex-07-threads
+# ````{solution} ex-07-threads
 # :class: dropdown
-# As they come, each session has a thread for every core, so twice as many threads as cores take turns, and the
-# spinning ones take turns from the working ones. Set `intra_op_num_threads` to half of the cores in each, and turn
-# spinning off; count the runs with `time.perf_counter` over a few seconds. `run()` releases Python's lock while it
-# computes.
+# ```python
+# from concurrent.futures import ThreadPoolExecutor
+#
+#
+# def runs_a_second(options, seconds=1.0):
+#     """Return the runs in a second of two sessions, each called by a thread of its own."""
+#
+#     def count(session):
+#         runs, end = 0, time.perf_counter() + seconds
+#         while time.perf_counter() < end:
+#             session.run(None, {INPUT: images})
+#             runs += 1
+#         return runs / seconds
+#
+#     pair = [ort.InferenceSession(dynamic, options, providers=["CPUExecutionProvider"]) for _ in range(2)]
+#     with ThreadPoolExecutor(2) as threads:
+#         return sum(threads.map(count, pair))
+#
+#
+# half = max(1, len(os.sched_getaffinity(0)) // 2)
+# sleeping = session_options({"session.intra_op.allow_spinning": "0"}, intra_op_num_threads=half)
+# print(f"as they come: {runs_a_second(session_options()):,.0f} runs a second")
+# print(f"{half} thread(s) each, no spinning: {runs_a_second(sleeping):,.0f} runs a second")
 # ```
+# As they come, each session has a thread for every core, so twice as many threads as cores take turns, and the spinning
+# ones take turns from the working ones. The two lines say what that costs on your machine. `run()` releases Python's
+# lock while it computes, or two threads would gain nothing.
+# ````
 #
 # ## Key points
 #

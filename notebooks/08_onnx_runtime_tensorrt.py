@@ -13,6 +13,8 @@
 # %% [markdown]
 # # ONNX Runtime with TensorRT
 #
+# Can I have TensorRT's kernels without rewriting the program around my model?
+#
 # The same session, the same file, one more provider in the list: TensorRT for what it can do, CUDA for the rest.
 #
 # ::::{grid} 1 2 2 4
@@ -50,6 +52,8 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
+import contextlib
+import io
 import tempfile
 import textwrap
 import time
@@ -66,7 +70,8 @@ from inference_lib.backends import get_backend
 from inference_lib.backends import onnxruntime_tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import build_engine, load_tensorrt, logger, trt, why_no_build
-from inference_lib.report import plots, show_source, tables, words
+from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report.bracket import Bracket
 from inference_lib.seam import Workload, build
 
 ort.set_default_logger_severity(4)  # what fails raises; what falls back is shown below
@@ -87,8 +92,8 @@ plots.show_figure(
 # %% [markdown]
 # ### Is it here?
 #
-# The provider is part of the package `onnxruntime-gpu`; TensorRT's library is not, and not on PyPI either. Without it
-# every row of this chapter says so.
+# The provider is part of the package `onnxruntime-gpu`; TensorRT's library is not, and not on PyPI either: the package
+# there fetches it from NVIDIA's own index while it is installed.
 
 # %%
 found = get_backend("onnxruntime-tensorrt").availability("cuda")
@@ -101,14 +106,47 @@ runs = lab.device == "cuda" and found.usable
 parses, nothing_parses = not why_no_build(), "needs TensorRT with a GPU, or TensorRT for RTX"
 name = load_tensorrt()[1] if parses else ""
 
+# %% tags=["remove-cell"]
+there = f"TensorRT works there, with ONNX Runtime {found.version}, so the rows below have numbers"
+missing = f"There are no numbers of TensorRT from it: {found.reason or 'the chapter ran on its CPU'}"
+glue("08-here", f"This page was executed on {lab.machine_name}. {there if runs else missing}")
+
 # %% [markdown]
+# ```{admonition} Rows without numbers
+# :class: important
+# {glue:text}`08-here`. A cell that needs the library says so instead of answering. What needs only TensorRT's parser
+# and builder runs with TensorRT for RTX, which comes from PyPI and needs no GPU. Whoever has the library can
+# [contribute the missing rows](section-08-contribute) with three commands.
+# ```
+#
 # ## Export
 #
-# There is nothing new to export: the file is the one of the [chapter on ONNX Runtime](07_onnx_runtime). New are the
-# options of the provider.
+# There is nothing new to export: the file is the one of the [chapter on ONNX Runtime](07_onnx_runtime).
+
 
 # %%
-show_source(backend.provider_options)
+def onnx_file(model, precision="fp32"):
+    """Return the ONNX file of a model; the one that ONNX Runtime runs."""
+    return build(get_backend("onnxruntime"), Workload(model, 1, precision, "cpu")).directory / MODEL_FILE
+
+
+half = onnx_file("resnet18", "fp16")
+
+# %% [markdown]
+# New are the options of the provider, all of them strings.
+
+# %%
+cache = str(Path(scratch.name) / "cache")
+options = {
+    "trt_fp16_enable": "1",
+    "trt_engine_cache_enable": "1",
+    "trt_engine_cache_path": cache,
+    "trt_timing_cache_enable": "1",
+    "trt_timing_cache_path": cache,
+    "trt_profile_min_shapes": "images:1x3x224x224",
+    "trt_profile_opt_shapes": "images:8x3x224x224",
+    "trt_profile_max_shapes": "images:32x3x224x224",
+}
 
 # %% [markdown]
 # *Precision.* The course exports in FP16 first, so the file is in half precision already. `trt_fp16_enable` allows
@@ -118,17 +156,34 @@ show_source(backend.provider_options)
 # keeps how long each kernel took, which helps when an engine must be built again.
 #
 # *Shapes.* An engine holds for a range of shapes. The three profiles name its ends and the one to optimize for; equal
-# ones make an engine for one shape.
+# ones make an engine for one shape, and that is what the course measures.
 #
-# The session is opened so that nothing else can pass as TensorRT:
+# A service that wants an answer at any price lists the CUDA provider second:
 
 # %%
-show_source(backend.open_session)
+if runs:
+    session = ort.InferenceSession(half, providers=[("TensorrtExecutionProvider", options), "CUDAExecutionProvider"])
+    print("in use:", *session.get_providers())
+else:
+    print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# A measurement must not have a second choice. So the course opens its session in such a way that nothing else can pass
+# as TensorRT:
+
+# %%
+strict = ort.SessionOptions()
+strict.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+if runs:
+    alone = [("TensorrtExecutionProvider", options)]
+    session = ort.InferenceSession(half, strict, providers=alone, enable_fallback=False)
+    print("in use:", *session.get_providers())
+else:
+    print("needs TensorRT and a GPU")
 
 # %% [markdown]
 # `disable_cpu_ep_fallback` makes a graph that is not taken as a whole an error, and `enable_fallback=False` keeps the
-# Python class from trying again without TensorRT. For a measurement this is right. A service that wants an answer at
-# any price lists `CUDAExecutionProvider` second, and checks what it got.
+# Python class from trying again without TensorRT.
 #
 # ### How a graph is split
 #
@@ -137,11 +192,6 @@ show_source(backend.open_session)
 
 
 # %%
-def onnx_file(model, precision="fp32"):
-    """Return the ONNX file of a model; the one that ONNX Runtime runs."""
-    return build(get_backend("onnxruntime"), Workload(model, 1, precision, "cpu")).directory / MODEL_FILE
-
-
 def ask_parser(model):
     """Return whether TensorRT takes all of an ONNX model, and how many nodes are in each group of neighbours."""
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -201,18 +251,46 @@ else:
     print(placed(onnx_file("resnet18"), ["CPUExecutionProvider"]))
 
 # %% [markdown]
+# The sum of the counts is the whole graph. Where a provider that was meant to run all of it has fewer nodes, the others
+# are somewhere else.
+#
 # ## Is it still the same model?
+#
+# Every export is compared with the FP32 eager model before anything is timed, and a row that could not be measured says
+# why below the table.
 
 # %%
 records = lab.benchmark(["onnxruntime-tensorrt"])
 tables.show_agreement(records)
+
+# %% [markdown]
+# In one line for each model:
 
 # %%
 for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# ## How fast?
+# ## How fast can it be?
+#
+# TensorRT does the same multiplications as the CUDA provider, so the bounds are those of the [chapter on ONNX
+# Runtime](07_onnx_runtime): below the first no program gets, and above the second something is lost that the roofline
+# does not know.
+
+# %%
+bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
+bracket.table((1, 256))
+
+# %% [markdown]
+# Guess before you read on. At batch 1, how many times the lower bound does a session of the CUDA provider take, and how
+# much of that can other kernels save?
+#
+# :::{dropdown} What was measured
+# {glue:text}`08-gap`; copies are not counted. {glue:text}`08-verdict`. On a laptop's GPU with other versions, the first
+# edition of this course saw {glue:text}`08-reference` times the frames per second of ONNX Runtime's CUDA provider.
+# :::
+#
+# ## How fast is it?
 #
 # The same IOBinding on the CUDA provider is the fair comparison: session, binding and copies are the same, the
 # kernels are not. The CUDA provider's CUDA graph and PyTorch's eager loop stand beside it. A row that could not be
@@ -220,13 +298,31 @@ for model in MODELS:
 
 # %%
 rivals = ["onnxruntime-iobinding", "onnxruntime-cudagraph", "pytorch", "onnxruntime-tensorrt"]
-lab.compare(rivals).show("onnxruntime-tensorrt")
+compared = lab.compare(rivals)
+compared.show("onnxruntime-tensorrt")
 
 # %% [markdown]
+# The model alone, its copies left out, against the two bounds:
+
+# %%
+bracket.figure(compared.shown("resnet18", "fp16"), 1)
+
+# %% tags=["remove-cell"]
+one = compared.by_rival("resnet18", "fp16")
+glue("08-gap", bracket.gap([row for rows in one.values() for row in rows]))
+glue("08-verdict", compared.verdict("onnxruntime-tensorrt", batch_sizes=(1,)))
+reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_index("framework")["FPS"]
+glue("08-reference", f"{reference['ONNX-TensorRT'] / reference['ONNX']:.1f}")
+
+# %% [markdown]
+# What lies beyond the band is launches and kernels that one picture cannot fill. Other kernels shorten the second part
+# and fused ones both; a CUDA graph around the session shortens the first. The row of the CUDA provider's graph shows
+# what that alone is worth.
+#
+# (section-08-contribute)=
 # ### On readers' machines
 #
-# Is the row above unavailable? TensorRT's library comes from NVIDIA's own package index and from nowhere else. If your
-# machine has it, three commands make numbers for this page:
+# If your machine has TensorRT's library, three commands make numbers for this page:
 #
 # ```bash
 # ROWS="onnxruntime-iobinding onnxruntime-cudagraph pytorch onnxruntime-tensorrt"
@@ -275,8 +371,9 @@ else:
     print(nothing_parses)
 
 # %% [markdown]
-# TensorRT for RTX compiles and does not try. TensorRT times candidates on the GPU, which takes as long as they run. The
-# next cell measures what a cache saves: the same session twice, with an empty folder and with the engine in it.
+# TensorRT for RTX compiles and does not try. TensorRT times candidates on the GPU, which takes as long as they run.
+#
+# What does a cache save? The same session twice, with an empty folder and with the engine in it:
 
 
 # %%
@@ -299,8 +396,8 @@ else:
 # %% [markdown]
 # ## Knobs
 #
-# Options of this provider are strings, and a name that it does not know is an error. These are worth a measurement.
-# Each is turned alone, on ResNet-18 at batch 1, compute only, on an FP32 file; the sessions take turns.
+# A name that the provider does not know is an error, so a misspelt option does not go unnoticed. These four are worth a
+# measurement. Each is turned alone, on ResNet-18 at batch 1, compute only, on an FP32 file; the sessions take turns.
 #
 # - `trt_fp16_enable` lets TensorRT use FP16 on an FP32 file.
 # - `trt_builder_optimization_level`, 0 to 5, is how hard it searches. The default is 3.
@@ -357,8 +454,11 @@ show_source("inference_lib.backends.onnxruntime_tensorrt", "OnnxRuntimeTensorRt.
 
 # %%
 if not runs:
-    session = ort.InferenceSession(onnx_file("vanilla_cnn"), providers=[backend.PROVIDER, "CPUExecutionProvider"])
-    print("available:", backend.PROVIDER in ort.get_available_providers(), "| in use:", *session.get_providers())
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        session = ort.InferenceSession(onnx_file("vanilla_cnn"), providers=[backend.PROVIDER, "CPUExecutionProvider"])
+    print("in the log:", *(line for line in printed.getvalue().splitlines() if line.startswith("Falling back")))
+    print("available: ", backend.PROVIDER in ort.get_available_providers(), "| in use:", *session.get_providers())
 else:
     print("TensorRT works here")
 
@@ -418,26 +518,65 @@ else:
 #
 # ```{exercise}
 # :label: ex-08-split
-# Rename two activations far apart instead of one. How many groups does the parser report, and how many crossings
-# would that be? Then rename two neighbours.
+# Rename two activations that are far apart instead of one, the 5th and the 13th of ResNet-18. How many groups does the
+# parser report, and how many times does a feature map cross a border? Then rename two neighbours, the 9th and the 10th.
 # ```
 #
-# ```{solution} ex-08-split
+# ````{solution} ex-08-split
 # :class: dropdown
-# Two far apart give three groups and four crossings. Two neighbours leave a group of few nodes between them; with
-# `trt_min_subgraph_size` larger than that, it goes to the next provider, and two crossings are saved.
+# ```python
+# def groups_without(*positions):
+#     """Return the nodes in each group if these activations are renamed, counted from 1."""
+#     changed = onnx.load(onnx_file("resnet18"))
+#     relus = [node for node in changed.graph.node if node.op_type == "Relu"]
+#     for position in positions:
+#         relus[position - 1].op_type = "MyActivation"
+#     return ask_parser(changed)[1]
+#
+#
+# if parses:
+#     for positions in ((5, 13), (9, 10)):
+#         print(positions, "renamed, nodes in each group:", groups_without(*positions))
+# else:
+#     print(nothing_parses)
 # ```
+# Every renamed activation is entered once and left once, and each of these is a crossing. Two neighbours leave a small
+# group between them; with `trt_min_subgraph_size` larger than that, it goes to the next provider, and two crossings are
+# saved.
+# ````
 #
 # ```{exercise}
 # :label: ex-08-order
-# What would happen if the providers were listed as CUDA first, TensorRT second?
+# List the providers the other way round, CUDA first and TensorRT second. How many nodes does each get?
 # ```
 #
-# ```{solution} ex-08-order
+# ````{solution} ex-08-order
 # :class: dropdown
-# Every node goes to the first provider that takes it. The CUDA provider takes all nodes of these models, so TensorRT
-# would get none, and nothing would say so but the count of nodes.
+# ```python
+# other_way = ["CUDAExecutionProvider", backend.PROVIDER] if runs else ["CPUExecutionProvider"]
+# print(placed(onnx_file("resnet18"), other_way))
 # ```
+# Every node goes to the first provider that takes it. The CUDA provider takes all nodes of these models, so nothing is
+# left for the second, and nothing says so but the count. (Without TensorRT, the line shows the CPU provider.)
+# ````
+#
+# ```{exercise}
+# :label: ex-08-pays
+# On the laptop of the reference project, after how many pictures has an engine paid for itself that took 10, 60 or 300
+# seconds to build? Compare ONNX Runtime with and without TensorRT, ResNet-18, FP16.
+# ```
+#
+# ````{solution} ex-08-pays
+# :class: dropdown
+# ```python
+# fps = tables.reference_table("resnet18").query("precision == 'FP16'").set_index("framework")["FPS"]
+# saved_s = 1 / fps["ONNX"] - 1 / fps["ONNX-TensorRT"]
+# for build_s in (10, 60, 300):
+#     print(f"a build of {build_s} s pays after {build_s / saved_s:,.0f} pictures")
+# ```
+# The seconds of the build over the seconds saved with each picture. A service gets there soon; a program that looks at
+# a folder of pictures and ends may not, unless it finds the engine in the cache.
+# ````
 #
 # ## Key points
 #
@@ -445,7 +584,7 @@ else:
 #   groups.
 # - The first run builds the engine. Set the profiles, keep the cache, fill it before the service starts.
 # - An engine in a cache belongs to a GPU and to versions; keep both beside it.
-# - Available is not in use, and in use may be for one node.
+# - A provider that is available may not be in use, and one that is in use may run a single node. Count the nodes.
 # - FP32 means TF32 here unless the environment says otherwise before the process starts.
 #
 # ## Further reading

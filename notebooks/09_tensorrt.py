@@ -13,7 +13,9 @@
 # %% [markdown]
 # # TensorRT
 #
-# NVIDIA's compiler for neural networks turns a graph into a program for one GPU, and measures its way to the kernels.
+# How fast does NVIDIA's own compiler make my model, and what do I give up for it?
+#
+# TensorRT turns a graph into a program for one GPU, and measures its way to the kernels.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -69,7 +71,8 @@ from inference_lib.backends import get_backend
 from inference_lib.backends import tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import ENGINE_FILE, EngineRunner, load_tensorrt, log, logger, trt
-from inference_lib.report import plots, show_source, tables, words
+from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report.bracket import Bracket
 from inference_lib.seam import Artifact, Workload, build
 
 scratch = tempfile.TemporaryDirectory()
@@ -97,7 +100,7 @@ plots.show_figure(
 # ### Is it here?
 #
 # TensorRT needs an NVIDIA GPU even to build. Its library is not on PyPI: the packages there fetch it from NVIDIA's
-# own index when they are installed. Where that is not possible, every row of this chapter says so.
+# own index when they are installed.
 #
 # There is a second edition, *TensorRT for RTX*, for GeForce and RTX cards {cite}`tensorrt_rtx`. Its Python API is the
 # same for all that this chapter does, and it builds without any GPU: kernels are not tried, but compiled on the
@@ -114,24 +117,26 @@ builds, nothing_builds = not reason, "needs TensorRT with a GPU, or TensorRT for
 name = load_tensorrt()[1] if builds else ""
 answer = f"yes, {backend.NAMES[name]}" if builds else f"no. {reason}; pip install tensorrt-rtx-cu13"
 print(textwrap.fill(f"builds them:  {answer}", 72, break_on_hyphens=False))
+runs = lab.device == "cuda" and found.usable
+
+# %% tags=["remove-cell"]
+there = f"TensorRT {found.version} works there, so the row below has numbers"
+missing = f"There are no numbers of TensorRT from it: {found.reason or 'the chapter ran on its CPU'}"
+glue("09-here", f"This page was executed on {lab.machine_name}. {there if runs else missing}")
 
 # %% [markdown]
+# ```{admonition} Rows without numbers
+# :class: important
+# {glue:text}`09-here`. A cell that needs the library says so instead of answering; what only builds runs with TensorRT
+# for RTX, which comes from PyPI. Whoever has the library can [contribute the missing rows](section-09-contribute) with
+# three commands.
+# ```
+#
 # ## Export
 #
 # ### From a file to a network
 #
-# The build starts from the ONNX file that the [chapter on ONNX Runtime](07_onnx_runtime) has made. A parser reads it
-# into a *network*, TensorRT's own graph.
-
-# %%
-show_source(backend.parse)
-
-# %% [markdown]
-# `STRONGLY_TYPED` says that the file decides about precision: a tensor that is FP16 in the file is FP16 in the
-# engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT choose. That flag is
-# deprecated in TensorRT 10 and gone in TensorRT 11 {cite}`tensorrt_migration`.
-#
-# The parser returns `False` when it fails, and raises nothing. The reasons wait in a list until somebody asks.
+# The build starts from the ONNX file that the [chapter on ONNX Runtime](07_onnx_runtime) has made.
 
 
 # %%
@@ -140,8 +145,31 @@ def onnx_file(model, precision):
     return build(get_backend("onnxruntime"), Workload(model, 1, precision, "cpu")).directory / MODEL_FILE
 
 
+graph = onnx_file("resnet18", "fp16")
+
+# %% [markdown]
+# A parser reads it into a *network*, TensorRT's own graph. (`logger()` is the course's, which keeps what
+# TensorRT says; the usual `trt.Logger()` prints it.)
+
+# %%
 if builds:
-    network = backend.parse(trt.Builder(logger()), onnx_file("resnet18", "fp16"))
+    builder = trt.Builder(logger())
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger())
+    if not parser.parse_from_file(str(graph)):
+        raise CourseError("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# `STRONGLY_TYPED` says that the file decides about precision: a tensor that is FP16 in the file is FP16 in the
+# engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT choose. That flag is
+# deprecated in TensorRT 10 and gone in TensorRT 11 {cite}`tensorrt_migration`.
+#
+# The parser returns `False` when it fails, and raises nothing. The reasons wait in a list until somebody asks.
+
+# %%
+if builds:
     for tensor in (network.get_input(0), network.get_output(0)):
         print(tensor.name, tensor.dtype.name, list(tensor.shape))
     kinds = Counter(network.get_layer(i).type.name.lower() for i in range(network.num_layers))
@@ -154,38 +182,44 @@ else:
 #
 # ### Shapes
 #
-# A kernel is chosen for a shape, so the builder must be told. Either the batch is fixed for good, or a *profile*
-# names the smallest one, the largest one and the one to optimize for.
-
-# %%
-show_source(backend.set_batches)
-
-# %% [markdown]
-# ### From a network to an engine
-#
-# What remains is a configuration and the build itself.
-
-# %%
-show_source(backend.build_engine)
-
-# %% [markdown]
-# TF32 is on by default and the course turns it off: FP32 means IEEE here unless a label says otherwise. The flag is
-# about FP32 numbers only, and it stays in TensorRT 11.
-#
-# `build_serialized_network` returns the bytes of the file, or `None`. Once more, nothing is raised.
+# A kernel is chosen for a shape, so the builder must be told. A *profile* names the smallest batch, the one to optimize
+# for, and the largest:
 
 # %%
 if builds:
-    graph = onnx_file("resnet18", "fp16")
+    config = builder.create_builder_config()
+    range_of_batches = builder.create_optimization_profile()
+    range_of_batches.set_shape("images", (1, 3, 224, 224), (8, 3, 224, 224), (32, 3, 224, 224))
+    print("profile number", config.add_optimization_profile(range_of_batches))
+else:
+    print(nothing_builds)
+
+# %% [markdown]
+# Or the batch is fixed for good, which needs no profile: `network.get_input(0).shape = (8, 3, 224, 224)`. That is how
+# the course builds the engines that it measures, one for each batch size.
+#
+# ### From a network to an engine
+#
+# What remains is the build itself. It returns the bytes of the file, or `None`. Once more, nothing is raised.
+
+# %%
+if builds:
+    config.clear_flag(trt.BuilderFlag.TF32)
     start = time.perf_counter()
-    engine = backend.build_engine(graph, 8)
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise CourseError("TensorRT built no engine; the logger knows why")
+    engine = bytes(serialized)
     print(f"{len(engine) / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s, {name} on {lab.machine_name}")
 else:
     print(nothing_builds)
 
 # %% [markdown]
+# TF32 is on by default and the course turns it off: FP32 means IEEE here unless a label says otherwise. The flag is
+# about FP32 numbers only, and it stays in TensorRT 11.
+#
 # A build of TensorRT for RTX tries nothing. TensorRT itself runs the candidates on the GPU, several times each, and
-# takes as long as that takes.
+# takes as long as that takes. These three cells, with every return value checked, are the course's own `build_engine`.
 #
 # ### From an engine to logits
 #
@@ -193,28 +227,66 @@ else:
 # in between (the *context*), and the addresses of input and output.
 
 # %%
-show_source(backend.EngineRunner)
+if runs:
+    loaded = trt.Runtime(logger()).deserialize_cuda_engine(engine)
+    context = loaded.create_execution_context()
+    images = torch.zeros(8, 3, 224, 224, dtype=torch.float16, device="cuda")
+    logits = torch.empty(8, 10, dtype=torch.float16, device="cuda")
+    stream = torch.cuda.Stream()
+    assert context.set_input_shape("images", tuple(images.shape))
+    assert context.set_tensor_address("images", images.data_ptr())
+    assert context.set_tensor_address("logits", logits.data_ptr())
+    assert context.execute_async_v3(stream.cuda_stream)
+    stream.synchronize()
+    print("finite logits:", bool(logits.isfinite().all()))
+else:
+    print("needs TensorRT and a GPU")
 
 # %% [markdown]
 # TensorRT takes plain addresses. It sees neither type nor size of what is there, so a wrong one gives wrong logits or
-# a crash. That is why `_bind` compares them first.
+# a crash. The course's runner compares both with what the engine says before it binds them.
 #
 # `execute_async_v3` only queues the work, on a stream of our own: on the default stream TensorRT adds waits. Shape and
 # addresses stay the same, so the launches can be recorded as a CUDA graph with the same lines as in the
 # [chapter on PyTorch](04_pytorch).
 #
 # ## Is it still the same model?
+#
+# Every export is compared with the FP32 eager model before anything is timed, and a row that could not be measured says
+# why below the table.
 
 # %%
 records = lab.benchmark(["tensorrt"])
 tables.show_agreement(records)
+
+# %% [markdown]
+# In one line for each model:
 
 # %%
 for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# ## How fast?
+# ## How fast can it be?
+#
+# However good its kernels, TensorRT has to do the multiplications of the network and to read its weights. The bounds
+# are those of the [chapter on where the time goes](03_where_the_time_goes): the lower one with all traffic fused away
+# but the last, the upper one with operations that run one by one at the ceilings.
+
+# %%
+bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
+bracket.table((1, 256))
+
+# %% [markdown]
+# Guess before you read on. At batch 1, how many times the lower bound do the CUDA graphs of PyTorch and ONNX Runtime
+# take? That is all that better kernels and more fusion could still save.
+#
+# :::{dropdown} What was measured
+# {glue:text}`09-gap`; copies are not counted. {glue:text}`09-verdict`. On a laptop's GPU with other versions, the first
+# edition of this course saw {glue:text}`09-reference` times the frames per second of ONNX Runtime's CUDA provider.
+# :::
+#
+# ## How fast is it?
 #
 # PyTorch's and ONNX Runtime's CUDA graphs are the fair rivals: they replay a graph, as TensorRT's row does, so that
 # kernels and copies are what differs. PyTorch's eager loop stands beside them. A row that could not be measured says
@@ -222,13 +294,31 @@ for model in MODELS:
 
 # %%
 rivals = ["pytorch-cudagraph", "onnxruntime-cudagraph", "pytorch", "tensorrt"]
-lab.compare(rivals).show("tensorrt")
+compared = lab.compare(rivals)
+compared.show("tensorrt")
 
 # %% [markdown]
+# The model alone, its copies left out, against the two bounds:
+
+# %%
+bracket.figure(compared.shown("resnet18", "fp16"), 1)
+
+# %% tags=["remove-cell"]
+one = compared.by_rival("resnet18", "fp16")
+glue("09-gap", bracket.gap([row for rows in one.values() for row in rows]))
+glue("09-verdict", compared.verdict("tensorrt", batch_sizes=(1,)))
+reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_index("framework")["FPS"]
+glue("09-reference", f"{reference['TensorRT'] / reference['ONNX']:.1f}")
+
+# %% [markdown]
+# A CUDA graph takes the launches off the host, so what its bar has beyond the band is on the device. There is a kernel
+# for each of the twenty convolutions at least, each has a beginning and an end in which the GPU is not full, and one
+# picture may not fill it in between, either.
+#
+# (section-09-contribute)=
 # ### On readers' machines
 #
-# Is the row above unavailable? TensorRT's library comes from NVIDIA's own package index and from nowhere else. If your
-# machine has it, three commands make numbers for this page:
+# If your machine has TensorRT's library, three commands make numbers for this page:
 #
 # ```bash
 # ROWS="pytorch-cudagraph onnxruntime-cudagraph pytorch tensorrt"
@@ -256,9 +346,9 @@ tables.show_table(tables.reference_rows("TensorRT"), "Quadro T2000, batch 1, Ten
 #
 # ### Layers, before and after
 #
-# The builder says what it does to the network if one listens. With detailed profiling it also writes down which
-# layers of the file each of its own layers came from. A loaded engine can be asked the same by its *inspector*; that
-# needs the GPU, the log does not. `engine_layers` asks whichever is there.
+# With detailed profiling, the builder writes down which layers of the file each of its own layers came from. A loaded
+# engine can be asked by its *inspector*; that needs the GPU, the log of the build does not. `engine_layers` asks
+# whichever is there.
 
 
 # %%
@@ -347,7 +437,6 @@ def take_turns(plans, precision, batch_size):
     return tables.show_table(turns.table(), caption)
 
 
-runs = lab.device == "cuda" and found.usable
 known = Path(scratch.name) / "known.cache" if builds and name == "tensorrt" else None
 if runs:
     for size in (1, 32):
@@ -389,6 +478,8 @@ else:
 # good. So the course builds one engine at a time, whatever else it does in parallel.
 #
 # ### TF32
+#
+# The flag from above, on and off, on the FP32 file:
 
 # %%
 if runs:
@@ -402,7 +493,7 @@ else:
 # %% [markdown]
 # ## What goes wrong
 #
-# ### FP16 was asked for and is not there, or was not and is
+# ### FP16 was asked for, and the engine computes in FP32
 #
 # Much code on the web still says `config.set_flag(trt.BuilderFlag.FP16)`. Guarded with `hasattr`, it is skipped
 # without a word where the flag is gone, and the engine under the FP16 label computes in FP32.
@@ -546,40 +637,76 @@ else:
 #
 # ```{exercise}
 # :label: ex-09-mobilenet
-# Predict, then look: which layers of `mobilenet_v2` will be fused? Its blocks end with a convolution that has no
-# activation, and a shortcut in some of them. Call `engine_layers` on its file.
+# Predict, then look: how many layers has the network of `mobilenet_v2`, and how many its engine? Its blocks end with a
+# convolution that has no activation, and a shortcut in some of them.
 # ```
 #
-# ```{solution} ex-09-mobilenet
+# ````{solution} ex-09-mobilenet
 # :class: dropdown
-# Each `Clip` (ReLU6, which the exporter may have given a short name) joins the convolution before it, depthwise or
-# not, and each addition of a shortcut joins the last convolution of its block. Compare `len(engine_layers(...))` with
-# the number of layers in the network.
+# ```python
+# if builds:
+#     file = onnx_file("mobilenet_v2", "fp16")
+#     mobile = backend.engine_layers(file, 8)
+#     network = backend.parse(trt.Builder(logger()), file)
+#     print(f"{network.num_layers} layers in the network, {len(mobile)} in the engine")
+#     for parts, count in Counter(len(parts) for _, parts in mobile).most_common():
+#         print(f"{count} layers of the engine hold {parts} of the file")
+# else:
+#     print(nothing_builds)
 # ```
+# Each `Clip` (ReLU6, which the exporter may have given a short name) can join the convolution before it, depthwise or
+# not, and each addition of a shortcut the last convolution of its block. The counts say how many did.
+# ````
 #
 # ```{exercise}
 # :label: ex-09-opset
-# Take an operator that TensorRT's parser does not know. `trt.OnnxParser(network, logger()).supports_operator(name)`
-# tells. What could you do if your model had it?
+# How many of ONNX's operators does TensorRT's parser not know? Name three. What could you do if your model had one?
 # ```
 #
-# ```{solution} ex-09-opset
+# ````{solution} ex-09-opset
 # :class: dropdown
-# `Det` and `Unique` are examples at the time of writing. Rewrite the model without it, write a plugin, or let a
-# framework that splits graphs use TensorRT for the rest: ONNX Runtime's provider or Torch-TensorRT.
+# ```python
+# import onnx
+#
+# if builds:
+#     maker = trt.Builder(logger())
+#     empty = maker.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+#     parser = trt.OnnxParser(empty, logger())
+#     operators = sorted({schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain})
+#     unknown = [operator for operator in operators if not parser.supports_operator(operator)]
+#     print(f"{len(unknown)} of {len(operators)} operators are not known, such as {', '.join(unknown[:6])}")
+# else:
+#     print(nothing_builds)
 # ```
+# Rewrite the model without it, write a plugin, or let a framework that splits graphs use TensorRT for the rest: [ONNX
+# Runtime's provider](08_onnx_runtime_tensorrt) or [Torch-TensorRT](10_torch_tensorrt).
+# ````
 #
 # ```{exercise}
 # :label: ex-09-profile
-# A service gets one image at a time by day and batches of 64 by night. Which engines would you build?
+# A service gets one image at a time by day and batches of 64 by night. Build one engine with a profile for each, and
+# another with one profile from 1 to 64. How large are the files?
 # ```
 #
-# ```{solution} ex-09-profile
+# ````{solution} ex-09-profile
 # :class: dropdown
-# Two profiles: one fixed at 1, one tuned for 64. They can be two engines, or two profiles in one, where the weights
-# are stored once: call `add_optimization_profile` twice and choose with `set_optimization_profile_async`. A single
-# profile from 1 to 64 works, too, and is tuned for one size alone. Measure what that costs.
+# ```python
+# if builds:
+#     for title, profiles in {"1, and 64": [(1, 1, 1), (64, 64, 64)], "1 to 64": [(1, 64, 64)]}.items():
+#         maker = trt.Builder(logger())
+#         network, config = backend.parse(maker, onnx_file("resnet18", "fp16")), maker.create_builder_config()
+#         for sizes in profiles:
+#             profile_of_batches = maker.create_optimization_profile()
+#             profile_of_batches.set_shape("images", *((size, 3, 224, 224) for size in sizes))
+#             config.add_optimization_profile(profile_of_batches)
+#         print(f"{title}: {len(bytes(maker.build_serialized_network(network, config))) / 1e6:.1f} MB")
+# else:
+#     print(nothing_builds)
 # ```
+# Compare the sizes with that of one engine above: weights that both profiles read in one layout are stored once, and
+# `set_optimization_profile_async` chooses between the two. The single profile works for both loads and is tuned for 64
+# alone. What that costs by day is a question for `take_turns`.
+# ````
 #
 # ## Key points
 #

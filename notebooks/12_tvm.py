@@ -13,7 +13,9 @@
 # %% [markdown]
 # # TVM
 #
-# Most frameworks of this course take their convolutions from a library. This one writes them.
+# Can a compiler write kernels that are as fast as those of a vendor's library?
+#
+# Most frameworks of this course take their convolutions from such a library. This one writes them.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -53,17 +55,21 @@ records_dir = None  # where records are written; None: _build/records
 
 # %%
 import re
+import tempfile
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import tvm
+from IPython.display import display
 from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
-from tvm import relax
+from tvm import relax, s_tir
 from tvm.relax.frontend.torch import from_exported_program
+from tvm.s_tir import dlight
 
 from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import get_backend
@@ -72,10 +78,12 @@ from inference_lib.backends.tvm.cpu import VectorTiles, divisor
 from inference_lib.backends.tvm.graph import CONVERTERS, fold_constants
 from inference_lib.measure.operations import operations
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report.bracket import Bracket
 from inference_lib.seam import Workload, build
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
 lib.use_all_cores()  # TVM would take half of them; see "Threads"
+scratch = tempfile.TemporaryDirectory()
 
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
@@ -104,11 +112,16 @@ plots.show_figure(
 # weights become constants of the graph.
 
 # %%
-show_source("inference_lib.backends.tvm.backend", "import_model")
+folded = fuse(load_pretrained("resnet18"))  # batch norms into the convolutions
+traced = torch.export.export(folded, (torch.zeros(1, 3, 224, 224),))
+imported = from_exported_program(
+    traced, unwrap_unit_return_tuple=True, run_ep_decomposition=False, custom_convert_map=CONVERTERS
+)
 
 # %% [markdown]
 # The batch norms are folded before, as in the [chapter on PyTorch](04_pytorch). `CONVERTERS` are three functions of the
-# course's own that take the place of TVM's; the section on what goes wrong says why.
+# course's own that take the place of TVM's; the section on what goes wrong says why. These lines are the course's
+# `import_model`.
 #
 # The graph is data. Its operations can be counted:
 
@@ -119,8 +132,6 @@ def operations_in(module):
     return Counter(re.findall(r"R\.([a-z_.0-9]+)\(", module["main"].script()))
 
 
-workload = Workload("resnet18", 1, "fp32", lab.device)
-imported = lib.import_model(load_pretrained("resnet18"), workload)
 calls = operations_in(imported)
 print({name: calls[name] for name in ("nn.conv2d", "add", "nn.relu", "nn.max_pool2d", "matmul")})
 
@@ -128,16 +139,14 @@ print({name: calls[name] for name in ("nn.conv2d", "add", "nn.relu", "nn.max_poo
 # ### From operations to loops
 #
 # *Legalizing* replaces each operation by a call of a loop program, and *fusing* merges neighbours into one. Both are
-# passes over the graph, and the pipeline called `zero` runs them.
-
-# %%
-show_source("inference_lib.backends.tvm.backend", "lower")
+# passes over the graph: `LegalizeOps` is the first alone, and the pipeline called `zero` runs both. (Passes may work in
+# place, hence the copies.)
 
 # %%
 target = tvm.target.Target("llvm")  # the counts are the same for every target
 with target:
     legalized = relax.transform.LegalizeOps()(fold_constants(lib.copied(imported)))
-    fused = relax.get_pipeline("zero")(imported)
+    fused = relax.get_pipeline("zero")(lib.copied(imported))
 
 
 def size_of(module):
@@ -151,8 +160,10 @@ assert (sizes.loc["loop programs"] < sizes.loc["calls"]).all(), "the next paragr
 tables.show_table(sizes.rename_axis("").reset_index(), "ResNet-18, before and after fusing.")
 
 # %% [markdown]
-# Layers of one shape share a program, so there are fewer programs than calls. The fused ones carry in their names what
-# they compute:
+# Layers of one shape share a program, so there are fewer programs than calls. For its rows the course also changes the
+# layout before, with one more pass (`relax.transform.ConvertLayout`); all of it together is its function `lower`.
+#
+# The fused programs carry in their names what they compute:
 
 # %% tags=["nbval-check-output"]
 print(*sorted(v.name_hint for v in fused.get_global_vars())[:6], sep="\n")
@@ -177,6 +188,21 @@ print(loops[loops.index("    for ") :].rstrip())
 #
 # ## A schedule
 #
+# Each change is one call. Here is a schedule by hand, for the loops of the product above: the columns of the result go
+# to the inside, where they lie side by side in memory, and become one vector.
+
+# %% tags=["nbval-check-output"]
+by_hand = s_tir.Schedule(lowered["fused_matmul_add_relu"])
+rows_, columns, terms = by_hand.get_loops(by_hand.get_sblock("matmul"))
+by_hand.reorder(rows_, terms, columns)
+by_hand.vectorize(columns)
+script = by_hand.mod["main"].script()
+print(script[script.index("    for ") : script.index("        v_i0")].rstrip())
+
+# %% [markdown]
+# The two `for` lines have changed and nothing else has. TVM refuses a change that would alter the result: to vectorize
+# the loop over the terms, for example, which add up.
+#
 # On a CPU, three changes matter. Share the outer loops among the cores. Let the innermost loop run over numbers that
 # lie side by side, so that one instruction does many. Keep a small tile of sums in registers while all products are
 # added to it.
@@ -187,8 +213,13 @@ print(loops[loops.index("    for ") :].rstrip())
 show_source("inference_lib.backends.tvm.cpu", "VectorTiles.tile")
 
 # %% [markdown]
-# Every call is one change of the program. The arithmetic is not mentioned: the same function schedules a convolution
-# of any size, a depthwise one, a pooling and a matrix product. Here is what it is worth, on the small network:
+# The arithmetic is not mentioned: the same function schedules a convolution of any size, a depthwise one, a pooling and
+# a matrix product. Guess before you read on: how many times faster than the plain loops is the small network with it?
+# Bear in mind how many numbers fit into a vector, and how many cores there are.
+#
+# :::{dropdown} What was measured
+# On this page's machine and in its process, the rule is {glue:text}`12-rule` against the loops as written.
+# :::
 
 # %%
 cpu = lib.target_of("cpu")
@@ -232,7 +263,8 @@ glue("12-rule", told(scheduled, "rule", "as written"))
 glue("12-tuned", told(scheduled, "tuned", "rule") if schedules else "not there for this CPU")
 
 # %% [markdown]
-# On this machine and in this process, the rule is {glue:text}`12-rule` against the loops as written.
+# Where the rule is faster by more than vectors and cores account for, the rest is the tile: sums that stay in registers
+# are not written to memory and read again for every product.
 #
 # ### On a GPU
 #
@@ -335,11 +367,18 @@ shown
 # %% [markdown]
 # ## Compile
 #
-# The result is a shared library for one device, one batch size and one precision. The weights are inside, and their
-# type can be read from its bytes:
+# `ApplyDefaultSchedule` offers every loop program to a list of rules, and `tvm.compile` makes machine code of what they
+# return. The result is a shared library for one device, one batch size and one precision.
 
 # %%
-show_source("inference_lib.backends.tvm.backend", "compile_module")
+with cpu:
+    by_rule = dlight.ApplyDefaultSchedule(VectorTiles())(lib.copied(plain))
+executable = tvm.compile(by_rule, cpu)
+executable.export_library(str(Path(scratch.name) / "small.so"))
+
+# %% [markdown]
+# For a GPU the target is another and dlight's rules stand in the list. The weights are inside, and their type can be
+# read from the library's bytes:
 
 # %% tags=["nbval-check-output"]
 artifact = build(get_backend("tvm"), Workload("vanilla_cnn", 1, "fp32", "cpu"))
@@ -350,13 +389,20 @@ print(max(shape for _, shape in stored if len(shape) == 2))
 # %% [markdown]
 # ## Run
 #
-# A small virtual machine calls the loop programs one after another. On a GPU it reads PyTorch's memory in place, by
-# DLPack, and launches on the stream that it is told:
+# A small virtual machine calls the loop programs one after another. It needs neither Python's module nor the schedule,
+# only the library:
 
-# %%
-show_source("inference_lib.backends.tvm.backend", "TvmCudaRunner.compute")
+# %% tags=["nbval-check-output"]
+machine = relax.VirtualMachine(tvm.runtime.load_module(str(Path(scratch.name) / "small.so")), tvm.cpu())
+logits = machine["main"](image).numpy()
+expected = load_pretrained("vanilla_cnn")(torch.from_numpy(image.numpy())).numpy()
+print("PyTorch's logits:", np.allclose(logits, expected, atol=1e-3))
 
 # %% [markdown]
+# Input and output are tensors of TVM's. They share memory with PyTorch's by DLPack, without a copy:
+# `tvm.runtime.from_dlpack(images)` on the way in and `torch.from_dlpack(logits)` on the way out. On a GPU, where both
+# queue their work, they must also share a stream (`tvm_ffi.use_raw_stream`), or one reads before the other has written.
+#
 # PyTorch's way of capturing a CUDA graph would do harm here. Each run takes memory for its feature maps from TVM's pool
 # and gives it back, so a captured run would go on writing to memory that has another owner by then. TVM has a way of
 # its own: told to before it compiles (`relax.backend.use_cuda_graph`), it plans the memory of all feature maps, keeps
@@ -365,7 +411,8 @@ show_source("inference_lib.backends.tvm.backend", "TvmCudaRunner.compute")
 #
 # ## Is it still the same model?
 #
-# Each batch size is compiled for itself. On a machine with a GPU, the rows are those of the GPU and of its host.
+# Each batch size is compiled for itself. On a machine with a GPU, the rows are those of the GPU and of its host. A row
+# that could not be measured says why below the table.
 
 # %%
 records = lab.benchmark(["tvm", "tvm-cudagraph"])
@@ -378,7 +425,26 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# ## How fast?
+# ## How fast can it be?
+#
+# A compiler that writes its own kernels has to do the multiplications of the network and to read its weights, as every
+# other does. Bounds from both sides, by the ceilings of the [chapter on where the time goes](03_where_the_time_goes):
+
+# %%
+brackets = [Bracket(model, "fp16", lab.gpu_ceilings()) for model in ("resnet18", "mobilenet_v2")]
+for bracket in brackets:
+    display(bracket.table((1,)))
+
+# %% [markdown]
+# Guess before you read on. In FP16 at batch 1, graph against graph: for which of the two networks does TVM come nearer
+# to PyTorch's library, the one of dense convolutions, or the one of thin and depthwise ones?
+#
+# :::{dropdown} What was measured
+# Compared with PyTorch's CUDA graph, TVM's is {glue:text}`12-resnet-graphs` with ResNet-18, and
+# {glue:text}`12-mobile-graphs` with MobileNetV2.
+# :::
+#
+# ## How fast is it?
 
 # %%
 rivals = ["pytorch", "pytorch-cudagraph", "onnxruntime", "onnxruntime-cudagraph"]
@@ -389,6 +455,11 @@ compared.table()
 # :::{dropdown} On readers' machines
 # {{ machines: pytorch pytorch-cudagraph onnxruntime onnxruntime-cudagraph tvm tvm-cudagraph }}
 # :::
+
+# %% [markdown]
+# ### Every inference
+#
+# A line is one row: the further left, the quicker, and the steeper, the steadier.
 
 # %%
 compared.latencies("resnet18", "fp32")
@@ -416,18 +487,32 @@ glue("12-mobile-graphs", words.times_faster(mobile_net["pytorch-cudagraph"], mob
 # {glue:text}`12-small-graph` for the small network. Graph against graph, TVM is {glue:text}`12-resnet-graphs` against
 # PyTorch with ResNet-18, and {glue:text}`12-mobile-graphs` with MobileNetV2.
 #
+# Against the bounds, the model alone:
+
+# %%
+for bracket in brackets:
+    display(bracket.figure(compared.shown(bracket.model, "fp16"), 1))
+
+# %% [markdown]
+# What a row without a graph has beyond its own graph's bar is launches. What a graph has beyond the band is kernels,
+# and there the two networks differ.
+#
 # ### Where the milliseconds are
 
 # %%
 compared.parts("resnet18", "fp32")
 
 # %% [markdown]
+# The part that a compiler can shorten is the middle one.
+#
 # ### Larger batches
 
 # %%
 compared.batches("resnet18", "fp16")
 
 # %% [markdown]
+# Each point is a library of its own, compiled for its batch size.
+#
 # ## Why?
 #
 # The virtual machine tells a function before and after each call, so that every loop program can be timed. The numbers
@@ -435,7 +520,7 @@ compared.batches("resnet18", "fp16")
 
 # %%
 on_device = tvm.runtime.tensor(image.numpy(), device=tvm.device(lab.device, 0))
-library = build(get_backend("tvm"), workload)
+library = build(get_backend("tvm"), Workload("resnet18", 1, "fp32", lab.device))
 ours = lib.program_times(lib.open_library(library), on_device)
 tables.show_table(ours.head(6), f"The slowest loop programs of ResNet-18, FP32, batch 1. {lab.machine_name}.")
 
@@ -444,7 +529,7 @@ tables.show_table(ours.head(6), f"The slowest loop programs of ResNet-18, FP32, 
 # of the convolutions and divide it by the time that each side spends in them.
 
 # %%
-folded = fuse(load_pretrained("resnet18")).to(lab.device)
+folded = folded.to(lab.device)
 pixels = torch.from_numpy(image.numpy()).to(lab.device)
 with torch.inference_mode():
     profiles = [operations(lambda: folded(pixels), lab.device) for _ in range(5)]
@@ -471,10 +556,10 @@ tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLO
 # takes it along.
 #
 # The rates are what a library is about. A few tiles for all shapes meet many kernels and a choice among them for each
-# shape. cuDNN also has algorithms that need fewer products, such as Winograd's, and kernels that fetch the next numbers
-# while they multiply the last ones. All of that is for large products, of which ResNet-18 consists. MobileNetV2
-# consists of thin ones and of depthwise convolutions, with a few terms each, which wait for memory in whatever order
-# they are computed. So look at both networks above before you call a compiler slow.
+# shape. cuDNN also has algorithms that need fewer products, such as Winograd's {cite}`winograd`, and kernels that fetch
+# the next numbers while they multiply the last ones. All of that is for large products, of which ResNet-18 consists.
+# MobileNetV2 consists of thin ones and of depthwise convolutions, with a few terms each, which wait for memory in
+# whatever order they are computed. So look at both networks above before you call a compiler slow.
 #
 # ## Knobs
 #
@@ -499,11 +584,15 @@ tables.show_table(in_turn(targets).table(), caption)
 # ### Threads
 #
 # TVM brings its own threads, and they spin while they wait. How many? On x86 it takes half of the processors that it
-# sees, in the belief that each core shows two. On a machine that shows its cores, half of them do nothing. So the
-# course says how many:
-
-# %%
-show_source(lib.use_all_cores)
+# sees, in the belief that each core shows two. On a machine that shows its cores, half of them do nothing. So say how
+# many, before TVM computes anything:
+#
+# ```bash
+# export TVM_NUM_THREADS=16 TVM_BIND_THREADS=0
+# ```
+#
+# The second variable keeps TVM from binding the thread that calls it to a part of the cores. Every process that this
+# thread starts later would inherit that, and measure a smaller machine without a word.
 
 # %%
 threads = tvm.get_global_func("runtime.config_threadpool")
@@ -521,8 +610,7 @@ threads(1, 0)  # all of them again
 tables.show_table(threaded.table(), caption)
 
 # %% [markdown]
-# The second variable is about manners. TVM binds the thread that calls it to a part of the cores. Every process that
-# this thread starts later inherits that, and measures a smaller machine without a word.
+# One row against the next says how well the small network divides.
 #
 # ### Layout, on a GPU
 #
@@ -547,12 +635,16 @@ shown
 #
 # A schedule has numbers in it: the size of a tile, the order of loops, how far to unroll. MetaSchedule searches them
 # {cite}`metaschedule`. It writes candidates, compiles and times some of them on the device, and learns a model of the
-# costs from the measured ones, which says which to try next.
-
-# %%
-show_source("inference_lib.backends.tvm.tuning", "tune")
-
-# %% [markdown]
+# costs from the measured ones, which says which to try next. The heart of it is one call:
+#
+# ```python
+# from tvm.s_tir import meta_schedule
+#
+# database = meta_schedule.relax_integration.tune_relax(
+#     lowered, params={}, target=target, work_dir="tuning", max_trials_global=640, op_names=["conv2d"]
+# )
+# ```
+#
 # A search takes minutes for a small network and hours for a large one, on the very device, with nothing else running.
 # So its result is kept: a file of loop programs and a file with the best schedule of each, where it beats the rules.
 # Every export looks in the course's folder for its kind of device: x86-64-v4 is any x86 processor with AVX-512, sm_90
@@ -703,43 +795,67 @@ print(get_backend("tvm").versions())
 #
 # ```{exercise}
 # :label: ex-12-fusion
-# Count the loop programs and calls of `mobilenet_v2`, legalized and fused. How many operations does the average program
+# How many loop programs and calls has `mobilenet_v2`, legalized and fused? How many operations does the average call
 # hold?
 # ```
 #
-# ```{solution} ex-12-fusion
+# ````{solution} ex-12-fusion
 # :class: dropdown
-# Import it with `lib.import_model`, and call `size_of` on both modules, as for ResNet-18. Divide the calls of the
-# legalized module by those of the fused one. A convolution takes its bias and its activation along; a projection has no
-# activation, but a shortcut.
+# ```python
+# mobile_network = lib.import_model(load_pretrained("mobilenet_v2"), Workload("mobilenet_v2", 1))
+# with target:
+#     separate = relax.transform.LegalizeOps()(fold_constants(lib.copied(mobile_network)))
+#     together = relax.get_pipeline("zero")(lib.copied(mobile_network))
+# before, after = size_of(separate), size_of(together)
+# print("legalized:", before)
+# print("fused:", after)
+# print(f"{before['calls'] / after['calls']:.1f} operations in the average call")
 # ```
+# A convolution takes its bias and its activation along; a projection has no activation, but may have a shortcut.
+# ````
 #
 # ```{exercise}
 # :label: ex-12-tile
-# `VectorTiles` holds `vectors` registers for each pixel, and takes as many pixels as the registers allow. Make a
-# subclass with another number of vectors, and time the small network. What are the limits?
+# `VectorTiles` holds up to `vectors` registers for each pixel, and takes as many pixels as the registers allow. Make
+# subclasses with 1, 2 and 4, and time the small network. Which is the quickest here?
 # ```
 #
-# ```{solution} ex-12-tile
+# ````{solution} ex-12-tile
 # :class: dropdown
-# Make a subclass with other numbers, schedule with `lib.schedule(plain, cpu, rules=[Wider()])`, and compile with
-# `machine_of`. A CPU with AVX2 has 16 registers, with AVX-512 it has 32. With one vector, each number of the image is
-# read for few products. With many, few pixels are left, and each weight is read for few products. More tiles than
-# registers would be written to memory and read again in the innermost loop.
+# ```python
+# def with_vectors(count):
+#     """Return the small network, scheduled with so many vector registers for each pixel."""
+#     rule = type("Tiles", (VectorTiles,), {"vectors": count})()
+#     return machine_of(lib.schedule(plain, cpu, rules=[rule]))
+#
+#
+# tiles = in_turn({f"{count} vectors": with_vectors(count) for count in (1, 2, 4)})
+# print(", ".join(f"{name}: {tiles.ms(name):.3f} ms" for name in tiles.rounds))
+# print("1 against 2:", told(tiles, "1 vectors", "2 vectors"), "| 4 against 2:", told(tiles, "4 vectors", "2 vectors"))
 # ```
+# With one vector, each number of the image is read for few products. With many, few pixels are left, and each weight is
+# read for few products. More tiles than registers (16 with AVX2, 32 with AVX-512) would be written to memory and read
+# again in the innermost loop.
+# ````
 #
 # ```{exercise}
 # :label: ex-12-unfused
-# Compile the legalized module, without fusing, and compare its time with the fused one's. Where does the difference
-# come from?
+# Compile the small network without fusing. How much slower is it than the fused one, if at all, and where does the
+# difference come from?
 # ```
 #
-# ```{solution} ex-12-unfused
+# ````{solution} ex-12-unfused
 # :class: dropdown
-# Schedule it with `lib.schedule(legalized, cpu)` and build it with `machine_of`. Without fusing, each bias, shortcut
-# and ReLU reads its feature map from memory and writes it back, instead of meeting it in a register. It is a few
-# additions for every number moved, so the time is that of the memory.
+# ```python
+# with cpu:
+#     channels_last = relax.transform.ConvertLayout({"relax.nn.conv2d": list(lib.LAYOUTS["llvm"])})
+#     separate = relax.transform.LegalizeOps()(fold_constants(channels_last(lib.copied(small_network))))
+# unfused = in_turn({"fused": machines["rule"], "not fused": machine_of(lib.schedule(separate, cpu))})
+# print("not fused against fused:", told(unfused, "not fused", "fused"))
 # ```
+# Without fusing, each bias and ReLU reads its feature map and writes it back, instead of meeting it in a register. It
+# is an addition for every number moved, so the time is that of the memory, or of the cache where the map fits into it.
+# ````
 #
 # ## Key points
 #

@@ -15,7 +15,9 @@
 # %% [markdown]
 # # The scoreboard
 #
-# Every measurement of the course in one place, and a function that turns them into a decision.
+# So which one should I use?
+#
+# Every measurement of the course stands here in one place, and a function turns them into a decision.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -60,7 +62,8 @@ from inference_lib.backends import BACKENDS
 from inference_lib.measure.roofline import roofline_table, work_of
 from inference_lib.records.comparison import compare
 from inference_lib.records.statistics import Interval
-from inference_lib.report import glue, plots, select, show_source, tables, words
+from inference_lib.report import glue, labels, plots, select, show_source, tables, words
+from inference_lib.report.bracket import Bracket
 from inference_lib.report.choose import (
     break_even,
     choose,
@@ -105,6 +108,45 @@ plots.show_figure(
 # %% [markdown]
 # Rows of your machine are missing? Run `python -m inference_lib benchmark`, and this chapter again. Figures show the
 # GPU's records where there are any, else this machine's.
+#
+# ## How much is there to gain?
+#
+# The reference project's loop is what most people write first: PyTorch, FP32, copy to the device, call the model, copy
+# back. What could it gain at most? A bound, before any row is shown: the loop's time over the least that the
+# multiplications and the weights of the network take in 16 bits, by the ceilings of the [chapter on where the time
+# goes](03_where_the_time_goes).
+
+# %%
+at_batch_1 = select(shown, batch_size=1)
+loop = {model: select(at_batch_1, model=model, backend="pytorch", precision="fp32") for model in MODELS}
+wide = [r for r in at_batch_1 if not PRECISIONS[r.precision].calibrated]  # those in eight bits have a section of theirs
+ceilings = lab.gpu_ceilings()
+
+
+def to_gain(model) -> dict:
+    """Return one row: what the loop takes for one picture, and the bounds of the model in FP16."""
+    low, high = Bracket(model, "fp16", ceilings).ends_ms(1)
+    taken = latency_ms(loop[model][0])
+    return {"model": model, "the loop, ms": taken, "at least, ms": low, "one by one, ms": high} | {
+        "at most times faster": taken / low
+    }
+
+
+bounds = [to_gain(model) for model in MODELS if loop[model]] if ceilings else []
+if bounds:
+    caption = f"One picture; the loop in FP32, the bounds in FP16 without copies. {ceilings.machine}."
+    display(tables.show_table(pd.DataFrame(bounds), caption, {"at most times faster": "{:,.0f}"}))
+else:
+    print("needs the loop's records and the ceilings of a GPU")
+
+# %% [markdown]
+# Guess before you read on: for which model is the quickest row furthest ahead of the loop, and by how many times?
+#
+# :::{dropdown} What was measured
+# At batch 1, against the loop: Vanilla CNN {glue:text}`16-speedup-vanilla_cnn`, ResNet-18
+# {glue:text}`16-speedup-resnet18`, MobileNetV2 {glue:text}`16-speedup-mobilenet_v2`. How near that is to the bound: on
+# the device alone, {glue:text}`16-near`. The [roofline below](section-16-roofline) has all rows.
+# :::
 #
 # ## How to read a row
 #
@@ -162,7 +204,7 @@ show_boards("mobilenet_v2")
 # TensorRT, Torch-TensorRT and ONNX Runtime's TensorRT provider need a library that comes from NVIDIA's own package
 # index and from nowhere else. A machine that cannot reach it has their rows with that reason, and no numbers.
 # Frameworks without a number in the figures below: {glue:text}`16-absent`. What the reference project measured on its
-# Quadro T2000 is in its tables above.
+# Quadro T2000 is in its tables above, and [three commands](section-09-contribute) bring the rows of your machine.
 # ```
 #
 # The reference project trained weights of its own, so its accuracies are not ours, and a laptop GPU of 2019 is not a
@@ -171,8 +213,8 @@ show_boards("mobilenet_v2")
 #
 # ## Against the reference loop
 #
-# The reference project's loop is what most people write first: PyTorch, FP32, copy to the device, call the model,
-# copy back. How much faster is each way of running the same model, in its quickest precision, at batch 1?
+# How much faster than the loop is each way of running the same model, in its quickest precision of 16 bits or more, at
+# batch 1?
 
 
 # %% tags=["hide-input"]
@@ -208,15 +250,13 @@ def add_legend(figure, records: list) -> None:
 
 
 # %% tags=["hide-input"]
-at_batch_1 = select(shown, batch_size=1)
-loop = {model: select(at_batch_1, model=model, backend="pytorch", precision="fp32") for model in MODELS}
-titles = list(dict.fromkeys(r.title for r in at_batch_1))
+titles = list(dict.fromkeys(r.title for r in wide))
 
 figure, panels = model_panels(height=0.32 * len(titles) + 1.2)
 for model, panel in panels.items():
     rows = {}
     for title in titles:
-        if loop[model] and (mine := select(at_batch_1, model=model, title=title)):
+        if loop[model] and (mine := select(wide, model=model, title=title)):
             best = quickest(mine)
             beside = compare(loop[model][0], best)
             ratio = Interval(beside.ratio, beside.low, beside.high)
@@ -227,15 +267,23 @@ plots.show_figure(
     figure,
     alt="For each model, the speed of every framework's quickest precision over the PyTorch FP32 loop at batch 1.",
     caption="End-to-end speed at batch 1, each framework in its quickest precision, with 95 % intervals. "
-    f"{plots.provenance(at_batch_1)}",
+    f"{plots.provenance(wide)}",
 )
 
 # %% tags=["remove-cell"]
 glue("16-gpu", words.machines(shown))
+near = []
+for size in sorted({r.batch_size for r in select(gpu, model="resnet18", precision="fp16")}):
+    cell = [r for r in select(gpu, model="resnet18", precision="fp16", batch_size=size) if r.latency.device]
+    if cell and ceilings:
+        times = min(r.latency.device.value for r in cell) / Bracket("resnet18", "fp16", ceilings).ends_ms(size)[0]
+        near.append(f"{times:.1f} times the bound at batch {size}")
+told = f"ResNet-18 takes, in its quickest FP16 row, {', '.join(near)}" if near else words.NOT_MEASURED
+glue("16-near", told)
 absent = {r.title for r in shown if not r.ok} - {r.title for r in select(shown)}
 glue("16-absent", ", ".join(sorted(absent)) or "none")
 for model in MODELS:
-    mine = select(at_batch_1, model=model)
+    mine = select(wide, model=model)
     best = [quickest(mine)] if mine else []
     glue(f"16-best-{model}", words.label(best[0]) if best else words.NOT_MEASURED)
     glue(f"16-speedup-{model}", words.times_faster(loop[model], best))
@@ -261,7 +309,7 @@ for model in MODELS:
 # ({glue:text}`16-reference-best-mobilenet_v2`).
 
 # %% tags=["remove-cell"]
-quickest_of = {model: [quickest(mine)] if (mine := select(at_batch_1, model=model)) else [] for model in MODELS}
+quickest_of = {model: [quickest(mine)] if (mine := select(wide, model=model)) else [] for model in MODELS}
 glue("16-mobilenet-loop", words.times_faster(loop["resnet18"], loop["mobilenet_v2"]))
 glue("16-mobilenet-best", words.times_faster(quickest_of["resnet18"], quickest_of["mobilenet_v2"]))
 resnet, mobilenet = (work_of(model, 1, "fp32") for model in ("resnet18", "mobilenet_v2"))
@@ -328,14 +376,15 @@ tables.show_table(worst, "Furthest apart, in units of their intervals.", {"first
 def best_rows(device: str, records: list, model: str) -> dict:
     """Return one row: the quickest record at batch 1, and the one that computes most images per second."""
     mine = select(records, model=model)
-    first, most = quickest(select(mine, batch_size=1)), max(mine, key=lambda r: r.throughput_images_per_s or 0)
+    first = quickest(select(mine, batch_size=1))
+    most = max((r for r in mine if r.throughput_images_per_s), key=lambda r: r.throughput_images_per_s, default=None)
     return {
         "model": model,
         "on": device,
         "one caller": words.label(first),
         "latency ms": latency_ms(first),
-        "full queue": f"{words.label(most)}, batch {most.batch_size}",
-        "images/s": most.throughput_images_per_s,
+        "full queue": f"{words.label(most)}, batch {most.batch_size}" if most else None,
+        "images/s": most.throughput_images_per_s if most else None,
     }
 
 
@@ -365,41 +414,91 @@ else:
 #
 # ## Accuracy over latency
 #
-# A faster row is worth nothing if its answers are worse. Between points on one height, going left is free.
+# A faster row is worth nothing if its answers are worse. The panels share their height: between points at one height,
+# in one panel or in two, going left is free.
 
 # %% tags=["hide-input"]
 checked = [r for r in at_batch_1 if r.accuracy]
-figure, (axes,) = plots.new_figure(height=3.8)
-for record in checked:
-    style, alpha = style_of(record.backend), plots.precision_alpha(record.precision)
-    point, error = (latency_ms(record), record.accuracy.accuracy_percent), plots.reach([record.median("end_to_end")])
-    axes.errorbar(*point, xerr=error, fmt=style.marker, color=style.color, alpha=alpha, elinewidth=1)
-for model in MODELS:
-    if mine := select(checked, model=model):
-        slowest = max(mine, key=latency_ms)
-        spot = (latency_ms(slowest), slowest.accuracy.accuracy_percent)
-        axes.annotate(model, spot, xytext=(8, -3), textcoords="offset points", fontsize="small")
-axes.set(xscale="log", xlabel="end-to-end latency, ms", ylabel="test accuracy, %")
-axes.margins(x=0.18, y=0.15)
+figure, panels = model_panels(height=4.2)
+for model, panel in panels.items():
+    for record in select(checked, model=model):
+        style, alpha = style_of(record.backend), plots.precision_alpha(record.precision)
+        point = latency_ms(record), record.accuracy.accuracy_percent
+        error = plots.reach([record.median("end_to_end")])
+        panel.errorbar(*point, xerr=error, fmt=style.marker, color=style.color, alpha=alpha, markersize=5, elinewidth=1)
+    panel.sharey(panels["vanilla_cnn"])
+    panel.set(xscale="log", xlabel="latency, ms")
+    panel.margins(x=0.12, y=0.12)
+    panel.label_outer()
+    plots.plain_ticks(panel, "x")
+panels["vanilla_cnn"].set_ylabel("test accuracy, %")
 add_legend(figure, checked)
 plots.show_figure(
     figure,
-    alt="Test accuracy over end-to-end latency at batch 1: a point for each row, coloured by framework.",
-    caption=f"Batch 1, with 95 % intervals of the latency; the more bits, the paler. {plots.provenance(checked)}",
+    alt="For each model, test accuracy over end-to-end latency at batch 1: a point a row, coloured by framework.",
+    caption="Batch 1, end to end, with 95 % intervals of the latency; the more bits, the paler. "
+    f"{plots.provenance(checked)}",
 )
 
 # %% tags=["remove-cell"]
 accuracies = {
-    model: [r.accuracy.accuracy_percent for r in mine] for model in MODELS if (mine := select(checked, model=model))
+    model: [r.accuracy.accuracy_percent for r in mine]
+    for model in MODELS
+    if (mine := [r for r in select(wide, model=model) if r.accuracy])
 }
 means = [np.mean(values) for values in accuracies.values()]
 glue("16-accuracy-of-exports", f"{max(map(np.ptp, accuracies.values())):.2f}" if means else words.NOT_MEASURED)
 glue("16-accuracy-of-models", f"{np.ptp(means):.2f}" if means else words.NOT_MEASURED)
 
 # %% [markdown]
-# The exports of one model differ by {glue:text}`16-accuracy-of-exports` percentage points of accuracy at most,
-# precisions included. The models differ by {glue:text}`16-accuracy-of-models`. Choose the model for accuracy and the
+# In 16 bits or more, the exports of one model differ by {glue:text}`16-accuracy-of-exports` percentage points of
+# accuracy at most. The models differ by {glue:text}`16-accuracy-of-models`. Choose the model for accuracy and the
 # framework for speed as long as the first number is small beside the second.
+#
+# ## In eight bits
+#
+# INT8 and FP8 are another trade: some accuracy for some speed, after a calibration. [Chapter 13](13_quantization)
+# explains both. Here is what the trade brings: the quickest row of eight bits beside the quickest of more, at the
+# smallest and at the largest batch where both were measured.
+
+
+# %%
+def eight_or_more(device: str, records: list, model: str) -> list[dict]:
+    """Return two rows or fewer: the quickest record with more bits and in eight, at both ends of the batch sizes."""
+    rows = []
+    mine = select(records, model=model)
+    eight = [r for r in mine if PRECISIONS[r.precision].calibrated]
+    more = [r for r in mine if not PRECISIONS[r.precision].calibrated]
+    sizes = sorted({r.batch_size for r in eight} & {r.batch_size for r in more})
+    for size in dict.fromkeys(sizes[:1] + sizes[-1:]):
+        one, other = quickest(select(more, batch_size=size)), quickest(select(eight, batch_size=size))
+        row = {"model": model, "on": device, "batch": size, "more bits": words.label(one), "more, ms": latency_ms(one)}
+        row |= {"eight bits": words.label(other), "eight, ms": latency_ms(other)}
+        rows.append(row | {"eight bits are": words.against(one, other)})
+    return rows
+
+
+sides = {"CPU": host, "GPU": gpu} if gpu or host else {"CPU": here}
+rows = [row for model in MODELS for side, records in sides.items() for row in eight_or_more(side, records, model)]
+measured_sides = [record for records in sides.values() for record in select(records)]
+if rows:
+    display(tables.show_table(pd.DataFrame(rows), f"End to end. {plots.provenance(measured_sides)}"))
+else:
+    print("no rows in eight bits here yet")
+
+# %% [markdown]
+# And this is its price. Each row is compared with the FP32 model on the same pictures; how sure the difference is, is
+# said beside it.
+
+# %%
+lost = tables.accuracy_lost(select(measured_sides, batch_size=1))
+if len(lost):
+    display(tables.show_table(lost, f"Accuracy in eight bits. {plots.provenance(measured_sides)}"))
+else:
+    print("no rows in eight bits here yet")
+
+# %% [markdown]
+# "Cannot tell" is an answer, too: so many pictures do not show a difference that small.
 #
 # ## Throughput over latency
 #
@@ -431,13 +530,15 @@ for model, panel in panels.items():
         style, point = style_of(record.backend), (latency_ms(record), images_per_s(record))
         error = plots.reach([record.median("end_to_end")])
         panel.errorbar(*point, xerr=error, fmt=style.marker, color=style.color, markersize=7, elinewidth=1)
-        panel.annotate(record.batch_size, point, xytext=(-4, 6), textcoords="offset points", ha="right", fontsize=8)
+        panel.annotate(record.batch_size, point, xytext=(-4, 6), textcoords="offset points", fontsize=8)
     panel.sharey(panels["vanilla_cnn"])
     panel.set(xscale="log", yscale="log", xlabel="latency of a batch, ms")
     panel.margins(0.15)
     panel.label_outer()
 panels["vanilla_cnn"].set_ylabel("images per second, end to end")
 add_legend(figure, select(shown))
+for panel in panels.values():
+    labels.spread(panel)
 plots.show_figure(
     figure,
     alt="For each model, images per second over latency for every framework, precision and batch size, "
@@ -445,6 +546,9 @@ plots.show_figure(
     caption=f"All frameworks, precisions and batch sizes; on the line the front, with batch sizes. "
     f"{plots.provenance(select(shown))}",
 )
+
+# %% [markdown]
+# The rows on the lines, in full:
 
 # %%
 front = [record for model in MODELS for record in pareto_front(select(shown, model=model))]
@@ -471,9 +575,7 @@ tables.show_table(front_table, "The Pareto fronts, the quickest row first.")
 
 # %% tags=["hide-input"]
 holding = [r for r in at_batch_1 if r.gpu_memory_mib is not None]
-labels = list(dict.fromkeys(words.label(r) for r in holding))
-
-figure, panels = model_panels(height=0.24 * len(labels) + 1.2)
+figure, panels = model_panels(height=0.24 * len({words.label(r) for r in holding}) + 1.2)
 for model, panel in panels.items():
     mine = select(holding, model=model)
     rows = {words.label(r): (r, Interval(r.gpu_memory_mib), f"{r.gpu_memory_mib:,.0f}") for r in mine}
@@ -493,11 +595,93 @@ glue("16-memory-process", words.number(loop["resnet18"], lambda r: r.gpu_memory_
 # {glue:text}`16-memory-process` of GPU memory. The rest is the CUDA context, the libraries' kernels, their workspaces
 # and the activations.
 #
+# ## Energy, and what a million pictures cost
+#
+# Two prices are yours to put in: what an hour of the GPU costs you, and what a kilowatt hour costs.
+
+# %%
+price_per_hour, price_per_kwh = 3.0, 0.3  # in your currency; these are examples
+
+# %% [markdown]
+# On a GPU that you pay by the hour, the cheapest row is the most productive one, whatever the hour costs. For each
+# model: the three cheapest rows of 16 bits or more, the cheapest of eight bits, and the reference loop.
+
+
+# %%
+def cost(record, what: str) -> dict:
+    """Return one row: the time and the price of a million pictures, end to end, one caller."""
+    hours = 1e6 / images_per_s(record) / 3600
+    row = {"model": record.model, "": what, "row": words.label(record), "batch": record.batch_size}
+    return row | {"images/s": images_per_s(record), "minutes": hours * 60, "price": hours * price_per_hour}
+
+
+def costs(model) -> list[dict]:
+    """Return the rows of one model."""
+    ranked = choose(shown, model, goal="throughput", allow_int8=True).ranked
+    eight = [r for r in ranked if PRECISIONS[r.precision].calibrated]
+    more = [r for r in ranked if r not in eight]
+    named = {"cheapest": more[:3], "in eight bits": eight[:1], "the loop": loop[model]}
+    return [cost(record, what) for what, records in named.items() for record in records]
+
+
+table = pd.DataFrame([row for model in MODELS for row in costs(model)])
+forms = {"images/s": "{:,.0f}", "minutes": "{:,.2f}", "price": "{:.4f}"}
+tables.show_table(table, f"A million pictures, copies included. {plots.provenance(select(shown))}", forms)
+
+# %% [markdown] Look at the batches, too: a row that answers whole batches owes what it saves to the batch as much as to
+# the framework.
+#
+# Energy is what the GPU itself took, read from its own counter while it computed batches of one, back to back. (The
+# host is not in it, and larger batches were not measured.)
+
+# %% tags=["hide-input"]
+metered = [r for r in at_batch_1 if r.load and r.load.energy_mj_per_image]
+figure, panels = model_panels(height=0.24 * len({words.label(r) for r in metered}) + 1.2)
+for model, panel in panels.items():
+    rows = {
+        words.label(r): (r, Interval(r.load.energy_mj_per_image), f"{r.load.energy_mj_per_image:,.0f}")
+        for r in select(metered, model=model)
+    }
+    draw_bars(panel, rows, "millijoules a picture", named=panel is panels["vanilla_cnn"])
+plots.show_figure(
+    figure,
+    alt="Energy of the GPU for one picture at batch 1 for each framework, precision and model, in millijoules.",
+    caption=f"Batch 1, back to back. {plots.provenance(metered)}" if metered else "No row has a reading yet.",
+)
+
+
+# %% tags=["remove-cell"]
+def energy(record) -> float:
+    """Return the kilowatt hours of a million pictures."""
+    return record.load.energy_mj_per_image / 3.6e3
+
+
+for model in MODELS:
+    mine = sorted(select(metered, model=model), key=energy)
+    if mine:
+        least, most = mine[0], mine[-1]
+        told = [f"{words.label(record)} {energy(record):.3f} kWh" for record in (least, most)]
+        glue(f"16-energy-{model}", " and ".join(told))
+        glue(f"16-electricity-{model}", f"{energy(least) * price_per_kwh:.4f} to {energy(most) * price_per_kwh:.4f}")
+    else:
+        glue(f"16-energy-{model}", words.NOT_MEASURED)
+        glue(f"16-electricity-{model}", words.NOT_MEASURED)
+
+# %% [markdown]
+# The least and the most for a million pictures at batch 1, and what that electricity costs at the price above:
+#
+# - Vanilla CNN: {glue:text}`16-energy-vanilla_cnn`; {glue:text}`16-electricity-vanilla_cnn`.
+# - ResNet-18: {glue:text}`16-energy-resnet18`; {glue:text}`16-electricity-resnet18`.
+# - MobileNetV2: {glue:text}`16-energy-mobilenet_v2`; {glue:text}`16-electricity-mobilenet_v2`.
+#
+# A GPU that waits for its host takes power, too, so a row that is slow because it waits may need more energy for the
+# same picture.
+#
 # ## The price of getting started
 #
 # Exporting, loading and the first inference come before the first answer. A row that starts later and then runs faster
 # pays for itself after so many inferences; a program that stops before should have used the plain loop. An export
-# counts if it was timed with nothing else running; where it was made beside others, nothing is told.
+# counts if it was timed with nothing else running; where it was made beside others, nothing is told. The rule in full:
 
 # %%
 show_source(break_even)
@@ -555,6 +739,7 @@ tables.show_table(paid, "Inferences until a row has paid for its start.")
 # "Never" means that the row is slower than the loop at batch 1, "cannot tell" that the two are tied. Export time counts
 # once if the artifact is kept; the table charges it in full.
 #
+# (section-16-roofline)=
 # ## What the hardware would allow
 #
 # A roofline bounds every row {cite}`roofline`: a network cannot be computed faster than its arithmetic at the machine's
@@ -564,7 +749,6 @@ tables.show_table(paid, "Inferences until a row has paid for its start.")
 # (all fused). A program that does these multiplications gets past the first bound by fusing, and not past the second.
 
 # %%
-ceilings = lab.gpu_ceilings()
 bounded = roofline_table(select(gpu), ceilings) if ceilings else pd.DataFrame()
 largest = bounded[bounded["batch"] == bounded["batch"].max()] if len(bounded) else bounded
 
@@ -572,10 +756,11 @@ largest = bounded[bounded["batch"] == bounded["batch"].max()] if len(bounded) el
 figure, (axes,) = plots.new_figure(height=4.6)
 if len(largest):
     plots.roofline(largest, ceilings, axes)
+    labels.spread(axes)
 plots.show_figure(
     figure,
     alt="FLOP per second over FLOP per byte for every row at the largest batch, under the roofs of the precisions.",
-    caption=f"All rows at the largest batch. {plots.provenance(select(gpu))}",
+    caption=f"All rows at the largest batch, the highest of each column named. {plots.provenance(select(gpu))}",
 )
 
 # %% [markdown]
@@ -713,33 +898,85 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 #
 # ```{exercise}
 # :label: ex-16-price
-# A GPU costs you some sum per hour. Which ResNet-18 row classifies a million images for the least money, and for how
-# much? Use `choose` and `images_per_s`.
+# Put in your own prices. Which ResNet-18 row of 16 bits or more classifies a million pictures for the least money, and
+# for how much? Which is it if no batch may take longer than 2 ms?
 # ```
 #
-# ```{solution} ex-16-price
+# ````{solution} ex-16-price
 # :class: dropdown
-# On one GPU the cheapest row is the most productive one, whatever the price:
-#
-#     best = choose(shown, "resnet18", goal="throughput").best
-#     price_per_hour = 3.0
-#     print(words.label(best), best.batch_size, 1e6 / images_per_s(best) / 3600 * price_per_hour)
-#
-# Between two machines the price decides: compare price per hour over images per second.
+# ```python
+# for limits in ({}, {"max_p50_ms": 2}):
+#     best = choose(shown, "resnet18", goal="throughput", **limits).best
+#     hours = 1e6 / images_per_s(best) / 3600 if best else float("nan")
+#     name = f"{words.label(best)}, batch {best.batch_size}" if best else "nothing"
+#     print(f"{limits or 'no limit'}: {name}, {hours * price_per_hour:.4f} at {price_per_hour} an hour")
 # ```
+# On one GPU the cheapest row is the most productive one, whatever the price. A limit on the latency keeps large batches
+# out, and the difference between the two lines is what the limit costs. Between two machines the price decides: compare
+# price per hour over images per second.
+# ````
 #
 # ```{exercise}
 # :label: ex-16-front
-# Can `choose` with `goal="throughput"` ever answer with a record that is not on the Pareto front? Try limits on
-# latency, then limits on memory, and explain.
+# Can `choose` with `goal="throughput"` answer with a record that is not on the Pareto front? Try no limit, limits on
+# the median, on p99, and on memory.
 # ```
 #
-# ```{solution} ex-16-front
+# ````{solution} ex-16-front
 # :class: dropdown
-# The front is drawn from medians. A limit on p99 may exclude a row of the front whose latency varies, and so may a
-# limit on memory; the answer is then the best of the rest, which the excluded row beats. Without limits the answer is
-# on the front.
+# ```python
+# fronts = {model: pareto_front(select(shown, model=model)) for model in MODELS}
+# for limits in ({}, {"max_p50_ms": 1}, {"max_p99_ms": 1}, {"max_memory_mib": 1_100}):
+#     answers = {model: choose(shown, model, goal="throughput", allow_int8=True, **limits).best for model in MODELS}
+#     off = [f"{model}: {words.label(best)}" for model, best in answers.items() if best and best not in fronts[model]]
+#     print(f"{limits or 'no limit'}: not on the front: {', '.join(off) or 'none'}")
 # ```
+# The front is drawn from medians. Without limits, and with one on the median, the answer is on it. A limit on p99 may
+# exclude a row of the front whose latency varies, and so may a limit on memory; the answer is then the best of the
+# rest, which the excluded row beats.
+# ````
+#
+# ```{exercise}
+# :label: ex-16-python
+# Your service is written in C++. How much slower is the quickest row whose artifact runs without Python than the
+# quickest of all, for each model at batch 1?
+# ```
+#
+# ````{solution} ex-16-python
+# :class: dropdown
+# ```python
+# for model in MODELS:
+#     any_row = choose(at_batch_1, model).best if select(at_batch_1, model=model) else None
+#     without = choose(at_batch_1, model, without_python=True).best if any_row else None
+#     if any_row and without:
+#         difference = "the same row" if without is any_row else words.times_faster([any_row], [without])
+#         print(f"{model}: {words.label(any_row)} with Python, {words.label(without)} without: {difference}")
+#     else:
+#         print(f"{model}: no such rows")
+# ```
+# Where both are the same row or tied, leaving Python costs nothing but the work.
+# ````
+#
+# ```{exercise}
+# :label: ex-16-restart
+# A program is started once an hour, answers 10 pictures a second, one at a time, and exports its model anew at each
+# start. Which ResNet-18 rows have paid for their start before the hour is over?
+# ```
+#
+# ````{solution} ex-16-restart
+# :class: dropdown
+# ```python
+# asked = 10 * 3600
+# for record in building:
+#     if loop["resnet18"] and record not in loop["resnet18"]:
+#         needed = break_even(record, loop["resnet18"][0])
+#         answer_ = "not known, or never" if needed is None else f"after {needed:,.0f} pictures"
+#         print(f"{words.label(record)}: {answer_}{', in time' if needed is not None and needed < asked else ''}")
+# if not (building and loop["resnet18"]):
+#     print("needs the loop's records")
+# ```
+# Keep the artifact, and the export is paid once: then only the load and the first inference count at each start.
+# ````
 #
 # ## Key points
 #

@@ -1,4 +1,4 @@
-"""Every chapter, executed once a test session with the least profile, on the CPU."""
+"""Every chapter and its solutions, executed once a test session with the least profile, on the CPU."""
 
 import contextlib
 import io
@@ -6,11 +6,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from solutions import executing_solutions
 
 from inference_lib.course import run as course
 from inference_lib.course.run import Course
 
 NAMES = [chapter.name for chapter in course.chapters()]
+SOLUTIONS = "solutions"
+"""The folder, beside the executed chapters', of what their solutions gave."""
 
 
 def executed_course(factory: pytest.TempPathFactory) -> tuple[Course, str]:
@@ -22,6 +25,6 @@ def executed_course(factory: pytest.TempPathFactory) -> tuple[Course, str]:
 def _execute(build: Path) -> tuple[Course, str]:
     made = Course(build=build)
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), executing_solutions(build / SOLUTIONS):
         course.run_chapters(profile="smoke", device="cpu", grid=True, course=made)
     return made, printed.getvalue()

@@ -208,6 +208,19 @@ def test_a_rival_that_is_killed_costs_its_own_cell(folder: RecordStore, monkeypa
     assert records[1].reason == "the worker process died (signal 9)"
 
 
+def test_the_reference_is_computed_on_as_many_images_as_rows_are_checked_on(
+    folder: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(module, "export_missing", lambda *_, **__: {})
+    monkeypatch.setattr(
+        module, "ensure_reference", lambda model, kind, images: asked.append((str(model), kind, images))
+    )
+    workloads = [Workload("vanilla_cnn", size, precision) for precision in ("fp32", "int8") for size in (1, 2)]
+    Session(replace(TINY, test_images=12), folder).prepare([Rival("onnxruntime", workload) for workload in workloads])
+    assert asked == [("vanilla_cnn", "cpu", 8), ("vanilla_cnn", "cpu", 12)]
+
+
 @pytest.mark.usefixtures("calm")
 def test_a_wrong_model_is_not_timed(folder: RecordStore) -> None:
     """Logits that are not the reference's make a failed record, never a fast row."""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from executed_course import NAMES, executed_course
+from executed_course import NAMES, SOLUTIONS, executed_course
+from papermill.exceptions import PapermillExecutionError
+from solutions import executing_solutions, exercises, failures, solutions
 
 from inference_lib.course import book, notebook
 from inference_lib.course import run as course
@@ -68,6 +70,26 @@ def test_a_chapter_runs_on_the_cpu(name: str, executed: tuple[Course, str]) -> N
     made, printed = executed
     lines = [line for line in printed.splitlines() if f"] {name}: " in line]
     assert (made.executed / f"{name}.ipynb").exists(), lines
+
+
+@pytest.mark.parametrize("chapter", course.chapters(), ids=lambda chapter: chapter.name)
+def test_every_exercise_has_a_solution_that_runs(chapter: course.Chapter) -> None:
+    source = notebook.source_notebook(chapter.source)
+    solved = solutions(source)
+    assert exercises(source)
+    assert sorted(solved) == sorted(exercises(source))
+    assert [label for label, code in solved.items() if not code] == [], "no python code"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", course.chapters(), ids=lambda chapter: chapter.name)
+def test_the_solutions_of_a_chapter_run(chapter: course.Chapter, executed: tuple[Course, str]) -> None:
+    """They were executed with the chapter, after its own cells."""
+    solved = executed[0].build / SOLUTIONS / f"{chapter.name}.ipynb"
+    assert solved.exists(), "the chapter itself failed"
+    cells = nbformat.read(solved, as_version=4)
+    assert len(cells.cells) == sum(map(bool, solutions(notebook.source_notebook(chapter.source)).values()))
+    assert failures(cells) == {}
 
 
 @pytest.mark.slow
@@ -163,3 +185,70 @@ def test_only_the_text_of_checked_cells_is_compared() -> None:
             nbformat.v4.new_output("display_data", {"text/plain": "shown", "text/html": "<b>"}),
         ]
     assert checked_outputs(source, executed) == {2: "printed\nshown"}
+
+
+CHAPTER = """
+```{exercise}
+:label: ex-01-sum
+Add.
+```
+
+````{solution} ex-01-sum
+:class: dropdown
+```python
+print(1 + x)
+```
+Then in a shell, which no test runs:
+```bash
+exit 1
+```
+```python
+print(2 + x)
+```
+````
+
+```{exercise}
+:label: ex-01-wrong
+Divide.
+```
+
+````{solution} ex-01-wrong
+```python
+1 / 0
+```
+````
+
+```{solution} ex-01-word
+Words alone.
+```
+"""
+
+
+def chapter_of(code: str) -> notebook.Notebook:
+    cells = [nbformat.v4.new_markdown_cell(CHAPTER), nbformat.v4.new_code_cell(code)]
+    kernel = {"name": "python3", "display_name": "Python", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def test_solutions_run_after_the_chapter_and_leave_it_as_it_was(tmp_path: Path) -> None:
+    made = Course(tmp_path, tmp_path / "build")
+    chapter = chapter_of("x = 1")
+    assert exercises(chapter) == ["ex-01-sum", "ex-01-wrong"]
+    assert solutions(chapter) == {
+        "ex-01-sum": "print(1 + x)\n\nprint(2 + x)",
+        "ex-01-wrong": "1 / 0",
+        "ex-01-word": "",
+    }
+    with executing_solutions(tmp_path):
+        executed = course._execute(chapter, tmp_path / ".01_name.part.ipynb", "quick", "cpu", made)
+    assert [cell.source for cell in notebook.code_cells(executed)] == ["x = 1"]
+    solved = nbformat.read(tmp_path / "01_name.ipynb", as_version=4)
+    assert solved.cells[0].outputs[0].text == "2\n3\n"
+    assert failures(solved) == {"ex-01-wrong": "ZeroDivisionError: division by zero"}
+
+
+def test_a_chapter_that_fails_is_not_mistaken_for_a_solution_that_fails(tmp_path: Path) -> None:
+    made = Course(tmp_path, tmp_path / "build")
+    with executing_solutions(tmp_path), pytest.raises(PapermillExecutionError):
+        course._execute(chapter_of("x = 1 / 0"), tmp_path / ".01_name.part.ipynb", "quick", "cpu", made)
+    assert not (tmp_path / "01_name.ipynb").exists()

@@ -100,6 +100,8 @@ def on(record: Record, **changes: object) -> Record:
     [
         (lambda r: changed(r, profile="quick"), "measured with another profile than full"),
         (lambda r: changed(r, fingerprint=""), "does not say which code and versions"),
+        (lambda r: changed(r, model="mine-1234abcd"), "no network of the course has that name"),
+        (lambda r: changed(r, pictures="patients"), "not checked on the course's pictures"),
         (lambda r: changed(r, version=""), "does not say which code and versions"),
         (lambda r: on(r, packages={}), "does not say which code and versions"),
         (lambda r: changed(r, invocations=r.invocations[:2]), f"fewer than {THOROUGH.invocations} invocations"),
@@ -267,6 +269,28 @@ def test_the_command_packs_or_says_every_reason_why_not(
     assert main(["contribute", "--check", str(out)]) == 0
     assert json.loads(capsys.readouterr().out) == described
     assert main([*command[:-1], "mine.tar.gz"]) == 1
+
+
+def test_what_is_the_readers_own_stays_with_the_reader(
+    records: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = RecordStore(tmp_path / "records"), tmp_path / "mine.zip"
+    command = ["contribute", "--records", str(store.directory), str(out)]
+    for record in records[:2]:
+        store.write(changed(record, model="secret-1234abcd", model_title="secret.safetensors"))
+        store.write(changed(record, pictures="patients"))
+    assert main(command) == 1
+    left_out, nothing = capsys.readouterr().err.splitlines()
+    assert left_out == "left out: 4 records of your own models or pictures, which nobody else can measure"
+    assert nothing.startswith("error: there is nothing to contribute: no cell of the course's networks that two runs")
+    for record in records:
+        store.write(record)
+    assert main(command) == 0
+    assert capsys.readouterr().err.splitlines() == [left_out.replace("4", "2")]  # theirs took the place of the others
+    with zipfile.ZipFile(out) as file:
+        told = b"".join(file.read(name) for name in file.namelist())
+    assert b"secret" not in told
+    assert b"patients" not in told
 
 
 BROUGHT = sorted((paths.PUBLISHED / "machines").glob("*"))

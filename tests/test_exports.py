@@ -29,7 +29,7 @@ def waves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], bool]]:
 
     monkeypatch.setattr(exports, "find_artifact", lambda *_: None)
     monkeypatch.setattr(exports, "_export", export)
-    monkeypatch.setattr(exports.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(exports.os, "sched_getaffinity", lambda _: {0, 1})
     return found
 
 
@@ -114,7 +114,7 @@ def test_the_next_export_starts_when_one_has_ended_and_never_more_than_there_are
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(exports, "Exporter", partial(objects.CountingExporter, tmp_path))
-    monkeypatch.setattr(exports.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(exports.os, "sched_getaffinity", lambda _: {0, 1})
     assert export_missing(rivals(["aot-inductor"], sizes=(1, 2, 3, 4, 5)), print, timed=False) == {}
     beside = [int(path.read_text()) for path in tmp_path.glob("*.ended")]
     assert len(beside) == 5

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from inference_lib.seam import find_model
 from inference_lib.support.errors import CourseError
@@ -57,7 +58,7 @@ def test_a_network_of_ones_own_learns_and_its_file_tells_all_that_is_needed(stri
     assert facts.preprocessing.shape == (1, 16, 16)
     assert 0.4 < facts.preprocessing.mean[0] < 0.6
     assert 0.1 < facts.preprocessing.std[0] < 0.3
-    model = find_model(str(path))
+    model = find_model(f"{backbone(stripes)}@{path}")
     assert (model.outputs, model.class_names, model.input_shape) == (3, facts.class_names, (1, 16, 16))
     assert model.prepare is not None
     right = 0
@@ -205,7 +206,7 @@ def test_a_file_that_is_not_what_train_writes_is_one_line(tmp_path: Path) -> Non
     save_trained(path, VanillaCNN(2), facts)
     assert load_trained(path)
     save_trained(path, VanillaCNN(3), facts)
-    with pytest.raises(CourseError, match=r"does not fit vanilla_cnn any more .*; train again"):
+    with pytest.raises(CourseError, match=r"does not fit vanilla_cnn \(.*\); train again"):
         load_trained(path)
     whole = path.read_bytes()
     for content, said in (
@@ -224,10 +225,37 @@ def test_a_file_that_is_not_what_train_writes_is_one_line(tmp_path: Path) -> Non
         find_model(str(path))
 
 
-def test_the_file_of_a_network_is_found_from_the_weights(
+def test_code_that_a_file_names_is_run_only_where_the_reader_names_it_too(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, path = train_on(backbone(stripes), stripes, directory=stripes.parent / "out", epochs=1, limit=20, progress=False)
-    monkeypatch.chdir(tmp_path)
-    assert find_model(str(path)).outputs == 3
     assert str(stripes.parent).encode() not in path.read_bytes()
+    monkeypatch.chdir(stripes.parent)
+    with pytest.raises(CourseError, match=r"no file may say what is run; type network.py:make@out/.*.safetensors$"):
+        find_model(str(path))
+    assert find_model("network.py:make@out/stripes-make.safetensors").outputs == 3
+    ran = tmp_path / "ran"
+    for place in ("trap.py", "trap"):
+        (tmp_path / "trap.py").write_text(f"open({str(ran)!r}, 'w')\n{NETWORK}")
+        facts = read_facts(path).model_copy(update={"backbone": f"{tmp_path / place if '.' in place else place}:make"})
+        save_trained(tmp_path / "from_somebody.safetensors", nn.Linear(1, 1), facts)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(CourseError, match=r"no file may say what is run; type trap.*:make@from_somebody") as error:
+            find_model("from_somebody.safetensors")
+        assert "\n" not in str(error.value)
+        assert not ran.exists()
+    with pytest.raises(CourseError, match=r"does not fit .*trap.py:make"):
+        find_model("trap.py:make@from_somebody.safetensors")
+    assert ran.exists()
+
+
+def test_a_file_that_names_its_network_in_more_than_a_line_is_not_ours(tmp_path: Path) -> None:
+    facts = Trained.model_construct(
+        backbone="vanilla_cnn\n\x1b[2J",
+        class_names=("a",),
+        preprocessing=Preprocessing(height=8, width=8),
+        pictures="p",
+    )
+    save_trained(tmp_path / "net.safetensors", nn.Linear(1, 1), facts)
+    with pytest.raises(CourseError, match="is not what the command train writes"):
+        find_model(str(tmp_path / "net.safetensors"))

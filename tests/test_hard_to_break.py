@@ -223,7 +223,7 @@ def test_damaged_weights_are_refused_or_loaded(unchanged: Path, trained: bytes, 
         path.write_bytes(data.draw(damaged(trained)))
     with refused_in_one_line():
         facts = read_facts(path)
-        load_trained(path)
+        load_trained(path, "brought:grey")
         size = (facts.preprocessing.height, facts.preprocessing.width)
         if max(size) < 1000:
             picture = image_folder.fitted(Image.new("L", (9, 5)), facts.preprocessing)

@@ -36,6 +36,17 @@ def test_a_profile_that_measures_more_never_measures_less_of_anything(amount: st
         assert quick <= full
 
 
+def test_what_is_searched_for_each_batch_size_or_calibrated_is_measured_at_the_ends() -> None:
+    def sizes(backend: str, precision: str, device: Device = GPU) -> list[int]:
+        return [r.workload.batch_size for r in grid([backend], ["resnet18"], device, FULL, [precision])]
+
+    assert sizes("pytorch", "fp16") == list(FULL.sweep)
+    assert sizes("cudnn", "fp16") == sizes("cudnn", "int8") == sizes("tensorrt", "int8") == list(FULL.ends("cuda"))
+    assert sizes("pytorch", "fp32") == [1]
+    assert sizes("openvino", "int8", CPU) == list(FULL.sweep_cpu)
+    assert [r.workload.batch_size for r in grid(["cudnn"], ["resnet18"], GPU, FULL, ["fp16"], [8])] == [8]
+
+
 def test_the_full_profile_carries_a_p99_at_batch_1_and_no_verdict_rests_on_fewer_than_three_invocations() -> None:
     assert FULL.invocations * FULL.rounds_at(1) * FULL.iterations_of(0.001) >= LEAST_FOR_P99
     assert FULL.invocations >= 3
@@ -55,6 +66,16 @@ def test_the_longest_inferences_still_take_three_in_every_round(one_s: float) ->
 def test_a_turn_lasts_no_longer_than_it_may() -> None:
     profile = replace(FULL, iterations=1000, turn_s=0.2, least_iterations=3)
     assert [profile.iterations_of(one_s) for one_s in (1e-9, 0.001, 0.02, 0.1)] == [1000, 200, 10, 3]
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "images"),
+    [("fp32", "cpu", 512), ("bf16", "cpu", 512), ("int8", "cpu", 10_000), ("fp16", "cuda", 10_000)],
+)
+def test_on_a_cpu_all_pictures_are_for_rows_in_eight_bits(precision: str, device: str, images: int) -> None:
+    rival = Rival("openvino", Workload("vanilla_cnn", 1, precision, device))
+    assert rival.images(get_profile("full")) == images
+    assert rival.images(replace(get_profile("full"), test_images=20_000, cpu_test_images=20_000)) == 10_000
 
 
 def test_an_unknown_profile_is_refused_with_the_valid_ones() -> None:

@@ -10,7 +10,9 @@ import pytest
 from serving import PICTURE, Told, picture
 
 from inference_lib.serve import queue as waiting
-from inference_lib.serve.queue import BatchQueue, ClosedError, FailedError, OverloadedError, Request, TimedOutError
+from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.request import ClosedError, FailedError, OverloadedError, Request, TimedOutError
+from inference_lib.support.errors import CourseError
 
 
 class Answers:
@@ -174,6 +176,15 @@ def test_while_a_caller_computes_others_wait_their_turn(depth: int) -> None:
     assert [request.batch for request in asked] == [1, 4]
 
 
+@pytest.mark.parametrize("wrong", [np.zeros((28, 28), np.float32), np.zeros((28, 27), np.uint8)])
+def test_an_array_that_would_fail_a_whole_batch_is_refused_alone(told: Told, wrong: np.ndarray) -> None:
+    with BatchQueue([told]) as queue:
+        for send in (queue.ask, lambda array: queue.submit(array, bool)):
+            with pytest.raises(CourseError, match="pictures of uint8, 28 x 28, not of"):
+                send(wrong)
+        assert queue.ask(PICTURE).logits is not None
+
+
 def test_a_full_queue_refuses(told: Told) -> None:
     answers = Answers()
     with BatchQueue([told], limit=2) as queue:
@@ -244,7 +255,7 @@ def test_who_cannot_take_an_answer_does_not_stop_the_queue(told: Told, caplog: p
 def test_a_dead_classifier_is_replaced() -> None:
     dead, fresh = Told(), Told()
     dead.fails, dead.dead = RuntimeError("the worker process died (signal 9)"), True
-    with BatchQueue([dead], lambda: fresh) as queue:
+    with BatchQueue([dead], lambda _: fresh) as queue:
         with pytest.raises(FailedError, match="signal 9"):
             queue.ask(PICTURE)
         assert queue.ask(PICTURE).logits is not None
@@ -253,7 +264,7 @@ def test_a_dead_classifier_is_replaced() -> None:
 
 
 def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(told: Told) -> None:
-    def never() -> Told:
+    def never(_: Told) -> Told:
         raise OSError("no memory")
 
     answers = Answers()

@@ -165,6 +165,15 @@ def test_the_roofline_figure_has_a_roof_a_precision_and_a_point_a_row(table: pd.
         assert text in page
 
 
+def test_a_column_of_points_is_labelled_once_at_its_highest(table: pd.DataFrame) -> None:
+    slower = table.assign(**{"FLOP/s": table["FLOP/s"] / 2})
+    _, (axes,) = plots.new_figure()
+    plots.roofline(pd.concat([slower, table], ignore_index=True), MACHINE, axes)
+    marked = [label for label in axes.texts if "TFLOP/s" not in label.get_text()]
+    heights = table["FLOP/s"] / 1e12
+    assert sorted(label.xy[1] for label in marked) == sorted(heights)
+
+
 def test_published_ceilings_are_those_of_the_machine_asked_for(tmp_path: Path) -> None:
     mine = Ceilings(flops={"fp32": 1e12}, bandwidth=1e11, machine="My GPU")
     (tmp_path / "cuda-1.json").write_text(mine.model_dump_json())

@@ -271,7 +271,7 @@ def test_overlapped_copies_are_timed_at_the_largest_batch(host: Host, size: int,
 def test_half_as_many_start_side_by_side_as_there_are_cores(
     host: Host, monkeypatch: pytest.MonkeyPatch, cores: int, together: int, waves: int
 ) -> None:
-    monkeypatch.setattr(rounds.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda _: set(range(cores)))
     sizes = []
     monkeypatch.setattr(rounds, "Deadline", lambda limit: sizes.append(len(host.alive)) or _Limit())
     race(a_set(*TRIO))
@@ -287,7 +287,7 @@ def test_memory_that_nvml_does_not_tell_apart_is_the_device_s_growth(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = iter([1000.0, 1600.0, 1600.0, 1900.0])
-    monkeypatch.setattr(rounds.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setattr(rounds.gpu, "memory_used_mib", lambda index: next(used))
     monkeypatch.setattr(FakeWorker, "memory_mib", lambda self: None)
     outcomes = race(a_set("tvm", "tensorrt", device="cuda"))

@@ -104,12 +104,27 @@ class Odd(nn.Module):
         return self.head(nn.functional.adaptive_avg_pool2d(self.layers(x), 1).flatten(1))
 
 
+class AxesFromTheLast(nn.Module):
+    """Names axes as PyTorch's attention does, and joins tensors along a new one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(3, 6, 3, stride=16, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.narrow(x)
+        squeezed = x.unsqueeze(0).transpose(0, -2).squeeze(-2)
+        first, *_ = x.permute(0, -1, -2, 1).unbind(-1)
+        return torch.stack([squeezed.sum(2).transpose(0, 1), first], -1)
+
+
 OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "strided convolution, no bias": lambda: nn.Conv2d(3, 6, 3, stride=8, padding=1, bias=False),
     "batch norm, ReLU6": lambda: nn.Sequential(nn.Conv2d(3, 6, 1, stride=8), nn.BatchNorm2d(6).eval(), nn.ReLU6()),
     "depthwise": lambda: nn.Sequential(nn.Conv2d(3, 8, 1, stride=4), nn.Conv2d(8, 8, 3, padding=1, groups=8)),
     "overlapping pooling": lambda: nn.Sequential(nn.Conv2d(3, 6, 1, stride=8), nn.MaxPool2d(3, 2, 1)),
     "shortcut": Shortcut,
+    "axes from the last": AxesFromTheLast,
     "head": lambda: nn.Sequential(nn.Conv2d(3, 6, 3, stride=4), Head()),
 } | {f"{size} channels": partial(Odd, size) for size in (3, 5, 7)}
 

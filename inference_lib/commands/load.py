@@ -1,17 +1,17 @@
 """``load``: put a queue or a server under load, and say how much it carries."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference_lib.commands import options as common
 from inference_lib.commands.serve import model_options, settings_of
 
 if TYPE_CHECKING:
-    from inference_lib.serve.classifier import Classifier
+    from inference_lib.seam import Runner
     from inference_lib.serve.loadgen import Run
-    from inference_lib.serve.service import Service
     from inference_lib.serve.settings import Settings
-    from inference_lib.serve.simulator import Knobs
+    from inference_lib.serve.trials import LoadTest
 
 HELP = "put a queue or a server under load with MLPerf LoadGen, and find the rate that it carries"
 
@@ -70,40 +70,30 @@ def _pictures() -> list[Any]:
 
 def _in_process(options: argparse.Namespace, settings: "Settings") -> int:
     """Print what the classifier, the queue before it and the simulator do; or one run, where a rate is given."""
-    from inference_lib.serve.loadgen import run_loadgen
     from inference_lib.serve.service import measure_service
     from inference_lib.serve.simulator import Knobs
-    from inference_lib.serve.trials import queued
+    from inference_lib.serve.trials import LoadTest
 
-    limit_ms, pictures, loaded = options.p99_ms or 10.0, _pictures(), settings.loaded()
+    loaded = settings.loaded()
     knobs = Knobs(settings.max_batch, settings.max_wait_s, settings.limits.under_way)
     with loaded as classifier:
+        service = measure_service(classifier)
+        test = LoadTest(classifier, service, knobs, _pictures(), options.seconds, options.p99_ms or 10.0)
         if options.rate or options.scenario != "server":
-            with queued(classifier, knobs) as queue:
-                rate = options.rate or 100.0
-                found = run_loadgen(queue, pictures, options.scenario, options.seconds, rate, limit_ms)
+            found = test.run(options.scenario, options.rate or service.capacity)
             print(_line(found))
             return 0 if found.valid else common.EXIT_ERROR
-        service = measure_service(classifier)
         print(f"{loaded.title}, {settings.workload.model} {settings.workload.precision} on {settings.workload.device}")
-        _print_service(classifier, service)
-        _print_trials(classifier, service, knobs, pictures, limit_ms, options)
-        rate = _print_rates(classifier, service, knobs, pictures, limit_ms, options, loaded.runners[settings.max_batch])
+        _print_service(test)
+        _print_trials(test, options.loads)
+        rate = _print_rates(test, loaded.runners[settings.max_batch])
         if options.records and rate:
-            _keep(classifier, settings, knobs, pictures, limit_ms, options, rate)
+            print(_kept(test, settings, rate, options.records))
     return 0
 
 
-def _keep(
-    classifier: "Classifier",
-    settings: "Settings",
-    knobs: "Knobs",
-    pictures: list[Any],
-    limit_ms: float,
-    options: argparse.Namespace,
-    rate: float,
-) -> None:
-    """Run the highest rate three times, and write what it did as a record."""
+def _kept(test: "LoadTest", settings: "Settings", rate: float, folder: Path) -> Path:
+    """Run ``rate`` three times, and write what it did as a record; return the file."""
     from dataclasses import replace
 
     from inference_lib.measure.gpu import sample_load
@@ -111,52 +101,41 @@ def _keep(
     from inference_lib.measure.profiles import get_profile
     from inference_lib.records.store import RecordStore
     from inference_lib.seam import Workload
-    from inference_lib.serve.loadgen import run_loadgen
-    from inference_lib.serve.trials import queued, serving_of
+    from inference_lib.serve.trials import serving_of
 
     runs: list[Run] = []
 
     def once() -> int:
-        with queued(classifier, knobs) as queue:
-            runs.append(run_loadgen(queue, pictures, "server", options.seconds, rate, limit_ms, seed=len(runs)))
+        runs.append(test.run("server", rate, seed=len(runs)))
         return sum(size * count for size, count in runs[-1].batches.items())
 
     asked = settings.workload
-    gpu = sample_load(0, once, options.seconds) if asked.on_gpu else None  # two runs, the second is watched
+    gpu = sample_load(0, once, test.seconds) if asked.on_gpu else None  # two runs, the second is watched
     while len(runs) < RUNS:
         once()
     workload = Workload(asked.model, settings.max_batch, asked.precision, asked.device)
     record = empty_record(Rival(settings.backend, workload), replace(get_profile("quick"), name="load"), "1", "ok")
-    record.serving = serving_of("queue", knobs, runs, limit_ms, rate, gpu)
-    print(RecordStore(options.records).write(record))
+    record.serving = serving_of("queue", test.knobs, runs, test.limit_ms, rate, gpu)
+    return RecordStore(folder).write(record)
 
 
-def _print_service(classifier: "Classifier", service: "Service") -> None:
+def _print_service(test: "LoadTest") -> None:
     """Print the times of batches, and what a queue adds."""
     from inference_lib.serve.trials import queue_overhead
 
     print("batch  alone ms  busy ms  images/s")
-    for size in service.sizes:
-        alone, busy = service.alone_s(size), service.occupied_s(size)
+    for size in test.service.sizes:
+        alone, busy = test.service.alone_s(size), test.service.occupied_s(size)
         print(f"{size:5}  {alone * 1e3:8.3f}  {busy * 1e3:7.3f}  {size / busy:8,.0f}")
-    turns = queue_overhead(classifier)
+    turns = queue_overhead(test.classifier)
     overhead = turns.ms("queue") - turns.ms("classifier")
     print(f"queue's overhead at batch 1, without waiting, p50: {overhead * 1e3:.0f} us", flush=True)
 
 
-def _print_trials(
-    classifier: "Classifier",
-    service: "Service",
-    knobs: "Knobs",
-    pictures: list[Any],
-    limit_ms: float,
-    options: argparse.Namespace,
-) -> None:
+def _print_trials(test: "LoadTest", loads: list[float]) -> None:
     """Print a line for each part of the capacity: the law, the simulation, LoadGen."""
-    from inference_lib.serve.trials import predict_and_measure
-
     print("load   rate/s   law ms  simulated p50, p99 ms  measured p50, p99 ms   off %  mean batch  counts")
-    for trial in predict_and_measure(classifier, service, knobs, pictures, options.seconds, options.loads, limit_ms):
+    for trial in test.predict_and_measure(loads):
         simulated, run = trial.simulated, trial.run
         print(
             f"{trial.load:4.2f} {trial.rate:8,.0f} {trial.law_ms:8.2f}"
@@ -167,27 +146,20 @@ def _print_trials(
         )
 
 
-def _print_rates(
-    classifier: "Classifier",
-    service: "Service",
-    knobs: "Knobs",
-    pictures: list[Any],
-    limit_ms: float,
-    options: argparse.Namespace,
-    largest: Any,
-) -> float:
+def _print_rates(test: "LoadTest", largest: "Runner") -> float:
     """Print the highest rate within the limit, simulated and searched, beside what no latency limits; return it."""
     from inference_lib.backends.shared.buffers import BufferedRunner
-    from inference_lib.serve.trials import measured_rate, offline_rate, overlapped_rate, simulated_rate
+    from inference_lib.serve.trials import overlapped_rate
 
-    print(f"simulated: {simulated_rate(service, knobs, limit_ms):,.0f} requests/s with p99 within {limit_ms:g} ms")
-    rate, runs = measured_rate(classifier, service, knobs, pictures, options.seconds, limit_ms)
-    offline = offline_rate(classifier, knobs, pictures, options.seconds, service)
+    limit = f"p99 within {test.limit_ms:g} ms"
+    print(f"simulated: {test.simulated_rate():,.0f} requests/s with {limit}")
+    rate, runs = test.highest_rate()
+    offline = test.offline()
     print("\n".join(_line(run) for run in (*runs, offline)))
-    print(f"highest rate with p99 within {limit_ms:g} ms: {rate:,.0f} requests/s")
+    print(f"highest rate with {limit}: {rate:,.0f} requests/s")
     print(f"of the offline rate through the same queue: {100 * rate / offline.samples_per_s:.0f} %")
     if isinstance(largest, BufferedRunner):
-        overlapped = overlapped_rate(largest, options.seconds / 3)
+        overlapped = overlapped_rate(largest, test.seconds / 3)
         print(f"of the overlapped throughput, {overlapped:,.0f} images/s: {100 * rate / overlapped:.0f} %")
     return rate
 

@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,9 @@ EXIT_ERROR = 1
 
 DEVICES, PROFILES = ("auto", "cpu", "cuda"), ("smoke", "quick", "full")
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The GPUs that CUDA shows to a process, in the order of their numbers there."""
+
 FORMATS = ("table", "markdown", "csv", "json")
 
 NO_GRID = "do not measure the whole grid before all chapters are executed"
@@ -25,7 +30,47 @@ NO_GRID = "do not measure the whole grid before all chapters are executed"
 
 def device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
-    parser.add_argument("--device", default="auto", type=_one_of("device", DEVICES), help="auto, cpu or cuda")
+    what = "auto, cpu, cuda, or cuda:1 for the second GPU"
+    parser.add_argument("--device", default="auto", type=_device, help=what)
+
+
+def _device(text: str) -> str:
+    """Return ``text``, which names one of several GPUs, or a device as the rest of the course calls it."""
+    return text if re.fullmatch(r"cuda:[0-9]{1,3}", text) else _one_of("device", (*DEVICES, "cuda:1"))(text)
+
+
+def see_one_gpu(options: argparse.Namespace) -> None:
+    """Where ``--device`` names one of several GPUs, let this process, and all that it starts, see that one alone.
+
+    It is ``cuda`` from here on, for every framework, for NVML and for chapters: none can take another by mistake.
+
+    Raises:
+        CourseError: there is no such GPU, or CUDA has started in this process and sees them all.
+
+    """
+    kind, _, index = (getattr(options, "device", None) or "").partition(":")
+    if not index:
+        return
+    seen = [each for each in os.environ.get(VISIBLE, "").split(",") if each] or [str(n) for n in range(_gpus())]
+    if int(index) >= len(seen):
+        here = f"the GPUs here are cuda:0 to cuda:{len(seen) - 1}" if seen else "no NVIDIA GPU answers"
+        raise CourseError(f"there is no {options.device}: {here}; choose another --device")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized() and len(seen) > 1:
+        raise CourseError(f"CUDA has started in this process, with all GPUs; set {VISIBLE} before it does")
+    os.environ[VISIBLE] = seen[int(index)]
+    options.device = kind
+
+
+def _gpus() -> int:
+    """Return how many GPUs the driver knows."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetCount()
+    except pynvml.NVMLError:
+        return 0
 
 
 def profile(parser: argparse.ArgumentParser) -> None:

@@ -61,9 +61,9 @@ def _of_the_course(model: str, options: argparse.Namespace, device: str, show: b
 
 
 def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> str:
-    from inference_lib.support.files import shown
     from inference_lib.zoo.folder_training import train_on
     from inference_lib.zoo.image_folder import shape_of
+    from inference_lib.zoo.trained import read_facts, spelled
 
     result, path = train_on(
         model,
@@ -80,7 +80,8 @@ def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> st
         progress=show,
         say=common.say,
     )
-    return f"{model} on {options.data}: {_accuracies(result)}\n{shown(path)}"
+    named = spelled(model if read_facts(path).by_code else "", path)
+    return f"{model} on {options.data}: {_accuracies(result)}\n{named}"
 
 
 def _accuracies(result: Any) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 
-from inference_lib.course import contribution
+from inference_lib.course import contribution, theme
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 from inference_lib.course.run import COURSE, FAILED, Chapter, Course, Failure, chapters, find_chapters
 from inference_lib.records.record import Record
@@ -385,9 +385,10 @@ def _first_complaints(log: Path, limit: int = 3) -> str:
 
 
 def _replace_tree(source: Path, target: Path) -> None:
-    """Put a copy of ``source`` in place of ``target``, which is whole at any time."""
+    """Put a copy of ``source``, mended, in place of ``target``, which is whole at any time."""
     fresh = target.with_name(target.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(source, fresh)
+    theme.mend_pages(fresh)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(fresh, target)

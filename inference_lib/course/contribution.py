@@ -76,7 +76,8 @@ def describe(records: Sequence[Record], name: str = "", measured_by: str = "") -
 
     """
     if not records:
-        raise CourseError(f"there is nothing to contribute: no cell that two runs with --profile {THOROUGH.name} tried")
+        tried = f"no cell of the course's networks that two runs with --profile {THOROUGH.name} tried"
+        raise CourseError(f"there is nothing to contribute: {tried}")
     machines = {record.device: record.machine.name(record.device) for record in records}
     own = machines.get("cuda") or next(iter(machines.values()))
     runs = sorted({record.run for record in records})
@@ -144,6 +145,8 @@ def _wrong_with_what_it_says(record: Record) -> Iterator[str]:
         yield "no backend of this library has that name and title"
     if record.model not in MODELS or record.model_title != MODELS[record.model].title:
         yield "no network of the course has that name and title"
+    elif record.pictures != MODELS[record.model].dataset.name:
+        yield "its answers were not checked on the course's pictures"
     if record.precision not in PRECISIONS or record.device not in DEVICE_KINDS or record.batch_size < 1:
         yield "no workload has that precision, device or batch size"
     if not all(map(WORDS.fullmatch, [*words, *machine.packages, *machine.packages.values()])):

@@ -22,6 +22,7 @@ from inference_lib.course.contribution import (
 from inference_lib.records.record import Record
 from inference_lib.records.replication import cell
 from inference_lib.records.store import RecordStore
+from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError, first_line
 from inference_lib.support.files import make_writable, shown
 from inference_lib.support.places import places_in
@@ -29,6 +30,18 @@ from inference_lib.support.places import places_in
 MEMBER = re.compile(rf"{re.escape(DESCRIPTION)}|{RECORDS}/[\w.-]{{1,200}}\.json", re.ASCII)
 MOST_FILES, MOST_BYTES, MOST_BYTES_A_FILE = 10_000, 200 * 2**20, 2 * 2**20
 """What an archive may hold: an edition has a thousand records of 15 kB or so."""
+
+
+def without_own(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """Return the records of the course's networks on its pictures, and those of what a reader brought.
+
+    The book compares machines by what everybody can measure; what a reader calls her own is nobody's business.
+    """
+    found: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        course = MODELS.get(record.model)
+        found[course is None or record.pictures != course.dataset.name].append(record)
+    return found
 
 
 def of_this_machine(records: Iterable[Record], name: str = "", measured_by: str = "") -> Contribution:

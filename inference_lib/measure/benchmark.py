@@ -112,8 +112,9 @@ class Session:
         sets = sets_of(pending)
         everyone = [rival for one in sets for rival in one.everyone]
         failures = export_missing(everyone, self.progress, timed=self.time_exports)
-        for model, kind in dict.fromkeys((r.workload.model, r.workload.device.kind) for r in pending):
-            ensure_reference(model, kind, self.profile.images(kind, model.dataset.size))
+        checks = ((r.workload.model, r.workload.device.kind, r.images(self.profile)) for r in pending)
+        for model, kind, images in dict.fromkeys(checks):
+            ensure_reference(model, kind, images)
         for rival in pending:
             if failure := failures.get(rival.key[1]):
                 self.fail(rival, failure)

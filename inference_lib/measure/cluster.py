@@ -1,8 +1,9 @@
 """The grid spread over the GPUs of a Ray cluster (or over its hosts, for a CPU grid): one set at a time on each.
 
-A *station* is one GPU, or one host. What is compared (a model at a batch size) stays together and is dealt out before
-anything is measured. Each station exports what its share needs, waits until all have, and then passes through its share
-as often as the profile says, as one machine would. The head measures nothing and needs no GPU.
+A *station* is one GPU with its share of the host's cores, or one host. What is compared (a model at a batch size) stays
+together and is dealt out before anything is measured. Each station exports what its share needs, waits until all have,
+and then passes through its share as often as the profile says, as one machine would. The head measures nothing and
+needs no GPU.
 See https://docs.ray.io/en/releases-2.60.0/ray-core/actors.html.
 """
 
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,11 @@ NO_CLUSTER = "no Ray cluster answers at {}; start one with `ray start --head`"
 class Station:
     """What runs beside a GPU: a session of its own. Public methods are what the cluster's head asks for."""
 
-    def __init__(self, profile: Profile, run: str, options: dict[str, Any], known: Sequence[Record]) -> None:
+    def __init__(
+        self, place: tuple[int, int], profile: Profile, run: str, options: dict[str, Any], known: Sequence[Record]
+    ) -> None:
+        """Begin at ``place``: the so-manieth station of so many on this host."""
+        keep_to_share(*place)
         self._lines: list[str] = []
         store = RecordStore(Path(tempfile.mkdtemp(prefix="station-")))
         for record in known:
@@ -59,6 +65,13 @@ class Station:
     def _said(self) -> list[str]:
         said, self._lines[:] = list(self._lines), []
         return said
+
+
+def keep_to_share(index: int, count: int) -> None:
+    """Keep this process, and what it starts, to its part of the host's cores, so that no station disturbs another."""
+    cores = sorted(os.sched_getaffinity(0))
+    if own := cores[index * len(cores) // count : (index + 1) * len(cores) // count]:
+        os.sched_setaffinity(0, own)
 
 
 @dataclass
@@ -93,7 +106,7 @@ def benchmark_on_cluster(
     with _connected(address) as ray:
         kind = rivals[0].workload.device.kind
         known = store.read() if options.get("reuse", True) else []
-        shares = [Share(name, actor.remote(profile, run, options, known)) for name, actor in _places(ray, kind)]
+        shares = [Share(name, begin(profile, run, options, known)) for name, begin in _places(ray, kind)]
         progress(f"{len(shares)} stations: {', '.join(share.name for share in shares)}")
         return _Head(ray, profile, store, run, progress, shares).measure(rivals)
 
@@ -244,8 +257,8 @@ def _check_answers(address: str | None) -> None:
         raise CourseError(NO_CLUSTER.format(address)) from error
 
 
-def _places(ray: Any, kind: str) -> list[tuple[str, Any]]:
-    """Return a name and an actor class for every GPU of the cluster, or for every host where the grid is a CPU's."""
+def _places(ray: Any, kind: str) -> Sequence[tuple[str, Callable[..., Any]]]:
+    """Return a name, and what starts a station there, for every GPU of the cluster, or every host for a CPU's grid."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     found = []
@@ -255,7 +268,8 @@ def _places(ray: Any, kind: str) -> list[tuple[str, Any]]:
         count, device = (gpus, 1) if kind == "cuda" else (1, 0)
         need = {"num_gpus": device, "num_cpus": max(1, cores // max(1, count))}  # its share: as many threads, too
         actor = ray.remote(Station).options(scheduling_strategy=stay, max_restarts=0, **need)
-        found += [(f"{node['NodeManagerAddress']}-{node['NodeID'][:4]}-{index}", actor) for index in range(count)]
+        name = f"{node['NodeManagerAddress']}-{node['NodeID'][:4]}"
+        found += [(f"{name}-{index}", partial(actor.remote, (index, count))) for index in range(count)]
     if not found:
         raise CourseError(f"the cluster has no {kind} device; add a node that has one")
     return found

@@ -71,7 +71,7 @@ def _export(jobs: dict[str, Rival], *, timed: bool) -> dict[str, WorkerError]:
     running: dict[Worker, tuple[str, Deadline]] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1):
+            while waiting and len(running) < len(os.sched_getaffinity(0)):
                 key, rival = waiting.pop(0)
                 worker = Worker(Exporter)
                 running[worker] = key, Deadline(EXPORT_LIMIT_S)

@@ -21,6 +21,9 @@ HOST_NEEDS_MIB = {"cpu": (450, 30), "cuda": (2048, 6)}
 """What a rival may take, for itself and for each image of its batch: a guess on the safe side. Beside a GPU the host
 holds CUDA's libraries, and of the images only what is copied."""
 
+AT_THE_ENDS = ("cudnn",)
+"""What searches its kernels anew for each batch size is measured at the ends of a curve: it takes half a minute."""
+
 USABLE = 0.7
 """Share of the memory that rivals may plan with."""
 
@@ -38,6 +41,11 @@ class Rival:
     def key(self) -> tuple[str, str]:
         """What an accuracy belongs to: the artifact, and the backend that runs it."""
         return (self.backend, get_backend(self.backend).artifact_key(self.workload))
+
+    def images(self, profile: Profile) -> int:
+        """Return on how many test images it is checked."""
+        asked = self.workload
+        return profile.images(asked.device.kind, asked.model.dataset.size, calibrated=asked.precision.calibrated)
 
     def __str__(self) -> str:
         return f"{self.backend} {self.workload}"
@@ -71,12 +79,18 @@ def grid(
         CourseError: an unknown name.
 
     """
+
+    def sizes(backend: str, precision: str) -> Sequence[int]:
+        of_all = profile.batch_sizes(precision, device.kind)
+        few = profile.ends(device.kind) if backend in AT_THE_ENDS and len(of_all) > 1 else of_all
+        return sorted(batch_sizes or few)
+
     return [
-        Rival(get_backend(name).name, Workload(find_model(model), size, precision, device))
-        for name in backends
+        Rival(name, Workload(find_model(model), size, precision, device))
+        for name in (get_backend(backend).name for backend in backends)
         for model in models
         for precision in precisions or profile.precisions(device.kind)
-        for size in sorted(batch_sizes or profile.batch_sizes(precision, device.kind))
+        for size in sizes(name, precision)
     ]
 
 

@@ -31,8 +31,9 @@ class Profile:
     load_s: float
     """Seconds of steady load under NVML's eyes."""
     test_images: int
-    """Images of the test set on which accuracy and agreement are computed on a GPU, see ``images``."""
+    """Images of the test set on which accuracy and agreement are computed, see ``images``."""
     cpu_test_images: int
+    """Of rows of a CPU that nothing was rounded for: in FP32 it takes minutes, and agrees with FP32."""
     tries: int = 3
     """An invocation that other work disturbed is repeated, this often at most, and the least disturbed one is kept."""
 
@@ -46,9 +47,14 @@ class Profile:
         return ("fp32", "fp16") if device == "cuda" else ("fp32",)
 
     def batch_sizes(self, precision: str, device: str) -> tuple[int, ...]:
-        """Return the batch sizes to measure unless others are asked for: on a GPU, the curve is the 16-bit rows'."""
+        """Return the batch sizes to measure unless others are asked for: on a GPU, the curve is the 16-bit rows'.
+
+        Eight bits are measured at its ends: where launches take the time, and where products do.
+        """
         if device == "cpu":
             return self.sweep_cpu
+        if PRECISIONS[precision].calibrated:
+            return self.ends(device)
         return self.sweep if PRECISIONS[precision].bits <= 16 else self.sweep[:1]
 
     def ends(self, device: str) -> tuple[int, ...]:
@@ -60,9 +66,12 @@ class Profile:
         """Whether the GPU is watched under steady load at this cell: where the curve begins, and it may idle."""
         return workload.on_gpu and workload.batch_size == self.sweep[0] and workload.precision.bits <= 16
 
-    def images(self, device: str, of: int | None = None) -> int:
-        """Return on how many test images, ``of`` so many, a row of ``device`` is checked: a CPU takes minutes."""
-        wanted = self.test_images if device == "cuda" else self.cpu_test_images
+    def images(self, device: str, of: int | None = None, *, calibrated: bool = False) -> int:
+        """Return on how many test images, ``of`` so many, a row of ``device`` is checked.
+
+        On a CPU, only a ``calibrated`` one on all of ``test_images``: what it lost is told by single pictures.
+        """
+        wanted = self.test_images if device == "cuda" or calibrated else self.cpu_test_images
         return min(wanted, of or wanted)
 
     def rounds_at(self, batch_size: int) -> int:

@@ -98,14 +98,14 @@ class Race:
 
         Where NVML does not tell processes apart, only a rival that started alone has a figure for its memory.
         """
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
         together = len(self.outcomes) if cores >= MANY_CORES else max(1, cores // 2)
         waiting = list(self.outcomes)
         while waiting:
             wave, waiting = waiting[:together], waiting[together:]
             before = self._device_memory(wave[0]) if len(wave) == 1 else None
             for rival in wave:
-                self._workers[rival] = Worker(Cell, rival.backend, rival.workload, self._images(rival))
+                self._workers[rival] = Worker(Cell, rival.backend, rival.workload, rival.images(self.profile))
                 self._workers[rival].tell("load", WARM_UP_S)
             limit = Deadline(LOAD_LIMIT_S)
             for rival in wave:
@@ -113,9 +113,6 @@ class Race:
                     self.outcomes[rival].build, self._one_s[rival] = self._workers[rival].answer(limit.left_s)
             for rival in list(self._workers.keys() & set(wave)):
                 self._remember_memory(rival, before)
-
-    def _images(self, rival: Rival) -> int:
-        return self.profile.images(rival.workload.device.kind, rival.workload.model.dataset.size)
 
     def _device_memory(self, rival: Rival) -> float | None:
         return gpu.memory_used_mib(rival.workload.device.index) if rival.workload.on_gpu else None
@@ -222,7 +219,7 @@ class Race:
         together = [asked] if asked and asked[0].workload.on_gpu else [[rival] for rival in asked]
         for group in together:
             for rival in group:
-                self._workers[rival].tell("evaluate", self._images(rival))
+                self._workers[rival].tell("evaluate", rival.images(self.profile))
             limit = Deadline(PHASE_LIMIT_S)
             for rival in group:
                 with self._failing(rival):

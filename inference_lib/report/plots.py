@@ -134,7 +134,7 @@ def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
             label=label(record),
         )
     axes.set(xscale="log", xlabel="end-to-end latency, ms", ylabel="inferences at most this slow, %")
-    _plain_ticks(axes, "x")
+    plain_ticks(axes, "x")
     _legend_above(axes)
 
 
@@ -164,7 +164,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
     axes.set(
         xscale="log", yscale="log", xlabel="end-to-end latency of a batch, ms", ylabel="images per second, end to end"
     )
-    _plain_ticks(axes, "x", "y")
+    plain_ticks(axes, "x", "y")
     _legend_above(axes)
 
 
@@ -216,7 +216,7 @@ def _legend_above(axes: Axes, columns: int = 2) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
 
 
-def _plain_ticks(axes: Axes, *names: str) -> None:
+def plain_ticks(axes: Axes, *names: str) -> None:
     """Label a log scale with plain numbers (0.3, 20, 10,000), and minor ticks too where decades are few."""
     for name in names:
         axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
@@ -275,7 +275,8 @@ def measured_timeline(events: pd.DataFrame, axes: Axes) -> None:
 def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
     """Draw measured throughputs under the roofs of their precisions: FLOP/s over FLOP/byte, both axes logarithmic.
 
-    ``points`` is a table from measure.roofline.roofline_table. Each row is a mark at its unfused intensity.
+    ``points`` is a table from measure.roofline.roofline_table. Each row is a mark at its unfused intensity; of the rows
+    of one model, batch size and intensity, the highest bears the label of all.
     """
     precisions = list(dict.fromkeys(points["precision"]))
     ridge = max(ceilings.flops[precision] for precision in precisions) / ceilings.bandwidth
@@ -290,10 +291,12 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
         style, place = style_of(point["backend"]), (point["FLOP/byte"], point["FLOP/s"] / 1e12)
         alpha = precision_alpha(point["precision"])
         axes.plot(*place, color=style.color, marker=style.marker, alpha=alpha, linestyle="none")
-        label = f"{point['model']}, {point['batch']}"
+    alike = points.groupby(["model", "batch", "FLOP/byte"], sort=False)["FLOP/s"]
+    for point in points.loc[alike.idxmax()].to_dict("records"):
+        label, place = f"{point['model']}, {point['batch']}", (point["FLOP/byte"], point["FLOP/s"] / 1e12)
         axes.annotate(label, place, (6, -3), textcoords="offset points", fontsize="x-small")
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOP per byte, nothing fused", ylabel="TFLOP/s")
-    _plain_ticks(axes, "x", "y")
+    plain_ticks(axes, "x", "y")
 
 
 def show_bars(values: Mapping[str, float], color: str, unit: str, alt: str, caption: str) -> HTML:

@@ -31,7 +31,10 @@ from inference_lib.zoo.trained import load_trained, read_facts
 
 Make = Callable[[], object]
 
-FORMS = "package.module:function, path/file.py:function, torchvision:NAME, FILE.onnx or FILE.safetensors"
+FORMS = (
+    "package.module:function, path/file.py:function, torchvision:NAME, FILE.onnx, FILE.safetensors, or "
+    "path/file.py:function@FILE.safetensors"
+)
 
 
 def bring(spec: str, input_shape: str | tuple[int, ...] | None = None) -> Model:
@@ -50,7 +53,8 @@ def bring(spec: str, input_shape: str | tuple[int, ...] | None = None) -> Model:
     if spec.endswith(".onnx"):
         return _of_onnx(Path(spec).absolute(), shape)
     if spec.endswith(".safetensors"):
-        return _of_training(Path(spec).absolute(), shape)
+        code, path = split_code(spec)
+        return _of_training(Path(path).absolute(), shape, code)
     if place == "torchvision":
         return _of_torchvision(name, shape)
     if place and name.isidentifier():
@@ -91,14 +95,26 @@ def _of_torchvision(name: str, shape: tuple[int, ...] | None) -> Model:
 # What the command train wrote
 
 
-def _of_training(path: Path, shape: tuple[int, ...] | None) -> Model:
+def split_code(spec: str) -> tuple[str, str]:
+    """Return the function and the file of ``path/file.py:function@FILE.safetensors``, the function's path absolute.
+
+    Where no function is named it is empty.
+    """
+    found = re.fullmatch(r"(?P<place>.+?):(?P<name>\w+)@(?P<file>.+)", spec)
+    if not found:
+        return "", spec
+    place = found["place"]
+    return f"{Path(place).absolute() if place.endswith('.py') else place}:{found['name']}", found["file"]
+
+
+def _of_training(path: Path, shape: tuple[int, ...] | None, code: str = "") -> Model:
     if path.stem in MODELS and (path.parent / networks.CHECKSUMS).is_file():
         return _retrained(MODELS[path.stem], path.parent)
     facts = read_facts(path)
     figures, title = facts.preprocessing, path.name
     if shape not in (None, figures.shape):
         raise CourseError(f"{title} was trained on {shown(figures.shape)}; leave --input-shape out, or train again")
-    make = partial(load_trained, path)
+    make = partial(load_trained, path, code)
     return _of_module(title, make, figures.shape, path.stem, figures=figures, class_names=facts.class_names)
 
 

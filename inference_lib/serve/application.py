@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from inference_lib.serve.classifier import PICTURE
-from inference_lib.serve.queue import ClosedError, OverloadedError, TimedOutError
+from inference_lib.serve.request import ClosedError, OverloadedError, TimedOutError
 
 KINDS = {"JPEG", "PNG"}
 MOST_PIXELS = 4096 * 4096

@@ -20,7 +20,7 @@ from starlette.routing import Mount
 
 from inference_lib.serve.application import Application, Prediction
 from inference_lib.serve.classifier import out_of_the_collectors_way
-from inference_lib.serve.queue import FailedError
+from inference_lib.serve.request import FailedError
 from inference_lib.serve.settings import Settings
 from inference_lib.support.errors import CourseError
 

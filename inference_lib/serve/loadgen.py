@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from inference_lib.serve.classifier import out_of_the_collectors_way
-from inference_lib.serve.queue import BatchQueue, ClosedError, Request
+from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.request import ClosedError, Request
 from inference_lib.support.errors import CourseError, unknown_name
 
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline")

@@ -11,7 +11,9 @@ import uvicorn
 
 from inference_lib.serve.application import Application, Limits, Prediction
 from inference_lib.serve.classifier import Classifier
-from inference_lib.serve.queue import BatchQueue, Request
+from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.replica import RemoteClassifier
+from inference_lib.serve.request import Request
 from inference_lib.serve.settings import Settings
 
 GRACE_S = 20
@@ -49,8 +51,8 @@ def serve(settings: Settings) -> None:
             classifiers: list[Classifier] = [stack.enter_context(settings.loaded())]
             remake = None
         else:
-            remake = settings.remote
-            classifiers = [stack.enter_context(closing(remake())) for _ in range(settings.replicas)]
+            remake = RemoteClassifier.again
+            classifiers = [stack.enter_context(closing(settings.remote(n))) for n in range(settings.replicas)]
         limits = settings.limits
         knobs = (settings.max_batch, settings.max_wait_s, limits.under_way, limits.timeout_s)
         queue = stack.enter_context(BatchQueue(classifiers, remake, *knobs))

@@ -21,7 +21,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from inference_lib.serve.classifier import Classifier
+from inference_lib.serve.classifier import PICTURE, Classifier
+from inference_lib.serve.request import (
+    ClosedError,
+    FailedError,
+    OverloadedError,
+    Request,
+    TimedOutError,
+    UnansweredError,
+)
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
 
@@ -30,52 +38,6 @@ CLOSING_S = 30.0
 
 TRIES = 3
 """Starts of a replica, one after the other, before it is given up."""
-
-
-class UnansweredError(CourseError):
-    """A request that got no logits, and why."""
-
-
-class OverloadedError(UnansweredError):
-    """The queue is full; nothing was kept of the request."""
-
-
-class TimedOutError(UnansweredError):
-    """The request waited longer than it may, and was not computed."""
-
-
-class FailedError(UnansweredError):
-    """The batch of this request failed, or its worker died."""
-
-
-class ClosedError(UnansweredError):
-    """The queue has ended, or has nobody left who works."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """Pictures that came together, and what became of them. Times are those of ``time.perf_counter``."""
-
-    pictures: np.ndarray
-    """uint8, N x 28 x 28."""
-    done: Callable[[list["Request"]], object]
-    """Called in a worker's thread with answered requests, at once for neighbours in a batch that name the same."""
-    arrived: float
-    tags: Sequence[Any] = ()
-    """What whoever asked knows the pictures by."""
-    taken: float = 0.0
-    finished: float = 0.0
-    batch: int = 0
-    """Pictures that were computed together."""
-    logits: np.ndarray | None = None
-    """N x 10."""
-    error: UnansweredError | None = None
-
-    def cut(self, count: int) -> "Request":
-        """Return a request of the first ``count`` pictures, and keep the others."""
-        first = Request(self.pictures[:count], self.done, self.arrived, self.tags[:count])
-        self.pictures, self.tags = self.pictures[count:], self.tags[count:]
-        return first
 
 
 @dataclass(eq=False)
@@ -106,7 +68,7 @@ class BatchQueue:
     def __init__(
         self,
         classifiers: Sequence[Classifier],
-        remake: Callable[[], Classifier] | None = None,
+        remake: Callable[[Any], Classifier] | None = None,
         max_batch: int | None = None,
         max_wait_s: float = 0.0,
         limit: int = 1024,
@@ -116,7 +78,7 @@ class BatchQueue:
 
         Args:
             classifiers: one or several of the same sizes.
-            remake: returns a classifier in the place of one that died; None: nobody takes its place.
+            remake: gets one that died, and returns another for its place; None: nobody takes it.
             max_batch: pictures that are computed together at most; None: the classifiers' largest size.
             max_wait_s: how long the first request of a batch waits for others, seconds.
             limit: pictures that may wait; more are refused.
@@ -158,9 +120,10 @@ class BatchQueue:
         Raises:
             OverloadedError: as many requests wait as may.
             ClosedError: the queue has ended.
+            CourseError: it is another kind of array.
 
         """
-        if self._enter(Request(picture[None], lambda answered: done(answered[0]), time.perf_counter())):
+        if self._enter(_request(picture[None], lambda answered: done(answered[0]))):
             raise self._overloaded()
 
     def submit_many(self, pictures: np.ndarray, tags: Sequence[Any], done: Callable[[list[Request]], object]) -> None:
@@ -170,26 +133,30 @@ class BatchQueue:
 
         Raises:
             ClosedError: the queue has ended.
+            CourseError: they are another kind of array.
 
         """
-        if refused := self._enter(Request(pictures, done, time.perf_counter(), tags)):
+        if refused := self._enter(_request(pictures, done, tags)):
             self._answer([refused], self._overloaded())
 
     def ask(self, picture: np.ndarray) -> Request:
         """Compute a picture, or queue it and wait; return the answered request, or raise why there is no answer."""
+        answer: Future[Request] = Future()
+        request = _request(picture[None], lambda answered: answer.set_result(answered[0]))
         if replica := self._idle():
-            request = Request(picture[None], bool, time.perf_counter(), batch=1)
+            request.taken, request.batch = request.arrived, 1
             try:
-                request.taken = time.perf_counter()
                 self._start(replica, [request])()
             finally:
                 with self._changed:
                     replica.led = False
                     self._changed.notify_all()
-        else:
-            future: Future[Request] = Future()
-            self.submit(picture, future.set_result)
-            request = future.result(self.timeout_s + CLOSING_S)
+        elif self._enter(request):
+            raise self._overloaded()
+        try:
+            answer.result(self.timeout_s + CLOSING_S)
+        except TimeoutError as error:
+            raise TimedOutError("the batch of this request did not end") from error
         if request.error:
             raise request.error
         return request
@@ -325,7 +292,7 @@ class BatchQueue:
         replica.classifier.close()
         for make in [self._remake] * TRIES if self._remake else []:
             try:
-                replica.classifier = make()
+                replica.classifier = make(replica.classifier)
             except Exception:  # it may have died while it started, too
                 continue
             self._made.append(replica.classifier)
@@ -349,6 +316,14 @@ class BatchQueue:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _request(pictures: np.ndarray, done: Callable[[list[Request]], object], tags: Sequence[Any] = ()) -> Request:
+    """Return a request of now; an array of another kind would fail all that it is computed with."""
+    if pictures.dtype != np.uint8 or pictures.shape[1:] != PICTURE:
+        kind = f"{pictures.dtype}, {' x '.join(map(str, pictures.shape[1:]))}"
+        raise CourseError(f"the queue takes pictures of uint8, {PICTURE[0]} x {PICTURE[1]}, not of {kind}")
+    return Request(pictures, done, time.perf_counter(), tags)
 
 
 def _raiser(error: Exception) -> Callable[[], np.ndarray]:

@@ -59,4 +59,4 @@ def highest_rate(service: Service, max_batch: int, limit_s: float) -> float:
 def _unlucky_s(batch: int, service: Service, max_batch: int, max_wait_s: float = 0.0) -> float:
     large = min(max_batch, math.ceil(batch + UNLUCKY * math.sqrt(batch)))
     before = max(service.depth * service.occupied_s(large), max_wait_s)
-    return before + service.alone_s(large) + service.overhead_s
+    return before + service.alone_s(large)

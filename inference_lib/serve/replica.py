@@ -45,9 +45,14 @@ class RemoteClassifier:
 
     def __init__(self, backend: str, workload: Workload, sizes: Sequence[int], root: Path = paths.ARTIFACTS) -> None:
         """Start the process and wait until every size is warm; raise WorkerError why it does not come up."""
-        self._worker = Worker(Held, backend, workload, sizes, root)
+        self._asked = (backend, workload, sizes, root)
+        self._worker = Worker(Held, *self._asked)
         self._alive = True
         self.sizes: tuple[int, ...] = self._worker.ask("sizes", limit_s=START_S)
+
+    def again(self) -> "RemoteClassifier":
+        """Return the same in another process, to take the place of this one."""
+        return RemoteClassifier(*self._asked)
 
     @property
     def pid(self) -> int | None:

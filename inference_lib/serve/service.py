@@ -1,20 +1,33 @@
-"""How long a classifier takes for a batch of each size: all that a model of a queue needs to know of it."""
+"""How long a batch of each size takes: all that a model of a queue needs to know.
 
+The times are those of the served path, from queue to answer. The classifier by itself is quicker: nobody hands it its
+pictures from another thread, and nobody else runs Python meanwhile.
+"""
+
+import sys
 import time
-from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 
 import numpy as np
 
 from inference_lib.measure.timing import no_garbage_collection
-from inference_lib.serve.classifier import Classifier, smallest
-from inference_lib.serve.queue import BatchQueue, Request
+from inference_lib.serve.classifier import PICTURE, Classifier, smallest
+from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.request import Request
+from inference_lib.support.errors import CourseError
 
 LEAST = 8
 """Batches of a size, whatever the budget."""
+
+REQUESTS = 16
+"""That make a batch; fewer where it has fewer pictures."""
+
+PAUSE_S = 1e-4
+BATCH_S = 30.0
+"""How long a batch may take."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +35,11 @@ class Service:
     """Measured seconds of a batch, by its size."""
 
     alone: dict[int, list[float]]
-    """From its pictures to its logits, with nothing else under way."""
+    """From its arrival to its answer, with nothing else under way."""
     busy: dict[int, list[float]]
-    """From one batch's logits to the next one's, with as many under way as the classifier takes."""
+    """From one batch's answer to the next one's, where a batch always waits."""
     depth: int = 1
-    overhead_s: float = 0.0
-    """What a queue adds to a batch of one that does not wait, and that one of its threads computes."""
+    """Batches that may be under way at once."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -60,54 +72,51 @@ class Service:
 
 
 def measure_service(classifier: Classifier, budget_s: float = 0.3) -> Service:
-    """Time batches of every size, for about ``budget_s`` seconds each way."""
+    """Time batches of every size on their way through a queue, for about ``budget_s`` seconds each way."""
     alone, busy = {}, {}
-    pictures = np.random.default_rng(0).integers(0, 256, (classifier.sizes[-1], 28, 28), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (classifier.sizes[-1], *PICTURE), np.uint8)
     with no_garbage_collection():
         for size in classifier.sizes:
-            batch = pictures[:size]
-            alone[size] = _series(lambda b=batch: classifier.submit(b)(), budget_s)  # type: ignore[misc]
-            busy[size] = _back_to_back(classifier, batch, budget_s) if classifier.depth > 1 else alone[size]
-        with BatchQueue([classifier], max_batch=1) as waiting:
-            queued = _through(waiting, pictures[0], budget_s)
-    return Service(alone, busy, classifier.depth, max(0.0, median(queued) - median(alone[classifier.sizes[0]])))
+            with BatchQueue([classifier], max_batch=size, limit=sys.maxsize) as queue:
+                alone[size] = _one_by_one(queue, pictures[:size], budget_s)
+                busy[size] = _never_empty(queue, pictures[:size], (1 + classifier.depth) * size, budget_s)
+    return Service(alone, busy, classifier.depth)
 
 
-def _through(waiting: BatchQueue, picture: np.ndarray, budget_s: float) -> list[float]:
-    """Return the seconds from arrival to answer of single requests that one of the queue's threads computes."""
-
-    def step() -> None:
-        answered: Future[Request] = Future()
-        waiting.submit(picture, answered.set_result)
-        request = answered.result()
+def _one_by_one(queue: BatchQueue, batch: np.ndarray, budget_s: float) -> list[float]:
+    """Return the seconds from the arrival of a batch to its answer, with nothing else under way."""
+    samples: list[float] = []
+    ends = time.perf_counter() + budget_s
+    while len(samples) <= LEAST or time.perf_counter() < ends:
+        answered: Future[list[Request]] = Future()
+        queue.submit_many(batch, (), answered.set_result)
+        (request,) = answered.result(BATCH_S)
+        if request.error:
+            raise request.error
         samples.append(request.finished - request.arrived)
-
-    samples: list[float] = []
-    _series(step, budget_s)
-    return samples
+    return samples[1:]
 
 
-def _series(step: Callable[[], object], budget_s: float) -> list[float]:
-    """Return the seconds of single calls; the first does not count."""
-    step()
-    samples: list[float] = []
-    begin = time.perf_counter()
-    while len(samples) < LEAST or time.perf_counter() - begin < budget_s:
-        start = time.perf_counter()
-        step()
-        samples.append(time.perf_counter() - start)
-    return samples
+def _never_empty(queue: BatchQueue, batch: np.ndarray, waiting: int, budget_s: float) -> list[float]:
+    """Return the seconds between one batch's answer and the next one's, where ``waiting`` pictures always wait.
 
-
-def _back_to_back(classifier: Classifier, batch: np.ndarray, budget_s: float) -> list[float]:
-    """Return the seconds between one batch's logits and the next one's, with ``depth`` batches under way."""
-    under_way = deque(classifier.submit(batch) for _ in range(classifier.depth))
-
-    def step() -> None:
-        under_way.popleft()()
-        under_way.append(classifier.submit(batch))
-
-    samples = _series(step, budget_s)
-    for logits in under_way:
-        logits()
-    return samples
+    A batch comes in several requests, as under load: they are gathered, and whoever sends them needs Python, too.
+    """
+    answers: list[Request] = []
+    step = max(1, len(batch) // REQUESTS)
+    parts = [batch[start : start + step] for start in range(0, len(batch), step)]
+    ends = time.perf_counter() + budget_s
+    while queue.batches[len(batch)] <= LEAST or time.perf_counter() < ends:
+        if answers and answers[-1].error:
+            raise answers[-1].error
+        if time.perf_counter() > ends + BATCH_S:
+            raise CourseError(
+                f"batches of {len(batch)} pictures took more than {BATCH_S:g} s each; choose a smaller one"
+            )
+        if queue.length < waiting:
+            for part in parts:
+                queue.submit_many(part, (), lambda answered: answers.append(answered[0]))
+        else:
+            time.sleep(PAUSE_S)
+    ended = sorted({answer.finished: answer.batch for answer in answers}.items())
+    return [later - before for (before, _), (later, size) in pairwise(ended) if size == len(batch)]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from inference_lib.seam import Workload
 from inference_lib.serve.application import Limits
 from inference_lib.serve.classifier import Loaded, sizes_up_to
@@ -44,12 +46,15 @@ class Settings:
         """Where the server answers."""
         return f"http://{self.host}:{self.port}"
 
-    def loaded(self, index: int = 0) -> Loaded:
-        """Return the model, to be entered; on a machine with several GPUs, on the one with number ``index``."""
-        device = f"cuda:{index}" if self.workload.on_gpu else "cpu"
-        workload = Workload(self.workload.model, 1, self.workload.precision, device)
-        return Loaded(self.backend, workload, self.sizes, self.root)
+    def loaded(self, number: int = 0) -> Loaded:
+        """Return replica ``number`` of the model, to be entered: replicas take turns on the GPUs that there are."""
+        return Loaded(self.backend, self._on_its_gpu(number), self.sizes, self.root)
 
-    def remote(self) -> RemoteClassifier:
-        """Return the model in a process of its own, warm."""
-        return RemoteClassifier(self.backend, self.workload, self.sizes, self.root)
+    def remote(self, number: int = 0) -> RemoteClassifier:
+        """Return replica ``number`` in a process of its own, warm."""
+        return RemoteClassifier(self.backend, self._on_its_gpu(number), self.sizes, self.root)
+
+    def _on_its_gpu(self, number: int) -> Workload:
+        asked = self.workload
+        device = f"cuda:{number % torch.cuda.device_count()}" if asked.on_gpu else "cpu"
+        return Workload(asked.model, 1, asked.precision, device)

@@ -92,8 +92,7 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
         start = max(now + around[size], free[replica])
         measured = service.busy[size]
         free[replica] = start + measured[int(next(luck) * len(measured))]
-        answered = free[replica] + service.overhead_s
-        latencies += [answered - arrived for arrived in batch]
+        latencies += [free[replica] - arrived for arrived in batch]
         outcome.batches[len(batch)] += 1
         heapq.heappush(places, (free[replica], replica))
     outcome.latencies_s = np.array(latencies)

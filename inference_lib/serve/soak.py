@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -67,26 +69,25 @@ def soak(
     """
     made: list[RemoteClassifier] = []
 
-    def make() -> RemoteClassifier:
-        made.append(settings.remote())
+    def again(dead: RemoteClassifier) -> RemoteClassifier:
+        made.append(dead.again())
         return made[-1]
 
-    try:
-        replicas = [make() for _ in range(settings.replicas)]
-        asked = rate or load * settings.replicas * measure_service(replicas[0]).capacity
+    with ExitStack() as stack:
+        for number in range(settings.replicas):
+            made.append(stack.enter_context(closing(settings.remote(number))))
+        asked = rate or load * _capacity(made)
         say(f"{settings.replicas} replicas, {asked:,.0f} requests a second for {seconds:g} s")
-        with BatchQueue(
-            replicas,
-            make,
-            settings.max_batch,
-            settings.max_wait_s,
-            settings.limits.under_way,
-            settings.limits.timeout_s,
-        ) as queue:
+        limits = settings.limits
+        knobs = (settings.max_batch, settings.max_wait_s, limits.under_way, limits.timeout_s)
+        with BatchQueue(list(made), again, *knobs) as queue:
             return _Load(queue, made, asked, seconds).run(kill_every_s, limit_ms, say)
-    finally:
-        for replica in made:
-            replica.close()
+
+
+def _capacity(replicas: list[RemoteClassifier]) -> float:
+    """Return what replicas carry that are all busy, requests a second: they may share a GPU, or the cores."""
+    with ThreadPoolExecutor(len(replicas)) as pool:
+        return sum(service.capacity for service in pool.map(measure_service, replicas))
 
 
 class _Load:

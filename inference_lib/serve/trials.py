@@ -25,6 +25,9 @@ from inference_lib.serve.simulator import Knobs, Outcome, poisson, simulate
 SIMULATED = 20_000
 """Requests of a simulation: 200 of them lie beyond the 99th percentile."""
 
+LOADS = (0.3, 0.5, 0.7, 0.8, 0.9)
+"""Parts of the capacity that are tried."""
+
 LEAST, LONGEST = 100, 200_000
 """Requests of one that stands beside a measurement: as many as are measured, within these."""
 
@@ -49,29 +52,52 @@ class Trial:
         return 100 * (self.simulated.quantile_ms(99) - measured) / measured
 
 
+@dataclass(frozen=True)
+class LoadTest:
+    """A queue before a classifier, and what it is put under load with."""
+
+    classifier: Classifier
+    service: Service
+    """Measured times of the classifier's batches."""
+    knobs: Knobs
+    pictures: Sequence[np.ndarray]
+    seconds: float
+    """Least length of a run."""
+    limit_ms: float
+    """For the 99th percentile of the latencies."""
+
+    def run(self, scenario: str, rate: float, seed: int = 0) -> Run:
+        """Put a new queue under load with LoadGen (``run_loadgen``)."""
+        with queued(self.classifier, self.knobs) as queue:
+            return run_loadgen(queue, self.pictures, scenario, self.seconds, rate, self.limit_ms, seed=seed)
+
+    def predict_and_measure(self, loads: Sequence[float] = LOADS) -> Iterator[Trial]:
+        """Simulate the queue at parts of its capacity, and put the real one under the same loads."""
+        service, knobs = self.service, self.knobs
+        for load in loads:
+            rate = load * service.carried(knobs.max_batch)
+            count = min(LONGEST, max(LEAST, round(rate * self.seconds)))  # near its capacity, a queue grows with time
+            simulated = simulate(poisson(rate, count), service, knobs)
+            law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
+            yield Trial(load, rate, law, simulated, self.run("server", rate))
+
+    def simulated_rate(self) -> float:
+        """Return the highest rate at which the simulated p99 stays within the limit."""
+        return simulated_rate(self.service, self.knobs, self.limit_ms)
+
+    def highest_rate(self) -> tuple[float, list[Run]]:
+        """Search the highest rate at which the real queue's p99 stays within the limit; return it and all runs."""
+        start = self.simulated_rate() or self.service.capacity / 10
+        return highest_rate(lambda rate: self.run("server", rate), start, self.limit_ms)
+
+    def offline(self) -> Run:
+        """Send everything at once: how much the queue does where nobody minds the latency."""
+        return self.run("offline", self.service.capacity)
+
+
 def queued(classifier: Classifier, knobs: Knobs) -> BatchQueue:
     """Return a queue with ``knobs`` before a classifier, to be entered."""
     return BatchQueue([classifier], None, knobs.max_batch, knobs.max_wait_s, knobs.limit)
-
-
-def predict_and_measure(
-    classifier: Classifier,
-    service: Service,
-    knobs: Knobs,
-    pictures: Sequence[np.ndarray],
-    seconds: float,
-    loads: Sequence[float] = (0.3, 0.5, 0.7, 0.8, 0.9),
-    limit_ms: float = 100.0,
-) -> Iterator[Trial]:
-    """Simulate a queue at parts of its capacity, then put the real one under the same loads with LoadGen."""
-    for load in loads:
-        rate = load * service.carried(knobs.max_batch)
-        count = min(LONGEST, max(LEAST, round(rate * seconds)))  # near its capacity, a queue grows with time
-        simulated = simulate(poisson(rate, count), service, knobs)
-        law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
-        with queued(classifier, knobs) as queue:
-            run = run_loadgen(queue, pictures, "server", seconds, rate, limit_ms)
-        yield Trial(load, rate, law, simulated, run)
 
 
 def simulated_rate(service: Service, knobs: Knobs, limit_ms: float, precision: float = 0.02) -> float:
@@ -83,32 +109,6 @@ def simulated_rate(service: Service, knobs: Knobs, limit_ms: float, precision: f
         found = simulate(poisson(middle, SIMULATED), service, knobs)
         low, high = (middle, high) if found.quantile_ms(99) <= limit_ms and not found.refused else (low, middle)
     return low
-
-
-def measured_rate(
-    classifier: Classifier,
-    service: Service,
-    knobs: Knobs,
-    pictures: Sequence[np.ndarray],
-    seconds: float,
-    limit_ms: float,
-) -> tuple[float, list[Run]]:
-    """Search the highest rate at which the real queue's p99 stays within ``limit_ms``; return it and all runs."""
-
-    def measure(rate: float) -> Run:
-        with queued(classifier, knobs) as queue:
-            return run_loadgen(queue, pictures, "server", seconds, rate, limit_ms)
-
-    start = simulated_rate(service, knobs, limit_ms) or service.capacity / 10
-    return highest_rate(measure, start, limit_ms)
-
-
-def offline_rate(
-    classifier: Classifier, knobs: Knobs, pictures: Sequence[np.ndarray], seconds: float, service: Service
-) -> Run:
-    """Send everything at once, through the same queue: how much it does where nobody minds the latency."""
-    with queued(classifier, knobs) as queue:
-        return run_loadgen(queue, pictures, "offline", seconds, service.capacity)
 
 
 def overlapped_rate(runner: BufferedRunner, budget_s: float) -> float:

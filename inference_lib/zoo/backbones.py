@@ -21,6 +21,9 @@ from inference_lib.support.failures import reason_of
 from inference_lib.support.hashes import sha256_of
 from inference_lib.zoo.networks import ARCHITECTURES, create_model
 
+TORCHVISION = "torchvision:"
+"""What a name of torchvision begins with."""
+
 NETWORK_TIMEOUT = 20.0
 """Seconds without an answer after which a download is given up."""
 
@@ -154,7 +157,7 @@ def imagenet_state(spec: str) -> dict[str, torch.Tensor]:
     """
     from torchvision import models
 
-    name = spec.removeprefix("torchvision:")
+    name = spec.removeprefix(TORCHVISION)
     if name not in models.list_models(module=models):
         raise CourseError(f"there are no ImageNet weights of {spec}")
     weights = models.get_model_weights(name).DEFAULT

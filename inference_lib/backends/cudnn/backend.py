@@ -14,6 +14,7 @@ import torch
 from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, network_of
 from inference_lib.backends.cudnn.calibration import calibrated
 from inference_lib.backends.cudnn.choice import fastest_types
+from inference_lib.backends.cudnn.compilers import Compilers
 from inference_lib.backends.cudnn.execution import Executable, facts_of, save
 from inference_lib.backends.cudnn.kernels import SOURCE
 from inference_lib.backends.cudnn.program import PICTURES, program_of
@@ -74,7 +75,8 @@ class Cudnn:
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the network with the fastest plan of each convolution."""
-        network, timed = fastest_types(network_for(model, workload), workload.batch_size)
+        with Compilers() as compilers:
+            network, timed = fastest_types(network_for(model, workload), workload.batch_size, compilers)
         host = torch.from_numpy(np.empty(0, workload.host_dtype)).dtype
         major, minor = capability()
         save(directory / MODEL_FILE, network, workload.batch_size, host, timed, f"sm_{major}{minor}")

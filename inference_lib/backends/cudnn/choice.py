@@ -8,18 +8,19 @@ import math
 
 from inference_lib.backends.cudnn.arithmetic import LARGEST, Network
 from inference_lib.backends.cudnn.compiler import Spec
+from inference_lib.backends.cudnn.compilers import Compilers
 from inference_lib.backends.cudnn.execution import fastest_forms, is_cudnn, specs_of
 from inference_lib.backends.cudnn.plans import Timed, fastest_plans
 
 
-def fastest_types(network: Network, batch: int) -> tuple[Network, dict[Spec, Timed]]:
+def fastest_types(network: Network, batch: int, compilers: Compilers) -> tuple[Network, dict[Spec, Timed]]:
     """Return ``network`` with those tensors widened to FP16 that make it faster, and the plans that were timed.
 
     All kernels compete for ``network`` as it is; for each tensor that is widened, the heuristic's and those that have
     won so far: a search of all for each of them would take minutes. Tensor cores multiply half as many numbers of 16
     bits, so a tensor is not tried if each of its readers does more than half of what the best one does in eight.
     """
-    timed = fastest_plans(_specs(network, batch))
+    timed = fastest_plans(_specs(network, batch), compilers)
     best = {name: timed[spec] for name, (_, spec) in fastest_forms(network, batch, timed).items()}
     winners = frozenset(plan.kernel for plan in best.values())
     program = network.program
@@ -30,10 +31,11 @@ def fastest_types(network: Network, batch: int) -> tuple[Network, dict[Spec, Tim
         if stored.dtype in LARGEST
         and any(rates.get(reader.name, math.inf) < max(rates.values()) / 2 for reader in program.readers(tensor))
     }
-    timed = fastest_plans((spec for trial in trials.values() for spec in _specs(trial, batch)), winners) | timed
+    tried = [spec for trial in trials.values() for spec in _specs(trial, batch) if spec not in timed]
+    timed |= fastest_plans(tried, compilers, winners)
     for tensor in trials:
         trial = network.widened(tensor)
-        timed = fastest_plans((spec for spec in _specs(trial, batch) if spec not in timed), winners) | timed
+        timed |= fastest_plans([spec for spec in _specs(trial, batch) if spec not in timed], compilers, winners)
         if microseconds(trial, batch, timed) < microseconds(network, batch, timed):
             network = trial
     return network, timed

@@ -16,7 +16,8 @@ import torch
 from inference_lib.backends.cudnn.program import Convolution, Pair
 
 ENOUGH_CHANNELS = 128
-"""No kernel is faster with more: a convolution that reads as many is left as it is, and no new pixel gets more."""
+"""No kernel is faster with more: a convolution that reads as many is left as it is, and no new pixel gets more, but for
+the picture's: two of its rows with eight pixels each were the quickest stem of ResNet-18 in INT8 on an H200."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ def forms(convolution: Convolution, channels: int, size: Pair, result: Pair, row
     found = []
     for height in dict.fromkeys((1, convolution.stride[0])) if rows else (1,):
         vertical = _axis(convolution, 0, size[0], result[0], height, height // convolution.stride[0])
+        most = ENOUGH_CHANNELS * (2 if height > 1 else 1)
         for outputs in (0, 1, 2, 4) if channels * height < ENOUGH_CHANNELS else (0,):
             inputs = max(convolution.stride[1] * outputs, 1)
-            if outputs * len(convolution.weight) > ENOUGH_CHANNELS or (outputs and inputs == 1):
+            if outputs * len(convolution.weight) > most or (outputs and inputs == 1):
                 continue
             horizontal = _axis(convolution, 1, size[1], result[1], inputs, outputs)
             if vertical and horizontal:

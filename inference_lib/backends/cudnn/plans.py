@@ -1,24 +1,16 @@
 """Which of cuDNN's plans computes a convolution fastest: they are compiled, timed on the GPU, and one is kept."""
 
-import json
 import math
-import os
-import subprocess
-import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from inference_lib.backends.cudnn import compiler
 from inference_lib.backends.cudnn.arithmetic import Stored
 from inference_lib.backends.cudnn.compiler import (
     BIAS,
@@ -31,16 +23,7 @@ from inference_lib.backends.cudnn.compiler import (
     Kernel,
     Spec,
 )
-from inference_lib.support.errors import CourseError, first_line
-
-COMPILE_LIMIT_S = 300.0
-"""For all plans of a network together."""
-
-SPARE_S = 12.0
-"""In which plans are compiled that the heuristic does not name."""
-
-CONTEXT_BYTES = 2**30
-"""Memory of the GPU's that a process needs which compiles: a context of CUDA's and a handle of cuDNN's."""
+from inference_lib.backends.cudnn.compilers import Compilers
 
 LAUNCHES, REPLAYS = 10, 3
 """A plan is launched so often in a CUDA graph, which is replayed so often; the fastest replay counts."""
@@ -67,83 +50,33 @@ class Timed:
     tried: int
 
 
-def fastest_plans(specs: Iterable[Spec], among: frozenset[Kernel] | None = None) -> dict[Spec, Timed]:
+def fastest_plans(
+    specs: Iterable[Spec], compilers: Compilers, among: frozenset[Kernel] | None = None
+) -> dict[Spec, Timed]:
     """Return the fastest plan of each of ``specs``; those for which cuDNN has none are left out.
 
     The kernels that the heuristic names compete, and others of their engines: all, or those in ``among``, as far as
-    they are compiled in ``SPARE_S``.
+    there is time to compile them.
 
     Raises:
         CourseError: nothing could be compiled; the reason is given.
 
     """
     specs = list(dict.fromkeys(specs))
-    found: dict[Spec, Timed] = {}
-    if not specs:
-        return found
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        kernels = _kernels(specs, folder)
-        pairs = [(spec, kernel) for spec in specs for kernel in kernels[spec][0]]
-        needed = len(pairs)
-        votes = Counter(kernel for _, kernel in pairs)  # what is named for other specifications is tried first
-        others = [sorted(kernels[spec][1], key=lambda kernel: -votes[kernel]) for spec in specs]
-        others = [[kernel for kernel in one if among is None or kernel in among] for one in others]
-        turns = zip_longest(*others)  # if time runs out, it does for all specifications alike
-        pairs += [(spec, k) for turn in turns for spec, k in zip(specs, turn, strict=True) if k is not None]
-        failure = _in_processes([compiler.task(number, *pair) for number, pair in enumerate(pairs)], folder, needed)[1]
-        plans: dict[Spec, dict[Kernel, bytes]] = {}
-        for number, (spec, kernel) in enumerate(pairs):
-            if (path := compiler.plan_path(folder, number)).exists():
-                plans.setdefault(spec, {})[kernel] = path.read_bytes()
-    if failure and not plans:
-        raise CourseError(f"compiling cuDNN's plans failed: {failure}")
-    for spec, candidates in plans.items():
-        if fastest := _fastest(spec, candidates):
-            found[spec] = fastest
-    return found
-
-
-def _kernels(specs: list[Spec], folder: Path) -> dict[Spec, tuple[list[Kernel], list[Kernel]]]:
-    """Return for each specification the kernels that the heuristic names, and the others."""
-    tasks = [compiler.task(number, spec, None) for number, spec in enumerate(specs)]
-    said, failure = _in_processes(tasks, folder, len(tasks))
-    if failure:
-        raise CourseError(f"asking cuDNN for its kernels failed: {failure}")
-    parts = {specs[number]: answer for number, answer in map(json.loads, said)}
-    return {spec: tuple([(engine, k) for engine, k in part] for part in parts[spec]) for spec in specs}  # type: ignore[misc]
-
-
-def _in_processes(tasks: list[list[Any]], folder: Path, needed: int) -> tuple[list[str], str]:
-    """Let as many processes as there are cores do ``tasks``; return the lines that they print, and what went wrong.
-
-    The first ``needed`` tasks are done in any case, the others while there is time.
-    """
-    order_of_all = {"device": torch.cuda.current_device(), "needed": needed, "spare_s": SPARE_S}
-    fit = torch.cuda.mem_get_info()[0] // CONTEXT_BYTES
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(tasks), fit))
-    deadline, failure = time.monotonic() + COMPILE_LIMIT_S, ""
-    outputs = [(folder / f"{worker}.out", folder / f"{worker}.err") for worker in range(workers)]
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for worker, (said, errors) in enumerate(outputs):
-            order = folder / f"{worker}.json"  # every so-manieth task: neighbours are alike, and take as long
-            order.write_text(json.dumps(order_of_all | {"tasks": tasks[worker::workers]}))
-            with said.open("w") as out, errors.open("w") as err:
-                command = [sys.executable, "-P", compiler.__file__, str(order)]
-                running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err))
-        for process, (_, errors) in zip(running, outputs, strict=True):
-            try:
-                if process.wait(max(0.0, deadline - time.monotonic())):
-                    last = "".join(errors.read_text().strip().splitlines()[-1:])
-                    failure = first_line(last) or f"a process ended with {process.returncode}"
-            except subprocess.TimeoutExpired:
-                failure = f"it took more than {COMPILE_LIMIT_S:.0f} s"
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    return [line for said, _ in outputs for line in said.read_text().splitlines()], failure
+    kernels = dict(zip(specs, compilers.kernels(specs), strict=True))
+    pairs = [(spec, kernel) for spec in specs for kernel in kernels[spec][0]]
+    needed = len(pairs)
+    votes = Counter(kernel for _, kernel in pairs)  # what is named for other specifications is tried first
+    others = [sorted(kernels[spec][1], key=lambda kernel: -votes[kernel]) for spec in specs]
+    others = [[kernel for kernel in one if among is None or kernel in among] for one in others]
+    turns = zip_longest(*others)  # if time runs out, it does for all specifications alike
+    pairs += [(spec, k) for turn in turns for spec, k in zip(specs, turn, strict=True) if k is not None]
+    plans: dict[Spec, dict[Kernel, bytes]] = {}
+    for (spec, kernel), plan in zip(pairs, compilers.plans(pairs, needed), strict=True):
+        if plan is not None:
+            plans.setdefault(spec, {})[kernel] = plan
+    timed = {spec: _fastest(spec, candidates) for spec, candidates in plans.items()}
+    return {spec: fastest for spec, fastest in timed.items() if fastest}
 
 
 class Plan:

@@ -194,9 +194,9 @@ def lower(module: Any, target: Any, layout: Layout | None = None) -> Any:
     """
     from tvm import relax
 
-    from inference_lib.backends.tvm.graph import fold_constants
+    from inference_lib.backends.tvm.graph import fold_constants, spell_out_axes
 
-    layout = layout or LAYOUTS[target.kind.name]
+    layout, module = layout or LAYOUTS[target.kind.name], spell_out_axes(copied(module))
     with target:
         if layout != PYTORCH_LAYOUT:
             module = relax.transform.ConvertLayout({"relax.nn.conv2d": list(layout)})(module)

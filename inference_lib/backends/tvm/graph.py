@@ -71,6 +71,39 @@ def cast(x: relax.Expr, dtype: str, importer: Importer) -> relax.Expr:
     return x if dtype_of(x) == dtype else importer.block_builder.emit(relax.op.astype(x, dtype))
 
 
+def spell_out_axes(module: tvm.IRModule) -> tvm.IRModule:
+    """Write what TVM's ConvertLayout misreads in another way: axes counted from the last one, and a stack.
+
+    It looks for such an axis before the beginning of a list, and asks for as much memory as the bytes there happen to
+    say: ``std::bad_alloc`` for a network whose weights would fit many times.
+    """
+    for variable, function in module.functions_items():
+        module.update_func(variable, _SpellOutAxes().visit_expr(function))
+    return module
+
+
+@relax.expr_functor.mutator
+class _SpellOutAxes(relax.PyExprMutator):  # type: ignore[misc]
+    """Count axes from the first one, and join tensors along an axis that they have."""
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = self.visit_expr_post_order(call)
+        name = getattr(call.op, "name", "")
+        if name == "relax.squeeze" and call.attrs.axis:
+            return relax.op.squeeze(call.args[0], _from_the_first(call.attrs.axis, call.args[0].ty.ndim))
+        if name == "relax.permute_dims" and call.attrs.axes:
+            return relax.op.permute_dims(call.args[0], _from_the_first(call.attrs.axes, call.args[0].ty.ndim))
+        if name == "relax.stack":
+            (axis,) = _from_the_first([call.attrs.axis or 0], call.ty.ndim)
+            parts = [self.builder_.emit(relax.op.expand_dims(part, axis)) for part in call.args[0].fields]
+            return relax.op.concat(parts, axis)
+        return call
+
+
+def _from_the_first(axes: Any, rank: int) -> list[int]:
+    return [int(axis) % rank for axis in axes]
+
+
 def fold_constants(module: tvm.IRModule) -> tvm.IRModule:
     """Cast, reshape and transpose the weights now, with NumPy; TVM would compile a loop program for each shape."""
     for variable, function in module.functions_items():

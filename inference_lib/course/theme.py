@@ -1,0 +1,42 @@
+"""What the theme's pages carry and cannot be told to leave out: mended in the rendered pages."""
+
+import re
+from pathlib import Path
+
+HEAVY_ICONS = re.compile(r'\s*<script [^>]*src="[^"]*fontawesome\.js[^"]*"[^>]*></script>')
+"""Every icon there is, as a program of 1.5 MB; the style sheets beside it draw the same from a font of 0.15 MB."""
+
+KERNELS = re.compile(
+    r"\s*<script>const THEBE_JS_URL.*?</script>"
+    r'|\s*<script [^>]*src="[^"]*sphinx-thebe\.js[^"]*"[^>]*></script>'
+    r'|\s*<script type="text/x-thebe-config">.*?</script>'
+    r"|\s*<script>kernelName = [^<]*</script>",
+    re.DOTALL,
+)
+"""Cells that run on somebody's server: no page offers it, and its constants, declared twice, are an error."""
+
+MATHJAX = re.compile(
+    r'\s*<script>window\.MathJax = .*?</script>|\s*<script [^>]*src="[^"]*/mathjax/[^"]*"[^>]*></script>', re.DOTALL
+)
+FORMULA = 'class="math'
+
+REPLACED = {
+    # An entry of a list is a list item for a screen reader, too.
+    'role="doc-biblioentry"': 'role="listitem"',
+}
+
+
+def mend(html: str) -> str:
+    """Return a rendered page without the scripts that it does not use, and readable by a screen reader."""
+    for unused in (HEAVY_ICONS, KERNELS, *([] if FORMULA in html else [MATHJAX])):
+        html = unused.sub("", html)
+    for old, new in REPLACED.items():
+        html = html.replace(old, new)
+    return html
+
+
+def mend_pages(folder: Path) -> None:
+    """Mend every page of a rendered book."""
+    for path in folder.rglob("*.html"):
+        if "_static" not in path.parts:
+            path.write_text(mend(path.read_text(encoding="utf-8")), encoding="utf-8")

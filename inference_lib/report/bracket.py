@@ -1,0 +1,95 @@
+"""How fast can it be? Two ends that a row lies between if its kernels reach the ceilings, and how far it is from them.
+
+The lower end is a bound: no program that does these products is quicker. The upper end is what a program takes that
+runs its operations one by one, overlaps nothing and loses nothing in between; a row beyond it loses time to something
+that the roofline does not know, such as launches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from IPython.display import HTML, Markdown
+
+from inference_lib.measure.roofline import Ceilings, bounds, work_of
+from inference_lib.records.record import Record
+from inference_lib.report import plots
+from inference_lib.report.tables import show_table
+from inference_lib.report.words import label
+from inference_lib.seam import PRECISIONS, find_model
+
+NO_CEILINGS = "This needs the ceilings of a GPU, measured here or published."
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The two ends for one model in one precision, by the ceilings of one machine; without ceilings it says so."""
+
+    model: str
+    precision: str
+    ceilings: Ceilings | None
+
+    def ends_ms(self, batch_size: int) -> tuple[float, float]:
+        """Return both ends for a batch, ms.
+
+        The lower is the longer of the arithmetic and the traffic of a fused network, done at once; the upper is the sum
+        of the arithmetic and the traffic of an unfused one, done one after the other.
+        """
+        assert self.ceilings is not None
+        work = work_of(self.model, batch_size, self.precision)
+        fused, unfused = (bounds(work, self.ceilings, self.precision, kind) for kind in ("fused", "unfused"))
+        return max(fused.values()) * 1e3, sum(unfused.values()) * 1e3
+
+    def table(self, batch_sizes: Sequence[int]) -> HTML | Markdown:
+        """Return both ends for each of ``batch_sizes``, and what the lower end is made of."""
+        if not self.ceilings:
+            return Markdown(NO_CEILINGS)
+        rows = []
+        for size in batch_sizes:
+            parts = bounds(work_of(self.model, size, self.precision), self.ceilings, self.precision, "fused")
+            low, high = self.ends_ms(size)
+            rows.append(
+                {"batch": size, "arithmetic, ms": parts["compute"] * 1e3, "traffic, fused, ms": parts["memory"] * 1e3}
+                | {"at least, ms": low, "one by one, ms": high}
+            )
+        return show_table(pd.DataFrame(rows), f"{self._name}, a batch, copies not counted. {self.ceilings.machine}.")
+
+    def gap(self, records: Sequence[Record]) -> str:
+        """Return how many times the lower end each of ``records`` takes, as a sentence without full stop.
+
+        The time is that on the device, on a CPU the whole call. Records of other cells or machines are left out.
+        """
+        found = [
+            f"{label(record)} at batch {record.batch_size} {time / self.ends_ms(record.batch_size)[0]:.1f} times"
+            for record, time in self._times(records)
+        ]
+        return f"The time over the lower end: {', '.join(found)}" if found else "There is no such row to compare yet"
+
+    def figure(self, records: Sequence[Record], batch_size: int) -> HTML | Markdown:
+        """Return a figure of the times of ``records`` at ``batch_size``, ms, with the bracket as a band behind them."""
+        times = [(record, ms) for record, ms in self._times(records) if record.batch_size == batch_size]
+        if not times:
+            return Markdown("No such row was measured yet." if self.ceilings else NO_CEILINGS)
+        figure, (axes,) = plots.new_figure(height=0.35 * len(times) + 0.9)
+        names = [label(record) for record, _ in times]
+        plots.bars(names, [ms for _, ms in times], "#8A8F98", "ms a batch", axes)
+        low, high = self.ends_ms(batch_size)
+        axes.axvspan(low, high, color="#009E73", alpha=0.25, linewidth=0)
+        alt = f"Time of a batch of {batch_size} for {', '.join(names)}, over a band from the lower to the upper end."
+        caption = f"{self._name}, batch {batch_size}, copies not counted; the band is what the roofline expects."
+        return plots.show_figure(figure, alt, f"{caption} {plots.provenance([record for record, _ in times])}")
+
+    @property
+    def _name(self) -> str:
+        return f"{find_model(self.model).title}, {PRECISIONS[self.precision].title}"
+
+    def _times(self, records: Sequence[Record]) -> list[tuple[Record, float]]:
+        times = []
+        for record in records:
+            if not (self.ceilings and record.latency and record.machine.name(record.device) == self.ceilings.machine):
+                continue
+            if (record.model, record.precision) == (self.model, self.precision):
+                device = record.latency.device
+                if device or record.device == "cpu":
+                    times.append((record, device.value if device else record.latency.end_to_end.p50))
+        return times

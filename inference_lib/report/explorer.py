@@ -1,0 +1,156 @@
+"""The explorer's page: every row of every machine as a plain table, and the same rows as data for its script.
+
+Statistics stay here, where they are tested: the script (``book/_static/explorer.js``) gets medians with their intervals
+and, of rows at the same batch size, which are tied. What it does by itself is to filter, to apply the limits of
+:func:`choose` and to rank, to price, to draw, and to keep all that in the address. It is one small file without a
+library: the smallest bundle of DataTables (ITables') weighs more than everything else on the page and would bring
+none of these.
+"""
+
+import html
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from inference_lib.backends import SERVED_WITHOUT_PYTHON
+from inference_lib.records.comparison import SAME_WITHIN, compare
+from inference_lib.records.record import Record
+from inference_lib.report.choose import images_per_s, latency_ms
+from inference_lib.report.plots import provenance
+from inference_lib.report.style import style_of
+from inference_lib.report.tables import DEVICE_NAMES, MISSING
+from inference_lib.seam import PRECISIONS
+
+COLUMNS = {
+    "framework": "framework",
+    "precision": "precision",
+    "batch": "batch",
+    "model": "model",
+    "device": "device",
+    "machine": "machine",
+    "ms": "latency ms",
+    "low": "95 %",
+    "p99": "p99 ms",
+    "fps": "images/s",
+    "accuracy": "accuracy %",
+    "memory": "GPU memory MiB",
+    "energy": "energy mJ/image",
+}
+"""What a row of the table shows, by what the data call it; a note, and what the script computes, come after."""
+
+FORMATS = {"ms": ".3f", "p99": ".3f", "fps": ",.0f", "accuracy": ".2f", "memory": ",.0f", "energy": ",.1f"}
+
+NUMBERS = {"batch", "low", *FORMATS}
+
+
+def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the records by machine and profile, each of its first run: what is ranked together, as in ``choose``.
+
+    A cell that is there twice (published, and in a reader's own folder) counts once. Rows of a server under load are
+    another measurement, and left out.
+    """
+    unique = {record.key: record for record in records if record.serving is None}
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in unique.values():
+        found.setdefault((record.machine.name(record.device), record.profile), []).append(record)
+    several = len({profile for _, profile in found}) > 1
+    return {
+        f"{machine} ({profile})" if several else machine: [r for r in mine if r.run == min(each.run for each in mine)]
+        for (machine, profile), mine in found.items()
+    }
+
+
+def row(shelf: str, record: Record) -> dict[str, Any]:
+    """Return what the page says of a record: times in ms, memory in MiB, energy in mJ; None where not measured."""
+    timed = record.latency
+    end_to_end = timed.end_to_end if timed else None
+    return {
+        "machine": shelf,
+        "model": record.model,
+        "framework": record.title,
+        "device": DEVICE_NAMES[record.device],
+        "precision": PRECISIONS[record.precision].title,
+        "batch": record.batch_size,
+        "ms": latency_ms(record) if timed else None,
+        "low": end_to_end.median.low if end_to_end else None,
+        "high": end_to_end.median.high if end_to_end else None,
+        "p99": end_to_end.p99.value if end_to_end and end_to_end.p99 else None,
+        "fps": images_per_s(record) if timed else None,
+        "accuracy": record.accuracy.accuracy_percent if record.accuracy else None,
+        "memory": record.gpu_memory_mib,
+        "energy": record.load.energy_mj_per_image if record.load else None,
+        "why": record.why_not or ("" if timed else "latency was not measured"),
+        "python": record.backend not in SERVED_WITHOUT_PYTHON,
+        "calibrated": PRECISIONS[record.precision].calibrated,
+        "flags": "; ".join(record.flags),
+        "ties": [],
+    }
+
+
+def data(records: Iterable[Record]) -> dict[str, Any]:
+    """Return what the script works on.
+
+    ``rows`` are those of :func:`row`. The ``ties`` of one are the numbers of the rows before it, in the order of their
+    latency, that it is not clearly slower than; of rows at the same batch size, which alone may have met in the same
+    rounds. Others are compared by their intervals. ``drawn`` is how a framework is drawn.
+    """
+    rows: list[dict[str, Any]] = []
+    drawn: dict[str, dict[str, str]] = {}
+    for shelf, mine in shelves(records).items():
+        numbered = list(enumerate(mine, len(rows)))
+        rows += [row(shelf, record) for record in mine]
+        drawn |= {r.title: {"color": (s := style_of(r.backend)).color, "marker": s.marker} for r in mine}
+        for number, better in _ties(numbered):
+            rows[number]["ties"].append(better)
+    return {"rows": rows, "drawn": drawn, "same_within": SAME_WITHIN}
+
+
+def _ties(numbered: Sequence[tuple[int, Record]]) -> Iterator[tuple[int, int]]:
+    """Yield the number of each row with that of a better one that it is tied with, both at the same batch size."""
+
+    def question(each: tuple[int, Record]) -> tuple[str, int]:
+        return each[1].model, each[1].batch_size
+
+    measured = sorted((each for each in numbered if each[1].ok and each[1].latency), key=question)
+    for _, same in itertools.groupby(measured, question):
+        ranked = sorted(same, key=lambda each: latency_ms(each[1]))
+        for (better, fast), (number, slow) in itertools.combinations(ranked, 2):
+            beside = compare(fast, slow)
+            if beside.low is not None and beside.verdict != "slower":
+                yield number, better
+
+
+def page(records: Sequence[Record], script: str) -> str:
+    """Return the explorer as HTML: its table, its data, and the address of its script."""
+    found = data(records)
+    head = "".join(f'<th scope="col" data-key="{key}"{_css_class(key)}>{title}</th>' for key, title in COLUMNS.items())
+    body = "\n".join(f"<tr>{_cells(each)}</tr>" for each in found["rows"])
+    # "</" would end the script element early, whatever stands around it.
+    told = json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
+    return (
+        f'<div id="explorer"></div>\n<div class="measured-table" id="explorer-table" tabindex="0" role="region" '
+        f'aria-label="All rows"><table class="measured"><caption>{html.escape(provenance(_measured(records)))}</caption>'
+        f'<thead><tr>{head}<th scope="col">note</th></tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
+        f'<script type="application/json" id="explorer-data">{told}</script>\n<script defer src="{script}"></script>'
+    )
+
+
+def _measured(records: Iterable[Record]) -> list[Record]:
+    return [record for mine in shelves(records).values() for record in mine if record.ok]
+
+
+def _css_class(key: str) -> str:
+    return ' class="number"' if key in NUMBERS else ""
+
+
+def _cells(each: dict[str, Any]) -> str:
+    cells = "".join(f"<td{_css_class(key)}>{html.escape(_text(each, key))}</td>" for key in COLUMNS)
+    return f"{cells}<td>{html.escape(each['why'] or each['flags'])}</td>"
+
+
+def _text(each: dict[str, Any], key: str) -> str:
+    value = each[key]
+    if value is None:
+        return MISSING
+    return f"{value:.3f}\u2013{each['high']:.3f}" if key == "low" else format(value, FORMATS.get(key, ""))

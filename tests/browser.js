@@ -1,0 +1,156 @@
+// What tests/test_browser.py asks of a page: each function returns what is wrong, in words.
+
+const SLACK = 1.5; // pixels: less is rounding
+
+const visible = (element) =>
+  element.checkVisibility({ opacityProperty: true, visibilityProperty: true }) &&
+  !element.closest(".sr-only, .visually-hidden, mjx-assistive-mml, mjx-container, .onlyprint");
+
+const named = (node) => {
+  const inside = node.nodeType === Node.TEXT_NODE ? node.parentElement : node;
+  const path = [];
+  for (let element = inside; element && path.length < 3; element = element.parentElement)
+    path.unshift(element.localName + (element.className?.baseVal ?? element.className ? `.${element.getAttribute("class").split(" ")[0]}` : ""));
+  return `${path.join(" > ")} "${(node.textContent || "").trim().slice(0, 40)}"`;
+};
+
+// What an element's text may be cut off by: the nearest ancestor in each direction that does not let it overflow.
+function clips(element) {
+  const found = [];
+  for (let above = element; above && above !== document.body; above = above.parentElement) {
+    const style = getComputedStyle(above);
+    if (above instanceof SVGElement && above.ownerSVGElement) continue;
+    if (style.overflowX !== "visible" || style.overflowY !== "visible")
+      found.push({ box: above.getBoundingClientRect(), x: style.overflowX, y: style.overflowY, above });
+    if (style.position === "fixed") break;
+  }
+  return found;
+}
+
+// Every piece of text that can be seen: its box, and what is left of it where it is scrolled out of sight.
+function pieces() {
+  const found = [];
+  const known = new Map();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    const parent = node.parentElement;
+    if (!node.data.trim() || parent.closest("script, style, noscript, desc, title")) continue;
+    if (!known.has(parent)) known.set(parent, visible(parent) ? clips(parent) : null);
+    const clipped = known.get(parent);
+    if (!clipped) continue;
+    let boxes;
+    if (parent.ownerSVGElement) {
+      const text = parent.closest("text");
+      if (text !== parent && found.some((piece) => piece.element === text)) continue;
+      boxes = [text.getBoundingClientRect()];
+    } else {
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      boxes = range.getClientRects();
+    }
+    for (const box of boxes) if (box.width > 1 && box.height > 1) found.push({ node, element: parent.closest("text") ?? parent, box, clipped });
+  }
+  return found;
+}
+
+function cutOff(all) {
+  const wrong = [];
+  const width = document.documentElement.clientWidth;
+  for (const { node, box, clipped } of all) {
+    const across = clipped.find((clip) => clip.x !== "visible");
+    const along = clipped.find((clip) => clip.y !== "visible");
+    if (!across && (box.right > width + SLACK || box.left < -SLACK)) wrong.push(`out of the page: ${named(node)}`);
+    const hides = (how) => how === "hidden" || how === "clip";
+    if (across && hides(across.x) && (box.right > across.box.right + SLACK || box.left < across.box.left - SLACK))
+      wrong.push(`cut off across: ${named(node)}`);
+    if (along && hides(along.y) && (box.bottom > along.box.bottom + 4 || box.top < along.box.top - 4))
+      wrong.push(`cut off along: ${named(node)}`);
+  }
+  return wrong;
+}
+
+// Text upon text. A line's box is taller than its letters, so neighbours may share a few pixels.
+function overlaps(all) {
+  const boxes = [];
+  for (const { node, element, box, clipped } of all) {
+    let [left, top, right, bottom] = [box.left, box.top, box.right, box.bottom];
+    for (const clip of clipped) {
+      left = Math.max(left, clip.box.left);
+      right = Math.min(right, clip.box.right);
+      top = Math.max(top, clip.box.top);
+      bottom = Math.min(bottom, clip.box.bottom);
+    }
+    const height = bottom - top;
+    if (right - left > 1 && height > 1)
+      boxes.push({ node, element, left: left + 1, right: right - 1, top: top + 0.2 * height, bottom: bottom - 0.2 * height });
+  }
+  boxes.sort((a, b) => a.top - b.top);
+  const wrong = [];
+  boxes.forEach((box, index) => {
+    for (let next = index + 1; next < boxes.length && boxes[next].top < box.bottom; next++) {
+      const other = boxes[next];
+      if (other.left < box.right && box.left < other.right && other.element !== box.element)
+        wrong.push(`overlap: ${named(box.node)} and ${named(other.node)}`);
+    }
+  });
+  return wrong;
+}
+
+// What is laid out badly at the width that the window has now.
+function layout() {
+  const page = document.documentElement;
+  const wrong = page.scrollWidth > page.clientWidth ? [`the page is ${page.scrollWidth} wide in a window of ${page.clientWidth}`] : [];
+  const all = pieces();
+  wrong.push(...cutOff(all), ...overlaps(all));
+  for (const image of document.images)
+    if (visible(image) && !(image.complete && image.naturalWidth)) wrong.push(`missing image: ${image.src}`);
+  return wrong;
+}
+
+// One element for each way in which text is coloured, of those that no earlier page had: for the check of contrast.
+function newColours(known) {
+  const seen = new Set(known);
+  const background = (element) => {
+    const layers = [];
+    for (let above = element; above; above = above.parentElement) {
+      const style = getComputedStyle(above);
+      if (style.backgroundColor !== "rgba(0, 0, 0, 0)") layers.push(style.backgroundColor);
+      if (style.backgroundImage !== "none") layers.push(style.backgroundImage);
+      if (style.opacity !== "1") layers.push(style.opacity);
+    }
+    return layers.join();
+  };
+  const keys = [];
+  for (const { element } of pieces()) {
+    const style = getComputedStyle(element);
+    const key = [style.color, style.fill, style.fontSize, style.fontWeight, background(element)].join(" ");
+    if (seen.has(key)) continue;
+    seen.add(key);
+    keys.push(key);
+    element.setAttribute("data-contrast", "");
+  }
+  return keys;
+}
+
+// Where the links of a page lead within the book, and what they may lead to.
+function anchors() {
+  const here = new URL(location.href);
+  const links = [...document.querySelectorAll("a[href]")].map((link) => new URL(link.getAttribute("href"), here));
+  return {
+    ids: [...document.querySelectorAll("[id], a[name]")].map((element) => element.id || element.name),
+    links: [...new Set(links.filter((link) => link.origin === here.origin).map((link) => link.pathname + link.hash))],
+  };
+}
+
+// What a click reaches and the Tab key does not.
+function unreachable() {
+  const clickable = document.querySelectorAll("a[href], button, summary, input, select, textarea, [onclick]");
+  const wrong = [...clickable].filter((e) => visible(e) && !e.disabled && e.tabIndex < 0 && !e.closest("[aria-hidden=true]"));
+  const scrolls = [...document.querySelectorAll("body *")].filter((element) => {
+    const style = getComputedStyle(element);
+    return /auto|scroll/.test(style.overflowX) && element.scrollWidth > element.clientWidth + SLACK && visible(element);
+  });
+  const stuck = scrolls.filter((e) => e.tabIndex < 0 && !e.querySelector("a[href], button, summary, input, [tabindex='0']"));
+  return [...wrong.map((e) => `no Tab reaches ${named(e)}`), ...stuck.map((e) => `no key scrolls ${named(e)}`)];
+}

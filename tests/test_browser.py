@@ -1,0 +1,227 @@
+"""Every page of the published edition in a real browser: light and dark, on a phone, a tablet and a desktop screen.
+
+The browser is the system's Chromium, driven by Playwright; where there is none, these tests are skipped. All pages are
+visited once, and each test looks at one kind of what was found.
+"""
+
+import functools
+import gzip
+import http.server
+import json
+import os
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from rendered import rendered
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
+axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwright-python (the extra test)")
+
+pytestmark = pytest.mark.slow
+
+MODES = ("light", "dark")
+WIDTHS = (390, 768, 1400)
+HEIGHT = 900
+
+MOST_BYTES = 1.5e6
+MOST_BYTES_OF = {"explorer": 2.5e6}
+
+QUESTIONS = (Path(__file__).parent / "browser.js").read_text()
+
+Found = dict[str, dict[str, list[Any]]]
+"""What was found: kind, then page."""
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder as web servers do: text compressed, connections kept."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # noqa: N802
+        path = Path(self.translate_path(self.path))
+        if path.is_dir():
+            path /= "index.html"
+        if not path.is_file():
+            self.send_error(404)
+            return
+        kind, content = self.guess_type(path), path.read_bytes()
+        self.send_response(200)
+        if kind.startswith("text/") or path.suffix in (".js", ".json", ".svg"):
+            content = gzip.compress(content, 6)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "max-age=600")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing: what went wrong is found by the browser."""
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rendered("published", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def site(html: Path) -> Iterator[str]:
+    """Return the address under which the rendered edition is served."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(html)))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium here; on Debian, install the package chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=program, args=["--no-sandbox"] if os.getuid() == 0 else [])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def found(html: Path, site: str, browser: Any) -> Found:
+    """Visit every page in both modes at every width, and return what was found."""
+    pages = [path.relative_to(html).as_posix() for path in sorted(html.rglob("*.html")) if _is_page(html, path)]
+    found: Found = defaultdict(dict)
+    for mode in MODES:
+        context = browser.new_context(color_scheme=mode)
+        context.add_init_script(QUESTIONS)
+        colours: list[str] = []
+        for name in pages:
+            page = context.new_page()
+            _visit(page, site, name, mode, colours, found)
+            page.close()
+        context.close()
+    return found
+
+
+def _is_page(html: Path, path: Path) -> bool:
+    """Tell a page of the book from a theme's template and from the first page, which leads to another."""
+    return not {"_static", "_sources"} & set(path.relative_to(html).parts) and path != html / "index.html"
+
+
+def _visit(page: Any, site: str, name: str, mode: str, colours: list[str], found: Found) -> None:
+    place, network = f"{name} ({mode})", page.context.new_cdp_session(page)
+    noise: list[str] = []
+    requests: list[str] = []
+    sizes: list[float] = []
+    page.on("console", lambda message: message.type in ("error", "warning") and noise.append(message.text))
+    page.on("pageerror", lambda error: noise.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    network.send("Network.enable")
+    network.send("Network.setCacheDisabled", {"cacheDisabled": mode == MODES[0]})
+    network.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    page.set_viewport_size({"width": WIDTHS[-1], "height": HEIGHT})
+    page.goto(site + name)
+    if page.evaluate("!!window.MathJax"):
+        page.evaluate("MathJax.startup.promise.then(() => true)")
+    found["console"][place] = noise
+    found["elsewhere"][place] = [url for url in requests if not url.startswith((site, "data:", "blob:"))]
+    if mode == MODES[0]:
+        found["bytes"][name] = [sum(sizes)]
+        found["anchors"][name] = [page.evaluate("anchors()")]
+    found["folded"][place] = _open_all(page)
+    for width in reversed(WIDTHS):
+        page.set_viewport_size({"width": width, "height": HEIGHT})
+        found["layout"][f"{place}, {width} pixels"] = page.evaluate("layout()")
+        found["keyboard"][f"{place}, {width} pixels"] = page.evaluate("unreachable()")
+    page.set_viewport_size({"width": WIDTHS[-1], "height": HEIGHT})
+    page.evaluate(axe.AXE_SCRIPT)
+    rules = {"rules": {"color-contrast": {"enabled": False}}} if mode == MODES[0] else {"runOnly": ["bypass"]}
+    found["axe"][place] = _violations(page, "document", rules)
+    colours += page.evaluate("known => newColours(known)", colours)
+    context = "{include: [['[data-contrast]']]}"
+    if page.evaluate("!!document.querySelector('[data-contrast]')"):
+        found["contrast"][place] = _violations(page, context, {"runOnly": ["color-contrast"]})
+
+
+def _open_all(page: Any) -> list[str]:
+    """Open whatever is folded with the Enter key; return what stays shut."""
+    shut = []
+    for folded in page.query_selector_all("article :is(details:not([open]) > summary, .toggle-button)"):
+        folded.focus()
+        page.keyboard.press("Enter")
+        if not folded.evaluate("e => e.closest('details') ? e.parentElement.open : e.ariaExpanded == 'true'"):
+            shut.append(folded.evaluate("e => named(e.parentElement)"))
+    return shut
+
+
+def _violations(page: Any, context: str, options: dict[str, Any]) -> list[str]:
+    """Return axe-core's serious and critical violations."""
+    options = options | {"resultTypes": ["violations"], "preload": False}
+    response = page.evaluate(f"axe.run({context}, {json.dumps(options)})")
+    return [
+        f"{violation['id']}: {node['html'][:200]} ({'; '.join(m['message'] for m in node['any'] + node['all'])[:200]})"
+        for violation in response["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+
+
+def wrong(found: Found, kind: str) -> str:
+    """Return what is wrong, a line each, at most twenty."""
+    lines = [f"{place}: {what}" for place, findings in found[kind].items() for what in findings]
+    return "\n".join([*lines[:20], *([f"and {len(lines) - 20} more"] if len(lines) > 20 else [])])
+
+
+def test_no_page_complains(found: Found) -> None:
+    assert not wrong(found, "console")
+
+
+def test_no_page_asks_another_host(found: Found) -> None:
+    assert not wrong(found, "elsewhere")
+
+
+def test_a_page_is_light_enough_for_a_phone(found: Found) -> None:
+    def most(name: str) -> float:
+        return MOST_BYTES_OF.get(Path(name).stem, MOST_BYTES)
+
+    heavy = {name: size for name, (size,) in found["bytes"].items() if size > most(name)}
+    assert not heavy
+    assert all(size for (size,) in found["bytes"].values())
+
+
+def test_nothing_is_cut_off_overlaps_or_is_missing(found: Found) -> None:
+    assert not wrong(found, "layout")
+
+
+def test_nothing_is_wrong_for_a_screen_reader(found: Found) -> None:
+    assert not wrong(found, "axe")
+
+
+def test_text_stands_out_from_what_is_behind_it(found: Found) -> None:
+    assert not wrong(found, "contrast")
+
+
+def test_what_is_folded_opens_with_the_enter_key(found: Found) -> None:
+    assert not wrong(found, "folded")
+
+
+def test_the_keyboard_reaches_and_scrolls_everything(found: Found) -> None:
+    assert not wrong(found, "keyboard")
+
+
+def test_every_link_within_the_book_leads_somewhere(found: Found, html: Path) -> None:
+    ids = {f"/{name}": set(page["ids"]) for name, (page,) in found["anchors"].items()}
+    dead = []
+    for name, (page,) in found["anchors"].items():
+        for link in page["links"]:
+            path, fragment = unquote(urlsplit(link).path), unquote(urlsplit(link).fragment)
+            there = (html / path.lstrip("/")).is_file() or path == "/"
+            if not there or (fragment and path in ids and fragment not in ids[path]):
+                dead.append(f"{name}: {link}")
+    assert not dead

@@ -1,0 +1,219 @@
+"""The explorer: its table shows every row, and its script chooses, ranks and prices as the library does."""
+
+import json
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup
+
+from inference_lib.records.record import Load, Record
+from inference_lib.records.store import RecordStore
+from inference_lib.report import explorer
+from inference_lib.report.choose import choose, pareto_front, places
+from inference_lib.support import paths
+
+MakeRecord = Callable[..., Record]
+
+SCRIPT = paths.ROOT / "book" / "_static" / "explorer.js"
+
+LARGEST_PAGE = 1_500_000
+"""Bytes of the page itself, in the largest edition; what the theme brings stands beside it."""
+
+DRIVER = """
+const rules = require(process.argv[1]);
+const { data, requests } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+data.rows.forEach((row, number) => { row.number = number; });
+const answers = requests.map((request) => {
+  const wanted = rules.fromAddress(request);
+  const { found, fronts } = rules.view(data.rows, wanted, data.same_within);
+  const rows = [...found].map(([row, seen]) => ({ number: row.number, ...seen }));
+  return { rows, fronts: fronts.map((front) => front.map((row) => row.number)), address: rules.toAddress(wanted) };
+});
+console.log(JSON.stringify(answers));
+"""
+
+
+def in_the_browser_s_language(data: Mapping[str, Any], requests: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what the page's script makes of ``data`` for each request, an address as a reader would send it."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node here; tests/test_browser.py tries the page itself")
+    asked = json.dumps({"data": data, "requests": requests})
+    done = subprocess.run([node, "-e", DRIVER, str(SCRIPT)], input=asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+NAMES = {"p50": "max_p50_ms", "p99": "max_p99_ms", "memory": "max_memory_mib", "accuracy": "min_accuracy_percent"}
+
+
+def requests(records: Sequence[Record], count: int) -> list[dict[str, Any]]:
+    """Return requests of all kinds, most with limits that are exactly a row's."""
+    luck = random.Random(7)
+    found: list[dict[str, Any]] = [{}, {"goal": "throughput"}, {"allow_int8": True}]
+    read = [explorer.row("", record) for record in records if record.ok]
+    for _ in range(count):
+        request: dict[str, Any] = {"goal": luck.choice(["latency", "throughput"])}
+        for key, column in {"p50": "ms", "p99": "p99", "memory": "memory", "accuracy": "accuracy"}.items():
+            values = [row[column] for row in read if row[column] is not None]
+            if values and luck.random() < 0.4:
+                request[NAMES[key]] = luck.choice(values)
+        found.append(request | {flag: luck.random() < 0.3 for flag in ("without_python", "allow_int8")})
+    return found
+
+
+def address(request: Mapping[str, Any], **filters: str) -> str:
+    said = {"goal": request.get("goal", "latency")} | filters
+    said |= {key: repr(request[name]) for key, name in NAMES.items() if name in request}
+    said |= {
+        key: "yes"
+        for key, name in {"without_python": "without_python", "int8": "allow_int8"}.items()
+        if request.get(name)
+    }
+    return "&".join(f"{key}={value}".replace(" ", "+") for key, value in said.items())
+
+
+def check_same_answers(records: Sequence[Record], count: int) -> None:
+    """Compare the script with ``choose``, ``places`` and ``pareto_front`` for every machine and model."""
+    data, shelves = explorer.data(records), explorer.shelves(records)
+    numbered = [record for mine in shelves.values() for record in mine]
+    asked = requests(records, count)
+    answers = in_the_browser_s_language(data, [address(request) for request in asked])
+    for request, answer in zip(asked, answers, strict=True):
+        seen, fronts = {row["number"]: row for row in answer["rows"]}, []
+        assert len(seen) == len(numbered)
+        for mine in shelves.values():
+            for model in dict.fromkeys(record.model for record in mine):
+                expected = choose(mine, model, **request)
+                number = {id(record): n for n, record in enumerate(numbered)}
+                said = places(expected.ranked, request.get("goal", "latency"))
+                for record, place in zip(expected.ranked, said, strict=True):
+                    row = seen[number[id(record)]]
+                    assert (row["reason"], row["place"], row["tie"]) == ("", place, said.count(place) > 1), request
+                for record, reason in expected.excluded:
+                    assert (seen[number[id(record)]]["reason"], seen[number[id(record)]]["place"]) == (reason, None)
+                if expected.ranked:
+                    fronts.append([number[id(record)] for record in pareto_front(expected.ranked)])
+        assert answer["fronts"] == fronts
+
+
+def made_up(make_record: MakeRecord) -> list[Record]:
+    """Return rows of two batch sizes and devices: level, apart, scattered, of one start, in eight bits, not measured."""
+    records = []
+    for batch in (1, 8):
+        ways = [("pytorch", 4.0, "fp32"), ("pytorch-cudagraph", 1.0, "fp16"), ("aot-inductor", 1.005, "fp16")]
+        for number, (backend, ms, precision) in enumerate([*ways, ("onnxruntime", 1.2, "int8"), ("tvm", 1.1, "fp16")]):
+            noisy = {"luck": 0.2, "seed": number} if backend == "tvm" else {}
+            carried = {"iterations": 400 if batch == 1 else 50}
+            records.append(
+                make_record(
+                    ms * batch**0.7,
+                    backend=backend,
+                    title=backend,
+                    precision=precision,
+                    batch_size=batch,
+                    rivals=f"set {batch}",
+                    timing=noisy | carried,
+                    gpu_memory_mib=500.0 + 100 * number,
+                )
+            )
+    records.append(make_record(3.0, count=1, backend="torchscript", rivals="another"))
+    records.append(make_record(count=0, backend="tensorrt", status="unavailable", reason="no <library>"))
+    records += [make_record(30.0, device="cpu"), make_record(29.9, device="cpu", backend="openvino", rivals="x")]
+    return [*records, make_record(9.0, model="mobilenet_v2")]
+
+
+def test_the_script_answers_as_choose_does(make_record: MakeRecord) -> None:
+    check_same_answers(made_up(make_record), 60)
+
+
+@pytest.mark.skipif(not any(paths.PUBLISHED.glob("records/*.json")), reason="nothing is published yet")
+def test_the_script_answers_as_choose_does_on_the_edition() -> None:
+    check_same_answers(RecordStore(paths.PUBLISHED / "records").read(), 6)
+
+
+def test_filters_leave_rows_out_of_the_ranking(make_record: MakeRecord) -> None:
+    records = made_up(make_record)
+    data = explorer.data(records)
+    (answer,) = in_the_browser_s_language(data, ["precision=FP16&precision=FP32&batch=8&device=GPU&model=resnet18"])
+    rows = [data["rows"][row["number"]] for row in answer["rows"]]
+    assert {(row["batch"], row["device"], row["model"]) for row in rows} == {(8, "GPU", "resnet18")}
+    assert {row["precision"] for row in rows} == {"FP16", "FP32"}
+    assert min(row["place"] for row in answer["rows"] if row["place"]) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "goal=throughput&p99=12.5&memory=900&int8=yes",
+        "accuracy=94&without_python=yes&hide=yes&model=resnet18&model=vanilla_cnn&machine=A+B",
+        "per_hour=2.5&per_kwh=0.3&sort=fps&down=yes",
+    ],
+)
+def test_an_address_gives_the_view_that_it_was_taken_from(said: str, make_record: MakeRecord) -> None:
+    data = explorer.data([make_record()])
+    (first,) = in_the_browser_s_language(data, [f"#{said}"])
+    assert sorted(first["address"].split("&")) == sorted(said.split("&"))
+
+
+def test_nonsense_in_an_address_is_no_limit(make_record: MakeRecord) -> None:
+    data = explorer.data([make_record()])
+    said = ["goal=x&p99=soon&memory=-3&per_hour=&per_kwh=NaN", "p99=Infinity&unknown=1"]
+    assert [each["address"] for each in in_the_browser_s_language(data, said)] == ["", ""]
+
+
+def test_a_cost_is_hire_and_energy_and_none_where_one_was_not_measured(make_record: MakeRecord) -> None:
+    load = Load(energy_mj_per_image=7.2, throttle_reasons=[], samples=9, seconds=1)
+    records = [
+        make_record(2.0, load=load),
+        make_record(1.0, backend="tvm", load=None),
+        make_record(count=0, backend="tensorrt", status="failed", reason="x"),
+    ]
+    said = ["per_hour=3.6", "per_hour=3.6&per_kwh=0.5"]
+    hire, both = in_the_browser_s_language(explorer.data(records), said)
+    # 500 images a second: a million take 2,000 s, which cost 2; their 7,200 J are 0.002 kWh.
+    assert [row["cost"] for row in hire["rows"]] == [pytest.approx(2.0), pytest.approx(1.0), None]
+    assert [row["cost"] for row in both["rows"]] == [pytest.approx(2.001), None, None]
+
+
+def test_without_scripts_the_page_is_a_table_of_all_rows(make_record: MakeRecord) -> None:
+    records = made_up(make_record)
+    page = BeautifulSoup(explorer.page(records, "x.js"), "html.parser")
+    rows = page.select("tbody tr")
+    assert len(rows) == len(records)
+    head = [cell.get_text() for cell in page.select("thead th")]
+    cells = dict(zip(head, [cell.get_text() for cell in rows[0].select("td")], strict=True))
+    assert cells["latency ms"] == "4.000"
+    assert cells["95 %"] == "4.000\u20134.000"
+    assert cells["machine"] == "NVIDIA Test GPU"
+    assert any("unavailable: no <library>" in row.get_text() for row in rows)
+    told = json.loads(page.select_one("#explorer-data").string)
+    assert len(told["rows"]) == len(rows)
+    assert page.caption.get_text().startswith("Measured on")
+
+
+def test_data_cannot_end_the_element_that_holds_them(make_record: MakeRecord) -> None:
+    bad = make_record(count=0, status="failed", reason="</script><script>alert(1)</script>")
+    page = explorer.page([bad, make_record()], "x.js")
+    assert len(BeautifulSoup(page, "html.parser").find_all("script")) == 2
+
+
+def test_what_is_ranked_together_shares_machine_and_profile_and_is_of_the_first_run(make_record: MakeRecord) -> None:
+    first, again = make_record(), make_record(run="2", batch_size=8)
+    quick = make_record(profile="quick", run="3")
+    loaded = make_record(profile="load").model_copy(update={"serving": object()})
+    found = explorer.shelves([first, first, again, quick, loaded])
+    assert found == {"NVIDIA Test GPU (full)": [first], "NVIDIA Test GPU (quick)": [quick]}
+    assert list(explorer.shelves([first])) == ["NVIDIA Test GPU"]
+
+
+def test_the_page_of_a_large_edition_is_light(make_record: MakeRecord) -> None:
+    """As many rows as a grid with five precisions and four batch sizes has."""
+    one = make_record()
+    rows = [one.model_copy(update={"title": f"Framework {n}", "batch_size": n, "rivals": ""}) for n in range(900)]
+    assert len(explorer.page(rows, "x.js")) + SCRIPT.stat().st_size < LARGEST_PAGE
