@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from prose import BOOK, commands, headings, links, listings, target_of
+from prose import BOOK, commands, headings, links, listings, target_of, text_of
 
 from inference_lib import cli
 
@@ -53,6 +53,14 @@ def test_the_glossary_is_in_order_and_has_each_term_once() -> None:
     keys = [re.sub(r"[^a-z0-9 ]", "", term.lower()) for term in terms()]
     assert keys == sorted(set(keys))
     assert {term.lower() for term in terms()} >= TERMS
+
+
+def test_every_term_that_a_page_leads_to_is_in_the_glossary() -> None:
+    known = {term.lower() for term in terms()}
+    pages = [*BOOK.glob("*.md"), *(BOOK.parent / "notebooks").glob("*.py")]
+    used = {(page.stem, term) for page in pages for term in re.findall(r"{term}`([^`]+)`", text_of(page))}
+    asked = {(page, re.sub(r".*<(.+)>$", r"\1", re.sub(r"\s+", " ", term)).lower()) for page, term in used}
+    assert {(page, term) for page, term in asked if term not in known} == set()
 
 
 @pytest.mark.parametrize("page", sorted(BOOK.glob("part_*.md")), ids=lambda page: page.stem)
