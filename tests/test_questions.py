@@ -42,8 +42,8 @@ def section(page: Path, anchor: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return ``text`` in one line, without emphasis, for a search."""
-    return re.sub(r"\s+", " ", re.sub(r"[*`]", "", text)).lower()
+    """Return ``text`` in one line, without emphasis and roles, for a search."""
+    return re.sub(r"\s+", " ", re.sub(r"\{[\w:]+\}|[*`]", "", text)).lower()
 
 
 def test_there_are_fifteen_of_each_kind() -> None:
