@@ -120,7 +120,11 @@ def test_the_edition_is_one_gpu_s_and_was_measured_twice() -> None:
 @pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
 def test_the_readme_shows_the_published_results() -> None:
     records = RecordStore(paths.PUBLISHED / "records").read()
-    assert readme.results(records) in (paths.ROOT / "README.md").read_text()
+    page = (paths.ROOT / "README.md").read_text()
+    assert readme.results(records) in page
+    drawing, shown = readme.figure(records)
+    assert shown in page
+    assert drawing == (paths.ROOT / readme.FIGURE).read_text()
 
 
 @pytest.mark.slow
