@@ -8,6 +8,8 @@ const visible = (element) =>
 
 const named = (node) => {
   const inside = node.nodeType === Node.TEXT_NODE ? node.parentElement : node;
+  const label = inside.closest("svg text");
+  if (label) return `"${label.textContent.trim()}" in the figure "${label.ownerSVGElement.getAttribute("aria-label")}"`;
   const path = [];
   for (let element = inside; element && path.length < 3; element = element.parentElement)
     path.unshift(element.localName + (element.className?.baseVal ?? element.className ? `.${element.getAttribute("class").split(" ")[0]}` : ""));
@@ -31,6 +33,7 @@ function clips(element) {
 function pieces() {
   const found = [];
   const known = new Map();
+  const labels = new Set();
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode;
@@ -42,7 +45,8 @@ function pieces() {
     let boxes;
     if (parent.ownerSVGElement) {
       const text = parent.closest("text");
-      if (text !== parent && found.some((piece) => piece.element === text)) continue;
+      if (labels.has(text)) continue;
+      labels.add(text);
       boxes = [text.getBoundingClientRect()];
     } else {
       const range = document.createRange();
@@ -100,6 +104,8 @@ function overlaps(all) {
 // What is laid out badly at the width that the window has now.
 function layout() {
   const page = document.documentElement;
+  document.activeElement?.blur();
+  window.scrollTo({ top: 0, behavior: "instant" });
   const wrong = page.scrollWidth > page.clientWidth ? [`the page is ${page.scrollWidth} wide in a window of ${page.clientWidth}`] : [];
   const all = pieces();
   wrong.push(...cutOff(all), ...overlaps(all));
