@@ -145,6 +145,21 @@ def test_for_tensorrt_only_what_products_and_pools_read_is_quantized_with_zero_a
     assert all(not zero.any() and zero.dtype == np.int8 for zero in zeros)
 
 
+def test_pictures_cross_the_bus_to_a_gpu_in_half_as_many_bytes_and_mean_the_same(graph: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    assert (asked().host_dtype, asked(device="cuda").host_dtype) == (np.float32, np.float16)
+    halves, batch = tmp_path / "halves.onnx", pictures(asked())
+    halves.write_bytes(graph.read_bytes())
+    quantization.cast_ends(halves, asked(device="cuda").host_dtype)
+    logits = {}
+    for path, dtype in ((graph, np.float32), (halves, np.float16)):
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (logits[path],) = session.run(["logits"], {"images": batch.astype(dtype)})
+        assert logits[path].dtype == dtype
+    assert 0 < largest_difference(logits[halves].astype(np.float32), logits[graph]) < PRECISIONS["fp16"].tolerance
+
+
 def test_tensorrt_builds_an_engine_that_fuses_around_the_quantized_convolutions(tmp_path: Path) -> None:
     if reason := why_no_build():
         pytest.skip(reason)

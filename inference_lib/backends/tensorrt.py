@@ -22,7 +22,7 @@ from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, OUTPUT, OnnxRu
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
-from inference_lib.backends.shared.quantization import PRODUCTS, quantize_onnx, quantized_percent
+from inference_lib.backends.shared.quantization import PRODUCTS, cast_ends, quantize_onnx, quantized_percent
 from inference_lib.seam import Artifact, Availability, Support, Workload
 from inference_lib.seam.type_names import dtype_named
 from inference_lib.support.errors import CourseError
@@ -124,6 +124,8 @@ class EngineBackend:
 def export_typed(model: torch.nn.Module, workload: Workload, path: Path) -> None:
     """Export to ONNX in the workload's precision: INT8 by explicit ``QuantizeLinear`` and ``DequantizeLinear``.
 
+    Pictures and logits have the type of the workload's host arrays.
+
     TensorRT wants its numbers signed and their zero at zero. It fuses a convolution with bias, shortcut and ReLU, and
     what it fuses must not be quantized in between: so only what products and pools read is. See
     https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html.
@@ -131,6 +133,7 @@ def export_typed(model: torch.nn.Module, workload: Workload, path: Path) -> None
     export_onnx(model, workload, path)
     if workload.precision.calibrated:
         quantize_onnx(path, path, workload, **signed_inputs())
+        cast_ends(path, workload.host_dtype)
 
 
 def signed_inputs() -> dict[str, object]:

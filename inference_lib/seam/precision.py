@@ -30,16 +30,17 @@ class Precision:
     """Why no CPU backend has it unless it says otherwise; empty where every CPU computes in it."""
     calibrated: bool = False
     """Whether an export needs pictures to choose its scales."""
+    gpu_host: str = ""
+    """Dtype of the host arrays where a GPU reads them; empty where it is ``host``. What crosses the bus costs time."""
 
     @property
     def bits(self) -> int:
         """Bits of a stored weight."""
         return self.dtype.itemsize * 8
 
-    @property
-    def host_dtype(self) -> np.dtype:
-        """Dtype of the host arrays that enter a runner."""
-        return np.dtype(self.host)
+    def host_dtype(self, device: str) -> np.dtype:
+        """Dtype of the host arrays that enter a runner on a kind of device: ``cpu`` or ``cuda``."""
+        return np.dtype((device == "cuda" and self.gpu_host) or self.host)
 
     @property
     def storage(self) -> str:
@@ -86,7 +87,17 @@ PRECISIONS: dict[str, Precision] = {
             1e-1,
             cpu="the course measures BF16 on CPUs with OpenVINO alone",
         ),
-        Precision("int8", "INT8", torch.int8, "8-bit integers, sums in 32 bits", "float32", 0.3, 98.0, calibrated=True),
+        Precision(
+            "int8",
+            "INT8",
+            torch.int8,
+            "8-bit integers, sums in 32 bits",
+            "float32",
+            0.3,
+            98.0,
+            calibrated=True,
+            gpu_host="float16",
+        ),
         Precision(
             "fp8",
             "FP8",
@@ -97,6 +108,7 @@ PRECISIONS: dict[str, Precision] = {
             98.0,
             cpu="no CPU of the course multiplies in FP8",
             calibrated=True,
+            gpu_host="float16",
         ),
     )
 }

@@ -88,7 +88,7 @@ class Workload:
     @property
     def host_dtype(self) -> np.dtype:
         """Dtype of the host arrays that enter a runner."""
-        return self.precision.host_dtype
+        return self.precision.host_dtype(self.device.kind)
 
     @property
     def torch_dtype(self) -> torch.dtype:

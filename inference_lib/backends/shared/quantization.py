@@ -71,6 +71,25 @@ class Reader:
         return None if batch is None else {self._input: batch}
 
 
+def cast_ends(path: Path, dtype: np.dtype) -> None:
+    """Let an FP32 graph with one input and one output read and write arrays of ``dtype``."""
+    import onnx
+
+    model = onnx.load(path)
+    graph, kind = model.graph, onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    (first,), (last,) = graph.input, graph.output
+    inside = {value.name: f"{value.name}_fp32" for value in (first, last)}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [inside.get(name, name) for name in names]
+    widened = onnx.helper.make_node("Cast", [first.name], [inside[first.name]], to=onnx.TensorProto.FLOAT)
+    graph.node.insert(0, widened)
+    graph.node.append(onnx.helper.make_node("Cast", [inside[last.name]], [last.name], to=kind))
+    for value in (first, last):
+        value.type.tensor_type.elem_type = kind
+    onnx.save(model, path)
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep hints out of the reader's way; errors still raise."""
