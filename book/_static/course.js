@@ -1,3 +1,7 @@
-// The theme lets the Tab key stop at whatever scrolls when a page is loaded or resized; here, when something is unfolded.
-for (const event of ["toggle", "click"])
-  document.addEventListener(event, ({ target }) => target.closest("article") && dispatchEvent(new Event("resize")), true);
+// Whatever scrolls sideways is a stop of the Tab key, and so is what was folded when the page was loaded.
+const stops = () => {
+  for (const box of document.querySelectorAll("article :is(pre, .output, .measured-table)"))
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+};
+for (const event of ["load", "resize"]) addEventListener(event, stops);
+for (const event of ["toggle", "click"]) document.addEventListener(event, () => setTimeout(stops), true);
