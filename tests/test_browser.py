@@ -259,7 +259,7 @@ def test_the_tab_key_passes_everything_and_shows_where_it_is(site: str, browser:
 FAULTS = {
     "out of the page": '<p style="position: absolute; left: 380px; width: 90px">beyond the edge</p>',
     "wide in a window": '<div style="width: 900px; height: 9px"></div>',
-    "cut off across": '<div style="width: 40px; overflow: hidden; white-space: nowrap">a sentence that does not fit</div>',
+    "cut off across": '<div style="width: 40px; overflow: hidden; white-space: nowrap">a sentence too long</div>',
     "cut off along": '<div style="height: 14px; overflow: hidden">two lines<br>and the second is lost</div>',
     "overlap": '<p>one upon</p><p style="margin-top: -2em">the other</p>',
     'overlap: "5" in the figure "drawn"': '<svg aria-label="drawn"><text y="20">5</text><text y="22">6</text></svg>',

@@ -11,7 +11,7 @@ from inference_lib.report import labels, plots
 
 
 def labelled(points: list[tuple[float, float]], text: str) -> Axes:
-    figure, (axes,) = plots.new_figure()
+    _, (axes,) = plots.new_figure()
     for point in points:
         axes.plot(*point, "o")
         axes.annotate(text, point, (6, -3), textcoords="offset points", fontsize="x-small")
