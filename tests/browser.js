@@ -9,7 +9,7 @@ const visible = (element) =>
 const named = (node) => {
   const inside = node.nodeType === Node.TEXT_NODE ? node.parentElement : node;
   const label = inside.closest("svg text");
-  if (label) return `"${label.textContent.trim()}" in the figure "${label.ownerSVGElement.getAttribute("aria-label")}"`;
+  if (label) return `"${label.textContent.replace(/\s/g, "")}" in the figure "${label.ownerSVGElement.getAttribute("aria-label")}"`;
   const path = [];
   for (let element = inside; element && path.length < 3; element = element.parentElement)
     path.unshift(element.localName + (element.className?.baseVal ?? element.className ? `.${element.getAttribute("class").split(" ")[0]}` : ""));
