@@ -76,7 +76,7 @@ def test_a_chapter_runs_on_the_cpu(name: str, executed: tuple[Course, str]) -> N
 def test_every_exercise_has_a_solution_that_runs(chapter: course.Chapter) -> None:
     source = notebook.source_notebook(chapter.source)
     solved = solutions(source)
-    assert exercises(source)
+    assert len(exercises(source)) >= 3
     assert sorted(solved) == sorted(exercises(source))
     assert [label for label, code in solved.items() if not code] == [], "no python code"
 

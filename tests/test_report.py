@@ -375,6 +375,27 @@ def test_what_eight_bits_lost_has_an_interval_and_a_test_and_other_rows_are_no_p
     assert tables.accuracy_lost([]).empty
 
 
+def test_what_a_row_costs_beside_time_is_read_from_its_record(make_record: MakeRecord) -> None:
+    build = Build(export_s=40, load_s=1, first_inference_s=1, artifact_mib=11)
+    here = make_record(device="cpu", precision="int8", build=build)
+    absent = make_record(count=0, device="cpu", status="failed", reason="no kernel")
+    table = tables.costs([here, absent])
+    assert table.drop(columns=["framework", "model"]).to_dict("records") == [
+        {"batch": 1, "precision": "INT8", "export, s": 40, "load, s": 1, "file MB": pytest.approx(11.534, abs=1e-3)}
+    ]
+    both = tables.costs([here, make_record()]).set_index("device")
+    assert both.loc["GPU", "mJ per image"] == make_record().load.energy_mj_per_image
+    assert pd.isna(both.loc["CPU", "mJ per image"])
+    assert tables.costs([absent]).empty
+
+
+def test_accuracies_on_different_numbers_of_images_say_so(make_record: MakeRecord) -> None:
+    few = Accuracy(accuracy_percent=95, agreement_percent=100, largest_difference=0, images=512)
+    rows = [make_record(), make_record(precision="fp16", accuracy=few)]
+    assert tables.scoreboard(rows, "resnet18")["on images"].tolist() == [10_000, 512]
+    assert "on images" not in tables.scoreboard(rows[:1], "resnet18")
+
+
 def test_the_share_in_eight_bits_is_a_column_where_there_is_one(make_record: MakeRecord) -> None:
     build = Build(load_s=1, first_inference_s=1, artifact_mib=1, eight_bits_percent=87.5)
     exact, eight = make_record(2.0), make_record(1.0, precision="int8", build=build)
