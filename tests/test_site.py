@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import pytest
@@ -232,6 +233,17 @@ def test_search_finds_an_error_message_in_an_output(html: Path) -> None:
     for word in words:
         found = index["terms"].get(stem(word), [])
         assert page in (found if isinstance(found, list) else [found]), word
+
+
+@pytest.mark.slow
+def test_the_search_page_finds_it_in_a_browser(html: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
+    chromium = shutil.which("chromium") or pytest.skip("no Chromium here")
+    with api.sync_playwright() as driver:
+        tab = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
+        tab.goto(f"{(html / 'search.html').as_uri()}?q={quote(MESSAGE)}")
+        tab.wait_for_selector("#search-results li a")
+        assert tab.locator("#search-results li > a").all_inner_texts() == ["First"]
 
 
 @pytest.mark.slow
