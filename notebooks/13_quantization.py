@@ -598,20 +598,17 @@ rows = [
     | damage(model, quantized(model, name, few if model == "vanilla_cnn" else 4, **settings))
     for model in tested
     for name, settings in variants.items()
+    if full or model == "vanilla_cnn" or settings is not signed
 ]
 channels = pd.DataFrame(rows)
 tables.show_table(channels, f"ONNX Runtime, min-max, {seen} test pictures.", FORMATS)
 
 # %% tags=["remove-cell"]
 errors = channels.set_index(["model", "weights and activations"])["error of the logits, %"]
-per_tensor = {
-    m: errors[m, "a scale for each tensor, affine"] / errors[m, "a scale for each channel, affine"] for m in tested
-}
-symmetric = {
-    m: errors[m, "a scale for each channel, symmetric"] / errors[m, "a scale for each channel, affine"] for m in tested
-}
-glue("13-per-tensor", ", ".join(f"{ratio:.1f} times on {model}" for model, ratio in per_tensor.items()))
-glue("13-symmetric", ", ".join(f"{ratio:.1f} times on {model}" for model, ratio in symmetric.items()))
+usual, *others = variants
+for place, other in zip(("per-tensor", "symmetric"), others, strict=True):
+    times = {model: errors[model, other] / errors[model, usual] for model in tested if (model, other) in errors}
+    glue(f"13-{place}", ", ".join(f"{ratio:.1f} times on {model}" for model, ratio in times.items()))
 
 # %% [markdown]
 # The error with one scale for each tensor, compared with one for each channel: {glue:text}`13-per-tensor`. Symmetric
