@@ -2,7 +2,9 @@
 
 import re
 import shlex
+import textwrap
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from myst_parser.mdit_to_docutils.base import default_slugify
@@ -13,6 +15,10 @@ from inference_lib.support import paths
 BOOK = paths.ROOT / "book"
 
 FENCE = re.compile(r"^(?P<fence>`{3,})(?P<kind>\S*)[^\n]*\n.*?^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
+LISTING = re.compile(
+    r"^(?P<indent> *)```(?P<kind>\w+)\n(?P<code>.*?)^(?P=indent)```$(?:\n\n```text\n(?P<prints>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
 LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\((?P<target>[^()\s]+(?:\([^()]*\)[^()\s]*)?)\)")
 COMMAND = re.compile(r"^(?:\w+=\S+ )*(?:\.venv/bin/)?python -m inference_lib (?P<arguments>[^#|>&\n]*)", re.MULTILINE)
 
@@ -26,6 +32,7 @@ class Listing:
     prints: str | None
 
 
+@cache
 def text_of(page: Path) -> str:
     """Return the markdown of a page, or of a chapter's source."""
     if page.suffix != ".py":
@@ -59,10 +66,10 @@ def target_of(page: Path, link: str) -> tuple[Path, str]:
 
 def listings(page: Path) -> list[Listing]:
     """Return a page's listings with what they print."""
-    text, found = page.read_text(), []
-    for block in re.finditer(r"^```(\w+)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", text, re.MULTILINE | re.DOTALL):
-        if block[1] != "text":
-            found.append(Listing(block[1], block[2], block[3]))
+    found = []
+    for block in LISTING.finditer(page.read_text()):
+        if block["kind"] != "text":
+            found.append(Listing(block["kind"], textwrap.dedent(block["code"]), block["prints"]))
     return found
 
 
