@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis, Tick, XTick
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
-from matplotlib.transforms import BboxBase
+from matplotlib.transforms import Bbox
 
 DISTANCES = (6, 12, 20, 30, 42, 56)
 """From a point to its label, in points; a near place is better than a far one."""
@@ -40,7 +40,7 @@ def spread(axes: Axes, first: int = 0) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
-    taken: list[BboxBase] = []
+    taken: list[Bbox] = []
     for label in [child for child in axes.texts if isinstance(child, Annotation)]:
         for across, up, aside, above in places(first):
             label.set_position((across, up))
