@@ -226,10 +226,16 @@ def count(model: nn.Module, picture: torch.Tensor) -> dict[str, int]:
     }
 
 
+# %% [markdown]
+# The counts of the three networks, for one picture:
+
 # %% tags=["nbval-check-output"]
 models = {name: load_pretrained(name) for name in MODELS}
 counts = pd.DataFrame({name: count(model, torch.from_numpy(batch[:1])) for name, model in models.items()}).T
 print(counts.map("{:,}".format).to_string())
+
+# %% [markdown]
+# The same in millions, each kind on a scale of its own:
 
 # %%
 units = {"multiply-adds": "#0072B2", "activations": "#009E73", "parameters": "#882255"}
@@ -650,8 +656,8 @@ for batch_size in (64, 1):
 # ```
 #
 # The lowest ratio waits for memory first, on a machine whose arithmetic is much faster than its memory. In a batch the
-# parameters are shared by all pictures, so networks with many parameters gain most. The roofline makes a law of this
-# {cite}`roofline`.
+# parameters are shared by all pictures, so networks with many parameters for each activation gain most. The roofline
+# makes a law of this {cite}`roofline`.
 # ````
 #
 # ```{exercise}

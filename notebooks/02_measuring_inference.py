@@ -259,6 +259,9 @@ plots.show_figure(
     caption=f"The first {len(done)} calls, {model}, FP32, batch {batch_size}. {lab.machine_name}.",
 )
 
+# %% [markdown]
+# What the first calls do to a mean, and what is left when they are gone:
+
 # %%
 keep("no warm-up", done[:10].mean(), np.median(done[10:]))
 
@@ -321,6 +324,9 @@ def answer_single():
 timing.warm_up(answer_single)
 thousand = timing.StoppingRule(budget_s=3, min_samples=1000, max_samples=1000)
 series = timing.time_call(answer_single, thousand).milliseconds
+
+# %% [markdown]
+# Both ways to make a rate of it:
 
 # %%
 rate_of_mean = len(series) / series.sum() * 1e3
@@ -547,6 +553,9 @@ plots.show_figure(
     caption=f"{model}, FP32, batch 1; 400 draws each from {len(series)} inferences. {lab.machine_name}.",
 )
 
+# %% [markdown]
+# Into the ledger goes how wide that spread is:
+
 # %%
 widths = [high - low for low, high, *_ in spread]
 keep("spread of 3 samples, not 300", widths[0], widths[-1], "%")
@@ -628,12 +637,20 @@ if on_gpu:
 show_source(timing.cache_flush)
 
 
+# %% [markdown]
+# On a GPU, PyTorch has a way to do nothing for some cycles:
+
+
 # %%
 def occupy():
     """Keep a GPU busy for a moment without touching memory."""
     if on_gpu:
         with torch.cuda.stream(runner.stream):
             torch.cuda._sleep(400_000)  # clock cycles
+
+
+# %% [markdown]
+# Then the model alone is timed, after the one or after the other:
 
 
 # %%
@@ -655,6 +672,8 @@ keep_turns("weights in the cache", Turns({"wrong": warm, "mended": cold}))
 # sides.
 #
 # ### The ledger
+#
+# All that was kept, in the order of the chapter:
 
 # %%
 account = pd.DataFrame(ledger, columns=["mistake", "wrong", "mended", "unit", "effect"])
@@ -979,6 +998,9 @@ show_source(over_invocations)
 # %%
 show_source(verdict_of)
 
+# %% [markdown]
+# Four intervals, and what may be said of each:
+
 # %% tags=["nbval-check-output"]
 for ratio, low, high in ((1.30, 1.22, 1.38), (1.30, 0.90, 1.88), (1.004, 0.995, 1.013), (1.02, 1.005, 1.035)):
     print(f"{ratio:.3f} times as fast, between {low:.3f} and {high:.3f}: {verdict_of(Interval(ratio, low, high))}")
@@ -1210,6 +1232,10 @@ def host_clock(runner):
     return timing.collect(sample, short).p50
 
 
+# %% [markdown]
+# Triton's own clock, where it can be used:
+
+
 # %%
 def triton_clock(runner):
     """Time with Triton's do_bench; not a number where Triton cannot be used."""
@@ -1221,6 +1247,10 @@ def triton_clock(runner):
     except Exception as error:
         print(f"Triton's clock is missing here ({type(error).__name__})")
         return np.nan
+
+
+# %% [markdown]
+# And all of them for one runner:
 
 
 # %%
@@ -1254,15 +1284,18 @@ for size in (1, 64) if on_gpu else (1, 4):
     quotients = readings.div(readings.iloc[:, 0], axis=0).median()
     rows += [(size, name, readings[name].median(), (quotients[name] - 1) * 100) for name in readings]
 
+# %% [markdown]
+# What they read:
+
 # %%
 clocks = pd.DataFrame(rows, columns=["batch", "clock", "median, ms", "difference %"])
 caption = f"{model}, {precision}, compute only. {lab.machine_name}."
 tables.show_table(clocks, caption, {"difference %": "{:+.1f}"})
 
 # %% [markdown]
-# Two clocks that read the same marks should agree within a percent or two. The host's clock is above them by the time
-# of a launch and a wake-up: a fixed number of microseconds, so a visible share of a short inference and nothing of a
-# long one. On a CPU that other programs use as well, expect more.
+# Two clocks that read the same marks should agree within a percent or two. The host's clock also counts a launch and a
+# wake-up, which take about the same number of microseconds whatever the batch: that can be a visible share of a short
+# inference, and nothing of a long one. On a CPU that other programs use as well, expect more.
 #
 # ## A record
 #

@@ -227,6 +227,8 @@ tables.show_table(counted, f"What the networks have to do, {precision.upper()}. 
 # :::
 #
 # ### The prediction
+#
+# Both times of each network and batch, the longer of them, and their sum:
 
 # %%
 predicted = pd.DataFrame(
@@ -280,9 +282,9 @@ glue("03-machine", lab.machine_name)
 # long with {glue:text}`03-many` (a number below one: it was the quicker of the two).
 #
 # Both bounds can be beaten, in honest ways. What an operation has written may still be in a cache when the next one
-# reads it, so the unfused traffic is an estimate; only the fused one is needed by every program. And Winograd's
-# algorithm {cite}`winograd`, which some libraries choose for 3 x 3 convolutions, trades multiplications for additions,
-# so it needs fewer of them than are counted.
+# reads it, so the unfused traffic is an estimate; only the fused one is needed by every program. And the
+# {term}`algorithm of Winograd <Winograd>` {cite}`winograd`, which some libraries choose for 3 x 3 convolutions, trades
+# multiplications for additions, so it needs fewer of them than are counted.
 #
 # What the bounds do not explain is either in kernels that do not reach the ceilings, or between the kernels. A
 # profile tells the two apart.
@@ -294,9 +296,8 @@ glue("03-machine", lab.machine_name)
 
 # %%
 activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
-with torch.inference_mode():
-    networks["mobilenet_v2"](pictures[1])  # not recorded: what happens for the first time
-    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+for _ in range(2):  # the first profile of a process also starts the profiler's own library, so the second is kept
+    with torch.inference_mode(), torch.profiler.profile(activities=activities, acc_events=True) as profiler:
         networks["mobilenet_v2"](pictures[1])
         if on_gpu:
             torch.cuda.synchronize()  # else the profile ends before the kernels do
@@ -336,8 +337,8 @@ convolution = next(event for event in by_python if "conv" in event.name)
 descend(convolution, convolution.time_range.start)
 
 # %% [markdown]
-# The upper lines are the *dispatcher* at work: the part of PyTorch that finds out which kernel serves this device and
-# this type. The last convolution in the list is the library's, oneDNN's on a CPU and cuDNN's on a GPU. On a GPU, a
+# The upper lines are the {term}`dispatcher` at work: the part of PyTorch that finds out which kernel serves this device
+# and this type. The last convolution in the list is the library's, oneDNN's on a CPU and cuDNN's on a GPU. On a GPU, a
 # kernel's time is its own on the device. It is not a part of the lines above it, which only ask for the kernel.
 #
 # ### Step 3: who takes the time
@@ -534,6 +535,10 @@ if on_gpu:
     display(tables.show_table(replayed, f"Eager, and the prediction for a graph. {lab.machine_name}."))
 else:
     print("needs a GPU")
+
+
+# %% [markdown]
+# Recording takes a few lines, and replaying one:
 
 
 # %%
@@ -757,6 +762,9 @@ def measure(name, size, kind):
 
 
 points = roofline_table([measure(*cell) for cell in cells], machine)
+
+# %% [markdown]
+# Each measurement becomes a point below the roof:
 
 # %%
 figure, panels = plots.new_figure(height=3.2 * len(precisions), rows=len(precisions))

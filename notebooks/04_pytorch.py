@@ -44,8 +44,8 @@
 # GPU works through a queue.
 #
 # That is what makes PyTorch pleasant to write and debug. It is also its price: every operation, however small, passes
-# through the interpreter and through the *dispatcher*, the part of PyTorch that finds the kernel for a device and a
-# type.
+# through the interpreter and through the {term}`dispatcher`, the part of PyTorch that finds the kernel for a device and
+# a type.
 #
 # If launching takes longer than computing, the GPU starves. Small batches on a big GPU can be exactly this case;
 # whether yours is one, the profile further down will tell.
@@ -202,11 +202,12 @@ else:
 
 # %%
 if on_gpu:
-    convolution = network.conv1
-    some, zeros = torch.from_numpy(picture).cuda(), torch.zeros(64, dtype=dtype, device="cuda")
+    nhwc = static_input.to(memory_format=torch.channels_last)
+    filters = network.conv1.weight.to(memory_format=torch.channels_last)
+    bias = torch.zeros(64, dtype=dtype, device="cuda")
     with torch.inference_mode():
-        apart = torch.relu(convolution(some))
-        fused = torch.cudnn_convolution_relu(some, convolution.weight, zeros, (2, 2), (3, 3), (1, 1), 1)
+        apart = torch.relu(torch.nn.functional.conv2d(nhwc, filters, bias, 2, 3))
+        fused = torch.cudnn_convolution_relu(nhwc, filters, bias, (2, 2), (3, 3), (1, 1), 1)
     print(f"one kernel instead of two, largest difference {(apart - fused).abs().max().item():.1e}")
 else:
     print("needs a GPU: cuDNN has the fused operation")
@@ -233,6 +234,9 @@ backends = ["pytorch", "pytorch-cudagraph"]
 records = lab.benchmark(backends)
 records += select(lab.records(), backend="pytorch-cudagraph", precision="tf32")
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+
+# %% [markdown]
+# In one line for each model:
 
 # %% tags=["nbval-check-output"]
 for model in MODELS:
@@ -392,6 +396,9 @@ with torch.inference_mode():
 
 tables.show_table(work.head(6), f"Operations of one inference, FP32, {lab.machine_name}.", {"ms": "{:.3f}"})
 
+# %% [markdown]
+# And what is between them:
+
 # %%
 inside = work["ms"].sum()
 print(f"{work['calls'].sum():.0f} calls, {inside:.2f} ms in them, {latency.p50:.2f} ms in all")
@@ -487,6 +494,9 @@ if on_gpu:
     display(tables.show_table(numbers, f"Each suspect's number. {lab.machine_name}.", forms))
 else:
     print("needs a GPU")
+
+# %% [markdown]
+# The difference that FP16 makes to each number:
 
 # %%
 if on_gpu:

@@ -172,6 +172,9 @@ with torch.inference_mode():
 command = [sys.executable, "-c", program, str(resnet_path)]
 answer = subprocess.run(command, cwd=scratch.name, capture_output=True, text=True, check=True).stdout
 
+# %% [markdown]
+# Are these the logits of the model in this process?
+
 # %% tags=["nbval-check-output"]
 ours = load_pretrained("resnet18")(torch.ones(1, 3, 224, 224))[0]
 theirs = torch.tensor([float(logit) for logit in answer.split()])
@@ -218,6 +221,9 @@ show_source("inference_lib.backends.torchscript", "load_fused")
 backends = ["torchscript", "torchscript-cudagraph"]
 records = lab.benchmark(backends)
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+
+# %% [markdown]
+# In one line for each model:
 
 # %% tags=["nbval-check-output"]
 for model in MODELS:
@@ -316,8 +322,8 @@ glue("05-gap", f"On the device, copies not counted: {'; '.join(gaps) or 'not mea
 #
 # The time on the device is read from CUDA events around the model. The device has other work to do until all of the
 # launches are queued, so what it takes to launch is not in it. What it has above the bounds is then a matter of
-# kernels. Those of one picture are small, and may leave many of a large GPU's *multiprocessors* (the units that run
-# kernels, each with its share of the work) with nothing to do.
+# kernels. Those of one picture are small, and may leave many of a large GPU's {term}`multiprocessors <multiprocessor>`
+# (the units that run kernels, each with its share of the work) with nothing to do.
 #
 # ### Where the milliseconds are
 #
@@ -356,6 +362,9 @@ def load(path=resnet_path):
     return torch.jit.load(path, map_location=lab.device).eval()
 
 
+# %% [markdown]
+# A column for each stage of the graph:
+
 # %%
 frozen = torch.jit.freeze(load())
 optimized = torch.jit.optimize_for_inference(load())
@@ -363,6 +372,9 @@ stages = {"as traced": load(), "frozen": frozen, "optimized for inference": opti
 counts = pd.DataFrame({stage: count_operations(module) for stage, module in stages.items()}).fillna(0).astype(int)
 counts.loc["all operations"] = counts.sum()
 tables.show_table(counts.rename_axis("operation").reset_index(), f"ResNet-18, FP32, {lab.machine_name}.")
+
+# %% [markdown]
+# What changed from one column to the next:
 
 # %%
 before, after, last = (counts[stage] for stage in counts)
@@ -381,7 +393,7 @@ if changed != ["batch_norm"] or after["batch_norm"]:
 # shortcut and the ReLU into one call of cuDNN, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions to
 # oneDNN, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`.
 #
-# A call of eager PyTorch pays Python and the [dispatcher](04_pytorch) for every operation. TorchScript's interpreter
+# A call of eager PyTorch pays Python and the {term}`dispatcher` for every operation. TorchScript's interpreter
 # saves Python's share and pays the dispatcher's, and a CUDA graph pays neither. What that is worth depends on how long
 # the kernels take; the options below are measured one by one.
 #
@@ -418,6 +430,9 @@ with torch.inference_mode():
     with torch.jit.optimized_execution(False):
         series["frozen, executor's passes off"] = first_calls(ready)
 
+# %% [markdown]
+# The first eight calls of each:
+
 # %%
 figure, (axes,) = plots.new_figure(height=2.8)
 looks = [("#E69F00", "o"), ("#E69F00", "s"), ("#8A8F98", "D")]
@@ -433,6 +448,9 @@ plots.show_figure(
     alt="Milliseconds of each of the first calls of three fresh modules.",
     caption=f"ResNet-18, FP32, batch 1: the first calls of a fresh module. {lab.machine_name}.",
 )
+
+# %% [markdown]
+# In numbers:
 
 # %%
 for name, milliseconds in series.items():
@@ -495,6 +513,10 @@ def other_fuser():
         torch.jit.enable_onednn_fusion(False)
 
 
+# %% [markdown]
+# With these, every option is timed on both models:
+
+
 # %% tags=["nbval-skip"]
 def time_options(model):
     """Let the options take turns; a fuser matters in the first calls alone, in which a module is rewritten."""
@@ -516,6 +538,9 @@ def time_options(model):
 
 
 turns = {model: time_options(model) for model in ("resnet18", "mobilenet_v2")}
+
+# %% [markdown]
+# Each option's time, and its effect against the frozen module:
 
 # %% tags=["nbval-skip"]
 columns = {"": list(turns["resnet18"].rounds)}
@@ -621,7 +646,7 @@ print(next(str(w.message) for w in caught if w.category is torch.jit.TracerWarni
 # %% [markdown]
 # Make it an error, as the course's own function does:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "remove-stderr"]
 try:
     trace(Brighten(), Workload("vanilla_cnn", 1))
 except CourseError as error:
@@ -675,6 +700,10 @@ try:
     torch.jit.script(scale)(torch.ones(2), 0.5)
 except RuntimeError as error:
     print(*str(error).splitlines()[:2], sep="\n")
+
+
+# %% [markdown]
+# The mend is one annotation:
 
 
 # %% tags=["nbval-check-output"]

@@ -74,7 +74,6 @@ import pandas as pd
 import torch
 from IPython.display import display
 from torch._dynamo.utils import counters
-from torch.utils import cpp_extension
 
 from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import get_backend
@@ -139,6 +138,9 @@ images = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float3
 tensor = torch.from_numpy(images).to(lab.device)
 small = load_pretrained("vanilla_cnn").to(lab.device)
 
+# %% [markdown]
+# Calling `torch.compile` is the whole interface. Watch what the first call costs:
+
 # %% tags=["nbval-skip"]
 if compiles:
     call = torch.compile(small, fullgraph=True, dynamic=False)
@@ -191,7 +193,7 @@ show_source("inference_lib.backends.torch_compile", "TorchCompile._compile")
 package = Path(scratch.name) / "model.pt2"
 if compiles:
     if on_gpu:
-        cpp_extension.CUDA_HOME = str(cuda_home())  # where CUDA's headers are, if pip installed them
+        torch.utils.cpp_extension.CUDA_HOME = str(cuda_home())  # where CUDA's headers are, if pip installed them
     with torch.no_grad(), compiling():
         exported = torch.export.export(small, (tensor,))
         torch._inductor.aoti_compile_and_package(
@@ -233,12 +235,18 @@ print(imported - start, time.perf_counter() - start)
 numpy.save("logits.npy", logits.numpy())
 """
 
+# %% [markdown]
+# It gets the picture and the file, and nothing else:
+
 # %%
 np.save(Path(scratch.name) / "images.npy", images)
 if compiles:
     command = [sys.executable, "-c", loader, str(package), lab.device]
     result = subprocess.run(command, cwd=scratch.name, capture_output=True, text=True, check=True)
     import_seconds, load_seconds = (float(seconds) for seconds in result.stdout.split())
+
+# %% [markdown]
+# Are these the logits of the model in this process?
 
 # %% tags=["nbval-check-output"]
 if compiles:
@@ -259,6 +267,9 @@ else:
 names = ["torch-compile", "aot-inductor"]
 records = lab.benchmark(names)
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
+
+# %% [markdown]
+# In one line for each model:
 
 # %% tags=["nbval-check-output"]
 for model in MODELS:
@@ -318,6 +329,8 @@ compared.table()
 
 # %% [markdown]
 # ### Every inference
+#
+# The share of inferences that took no longer than the time below them:
 
 # %%
 compared.latencies("resnet18", "fp16")
@@ -349,13 +362,21 @@ glue("06-gap", f"torch.compile on the device, copies not counted: {measured}")
 # AOTInductor replays a graph of much the same kernels; on the device alone, at batch 1 in FP16, compared with
 # `torch.compile`, it is {glue:text}`06-ahead-device`.
 #
+# What stays between the compiled model and the lower bound has two parts. Each convolution still writes what the next
+# one reads, which the bound of a program that fuses everything does not count; and no kernel reaches the ceilings of a
+# large matrix product, least of all with one picture.
+#
 # ### Where the milliseconds are
+#
+# Copy in, model, copy out, each timed on the device; the mark is the end-to-end latency.
 
 # %%
 compared.parts("resnet18", "fp16")
 
 # %% [markdown]
 # ### Larger batches
+#
+# Images per second over the latency of a batch:
 
 # %%
 compared.batches("resnet18", "fp16")
@@ -377,6 +398,10 @@ from torch._inductor.utils import run_and_get_code
 
 plain = load_pretrained("vanilla_cnn").to(lab.device)
 ways = {"as it is": Recipe(options={}), "freezing": Recipe()}
+
+
+# %% [markdown]
+# The kernels can be read off the program that Inductor wrote:
 
 
 # %% tags=["nbval-skip"]
@@ -402,11 +427,17 @@ def try_out(recipe):
 found = {name: try_out(recipe) for name, recipe in ways.items()} if compiles else {}
 print(missing or f"compiled {len(found)} times")
 
+# %% [markdown]
+# These are the kernels that Inductor wrote, in their order:
+
 # %% tags=["nbval-skip"]
 for name, row in found.items():
     print(f"{name}:")
     for operations, reads in row["kernels"]:
         print(f"   {operations} reads {reads}")
+
+# %% [markdown]
+# And this is what they are worth, beside what they cost once:
 
 # %% tags=["nbval-skip"]
 calls = {"eager": lambda: plain(tensor)} | {name: lambda c=row["call"]: c(tensor) for name, row in found.items()}
@@ -454,6 +485,9 @@ def compile_in(mode, model, images):
         call(images), torch.cuda.synchronize()
     return time.perf_counter() - start, call
 
+
+# %% [markdown]
+# The three modes, on a batch of sixteen:
 
 # %% tags=["remove-stderr"]
 if on_gpu:
@@ -554,6 +588,9 @@ def try_recipes(workload, names):
     return rows.join(pd.DataFrame(sums).T.fillna(0), on="variant")
 
 
+# %% [markdown]
+# Four of them, at the largest batch:
+
 # %%
 if variants["fused and 4 channels"] != RECIPES["cuda"]:
     raise CourseError("the course's recipe on a GPU is another one; the text below says that it is the last variant")
@@ -640,6 +677,9 @@ def first_answer():
     return float(result.stdout)
 
 
+# %% [markdown]
+# The two starts, beside that of the file:
+
 # %% tags=["nbval-skip"]
 if compiles:
     starts = {"compiled, cold": first_answer(), "compiled, warm cache": first_answer()}
@@ -693,6 +733,9 @@ def graphs(sizes, **options):
         made.append(counters["stats"]["unique_graphs"])
     return made
 
+
+# %% [markdown]
+# Five batch sizes, one after the other:
 
 # %% tags=["nbval-check-output"]
 with torch.inference_mode():
@@ -952,8 +995,8 @@ else:
 #     with torch.inference_mode():
 #         print(lab.turns({name: lambda c=row["call"]: c(tensor) for name, row in found.items()}).table().to_string())
 # ```
-# The larger the batch, the less a kernel's launch and its last, half empty wave of blocks count, and the more the trips
-# to memory.
+# The larger the batch, the less a kernel's launch and its last, half empty wave of blocks count
+# ({term}`wave quantization`), and the more the trips to memory.
 # ````
 #
 # ## Key points

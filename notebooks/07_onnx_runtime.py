@@ -91,6 +91,9 @@ lab = open_lab(profile, device, records_dir)
 provider = PROVIDERS[lab.device]  # "CUDAExecutionProvider" or "CPUExecutionProvider"
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# The way from a model to its kernels:
+
 # %% tags=["hide-input"]
 stages = [
     ["PyTorch\nmodel"],
@@ -108,6 +111,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
+# Each of the next sections is one of these stations.
+#
 # ## Export
 #
 # One call turns the model into a file. The example is there for its shape; its numbers are never looked at.
@@ -242,11 +247,16 @@ backends = ["onnxruntime", "onnxruntime-iobinding", "onnxruntime-cudagraph"]
 records = lab.benchmark(backends)
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
+# %% [markdown]
+# In one line for each model:
+
 # %% tags=["nbval-check-output"]
 for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
+# Only rows that agree are timed.
+#
 # ## How fast can it be?
 #
 # Bounds come first, from both sides, with the ceilings of the [chapter on where the time goes](03_where_the_time_goes).
@@ -309,9 +319,9 @@ for size in sizes:
     display(bracket.figure(compared.shown("resnet18", "fp16"), size))
 
 # %% [markdown]
-# A bar beyond the band loses time to what the roofline does not know: launches that the GPU waits for, and kernels that
-# do not reach the ceilings, because one picture gives them too little to do or because they are not the best for the
-# shape. A bar inside it fuses less than everything. The profiles further down tell these apart.
+# A mark beyond the band loses time to what the roofline does not know: launches that the GPU waits for, and kernels
+# that do not reach the ceilings, because one picture gives them too little to do or because they are not the best for
+# the shape. One inside it fuses less than everything. The profiles further down tell these apart.
 #
 # ### Where the milliseconds are
 #
@@ -341,7 +351,7 @@ compared.batches("resnet18", "fp16")
 # PyTorch's profiler records every kernel that the process runs on the GPU, those of ONNX Runtime too. A kernel's name
 # says what it is for: products, a change of the memory *layout*, a copy, or the rest, which is element-wise work and
 # pooling. The layout is the order of a feature map in memory: NCHW (a whole channel after the other) or NHWC (all
-# channels of a pixel together, *channels-last*), which is what tensor cores read.
+# channels of a pixel together, *channels-last*), which is what {term}`tensor cores <tensor core>` read.
 
 # %%
 KINDS = {
@@ -413,6 +423,9 @@ if lab.device == "cuda":
     tried |= {"FP16": ("fp16", {}), "FP16, NHWC": ("fp16", {"prefer_nhwc": "1"})}
 profiled = {name: nodes_run(*session) for name, session in tried.items()}
 
+# %% [markdown]
+# Here they are, counted by operator:
+
 # %%
 counts = pd.DataFrame({name: nodes["operator"].value_counts() for name, nodes in profiled.items()})
 counts = counts.fillna(0).astype(int)
@@ -469,9 +482,9 @@ else:
 # Where the GPU works for a small part of a call, the caller waits for the host, which launches one kernel after the
 # other. There the number of kernels counts, not their bytes.
 #
-# **IOBinding against `run()`, batch 1.** Two things differ: who copies, and on which *stream* the session works. (A
-# stream is a queue of the GPU's work.) The course lends the session a stream of its own, so that its copies and the
-# kernels are in one queue. Each is tried apart, and all take turns.
+# **IOBinding against `run()`, batch 1.** Two things differ: who copies, and on which {term}`stream` the session works.
+# The course lends the session a stream of its own, so that its copies and the kernels are in one queue. Each is tried
+# apart, and all take turns.
 
 
 # %%
@@ -507,7 +520,7 @@ else:
 # %% [markdown]
 # The difference between IOBinding and `run()` is what its copies cost more or less, plus what lending the stream costs.
 # At batch 1 the copies are short, and what the host does around them is what counts; with a large batch there is more
-# to copy, and *pinned* memory, which the copy engine reads without a detour, has something to gain.
+# to copy, and {term}`pinned memory`, which the copy engine reads without a detour, has something to gain.
 #
 # **The graphs at the largest batch, FP16.** ONNX Runtime's graph differs from its IOBinding in two things: the kernels
 # are captured, and convolutions are in NHWC. Here is each with and without the other, and PyTorch's graph beside them,
@@ -553,6 +566,9 @@ if lab.device == "cuda":
     display(tables.show_table(pd.DataFrame(rows), caption, {"products on tensor cores, %": "{:.0f}"}))
 else:
     print("needs a GPU")
+
+# %% [markdown]
+# What each change is worth, and which kernels the time goes to:
 
 # %%
 if lab.device == "cuda":
@@ -618,6 +634,9 @@ stages |= {"as exported": model_path, "exported, as run": optimized(model_path)}
 counts = pd.DataFrame({stage: count_operators(path) for stage, path in stages.items()}).fillna(0).astype(int)
 counts.loc["all operators"] = counts.sum()
 tables.show_table(counts.rename_axis("operator").reset_index(), f"ResNet-18, FP32, {provider}.")
+
+# %% [markdown]
+# What did ONNX Runtime change in the exporter's graph, and where did the batch normalizations go?
 
 # %%
 before, after = counts["as exported"], counts["exported, as run"]
@@ -689,6 +708,10 @@ def time_both(session, images):
     }
 
 
+# %% [markdown]
+# One image, and more of them:
+
+
 # %%
 session = ort.InferenceSession(model_path, providers=[(provider, ieee)])
 batches = [np.zeros((size, 3, 224, 224), np.float32) for size in (1, 64 if lab.device == "cuda" else 4)]
@@ -746,6 +769,9 @@ def opened(options, provider_options):
 opened_options = {name: min((opened(*knob) for _ in range(3)), key=lambda o: o[2]) for name, knob in knobs.items()}
 turns = lab.turns({n: lambda s=s, b=b: s.run_with_iobinding(b) for n, (s, b, _) in opened_options.items()})
 logits = {name: binding.copy_outputs_to_cpu()[0] for name, (_, binding, _) in opened_options.items()}
+
+# %% [markdown]
+# Side by side, each beside the plain session:
 
 # %%
 plain = logits["plain"]
@@ -862,6 +888,8 @@ finally:
     del os.environ["ORT_CUDA_UNAVAILABLE"]
 
 # %% [markdown]
+# An error at the start is cheaper than a bill for GPUs that nobody used.
+#
 # ### The batch is fixed
 #
 # Without `dynamic_shapes` the shape of the example becomes the shape of the model
@@ -891,6 +919,8 @@ session = ort.InferenceSession(dynamic, providers=["CPUExecutionProvider"])
 print(session.get_inputs()[0].shape, "answers with", session.run(None, {INPUT: four})[0].shape)
 
 # %% [markdown]
+# A name where the number was, and four pictures get four answers.
+#
 # ### The array has the wrong type
 #
 # NumPy makes float64 unless told otherwise, and a graph converts nothing by itself.
@@ -968,16 +998,17 @@ else:
 # ````{solution} ex-07-example
 # :class: dropdown
 # ```python
-# for images in (1, 2):
-#     example, shapes = torch.zeros(images, 3, 224, 224), ({0: torch.export.Dim("batch")},)
+# for size in (1, 2):
+#     example, shapes = torch.zeros(size, 3, 224, 224), ({0: torch.export.Dim("batch")},)
 #     try:
 #         exported_program = torch.export.export(load_pretrained("vanilla_cnn"), (example,), dynamic_shapes=shapes)
-#         print(f"example of {images}: batches in", *exported_program.range_constraints.values())
+#         print(f"example of {size}: batches in", *exported_program.range_constraints.values())
 #     except Exception as error:
-#         print(f"example of {images}: refused, {type(error).__name__}")
+#         print(f"example of {size}: refused, {type(error).__name__}")
 # ```
-# A size of one broadcasts, and a size of zero makes everything empty, so `torch.export` treats both as special cases
-# that deserve a trace of their own, and two stands for every size above one. Where the example of one is refused, the
+# The range that is printed has no upper end. A size of one broadcasts, and a size of zero makes everything empty, so
+# `torch.export` treats both as special cases that deserve a trace of their own, and an example of two stands for all
+# the others. Where the example of one is refused, the
 # batch was marked as dynamic and the trace had made it the constant 1. `torch.onnx.export` asks it not to be so
 # careful, and succeeds with one image in recent versions.
 # ````
@@ -1018,7 +1049,7 @@ else:
 #     def count(session):
 #         runs, end = 0, time.perf_counter() + seconds
 #         while time.perf_counter() < end:
-#             session.run(None, {INPUT: images})
+#             session.run(None, {INPUT: picture})
 #             runs += 1
 #         return runs / seconds
 #

@@ -79,6 +79,9 @@ scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# A split graph, as it runs:
+
 # %% tags=["hide-input"]
 stages = [["model.onnx"], ["partition"], ["engine"], ["CUDA\nkernels"], ["engine"], ["logits"]]
 figure, (axes,) = plots.new_figure(height=1.2)
@@ -201,6 +204,10 @@ def ask_parser(model):
     return whole, [len(parser.get_subgraph_nodes(i)) for i in range(parser.num_subgraphs)]
 
 
+# %% [markdown]
+# Asked about the three networks of the course:
+
+
 # %%
 if parses:
     for model in MODELS:
@@ -271,6 +278,8 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
+# A row that is not measured makes no claim, here or anywhere below.
+#
 # ## How fast can it be?
 #
 # TensorRT does the same multiplications as the CUDA provider, so the bounds are those of the [chapter on ONNX
@@ -394,6 +403,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# The difference of the two lines is the build. The file is the engine.
+#
 # ## Knobs
 #
 # A name that the provider does not know is an error, so a misspelt option does not go unnoticed. These four are worth a
@@ -429,6 +440,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# An option that is worth something is worth its seconds at the start, too: compare both columns.
+#
 # ## What goes wrong
 #
 # ### It seems to hang at the first run
@@ -446,6 +459,8 @@ else:
 show_source("inference_lib.backends.onnxruntime_tensorrt", "OnnxRuntimeTensorRt.versions")
 
 # %% [markdown]
+# None of these may differ between the machine that built an engine and the one that runs it.
+#
 # ### TensorRT was asked for, something else answers
 #
 # The library is not found, and the session opens without it
@@ -487,6 +502,8 @@ else:
 print(f"onnxruntime {ort.__version__} needs libnvinfer.so.{backend.linked_tensorrt()}")
 
 # %% [markdown]
+# Install that major version, and no newer one.
+#
 # ### FP32 rows that are TF32
 #
 # TensorRT multiplies FP32 numbers in TF32 unless told otherwise, and this provider has no option to tell it
@@ -498,6 +515,8 @@ print(f"onnxruntime {ort.__version__} needs libnvinfer.so.{backend.linked_tensor
 show_source(backend.environment)
 
 # %% [markdown]
+# A variable that is set later in the same process changes nothing, and nothing says so.
+#
 # ### A dynamic shape without a profile
 #
 # Without profiles, the engine is made for the shapes seen so far. A larger batch stretches the range and rebuilds it,
@@ -514,6 +533,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# The first call of each new size is the one that builds.
+#
 # ## Exercises
 #
 # ```{exercise}

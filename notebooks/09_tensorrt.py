@@ -46,8 +46,7 @@
 # at hand, and writes the result to a file, the *engine*. A build takes seconds to minutes. The program that serves
 # the model only loads the engine and executes it.
 #
-# The price is in that sentence: the engine holds for this GPU, this version of TensorRT, these shapes
-# {cite}`tensorrt`.
+# The price: an engine holds for this GPU, this version of TensorRT and these shapes {cite}`tensorrt`.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -78,6 +77,9 @@ from inference_lib.seam import Artifact, Workload, build
 scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
+
+# %% [markdown]
+# Build and execution, from left to right:
 
 # %% tags=["hide-input"]
 stages = [
@@ -267,11 +269,13 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
+# A row that is not measured makes no claim, here or anywhere below.
+#
 # ## How fast can it be?
 #
 # However good its kernels, TensorRT has to do the multiplications of the network and to read its weights. The bounds
-# are those of the [chapter on where the time goes](03_where_the_time_goes): the lower one with all traffic fused away
-# but the last, the upper one with operations that run one by one at the ceilings.
+# are those of the [chapter on where the time goes](03_where_the_time_goes): the lower one with no traffic but what
+# every program needs, the upper one with operations that run one by one at the ceilings.
 
 # %%
 bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
@@ -311,7 +315,7 @@ reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_
 glue("09-reference", f"{reference['TensorRT'] / reference['ONNX']:.1f}")
 
 # %% [markdown]
-# A CUDA graph takes the launches off the host, so what its bar has beyond the band is on the device. There is a kernel
+# A CUDA graph takes the launches off the host, so what keeps its mark from the band is on the device. There is a kernel
 # for each of the twenty convolutions at least, each has a beginning and an end in which the GPU is not full, and one
 # picture may not fill it in between, either.
 #
@@ -387,6 +391,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
+# The more layers of the file a layer of the engine holds, the fewer feature maps go to memory.
+#
 # ## Knobs
 #
 # ### Fixed or dynamic batch, FP32 or FP16
@@ -446,6 +452,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# A table is made for each end of the range; the dynamic engine was tuned for its middle.
+#
 # ### How hard to search
 #
 # `builder_optimization_level` goes from 0 to 5 and is 3 unless set. Low levels try less and build sooner.
@@ -463,6 +471,9 @@ if runs:
     display(take_turns(levels, "fp16", 1))
 else:
     print("needs TensorRT and a GPU")
+
+# %% [markdown]
+# The same build twice, with an empty timing cache and with one that the first build has filled:
 
 
 # %%
@@ -491,6 +502,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# What TF32 costs in accuracy is in the row of its own label.
+#
 # ## What goes wrong
 #
 # ### FP16 was asked for, and the engine computes in FP32
@@ -578,6 +591,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
+# So wrap these calls once, and never call them bare.
+#
 # ### A dynamic batch without a profile
 #
 # The file leaves the batch open and nobody closes it.
@@ -592,6 +607,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
+# `None` once more; the reason is in the log, for whoever reads it.
+#
 # Add a profile, or fix the shape of the input, as `set_batches` does.
 #
 # ### The engine comes from elsewhere
@@ -618,6 +635,8 @@ else:
 show_source("inference_lib.backends.tensorrt", "TensorRt.versions")
 
 # %% [markdown]
+# An engine whose list differs is built again, whatever its file name says.
+#
 # ### A shape outside of the profile
 #
 # The context answers `False`, and goes on with the shape that it had. Unchecked, that is the previous answer for the
@@ -633,6 +652,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
+# Check the answer of `set_input_shape` every time, as `execute_async_v3` does not.
+#
 # ## Exercises
 #
 # ```{exercise}

@@ -76,6 +76,9 @@ scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# From a module to a module:
+
 # %% tags=["hide-input"]
 stages = [["module"], ["torch.export:\na graph"], ["partition"], ["engine"], ["PyTorch"], ["engine"]]
 figure, (axes,) = plots.new_figure(height=1.2)
@@ -154,11 +157,16 @@ DEFAULTS = {
     "use_python_runtime": (False, "call the engine from Python instead of C++; fewer ways to save it"),
 }
 
+# %% [markdown]
+# As a table:
+
 # %% tags=["hide-input"]
 rows = [{"option": name, "default": str(value), "what it does": text} for name, (value, text) in DEFAULTS.items()]
 tables.show_table(pd.DataFrame(rows), "Options of torch_tensorrt.dynamo.compile.")
 
 # %% [markdown]
+# Defaults change between versions. For another one than this, look them up again.
+#
 # ### The graph that is compiled
 #
 # This part is PyTorch's own, so it runs everywhere. The exported graph is reduced to PyTorch's core operations, a
@@ -201,6 +209,10 @@ def blocks(program, without=()):
     return sorted(filter(None, sizes), reverse=True)
 
 
+# %% [markdown]
+# What would be left of ResNet-18 without a converter for one of these?
+
+
 # %%
 smallest, _ = DEFAULTS["min_block_size"]
 split = []
@@ -237,11 +249,16 @@ else:
 # %%
 show_source(backend.outside_of_engines)
 
+# %% [markdown]
+# Asked about a program that has no engine in it:
+
 # %% tags=["nbval-check-output"]
 outside = Counter(backend.outside_of_engines(program.graph))
 print(f"a program without engines: {sum(outside.values())} operations in PyTorch")
 
 # %% [markdown]
+# The course's runner wants an empty list here, and refuses anything else.
+#
 # ## Is it still the same model?
 #
 # Every export is compared with the FP32 eager model before anything is timed, and a row that could not be measured says
@@ -259,11 +276,13 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
+# A row that is not measured makes no claim, here or anywhere below.
+#
 # ## How fast can it be?
 #
 # The kernels are TensorRT's, and the bounds those of every program that does the same multiplications
-# ([where the time goes](03_where_the_time_goes)): all traffic fused away but the last, or operations one by one at the
-# ceilings.
+# ([where the time goes](03_where_the_time_goes)): with no traffic but what every program needs, or with operations that
+# run one by one at the ceilings.
 
 # %%
 bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
@@ -271,8 +290,8 @@ bracket.table((1, 256))
 
 # %% [markdown]
 # Guess before you read on. The eager module launches every operation by itself. At batch 1, how many times the lower
-# bound does it take, and how many times does its CUDA graph take? The first distance is what fewer operations can save,
-# the second what better kernels can.
+# bound does it take, and how many times does its CUDA graph? What lies between the two is, above all, what fewer
+# launches can save; the rest is left to better kernels.
 #
 # :::{dropdown} What was measured
 # {glue:text}`10-gap`; copies are not counted. {glue:text}`10-verdict`. On a laptop's GPU with other versions, the first
@@ -303,8 +322,8 @@ reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_
 glue("10-reference", f"{reference['Torch-TensorRT'] / reference['PyTorch']:.1f}")
 
 # %% [markdown]
-# The eager module and its graph run the same network. What the graph's bar is shorter by is waiting for launches; what
-# it still has beyond the band is in the kernels.
+# What the graph is quicker by is, above all, waiting for launches (its convolutions take their ReLU along, too). What
+# still keeps it from the band is in the kernels.
 #
 # (section-10-contribute)=
 # ### On readers' machines
@@ -360,6 +379,8 @@ else:
     print("needs Torch-TensorRT and a GPU")
 
 # %% [markdown]
+# The difference is what launching costs in this process, one kernel after the other.
+#
 # ## Knobs
 #
 # ### CUDA graphs
@@ -391,6 +412,8 @@ else:
     print("needs Torch-TensorRT and a GPU")
 
 # %% [markdown]
+# A level that compiles sooner is worth it while you try things out; the last column says how much sooner.
+#
 # ### Saving and loading
 #
 # A compiled program is saved in the format of `torch.export`, a `.pt2` archive with the graph in it; the engines are
@@ -420,6 +443,9 @@ small = load_pretrained("vanilla_cnn")
 for cast in (torch.float32, torch.float16):
     exported = torch.export.export(small.to(cast), (images.to(cast),))
     print(f"cast to {cast}: the program computes in", *backend.tensor_types(exported.graph))
+
+# %% [markdown]
+# What does this machine's version do with the old option?
 
 # %%
 if runs:
@@ -453,6 +479,8 @@ except metadata.PackageNotFoundError:
     print(f"torch {torch.__version__} wants torch-tensorrt {wanted}.*, which is not installed")
 
 # %% [markdown]
+# If the two do not fit, no option helps: install the pair.
+#
 # ### Nothing was compiled
 #
 # A small model, or one cut into small blocks, stays below `min_block_size` as a whole. The module that comes back is
@@ -497,6 +525,8 @@ flexible = torch.export.export(load_pretrained("vanilla_cnn"), (images,), dynami
 print([tuple(flexible.module()(torch.zeros(size, 3, 224, 224)).shape) for size in (2, 4, 8)])
 
 # %% [markdown]
+# One program, three batch sizes.
+#
 # ## Exercises
 #
 # ```{exercise}

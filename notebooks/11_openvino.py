@@ -92,6 +92,9 @@ scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, "cpu", records_dir)  # on a machine with a GPU too, this chapter measures the host
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# The way from a model to its kernels:
+
 # %% tags=["hide-input"]
 stages = [
     ["PyTorch\nmodel"],
@@ -109,6 +112,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
+# Converting comes first.
+#
 # ## Export
 #
 # `torch.export` captures the model, `convert_model` translates it, `save_model` writes two files.
@@ -140,6 +145,8 @@ for precision in ("fp32", "bf16"):
     print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
 
 # %% [markdown]
+# Half of the bytes, and the label is checked on the file itself.
+#
 # ### A look into the file
 #
 # The file is data, and can be read as such. The batch is open, the rest of the shape is fixed.
@@ -199,7 +206,8 @@ fp32 = {"INFERENCE_PRECISION_HINT": "f32"}
 latency = core.compile_model(static(), "CPU", fp32 | {"PERFORMANCE_HINT": "LATENCY"})
 throughput = core.compile_model(static(), "CPU", fp32 | {"PERFORMANCE_HINT": "THROUGHPUT"})
 
-# %% [markdown] `INFERENCE_PRECISION_HINT` says in which precision to compute; why it is always there is shown under
+# %% [markdown]
+# `INFERENCE_PRECISION_HINT` says in which precision to compute; why it is always there is shown under
 # "What goes wrong". What a hint became can be read from the compiled model:
 
 # %%
@@ -258,6 +266,9 @@ tables.show_table(
     f"Agreement with the FP32 eager model. {plots.provenance(select(records))}",
     notes=sorted({f"{r.title} {PRECISIONS[r.precision].title}: {r.why_not}" for r in records if r.why_not}),
 )
+
+# %% [markdown]
+# In one line for each model:
 
 # %% tags=["nbval-check-output"]
 for model in MODELS:
@@ -338,11 +349,13 @@ glue("11-gap", bracket.gap([row for rows in one.values() for row in rows]))
 bracket.figure(compared.shown("mobilenet_v2"), 1)
 
 # %% [markdown]
-# On a CPU the one who asks for an operation is the one who computes it, so nothing waits for a launch. A bar beyond the
-# band has kernels that are slower than a large matrix product and a large copy, as those of a network of thin layers
-# are. What a compiler can do about it, the section "Why?" shows.
+# On a CPU the one who asks for an operation is the one who computes it, so nothing waits for a launch. A mark beyond
+# the band has kernels that are slower than a large matrix product and a large copy, as those of a network of thin
+# layers are. What a compiler can do about it, the section "Why?" shows.
 #
 # ### Where the milliseconds are
+#
+# A CPU has no copies to and fro, so one part should be the whole:
 
 # %%
 compared.parts("mobilenet_v2")
@@ -374,6 +387,8 @@ tables.show_table(
 # the latency hint. The other frameworks have no queue of their own, so back to back means one after the other.
 #
 # ### Larger batches
+#
+# Does a batch help where there are few cores to fill?
 
 # %%
 compared.batches("mobilenet_v2")
@@ -416,16 +431,21 @@ made = Counter(origin or "(a change of layout)" for origin in origins)
 fused = pd.DataFrame(made.most_common(), columns=["made of", "layers"])
 tables.show_table(fused, f"Executed layers of MobileNetV2, FP32. {lab.machine_name}.")
 
+# %% tags=["remove-cell"]
+glue("11-layers", len(executed))
+glue("11-fused", sum("+" in origin for origin in origins))
+
 # %% [markdown]
-# A convolution takes its bias, its ReLU6 and the shortcut of a residual block with it: the result is finished while
-# it is still in registers or in the nearest cache. PyTorch's loop writes every intermediate result to memory and reads
-# it again for the next operation. The last layer, a matrix product with its bias, is known by its `Add` alone.
+# Of {glue:text}`11-layers` layers, {glue:text}`11-fused` hold several operations of the file: a convolution with its
+# bias, its ReLU6 or the shortcut of a residual block. There the result is finished while it is still in registers or in
+# the nearest cache. PyTorch's loop writes every intermediate result to memory and reads it again for the next
+# operation. The last layer, a matrix product with its bias, is known by its `Add` alone.
 #
 # ### Which kernels?
 #
 # The name of a kernel says what it is for: `dw` is a depthwise convolution, `1x1` one without a neighbourhood, and the
-# end the type of its operands. `avx2` and `avx512` are instructions for vectors of 256 and 512 bits, `amx` instructions
-# that multiply small matrices of 16 or 8 bits.
+# end the type of its operands. `avx2` and `avx512` are instructions for vectors of 256 and 512 bits, `amx` is
+# {term}`AMX`, which multiplies small matrices of 16 or 8 bits.
 
 # %%
 has_bf16 = backend.supports(Workload("mobilenet_v2", 1, "bf16", "cpu")).ok
@@ -435,6 +455,9 @@ kernels = both.groupby(["precision", "primitiveType"], sort=False)["ms"].agg(["c
 kernels = kernels.sort_values(["precision", "sum"], ascending=False).groupby("precision", sort=False).head(4)
 kernels.columns = ["precision", "kernel", "layers", "ms"]
 tables.show_table(kernels, f"The four kernels that take longest, MobileNetV2, batch 1. {lab.machine_name}.")
+
+# %% [markdown]
+# And all kernels together:
 
 # %%
 sums = both.groupby("precision", sort=False)["ms"].sum()
@@ -514,6 +537,9 @@ optimal = throughput.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 counts = sorted({1, max(1, optimal // 2), optimal, 2 * optimal})
 flying = {f"{count} in flight": images_per_second(throughput, count) for count in counts}
 flying["latency hint, 1 in flight"] = images_per_second(latency, 1)
+
+# %% [markdown]
+# The latency hint with its one request stands below them:
 
 # %%
 plots.show_bars(
@@ -689,6 +715,8 @@ except CourseError as error:
     print(error)
 
 # %% [markdown]
+# An error in one line beats a number under the wrong label.
+#
 # ### The file is half as large as expected
 #
 # `save_model` stores weights in FP16 unless told otherwise
@@ -740,6 +768,8 @@ for name in ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING"):
     print(f"{name}: {latency.get_property(name)} by the hint, {shared.get_property(name)} for one of many processes")
 
 # %% [markdown]
+# Properties tell what became of each request.
+#
 # ### The batch does not fit
 #
 # A model compiled for one image refuses four. It says so, at least:
@@ -750,6 +780,9 @@ try:
     latency([four])
 except RuntimeError as error:
     print(next(line for line in str(error).splitlines() if "incompatible" in line))
+
+# %% [markdown]
+# Compiled for four, it takes four:
 
 # %% tags=["nbval-check-output"]
 print(core.compile_model(static(4), "CPU", fp32)([four])[0].shape)

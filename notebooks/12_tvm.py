@@ -88,6 +88,9 @@ scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# The way from a model to machine code:
+
 # %% tags=["hide-input"]
 stages = [
     ["PyTorch\nmodel"],
@@ -106,6 +109,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
+# The first two stations make a graph and loops; the third is what this chapter is about.
+#
 # ## Export
 #
 # `torch.export` traces the model, and `from_exported_program` translates the trace to TVM's graph language, Relax. The
@@ -136,6 +141,8 @@ calls = operations_in(imported)
 print({name: calls[name] for name in ("nn.conv2d", "add", "nn.relu", "nn.max_pool2d", "matmul")})
 
 # %% [markdown]
+# The batch norms are gone, as was to be expected.
+#
 # ### From operations to loops
 #
 # *Legalizing* replaces each operation by a call of a loop program, and *fusing* merges neighbours into one. Both are
@@ -169,6 +176,8 @@ tables.show_table(sizes.rename_axis("").reset_index(), "ResNet-18, before and af
 print(*sorted(v.name_hint for v in fused.get_global_vars())[:6], sep="\n")
 
 # %% [markdown]
+# A convolution, the addition of its bias, the addition of the shortcut and the ReLU: one program, one pass.
+#
 # ### What a loop program is
 #
 # The language is called TensorIR {cite}`tensorir`. This is a linear layer with a ReLU, fused and not scheduled yet:
@@ -242,6 +251,10 @@ def told(turns, name, baseline):
     return "neither faster nor slower" if effect == "none" else f"{max(ratio, 1 / ratio):.1f} times {effect}"
 
 
+# %% [markdown]
+# Three versions of one network, with nothing but the schedule between them:
+
+
 # %%
 small_network = lib.import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1))
 plain = lib.lower(small_network, cpu)
@@ -269,8 +282,8 @@ glue("12-tuned", told(scheduled, "tuned", "rule") if schedules else "not there f
 # ### On a GPU
 #
 # There, an outer loop becomes a grid of thread blocks, and an inner one the threads. TVM's library of rules is called
-# dlight. Each loop program is offered to the rules in turn, and the first that fits takes it. No GPU is needed to ask
-# which:
+# {term}`dlight`. Each loop program is offered to the rules in turn, and the first that fits takes it. No GPU is needed
+# to ask which:
 
 # %% tags=["nbval-check-output"]
 hopper = lib.cuda_target("sm_90")
@@ -301,7 +314,8 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 # of a block add up each sum of nine products together: almost all of them wait. And `Matmul` leaves tensor cores alone
 # unless there are more than 64 rows, columns and terms. A third does not show here: a thread block of `Matmul` computes
 # a tile of 128 by 128 outputs on tensor cores, and of 32 by 64 without. At batch 1, the last convolutions of a network
-# have 49 pixels, which make so few tiles that most of the GPU has nothing to do.
+# have 49 pixels, which make so few tiles that most of the GPU's {term}`multiprocessors <multiprocessor>` have nothing
+# to do.
 #
 # So the course has three rules that are asked first. This is the one for sums of a few terms; each thread makes one
 # output, and the bias and the ReLU are applied before it is stored:
@@ -352,6 +366,10 @@ def as_exported(workload):
     return lib.open_library(build(get_backend("tvm"), workload))
 
 
+# %% [markdown]
+# Two networks, each compiled with dlight's rules alone and with the course's asked first:
+
+
 # %%
 if lab.device == "cuda":
     tried = [Workload("mobilenet_v2", 8, "fp16", "cuda"), Workload("resnet18", 1, "fp32", "cuda")]
@@ -365,6 +383,8 @@ else:
 shown
 
 # %% [markdown]
+# The effect is the verdict on the ratio within rounds; *none* is one that the noise hides.
+#
 # ## Compile
 #
 # `ApplyDefaultSchedule` offers every loop program to a list of rules, and `tvm.compile` makes machine code of what they
@@ -387,10 +407,12 @@ print(Counter(dtype for dtype, _ in stored))
 print(max(shape for _, shape in stored if len(shape) == 2))
 
 # %% [markdown]
+# The largest of them is the first linear layer's.
+#
 # ## Run
 #
-# A small virtual machine calls the loop programs one after another. It needs neither Python's module nor the schedule,
-# only the library:
+# A small virtual machine calls the loop programs one after another. It needs neither the PyTorch module nor the
+# schedule, only the library:
 
 # %% tags=["nbval-check-output"]
 machine = relax.VirtualMachine(tvm.runtime.load_module(str(Path(scratch.name) / "small.so")), tvm.cpu())
@@ -420,6 +442,9 @@ if lab.device == "cuda":
     records += lab.benchmark(["tvm"], device="cpu")
 tables.show_agreement(records)
 
+# %% [markdown]
+# In one line for each model:
+
 # %% tags=["nbval-check-output"]
 for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
@@ -445,6 +470,8 @@ for bracket in brackets:
 # :::
 #
 # ## How fast is it?
+#
+# The rivals call libraries: PyTorch and ONNX Runtime, each launched kernel by kernel and as a graph.
 
 # %%
 rivals = ["pytorch", "pytorch-cudagraph", "onnxruntime", "onnxruntime-cudagraph"]
@@ -494,10 +521,12 @@ for bracket in brackets:
     display(bracket.figure(compared.shown(bracket.model, "fp16"), 1))
 
 # %% [markdown]
-# What a row without a graph has beyond its own graph's bar is launches. What a graph has beyond the band is kernels,
-# and there the two networks differ.
+# Between a row and its own graph lie, above all, launches. Between a graph and the band lie kernels: compare the two
+# networks there, and the two libraries of kernels within each.
 #
 # ### Where the milliseconds are
+#
+# The input has to get to the device and the logits back, whoever wrote the kernels:
 
 # %%
 compared.parts("resnet18", "fp32")
@@ -506,6 +535,8 @@ compared.parts("resnet18", "fp32")
 # The part that a compiler can shorten is the middle one.
 #
 # ### Larger batches
+#
+# What is there to gain from more pictures at once?
 
 # %%
 compared.batches("resnet18", "fp16")
@@ -556,10 +587,10 @@ tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLO
 # takes it along.
 #
 # The rates are what a library is about. A few tiles for all shapes meet many kernels and a choice among them for each
-# shape. cuDNN also has algorithms that need fewer products, such as Winograd's {cite}`winograd`, and kernels that fetch
-# the next numbers while they multiply the last ones. All of that is for large products, of which ResNet-18 consists.
-# MobileNetV2 consists of thin ones and of depthwise convolutions, with a few terms each, which wait for memory in
-# whatever order they are computed. So look at both networks above before you call a compiler slow.
+# shape. cuDNN also has algorithms that need fewer products, such as {term}`Winograd`'s {cite}`winograd`, and kernels
+# that fetch the next numbers while they multiply the last ones. All of that is for large products, of which ResNet-18
+# consists. MobileNetV2 consists of thin ones and of depthwise convolutions, with a few terms each, which wait for
+# memory in whatever order they are computed. So look at both networks above before you call a compiler slow.
 #
 # ## Knobs
 #
@@ -581,6 +612,8 @@ caption = f"vanilla_cnn, FP32, batch 1. {lab.machine.name('cpu')}."
 tables.show_table(in_turn(targets).table(), caption)
 
 # %% [markdown]
+# What a library that is made for any machine gives away on this one is the effect in the last column.
+#
 # ### Threads
 #
 # TVM brings its own threads, and they spin while they wait. How many? On x86 it takes half of the processors that it
@@ -713,6 +746,8 @@ print("clip:               ", transpositions({k: v for k, v in CONVERTERS.items(
 print("maximum and minimum:", transpositions(CONVERTERS))
 
 # %% [markdown]
+# Two are left, instead of one before and one after each `clip`.
+#
 # Count the operations after each pass. A compiler that cannot do something well does it anyway.
 #
 # ### A vector of 24 numbers
@@ -791,6 +826,8 @@ show_source("inference_lib.backends.tvm.backend", "import_tensor_programs")
 print(get_backend("tvm").versions())
 
 # %% [markdown]
+# These versions are the ones that this page ran with.
+#
 # ## Exercises
 #
 # ```{exercise}

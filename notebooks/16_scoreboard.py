@@ -95,6 +95,9 @@ print(
     f"GPU: {len(select(gpu))} of {len(gpu)} rows measured, {words.machines(gpu)}" if gpu else "GPU: not published yet"
 )
 
+# %% [markdown]
+# Two shelves feed everything on this page:
+
 # %% tags=["hide-input"]
 shelves = ["records of\nthis machine", "records of the\npublished GPU"]
 figure, (axes,) = plots.new_figure(height=1.5)
@@ -182,18 +185,24 @@ def show_boards(model: str) -> None:
 
 # %% [markdown]
 # ### Vanilla CNN
+#
+# The smallest of the three.
 
 # %%
 show_boards("vanilla_cnn")
 
 # %% [markdown]
 # ### ResNet-18
+#
+# Dense convolutions, and most of the arithmetic.
 
 # %%
 show_boards("resnet18")
 
 # %% [markdown]
 # ### MobileNetV2
+#
+# Fewer multiply-adds than ResNet-18, in more operations.
 
 # %%
 show_boards("mobilenet_v2")
@@ -247,6 +256,10 @@ def add_legend(figure, records: list) -> None:
     marks = [Line2D([], [], color=s.color, marker=s.marker, linestyle="") for s in styles.values()]
     if styles:
         figure.legend(marks, styles, loc="outside lower center", ncols=3)
+
+
+# %% [markdown]
+# A bar is the ratio to the loop; where the two met in the same rounds, it is the ratio within them.
 
 
 # %% tags=["hide-input"]
@@ -414,22 +427,23 @@ else:
 #
 # ## Accuracy over latency
 #
-# A faster row is worth nothing if its answers are worse. The panels share their height: between points at one height,
-# in one panel or in two, going left is free.
+# A faster row is worth nothing if its answers are worse. Each panel is drawn around its model's accuracy, all of them
+# in one scale: between points at one height, going left is free.
 
 # %% tags=["hide-input"]
 checked = [r for r in at_batch_1 if r.accuracy]
-figure, panels = model_panels(height=4.2)
+found = {model: [r.accuracy.accuracy_percent for r in select(checked, model=model)] or [0.0] for model in MODELS}
+room = 0.6 * max(map(np.ptp, found.values())) + 0.1  # above and below the middle, percentage points
+figure, panels = model_panels(height=4.0)
 for model, panel in panels.items():
     for record in select(checked, model=model):
         style, alpha = style_of(record.backend), plots.precision_alpha(record.precision)
         point = latency_ms(record), record.accuracy.accuracy_percent
         error = plots.reach([record.median("end_to_end")])
         panel.errorbar(*point, xerr=error, fmt=style.marker, color=style.color, alpha=alpha, markersize=5, elinewidth=1)
-    panel.sharey(panels["vanilla_cnn"])
-    panel.set(xscale="log", xlabel="latency, ms")
-    panel.margins(x=0.12, y=0.12)
-    panel.label_outer()
+    middle = (min(found[model]) + max(found[model])) / 2
+    panel.set(xscale="log", xlabel="latency, ms", ylim=(middle - room, middle + room))
+    panel.margins(x=0.12)
     plots.plain_ticks(panel, "x")
 panels["vanilla_cnn"].set_ylabel("test accuracy, %")
 add_legend(figure, checked)
@@ -509,6 +523,9 @@ else:
 # %%
 show_source(pareto_front)
 
+# %% [markdown]
+# Sorted by latency, a row stays if it raises the rate. Over all rows of the page:
+
 
 # %% tags=["hide-input"]
 def coordinates(records: list) -> tuple[list[float], list[float]]:
@@ -538,7 +555,8 @@ for model, panel in panels.items():
 panels["vanilla_cnn"].set_ylabel("images per second, end to end")
 add_legend(figure, select(shown))
 for panel in panels.values():
-    labels.spread(panel)
+    plots.plain_ticks(panel, "x")
+    labels.spread(panel, first=135)  # above and to the left of the front
 plots.show_figure(
     figure,
     alt="For each model, images per second over latency for every framework, precision and batch size, "
@@ -569,6 +587,8 @@ front_table = pd.DataFrame(
 tables.show_table(front_table, "The Pareto fronts, the quickest row first.")
 
 # %% [markdown]
+# What is not in this table is beaten by something that is, in latency and in rate at once.
+#
 # ## Memory
 #
 # A GPU that serves several models holds them all. How much of a process is the model itself?
@@ -619,7 +639,7 @@ def costs(model) -> list[dict]:
     """Return the rows of one model."""
     ranked = choose(shown, model, goal="throughput", allow_int8=True).ranked
     eight = [r for r in ranked if PRECISIONS[r.precision].calibrated]
-    more = [r for r in ranked if r not in eight]
+    more = [r for r in ranked if not PRECISIONS[r.precision].calibrated]
     named = {"cheapest": more[:3], "in eight bits": eight[:1], "the loop": loop[model]}
     return [cost(record, what) for what, records in named.items() for record in records]
 
@@ -628,7 +648,8 @@ table = pd.DataFrame([row for model in MODELS for row in costs(model)])
 forms = {"images/s": "{:,.0f}", "minutes": "{:,.2f}", "price": "{:.4f}"}
 tables.show_table(table, f"A million pictures, copies included. {plots.provenance(select(shown))}", forms)
 
-# %% [markdown] Look at the batches, too: a row that answers whole batches owes what it saves to the batch as much as to
+# %% [markdown]
+# Look at the batches, too: a row that answers whole batches owes what it saves to the batch as much as to
 # the framework.
 #
 # Energy is what the GPU itself took, read from its own counter while it computed batches of one, back to back. (The
@@ -686,6 +707,9 @@ for model in MODELS:
 # %%
 show_source(break_even)
 
+# %% [markdown]
+# Drawn for ResNet-18, the seconds until the first answer, and what `break_even` says of each row:
+
 
 # %% tags=["hide-input"]
 def pays(record, baseline) -> str:
@@ -742,20 +766,23 @@ tables.show_table(paid, "Inferences until a row has paid for its start.")
 # (section-16-roofline)=
 # ## What the hardware would allow
 #
-# A roofline bounds every row {cite}`roofline`: a network cannot be computed faster than its arithmetic at the machine's
-# highest rate, nor faster than its memory traffic at the machine's highest bandwidth. Both ceilings are measured, with
-# a large matrix product and a large copy. The traffic is counted twice: as if every operation wrote
-# its result to memory (nothing fused), and as if nothing but the images, the weights and the answers crossed the bus
-# (all fused). A program that does these multiplications gets past the first bound by fusing, and not past the second.
+# The {term}`roofline` of [chapter 03](03_where_the_time_goes) bounds every row twice {cite}`roofline`: with the traffic
+# of operations that run one by one, each writing its result to memory (*unfused*), and with the images, the weights and
+# the answers alone (*fused*). A program that does these multiplications gets past the first bound by fusing, and not
+# past the second.
 
 # %%
 bounded = roofline_table(select(gpu), ceilings) if ceilings else pd.DataFrame()
 largest = bounded[bounded["batch"] == bounded["batch"].max()] if len(bounded) else bounded
 
+# %% [markdown]
+# A point for each row, under the roofs of its precision:
+
 # %% tags=["hide-input"]
 figure, (axes,) = plots.new_figure(height=4.6)
 if len(largest):
     plots.roofline(largest, ceilings, axes)
+    add_legend(figure, select(gpu, batch_size=largest["batch"].max()))
     labels.spread(axes)
 plots.show_figure(
     figure,
@@ -860,9 +887,9 @@ tables.show_table(reasons, "Excluded, and why.")
 #
 # ### Averaging frames per second
 #
-# Time each call, invert each time, average: the result is too large whenever latency varies, because a quick call
-# weighs more than a slow one. Frames per second are images over seconds. The stored distribution of the reference
-# loop shows the difference:
+# Time each call, invert each time, average: the result is too large whenever latency varies ([chapter
+# 02](02_measuring_inference) has it among its mistakes). Frames per second are images over seconds. The stored
+# distribution of the reference loop shows the difference:
 
 # %%
 for model, records in loop.items():
@@ -871,10 +898,13 @@ for model, records in loop.items():
         print(f"{model}: mean of 1/t {np.mean(1 / times):.1f}, images over seconds {1 / np.mean(times):.1f}")
 
 # %% [markdown]
+# The first number can only be the larger one, and nobody ever gets it.
+#
 # ### Taking "busy" for "full"
 #
-# A GPU is busy while one kernel runs, even if that kernel uses one multiprocessor of many. The same model in the same
-# precision at batch 1, run in different ways:
+# A GPU is busy while one kernel runs, even if that kernel uses one {term}`multiprocessor` of many; [chapter
+# 03](03_where_the_time_goes) shows how little it may be doing. The same model in the same precision at batch 1, run in
+# different ways:
 
 # %%
 busy = [
@@ -984,6 +1014,8 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 # - A verdict has an interval and can be a tie. Ask how many verdicts a second run repeated.
 # - Same weights, same predictions: check agreement first, then speed decides.
 # - Only rows on the Pareto front are worth considering, and a limit picks one of them.
+# - Eight bits trade accuracy for speed: look at what they lose before you look at what they gain.
+# - Money follows the images per second. Energy has a meter of its own.
 # - A faster start or a faster run: the number of inferences decides.
 # - Choose by a rule over measurements, and keep the reasons.
 #

@@ -14,6 +14,7 @@
 # # Your own model
 #
 # You have a network of your own and a folder of pictures. What of this book holds for them, and what breaks first?
+# Twenty minutes bring both through all of it, and show the faults that people meet on the way.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -38,6 +39,8 @@
 #
 # Everything that this book measured went through one narrow place: a network with its weights, the shape of its input,
 # and a way to turn a picture into that input. Whatever has these three can take the place of the book's networks.
+#
+# Three parameters say how thoroughly to measure, and where. The cell after them opens what the chapter works with.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -75,6 +78,9 @@ folder = Path(scratch.name)
 lab = open_lab(profile, device, records_dir=folder / "records")
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# A network is named in one of four ways. One function finds it, and what it returns goes through every command:
+
 # %% tags=["hide-input"]
 stages = [
     ["FILE.py:function", "torchvision:NAME", "FILE.onnx", "FILE.safetensors"],
@@ -94,7 +100,7 @@ plots.show_figure(
 # ## The pictures
 #
 # The data set of this chapter came with a package: 1,797 handwritten digits of 8 by 8 pixels, from scikit-learn
-# {cite}`uci_digits`. They are written out as anybody's pictures would lie on a disk, a folder for each class.
+# {cite}`uci_digits`. They are written out as anybody's pictures would lie on a disk, a folder for each class:
 
 # %%
 digits = load_digits()
@@ -112,21 +118,23 @@ for axis, path in zip(axes, shown, strict=True):
 plots.show_figure(figure, alt="Ten small grey pictures, the digits from 0 to 9.", caption="One picture of each class.")
 
 # %% [markdown]
-# This is the layout that torchvision's `ImageFolder` reads. With folders `train` and `test` above the classes the split
-# is yours; without them, as here, a fifth of each class is set aside by a seed.
+# One folder a class is the layout that torchvision's `ImageFolder` reads. With folders `train` and `test` above the
+# classes the split is yours; without them, as here, a fifth of each class is set aside by a seed.
 #
-# A picture is decoded as a person sees it: upright whatever its EXIF tag says, transparent parts on white, 16 bits
-# brought to 8. Tools differ in this, and a network that was trained with one and asked with another sees other
-# pictures.
+# A picture is decoded as a person sees it: upright, even where a camera stored it lying and noted so in the file (its
+# EXIF tag), transparent parts on white, 16 bits brought to 8. Tools differ in this, and a network that was trained with
+# one and asked with another sees other pictures. This is the course's way:
 
 # %%
 show_source(as_seen)
 
 # %% [markdown]
+# What it returns has eight bits a channel. Size, scale and mean come next, and belong to the network.
+#
 # ## The network
 #
 # A file with a function that returns the network is all that is asked for. The function gets the number of classes;
-# the attribute `input_shape` says what a picture is made.
+# the attribute `input_shape` says to what size a picture is brought.
 
 # %%
 network = """
@@ -170,26 +178,33 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# The epoch with the best *validation* accuracy is kept. The test pictures are opened once, after the last epoch: who
-# chooses by them has none left to be honest with.
+# Of the training pictures some are set aside, for *validation*: the epoch that knows these best is kept. The test
+# pictures are opened once, after the last epoch. Who chooses by them has none left to be honest with.
 #
-# One file holds the weights, the names of the classes, and the figures by which a picture becomes the input:
+# One {term}`safetensors` file holds the weights, the names of the classes, and the figures by which a picture becomes
+# the input. The network itself is code, and a file that came by mail must not choose what runs here. So the function is
+# named beside its weights:
 
 # %%
-model = find_model(str(weights))
+model = find_model(f"{source}:small@{weights}")
 print(f"{model.title}: input {model.input_shape}, classes {', '.join(model.class_names)}")
 print(model.prepare.keywords["figures"])
 
 # %% [markdown]
+# The figures say that a picture is one channel of 32 by 32, and by which mean and deviation its levels are normalized.
+# They were computed from the training pictures, and travel with the weights.
+#
 # ## Export
 #
-# Nothing is special about a network of your own. The function is the one of the chapter on ONNX Runtime:
+# Nothing is special about a network of your own. The function is the one of the [chapter on ONNX
+# Runtime](07_onnx_runtime):
 
 # %%
 show_source(export_onnx)
 
 # %% [markdown]
-# And this is how an application would use the file, without this book's library:
+# `build` calls it, and keeps what it wrote together with a note of what that was made from. This is how an application
+# would use the file, without this book's library:
 
 # %%
 artifact = build(get_backend("onnxruntime"), Workload(model, 1, "fp32", "cpu"), folder / "artifacts")
@@ -201,13 +216,14 @@ for path in shown[3:6]:
     print(f"{path.parent.name}/{path.name}: {model.class_names[best]} ({chances[best] / chances.sum():.0%})")
 
 # %% [markdown]
-# `python -m inference_lib predict digits-small.safetensors PICTURE --backend onnxruntime` prints the same, with any
-# framework. It is the smallest proof that an export works. It proves little, too: three pictures may be right by luck.
+# `python -m inference_lib predict network.py:small@digits-small.safetensors PICTURE --backend onnxruntime` prints the
+# same, with any framework. It is the smallest proof that an export works, and a weak one: three pictures may be right
+# by luck.
 #
 # ## Is it still the same model?
 #
-# So the test pictures decide, all of them: their labels give the accuracy, and the FP32 network in PyTorch the answers
-# to agree with.
+# So the pictures that were set aside for testing decide; the last column says how many of them. Their labels give the
+# accuracy, and the FP32 network in PyTorch gives the answers for the {term}`agreement`:
 
 # %%
 model = with_pictures(model, folder / "digits")
@@ -222,34 +238,44 @@ tables.show_agreement(records)
 #
 # ## How fast can it be?
 #
-# The bounds of the chapter on [where the time goes](03_where_the_time_goes) need the operations and the bytes of a
-# network, which can be counted for any:
+# The two bounds of the [chapter on where the time goes](03_where_the_time_goes) need the operations and the bytes of a
+# network, which can be counted for any. No program is quicker than the larger of arithmetic and traffic, everything
+# fused; kernels that reach the ceilings need no more than both together, nothing fused:
 
 # %%
 work, limits = work_of(model, 1, "fp32"), ceilings(lab.device)
-least = {name: 1e3 * seconds for name, seconds in bounds(work, limits, "fp32").items()}
-print(f"{work.operations / 1e6:.2f} million operations: {least['compute']:.4f} ms; memory: {least['memory']:.4f} ms")
+least = 1e3 * max(bounds(work, limits, "fp32", "fused").values())
+most = 1e3 * sum(bounds(work, limits, "fp32", "unfused").values())
+print(f"{work.operations / 1e6:.2f} million operations a picture: from {least:.4f} to {most:.4f} ms")
 
 # %% [markdown]
-# How many times the longer of the two do you expect from PyTorch's loop, for a network as small as this?
+# ```{admonition} Guess
+# :class: tip
+# How many times the upper bound does PyTorch's loop take, for a network as small as this? And the quickest row?
+# ```
+#
+# :::{dropdown} The answer
+# The loop takes {glue:text}`17-loop` its upper bound, and the quickest row {glue:text}`17-quickest`.
+# :::
+#
+# Here are the rows that the guess was about:
 
 # %%
 tables.show_scoreboard(records, model.name, f"{model.title} at batch 1. {plots.provenance(select(records))}")
 
 # %% tags=["remove-cell"]
 measured = select(records)
-bound = max(least.values())
-ratios = {record.backend: record.latency.end_to_end.p50 / bound for record in measured}
-glue("17-loop", f"{ratios['pytorch']:,.0f} times" if "pytorch" in ratios else words.NOT_MEASURED)
-glue("17-least", f"{min(ratios.values()):,.0f} times" if ratios else words.NOT_MEASURED)
+ratios = {record.backend: record.latency.end_to_end.p50 / most for record in measured}
+glue("17-loop", f"{ratios['pytorch']:,.1f} times" if "pytorch" in ratios else words.NOT_MEASURED)
+glue("17-quickest", f"{min(ratios.values()):,.1f} times" if ratios else words.NOT_MEASURED)
 
 # %% [markdown]
-# The loop takes {glue:text}`17-loop` its bound, and the closest row {glue:text}`17-least`.
+# Both bounds know arithmetic and traffic only. What lies above them was spent on something else.
 #
 # ## Why?
 #
-# A small network has few products, and each operation still has to be called. If calls are what takes the time, a batch
-# of 32 pictures costs little more than one.
+# A small network has few products, and each operation still has to be called. If calls are what takes the time, a
+# {term}`batch` of 32 pictures costs little more than one:
 
 # %%
 batches = {size: torch.rand(size, *model.input_shape) for size in (1, 32)}
@@ -269,14 +295,16 @@ print(f"a picture alone costs {one / (many / 32):.1f} times as much as one of 32
 
 # %% [markdown]
 # What is lost on a picture alone is what a graph, a compiled library or a larger batch can win. A network with large
-# layers loses less. The ratio of *your* network decides which chapter of this book is the one for you.
+# layers loses less. The ratio of *your* network says where to read on: far above one, calls are the cost, and
+# [compilers](06_torch_compile), [graphs](04_pytorch) and [batches](14_batching_and_concurrency) are the cure; near one,
+# arithmetic is, and [fewer bits](13_quantization) are.
 #
 # ## Knobs
 #
 # ### The size of the input
 #
 # Networks of torchvision take many sizes. Their names work wherever a model is named, and no weights are needed to
-# measure a time:
+# measure a time. Before you run the next cell: twice the side is four times the pixels. Is it four times the time?
 
 
 # %%
@@ -301,7 +329,7 @@ print(f"twice the side is 4 times the pixels, and takes {turns.ratio('96 pixels'
 #
 # ## What goes wrong
 #
-# Each of these was met by somebody. The file below holds one network for each.
+# Each of these was met by somebody. The file below holds a network for each of the first four, and what mends it:
 
 # %%
 faults = """
@@ -374,6 +402,8 @@ def brought(name):
 
 
 # %% [markdown]
+# The function `brought` makes one of them a model, as `--model faults.py:NAME` does at a prompt.
+#
 # ### More than one output
 #
 # A network that returns its features beside its logits is a good network, and no exporter minds. A comparison of
@@ -387,10 +417,12 @@ except CourseError as error:
 print(brought("FirstOutput").outputs, "logits from the wrapped one")
 
 # %% [markdown]
+# The mend is a module around it that returns one of them.
+#
 # ### A branch on data
 #
-# Python's `if` is decided while the graph is made, and the graph keeps what was decided. The exporters refuse; the row
-# holds the first line of what they said.
+# Python's `if` is decided while the graph is made, and a trace would keep what was decided for good, as the [chapter on
+# TorchScript](05_torchscript) shows. The exporters refuse instead; the row holds the first line of what they said:
 
 # %%
 refused = lab.benchmark(["pytorch", "torchscript", "openvino"], [brought("Branch")], ["fp32"], [1], "cpu")
@@ -402,9 +434,9 @@ tables.show_table(
 )
 
 # %% [markdown]
-# PyTorch's own row failed as well, by its answers. The mean was taken over the whole batch, so a picture is treated as
-# its neighbours are: alone it gets another answer than among the 64 of the reference. That is a fault of the network,
-# which no exporter can see. `torch.where` computes both branches and chooses for each picture:
+# PyTorch's own row failed as well, by its answers. The mean was taken over the whole batch, so that a picture's answer
+# depends on its neighbours: alone it gets another one than among the 64 of the reference. That is a fault of the
+# network, which no exporter can see. `torch.where` computes both branches and chooses for each picture:
 
 # %%
 mended = lab.benchmark(["pytorch", "torchscript", "openvino"], [brought("Where")], ["fp32"], [1], "cpu")
@@ -414,10 +446,13 @@ if not all(record.ok for record in mended):
 tables.show_table(pd.DataFrame(said.items(), columns=["framework", "what it said"]), "The same with `torch.where`.")
 
 # %% [markdown]
+# Both branches are computed now. That is more work, and it can be exported.
+#
 # ### Left in training mode
 #
-# Dropout that is still on makes another answer each time, and a graph exported in that state keeps it. Here every
-# network is put into evaluation mode before its export. In your own code, `eval()` is the line to look for.
+# Dropout sets some numbers to zero at random while a network is trained. Where it is still on, the same picture gets
+# another answer each time, and a graph exported in that state keeps it. Before an export, the course puts every network
+# into evaluation mode:
 
 # %% tags=["nbval-check-output"]
 forgotten = brought("LeftInTraining")
@@ -426,10 +461,12 @@ print("as it was made, twice the same answer:", torch.equal(*(forgotten.load().t
 print("as it is exported:", torch.equal(*(forgotten.load()(picture) for _ in range(2))))
 
 # %% [markdown]
+# In your own code, `eval()` is the line to look for.
+#
 # ### More than FP16 holds
 #
-# FP16 ends at 65,504. A network whose activations are larger answers `inf`, and from `inf` soon comes `nan`. A time
-# measured on such a network would be a time of nothing, so the row fails:
+# {term}`FP16` ends at 65,504. A network whose {term}`activations <activation>` are larger answers `inf`, and from `inf`
+# soon comes `nan`. A time measured on such a network would be a time of nothing, so the row fails:
 
 # %% tags=["nbval-check-output"]
 large = brought("Large")
@@ -442,13 +479,13 @@ with torch.inference_mode():
         print(f"{precision}: {accuracy.problem(found, PRECISIONS[precision]) or 'agrees'}")
 
 # %% [markdown]
-# BF16 has the range of FP32. Where FP16 is wanted, scale the weights down before the layer that overflows, or leave
-# that layer in FP32.
+# {term}`BF16` has the range of FP32. Where FP16 is wanted, scale the weights down before the layer that overflows, or
+# leave that layer in FP32.
 #
 # ### Prepared otherwise than in training
 #
-# No exporter notices this one, and it is the most frequent of all. The same network, the same pictures, another
-# preparation:
+# No exporter notices this one, and no comparison of logits does: the export is right, its input is not. The same
+# network, the same pictures, another preparation:
 
 
 # %%
@@ -482,7 +519,7 @@ if percents["black and white exchanged"] >= percents["as in training"]:
 # ### An ONNX file with one batch size
 #
 # An ONNX file is a model like any other. There is no PyTorch module in it, so some frameworks have nothing to start
-# from. And its batch may be fixed: the exporter's default takes the example's.
+# from. And its batch may be fixed: the exporter's default takes the example's. The rows say both:
 
 # %%
 fixed = folder / "fixed.onnx"
@@ -510,6 +547,21 @@ except CourseError as error:
     print(error)
 
 # %% [markdown]
+# ### Weights without their code
+#
+# A file of weights names the function that its network came from, but a name in a file runs nothing here. It is refused
+# with a line that says what to type:
+
+# %%
+try:
+    find_model(str(weights))
+except CourseError as error:
+    print(str(error).split(";")[0])
+
+# %% [markdown]
+# Pickled checkpoints (`.pt`, `.pth`) do run what they name when they are loaded. Ask for safetensors, or load a state
+# with `torch.load(path, weights_only=True)` in a function of your own.
+#
 # ## Which one should you use?
 #
 # The decision of [the scoreboard](16_scoreboard) is a function of records. It takes yours:
@@ -521,47 +573,101 @@ for record, reason in decision.excluded:
     print(f"out: {words.label(record)}, {reason}")
 
 # %% [markdown]
-# At a prompt: `python -m inference_lib benchmark --model digits-small.safetensors --data digits`, then
-# `python -m inference_lib choose --model digits-small.safetensors --min-accuracy 90`.
+# At a prompt: `python -m inference_lib benchmark --model network.py:small@digits-small.safetensors --data digits`, then
+# `python -m inference_lib choose --model digits-small.safetensors --min-accuracy 90`. With several GPUs, `--device
+# cuda:1` takes the second one, and `benchmark --cluster` all of them.
 #
 # ## Exercises
 #
 # ```{exercise}
 # :label: ex-17-share
-# How large would the batch have to be until a picture in the batch costs half of one alone? Measure sizes 1, 2, 4, 8.
+# From which batch size on does a picture in the batch cost less than half of one alone? Measure 1, 2, 4 and 8.
 # ```
 #
 # ````{solution} ex-17-share
 # :class: dropdown
-# The cell below prints the time of a picture for each size.
+# ```python
+# sizes = (1, 2, 4, 8)
+# batches |= {size: torch.rand(size, *model.input_shape) for size in sizes}
+# turns = lab.turns({f"{size}": lambda size=size: answer(size) for size in sizes})
+# alone = turns.ms("1")
+# parts = {size: turns.ms(f"{size}") / size / alone for size in sizes}
+# for size, part in parts.items():
+#     print(f"batch {size}: {part * alone:.4f} ms a picture, {part:.2f} of one alone")
+# print("less than half from batch", next((size for size, part in parts.items() if part < 0.5), "9 or more"))
+# ```
+# The sooner it is half, the more of the time was calls. A network that computes for long is half at no size.
 # ````
-
-# %% tags=["hide-cell"]
-batches |= {size: torch.rand(size, *model.input_shape) for size in (2, 4, 8)}
-turns = lab.turns({f"{size}": lambda size=size: answer(size) for size in (1, 2, 4, 8)})
-alone = turns.ms("1")
-for size in (1, 2, 4, 8):
-    print(
-        f"batch {size}: {turns.ms(str(size)) / size:.4f} ms a picture, "
-        f"{turns.ms(str(size)) / size / alone:.2f} of one alone"
-    )
-
-# %% [markdown]
+#
 # ```{exercise}
-# :label: ex-17-own
-# Bring a network of your own. Which of the faults above does it show? `python -m inference_lib benchmark --model
-# FILE.py:function --input-shape 3x224x224` answers in one table.
+# :label: ex-17-shift
+# Somebody's loader cuts pictures otherwise, and each arrives shifted to the right by two of its 32 pixels. How many
+# points of accuracy does that cost? And four, six, eight?
 # ```
 #
-# ```{solution} ex-17-own
+# ````{solution} ex-17-shift
 # :class: dropdown
-# Most networks show none, or the branch. The rows that failed say why in one line, and name the file that holds the
-# whole text.
+# ```python
+# for pixels in (0, 2, 4, 6, 8):
+#     percent = accuracy_with(lambda path, by=pixels: np.roll(model.prepare(path), by, axis=-1))
+#     print(f"shifted by {pixels}: {percent:.1f} %, {percents['as in training'] - percent:.1f} points lost")
 # ```
+# Training moved its pictures about by a few pixels, too, so small shifts are nothing new to the network; of larger ones
+# it has seen none. `np.roll` brings what is pushed out on the right back in on the left.
+# ````
+#
+# ```{exercise}
+# :label: ex-17-scale
+# By what must the weights of `Large` be divided for its answers to fit into FP16? Compute the smallest number from the
+# FP32 answers above, then check a little more and a little less.
+# ```
+#
+# ````{solution} ex-17-scale
+# :class: dropdown
+# ```python
+# smallest = float(np.abs(reference).max() / np.finfo(np.float16).max)
+# print(f"the largest answer is {smallest:.1f} times what FP16 holds")
+# for divisor in (1.01 * smallest, 0.9 * smallest):
+#     scaled = large.load()
+#     with torch.inference_mode():
+#         for weights_or_bias in scaled.parameters():
+#             weights_or_bias /= divisor
+#         logits = scaled.half()(torch.from_numpy(pictures).half()).float().numpy()
+#     found = accuracy.compare(logits, reference / divisor, labels=None)
+#     print(f"divided by {divisor:.1f}: {accuracy.problem(found, PRECISIONS['fp16']) or 'agrees'}")
+# ```
+# The predicted classes stay the same, because all logits shrink alike. Other pictures may have larger answers, so a
+# divisor for production comes from many of them, with room to spare.
+# ````
+#
+# ```{exercise}
+# :label: ex-17-open
+# Export `fixed.onnx` once more so that it takes any batch, and prove it with batches of 1, 4 and 7: how far are its
+# answers from the module's?
+# ```
+#
+# ````{solution} ex-17-open
+# :class: dropdown
+# ```python
+# example = torch.zeros(4, *model.input_shape)
+# opened = folder / "open.onnx"
+# shapes = ({0: torch.export.Dim("batch")},)
+# torch.onnx.export(module, (example,), opened, dynamic_shapes=shapes, verbose=False)
+# any_batch = onnxruntime.InferenceSession(opened, providers=["CPUExecutionProvider"])
+# for size in (1, 4, 7):
+#     images = torch.rand(size, *model.input_shape)
+#     (answers,) = any_batch.run(None, {any_batch.get_inputs()[0].name: images.numpy()})
+#     with torch.inference_mode():
+#         difference = np.abs(answers - module(images).numpy()).max()
+#     print(f"batch {size}: largest difference {difference:.1e}")
+# ```
+# One argument was missing. The example still has a batch of more than one: the exporter takes a 1 for a constant.
+# ````
 #
 # ## Key points
 #
-# - A network is a function in a file, a name of torchvision, an ONNX file, or what `train` wrote.
+# - A network is a function in a file, a name of torchvision, an ONNX file, or what `train` wrote. Code runs only where
+#   you name it.
 # - Accuracy needs labels, agreement needs none: noise is enough to find a wrong export.
 # - The figures that prepare a picture belong to the weights. Keep them in the same file.
 # - What an exporter refuses is usually Python: a branch on data, a second output. Both are mended in the module.

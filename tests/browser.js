@@ -8,6 +8,8 @@ const visible = (element) =>
 
 const named = (node) => {
   const inside = node.nodeType === Node.TEXT_NODE ? node.parentElement : node;
+  const label = inside.closest("svg text");
+  if (label) return `"${label.textContent.replace(/\s/g, "")}" in the figure "${label.ownerSVGElement.getAttribute("aria-label")}"`;
   const path = [];
   for (let element = inside; element && path.length < 3; element = element.parentElement)
     path.unshift(element.localName + (element.className?.baseVal ?? element.className ? `.${element.getAttribute("class").split(" ")[0]}` : ""));
@@ -31,6 +33,7 @@ function clips(element) {
 function pieces() {
   const found = [];
   const known = new Map();
+  const labels = new Set();
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode;
@@ -42,7 +45,8 @@ function pieces() {
     let boxes;
     if (parent.ownerSVGElement) {
       const text = parent.closest("text");
-      if (text !== parent && found.some((piece) => piece.element === text)) continue;
+      if (labels.has(text)) continue;
+      labels.add(text);
       boxes = [text.getBoundingClientRect()];
     } else {
       const range = document.createRange();
@@ -100,6 +104,8 @@ function overlaps(all) {
 // What is laid out badly at the width that the window has now.
 function layout() {
   const page = document.documentElement;
+  document.activeElement?.blur();
+  window.scrollTo({ top: 0, behavior: "instant" });
   const wrong = page.scrollWidth > page.clientWidth ? [`the page is ${page.scrollWidth} wide in a window of ${page.clientWidth}`] : [];
   const all = pieces();
   wrong.push(...cutOff(all), ...overlaps(all));
@@ -111,20 +117,20 @@ function layout() {
 // One element for each way in which text is coloured, of those that no earlier page had: for the check of contrast.
 function newColours(known) {
   const seen = new Set(known);
+  const behind = new Map([[null, ""]]);
   const background = (element) => {
-    const layers = [];
-    for (let above = element; above; above = above.parentElement) {
-      const style = getComputedStyle(above);
-      if (style.backgroundColor !== "rgba(0, 0, 0, 0)") layers.push(style.backgroundColor);
-      if (style.backgroundImage !== "none") layers.push(style.backgroundImage);
-      if (style.opacity !== "1") layers.push(style.opacity);
+    if (!behind.has(element)) {
+      const { backgroundColor, backgroundImage, opacity } = getComputedStyle(element);
+      const own = [backgroundColor, backgroundImage, opacity].join().replace("rgba(0, 0, 0, 0),none,1", "");
+      behind.set(element, own + background(element.parentElement));
     }
-    return layers.join();
+    return behind.get(element);
   };
   const keys = [];
-  for (const { element } of pieces()) {
-    const style = getComputedStyle(element);
-    const key = [style.color, style.fill, style.fontSize, style.fontWeight, background(element)].join(" ");
+  for (const element of new Set(pieces().map((piece) => piece.element))) {
+    const { color, fill, fontSize, fontWeight } = getComputedStyle(element);
+    const large = parseFloat(fontSize) >= (fontWeight >= 700 ? 18.6 : 24);
+    const key = [element.ownerSVGElement ? fill : color, large, background(element)].join(" ");
     if (seen.has(key)) continue;
     seen.add(key);
     keys.push(key);
@@ -153,4 +159,29 @@ function unreachable() {
   });
   const stuck = scrolls.filter((e) => e.tabIndex < 0 && !e.querySelector("a[href], button, summary, input, [tabindex='0']"));
   return [...wrong.map((e) => `no Tab reaches ${named(e)}`), ...stuck.map((e) => `no key scrolls ${named(e)}`)];
+}
+
+// The places where the Tab key should stop, numbered in the page; and the number of the one where it is, if it is seen.
+const stopsHere = [];
+function tabStops() {
+  const all = document.querySelectorAll("a[href], button, summary, input, select, textarea, [tabindex]");
+  stopsHere.push(...[...all].filter((element) => visible(element) && element.tabIndex >= 0 && !element.disabled));
+  return stopsHere.length;
+}
+
+function focused() {
+  const element = document.activeElement;
+  const marked = [null, "::after"].some((part) => {
+    const { outlineStyle, boxShadow } = getComputedStyle(element, part);
+    return outlineStyle !== "none" || boxShadow !== "none";
+  });
+  const box = element.getBoundingClientRect();
+  const within = box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
+  return [stopsHere.indexOf(element), element === document.body || (within && marked)];
+}
+
+// Take away what says nothing to a screen reader and takes its checks long: the parts of drawings, colours of listings.
+function plainer() {
+  for (const drawing of document.querySelectorAll("svg[role=img]")) drawing.replaceChildren();
+  for (const listing of document.querySelectorAll("pre")) listing.textContent = listing.textContent;
 }

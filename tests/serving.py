@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,15 +46,9 @@ def picture(value: int) -> np.ndarray:
     return np.full((28, 28), value, np.uint8)
 
 
-def ask(
-    app: Callable,
-    method: str = "POST",
-    path: str = "/classify-raw",
-    body: bytes | list[bytes] = b"",
-    headers: dict[str, str] | None = None,
-) -> tuple[int, dict[str, str], bytes]:
-    """Send one request through ASGI; return status, headers and body."""
-    return asyncio.run(asked(app, method, path, body, headers))
+def ask(app: Callable, *request: str, **more: Any) -> tuple[int, dict[str, str], bytes]:
+    """Send one request (see ``asked``) from outside of any event loop."""
+    return asyncio.run(asked(app, *request, **more))
 
 
 async def asked(
@@ -63,6 +58,7 @@ async def asked(
     body: bytes | list[bytes] = b"",
     headers: dict[str, str] | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
+    """Send one request through ASGI; return status, headers and body."""
     parts = [body] if isinstance(body, bytes) else list(body)
     messages = [
         {"type": "http.request", "body": part, "more_body": number + 1 < len(parts)}

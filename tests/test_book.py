@@ -12,10 +12,9 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 from executed_course import executed_course
+from rendered import rendered
 
-from inference_lib.course import book
 from inference_lib.course.notebook import code_cells
-from inference_lib.course.run import Course
 from inference_lib.report import plots
 from inference_lib.support import paths
 from inference_lib.support.places import places_in
@@ -24,13 +23,7 @@ from inference_lib.support.places import places_in
 @pytest.fixture(scope="session", params=["local", "published"])
 def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, BeautifulSoup]:
     """Return the body of every page of an edition, rendered with warnings as errors."""
-    if request.param == "local":
-        made, _ = executed_course(tmp_path_factory)
-    elif any(paths.PUBLISHED.glob("*.ipynb")):
-        made = Course(build=tmp_path_factory.mktemp("published"))
-    else:
-        pytest.skip("nothing is published yet")
-    html = book.render(request.param, strict=True, course=made).first_page.parent
+    html = rendered(request.param, tmp_path_factory)
     return {
         str(path.relative_to(html)): BeautifulSoup(path.read_text(), "html.parser").article
         for folder in ("book", "notebooks")

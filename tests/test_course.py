@@ -385,7 +385,8 @@ def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(tiny: Course)
     folder = book.stage("local", tiny).folder
     page = nbformat.read(folder / "notebooks" / "01_first.ipynb", as_version=4)
     assert "Better words" in page.cells[0].source
-    assert [cell.metadata.get("tags") for cell in page.cells] == [None, ["parameters"], None]
+    assert [cell.metadata.get("tags") for cell in page.cells] == [None, ["parameters"], None, None]
+    assert "{download}`script <../downloads/01_first.py>`" in page.cells[-1].source
     assert page.cells[2].outputs[0].text == "2\n"
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ def check_same_answers(records: Sequence[Record], count: int) -> None:
 
 
 def made_up(make_record: MakeRecord) -> list[Record]:
-    """Return rows of two batch sizes and devices: level, apart, scattered, of one start, in eight bits, not measured."""
+    """Return rows at two batch sizes: level, apart, scattered, in eight bits, of one start, not measured, of a CPU."""
     records = []
     for batch in (1, 8):
         ways = [("pytorch", 4.0, "fp32"), ("pytorch-cudagraph", 1.0, "fp16"), ("aot-inductor", 1.005, "fp16")]
@@ -195,6 +196,49 @@ def test_without_scripts_the_page_is_a_table_of_all_rows(make_record: MakeRecord
     told = json.loads(page.select_one("#explorer-data").string)
     assert len(told["rows"]) == len(rows)
     assert page.caption.get_text().startswith("Measured on")
+
+
+def test_in_a_browser_a_reader_filters_limits_sorts_and_sends_the_view(make_record: MakeRecord, tmp_path: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
+    chromium = shutil.which("chromium") or pytest.skip("no chromium here")
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><body>{explorer.page(made_up(make_record), SCRIPT.as_uri())}</body>")
+    with api.sync_playwright() as driver:
+        tab = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_context().new_page()
+        errors: list[str] = []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.goto(page.as_uri())
+        rows, status = tab.locator("#explorer-table tbody tr"), tab.locator("[role=status]")
+        assert rows.count() == len(made_up(make_record))
+        tab.locator("summary", has_text="model").click()
+        tab.get_by_role("checkbox", name="resnet18").check()
+        tab.get_by_role("checkbox", name="hide what does not meet").check()
+        tab.locator("#explorer-p50").fill("1.01")
+        tab.locator("#explorer-p50").press("Tab")
+        expected = choose(made_up(make_record), "resnet18", max_p50_ms=1.01).ranked
+        assert 1 < len(expected) < 5
+        assert status.inner_text().startswith(f"{len(expected)} of 14 rows meet the request")
+        assert [cell.inner_text() for cell in tab.locator("tbody tr td:nth-child(1)").all()] == [
+            r.title for r in expected
+        ]
+        said = places(expected, "latency")
+        shown = [f"{place} (tie)" if said.count(place) > 1 else f"{place}" for place in said]
+        assert any("tie" in place for place in shown)
+        assert tab.locator("tbody tr td:nth-child(2)").all_inner_texts() == shown
+        tab.locator("th button", has_text="latency ms").click()
+        tab.locator("th button", has_text="latency ms").click()
+        assert rows.first.inner_text().startswith(expected[-1].title)
+        assert tab.locator("th[aria-sort=descending]").inner_text().startswith("latency ms")
+        assert "resnet18: images per second over latency, 13 rows" in tab.locator("svg[role=img]").get_attribute(
+            "aria-label"
+        )
+        sent = tab.context.new_page()
+        sent.goto(tab.url)
+        assert sent.locator("#explorer-table").inner_text() == tab.locator("#explorer-table").inner_text()
+        tab.get_by_label("Accuracy, at least, %").press("ArrowRight")
+        tab.get_by_text("Start again").click()
+        assert rows.count() == len(made_up(make_record))
+        assert errors == []
 
 
 def test_data_cannot_end_the_element_that_holds_them(make_record: MakeRecord) -> None:

@@ -4,12 +4,14 @@ import itertools
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from inference_lib.report import labels, plots
 
 
 def labelled(points: list[tuple[float, float]], text: str) -> Axes:
-    figure, (axes,) = plots.new_figure()
+    _, (axes,) = plots.new_figure()
     for point in points:
         axes.plot(*point, "o")
         axes.annotate(text, point, (6, -3), textcoords="offset points", fontsize="x-small")
@@ -37,3 +39,47 @@ def test_a_label_without_room_is_taken_away_and_the_others_stay_apart() -> None:
     axes = labelled([(1.0, 1.0)] * 60 + [(2.0, 2.0)], "a label")
     assert 10 < len(axes.texts) < 60
     assert overlapping(axes) == 0
+
+
+def texts(figure: Figure) -> list[Text]:
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+
+
+def test_a_crowded_figure_loses_numbers_and_labels_of_points_and_no_name() -> None:
+    figure, (axes,) = plots.new_figure(width=2.5, height=1.5)
+    axes.plot([0.1, 20], [1, 3], label="a line")
+    for _ in range(5):
+        axes.annotate("a point", (1, 2))
+    axes.set(xscale="log", title="A title", xlabel="ms")
+    axes.set_yticks([1, 1.1, 3], ["one", "nearly one", "three"])
+    axes.legend()
+    shown = plots.show_figure(figure, alt="a crowd").data
+    kept = [text.get_text() for text in texts(figure)]
+    assert kept.count("a point") == 1
+    assert {"a line", "A title", "ms", "one", "nearly one", "three", "0.1", "1", "10"} <= set(kept)
+    assert shown.count(">a point<") == 1
+    boxes = [text.get_window_extent() for text in texts(figure) if text.get_text() != "nearly one"]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_a_scale_that_nobody_formatted_has_plain_numbers() -> None:
+    figure, (axes,) = plots.new_figure()
+    axes.plot([0.2, 30_000], [60, 80])
+    axes.set(xscale="log", yscale="log")
+    shown = plots.show_figure(figure, alt="scales").data
+    assert ">10,000<" in shown
+    assert ">70<" in shown
+    assert "10^" not in shown
+    assert "mathdefault" not in shown
+
+
+def test_a_legend_above_takes_its_room_from_the_page_and_not_from_the_lines() -> None:
+    heights = []
+    for lines in (2, 20):
+        figure, (axes,) = plots.new_figure()
+        for number in range(lines):
+            axes.plot([1, 2], [number, 2], label=f"line {number}")
+        plots._legend_above(axes)
+        figure.draw_without_rendering()
+        heights.append(axes.get_window_extent().height)
+    assert heights[1] > 0.8 * heights[0]

@@ -76,6 +76,8 @@ def test_on_a_cpu_all_pictures_are_for_rows_in_eight_bits(precision: str, device
     rival = Rival("openvino", Workload("vanilla_cnn", 1, precision, device))
     assert rival.images(get_profile("full")) == images
     assert rival.images(replace(get_profile("full"), test_images=20_000, cpu_test_images=20_000)) == 10_000
+    if device == "cpu":
+        assert rival.images(get_profile("quick")) == get_profile("quick").cpu_test_images
 
 
 def test_an_unknown_profile_is_refused_with_the_valid_ones() -> None:

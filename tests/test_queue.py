@@ -185,6 +185,11 @@ def test_an_array_that_would_fail_a_whole_batch_is_refused_alone(told: Told, wro
         assert queue.ask(PICTURE).logits is not None
 
 
+def test_a_batch_that_no_runner_holds_is_refused_at_once(told: Told) -> None:
+    with pytest.raises(CourseError, match="a batch of 9 pictures is larger than the largest runner, 8"):
+        BatchQueue([told], max_batch=9)
+
+
 def test_a_full_queue_refuses(told: Told) -> None:
     answers = Answers()
     with BatchQueue([told], limit=2) as queue:

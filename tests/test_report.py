@@ -210,27 +210,55 @@ def graph_of(make_record: MakeRecord, milliseconds: float = 0.5, **changed: obje
     )
 
 
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of every line of Markdown tables."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+
 def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path: Path, make_record: MakeRecord) -> None:
     page = tmp_path / "README.md"
-    page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    page.write_text("a\n<!-- figure -->\n<!-- /figure -->\nb\n<!-- results -->\nold\n<!-- /results -->\nc\n")
     absent = make_record(count=0, backend="tensorrt", title="TensorRT", status="unavailable", reason="not installed")
-    readme.update(page, [make_record(2.0), graph_of(make_record), absent, make_record(9.0, device="cpu")])
+    many = graph_of(make_record, 8.0, batch_size=64, rivals="of 64")
+    readme.update(page, [make_record(2.0), graph_of(make_record), many, absent, make_record(9.0, device="cpu")])
     text = page.read_text()
-    assert text.startswith("before\n<!-- results -->\n")
-    assert text.endswith("<!-- /results -->\nafter\n")
+    assert text.startswith("a\n<!-- figure -->\n![Bars: one picture through ResNet-18")
+    assert "(book/_static/opening.svg)" in text
+    assert text.endswith("<!-- /results -->\nc\n")
     assert "\nold\n" not in text
-    (best,) = [line.split("|") for line in text.splitlines() if "PyTorch (CUDA graph) FP16" in line]
-    assert [cell.strip() for cell in best[1:7]] == [
-        "resnet18",
-        "FP32 2.000 (2.000\u20132.000)",
-        "PyTorch (CUDA graph) FP16",
-        "0.500 (0.500\u20130.500)",
-        "4.0 times faster",
-        "nothing else",
+    assert rows_of(text)[2:5] == [
+        ["the plain loop", "PyTorch (eager) FP32", "1", "2.000 (2.000\u20132.000)", "500", "-", "-"],
+        [
+            "quickest",
+            "PyTorch (CUDA graph) FP16",
+            "1",
+            "0.500 (0.500\u20130.500)",
+            "2,000",
+            "4.0 times as fast (4.0\u20134.0)",
+            "nothing else",
+        ],
+        [
+            "most productive",
+            "PyTorch (CUDA graph) FP16",
+            "64",
+            "8.000 (8.000\u20138.000)",
+            "8,000",
+            "16.0 times the images (16.0\u201316.0)",
+            "nothing else",
+        ],
     ]
     assert "- TensorRT: unavailable: not installed" in text
     assert "9.000" not in text
     assert readme.ONE_RUN in text
+    assert "prefers-color-scheme: dark" in (tmp_path / readme.FIGURE).read_text()
+
+
+def test_the_readme_names_what_is_level_and_claims_nothing_from_one_start(make_record: MakeRecord) -> None:
+    level = [make_record(2.0), graph_of(make_record), graph_of(make_record, 0.501).model_copy(update={"title": "B"})]
+    assert "B FP16, batch 1" in rows_of(readme.results(level))[3][-1]
+    single = [make_record(2.0, count=1), graph_of(make_record, count=1)]
+    gain, level_with_it = rows_of(readme.results(single))[3][-2:]
+    assert (gain, level_with_it) == ("4.0 times as fast (too few starts to tell)", "too few starts to tell")
 
 
 def test_the_readme_tells_how_the_claims_of_two_runs_held(make_record: MakeRecord) -> None:
@@ -345,6 +373,27 @@ def test_what_eight_bits_lost_has_an_interval_and_a_test_and_other_rows_are_no_p
     assert table.loc["A", "points"] == pytest.approx(-0.3)
     assert table.loc["A", tables.EIGHT_BITS] == 87.5
     assert tables.accuracy_lost([]).empty
+
+
+def test_what_a_row_costs_beside_time_is_read_from_its_record(make_record: MakeRecord) -> None:
+    build = Build(export_s=40, load_s=1, first_inference_s=1, artifact_mib=11)
+    here = make_record(device="cpu", precision="int8", build=build)
+    absent = make_record(count=0, device="cpu", status="failed", reason="no kernel")
+    table = tables.costs([here, absent])
+    assert table.drop(columns=["framework", "model"]).to_dict("records") == [
+        {"batch": 1, "precision": "INT8", "export, s": 40, "load, s": 1, "file MB": pytest.approx(11.534, abs=1e-3)}
+    ]
+    both = tables.costs([here, make_record()]).set_index("device")
+    assert both.loc["GPU", "mJ per image"] == make_record().load.energy_mj_per_image
+    assert pd.isna(both.loc["CPU", "mJ per image"])
+    assert tables.costs([absent]).empty
+
+
+def test_accuracies_on_different_numbers_of_images_say_so(make_record: MakeRecord) -> None:
+    few = Accuracy(accuracy_percent=95, agreement_percent=100, largest_difference=0, images=512)
+    rows = [make_record(), make_record(precision="fp16", accuracy=few)]
+    assert tables.scoreboard(rows, "resnet18")["on images"].tolist() == [10_000, 512]
+    assert "on images" not in tables.scoreboard(rows[:1], "resnet18")
 
 
 def test_the_share_in_eight_bits_is_a_column_where_there_is_one(make_record: MakeRecord) -> None:

@@ -1,10 +1,15 @@
 """The simulated queue against what can be computed by hand, and the law against the simulation."""
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from serving import Told
 
 from inference_lib.serve.queueing import highest_rate, mean_wait_s, slowest_s, steady_batch
-from inference_lib.serve.service import Service
+from inference_lib.serve.request import FailedError
+from inference_lib.serve.service import Service, measure_service
 from inference_lib.serve.simulator import Knobs, poisson, simulate
 from inference_lib.serve.trials import simulated_rate
 
@@ -66,6 +71,11 @@ def test_a_second_batch_under_way_hides_what_is_not_computing() -> None:
     assert simulate(poisson(rate, 20_000), Service(alone, alone), Knobs(8, limit=10**9)).quantile_ms(99) > 1000
 
 
+def test_a_thread_that_goes_on_with_the_next_batch_is_not_woken() -> None:
+    service = Service({1: [0.003]}, {1: [0.002]})
+    assert simulate([0.1, 0.101, 0.5], service, Knobs(1)).latencies_s == pytest.approx([0.003, 0.004, 0.003])
+
+
 def test_slow_batches_are_drawn_as_often_as_they_were_measured() -> None:
     times = {1: [0.001] * 95 + [0.05] * 5}
     found = simulate(np.arange(2000.0), Service(times, times), Knobs(1))
@@ -96,3 +106,24 @@ def test_the_highest_rate_keeps_the_limit_and_a_higher_one_breaks_it() -> None:
     assert simulate(poisson(1.1 * rate, 20_000), service(), knobs).quantile_ms(99) > 8.0
     assert highest_rate(service(), 32, 0.008) == pytest.approx(rate, rel=0.25)
     assert highest_rate(service(), 32, 0.001) == simulated_rate(service(), knobs, 1.0) == 0.0
+
+
+def test_batches_are_timed_on_their_way_through_the_queue() -> None:
+    class Slow(Told):
+        def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
+            time.sleep(0.002)
+            return super().submit(pictures)
+
+    slow = Slow((1, 4))
+    found = measure_service(slow, 0.01)
+    assert found.sizes == (1, 4)
+    assert min(len(samples) for samples in (*found.alone.values(), *found.busy.values())) >= 8
+    assert min(found.alone_s(4), found.occupied_s(4)) >= 0.002
+    assert {1, 4} <= set(slow.batches)
+
+
+def test_a_classifier_that_fails_cannot_be_timed() -> None:
+    told = Told((1,))
+    told.fails = RuntimeError("CUDA out of memory")
+    with pytest.raises(FailedError, match="CUDA out of memory"):
+        measure_service(told, 0.01)

@@ -83,16 +83,17 @@ function view(rows, wanted, sameWithin) {
   const [found, groups, fronts] = [new Map(), new Map(), []];
   for (const row of rows) {
     if (!shown(row, wanted.filters)) continue;
-    found.set(row, { place: null, tie: false, reason: reason(row, wanted) });
+    found.set(row, { place: null, tie: false, rank: null, reason: reason(row, wanted) });
     const name = JSON.stringify([row.machine, row.model]);
     groups.set(name, [...(groups.get(name) ?? []), row]);
   }
-  for (const group of groups.values()) {
+  for (const [number, group] of [...groups.values()].entries()) {
+    for (const row of group) found.get(row).group = number;
     const chosen = choose(group, wanted, sameWithin);
-    chosen.ranked.forEach((row, number) => {
-      const place = chosen.places[number];
+    chosen.ranked.forEach((row, rank) => {
+      const place = chosen.places[rank];
       const tie = chosen.places.filter((other) => other === place).length > 1;
-      Object.assign(found.get(row), { place, tie });
+      Object.assign(found.get(row), { place, tie, rank });
     });
     if (chosen.ranked.length) fronts.push(paretoFront(chosen.ranked));
   }
@@ -176,10 +177,11 @@ function panel(model, found, fronts, drawn) {
   const x = scale(rows.map((row) => row.ms), 62, WIDTH - 8);
   const y = scale(rows.map((row) => row.fps), HEIGHT - 40, 10);
   const mine = fronts.filter((front) => front[0].model === model);
-  const said = mine.map((front) => `on ${front[0].machine} from ${named(front[0])} (${figures(front[0].ms, 3)} ms) to ` +
-    `${named(front.at(-1))} (${figures(front.at(-1).fps, 3)} images per second)`);
-  const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
-    "aria-label": `${model}: images per second over latency, ${rows.length} rows. The Pareto front goes ${said.join("; ") || "nowhere: no row meets the request"}.` });
+  const corner = (row) => `${named(row)} (${figures(row.ms, 3)} ms, ${figures(row.fps, 3)} images per second)`;
+  const ends = (front) => [...new Set([front[0], front.at(-1)])].map(corner).join(" to ");
+  const said = mine.map((front) => `on ${front[0].machine} ${ends(front)}`).join("; ");
+  const label = `${model}: images per second over latency, ${rows.length} rows. The Pareto front: ${said || "no row meets the request"}.`;
+  const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
   const text = (where, said, anchor = "middle") => make("text", { ...where, "text-anchor": anchor }, said);
   for (const tick of x.ticks) {
     svg.append(make("line", { x1: x.place(tick), x2: x.place(tick), y1: 10, y2: HEIGHT - 40, class: "grid" }),
@@ -326,14 +328,12 @@ function start() {
     }));
   }
 
-  function value(row, found) {
-    return wanted.sort in found.get(row) ? found.get(row)[wanted.sort] : row[wanted.sort] ?? null;
-  }
+  const value = (row, seen) => (wanted.sort === "place" ? seen.rank : wanted.sort === "cost" ? seen.cost : row[wanted.sort]) ?? null;
 
   // Gaps come last whichever way; places are those within a machine and model.
   function order(a, b, found) {
-    const [one, other] = [value(a, found), value(b, found)];
-    const within = wanted.sort === "place" ? a.machine.localeCompare(b.machine) || a.model.localeCompare(b.model) : 0;
+    const [one, other] = [value(a, found.get(a)), value(b, found.get(b))];
+    const within = wanted.sort === "place" ? found.get(a).group - found.get(b).group : 0;
     if (within || one === other) return within || a.number - b.number;
     if (one === null || other === null) return one === null ? 1 : -1;
     const up = typeof one === "number" ? one - other : String(one).localeCompare(String(other));

@@ -155,12 +155,15 @@ def quantize_ir(graph: Any, workload: Workload, **settings: Any) -> Any:
 
     NNCF places the quantizers where this CPU's kernels can fuse them, corrects the biases for what rounding shifts on
     average, and keeps the first layer's weights to seven bits, which no processor saturates. ``settings`` are further
-    arguments of ``nncf.quantize``.
+    arguments of ``nncf.quantize`` or, with a ``validation_fn`` among them, of ``nncf.quantize_with_accuracy_control``,
+    which puts layers back to FP32, the worst first, until what that function returns has dropped by ``max_drop`` at
+    most.
     """
     nncf = import_nncf()
     batches = list(workload.calibration.batches(workload.model))
+    quantize = nncf.quantize_with_accuracy_control if "validation_fn" in settings else nncf.quantize
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # progress bars
-        return nncf.quantize(graph, nncf.Dataset(batches), subset_size=len(batches), **settings)
+        return quantize(graph, nncf.Dataset(batches), subset_size=len(batches), **settings)
 
 
 def import_nncf() -> Any:

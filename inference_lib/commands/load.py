@@ -128,8 +128,8 @@ def _print_service(test: "LoadTest") -> None:
         alone, busy = test.service.alone_s(size), test.service.occupied_s(size)
         print(f"{size:5}  {alone * 1e3:8.3f}  {busy * 1e3:7.3f}  {size / busy:8,.0f}")
     turns = queue_overhead(test.classifier)
-    overhead = turns.ms("queue") - turns.ms("classifier")
-    print(f"queue's overhead at batch 1, without waiting, p50: {overhead * 1e3:.0f} us", flush=True)
+    queue, thread = (1e3 * (turns.ms(name) - turns.ms("classifier")) for name in ("queue", "thread"))
+    print(f"queue's overhead at batch 1, p50: {queue:.0f} us, and {thread:.0f} where a thread is woken", flush=True)
 
 
 def _print_trials(test: "LoadTest", loads: list[float]) -> None:

@@ -13,11 +13,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executed", type=common.folder, default=paths.BUILD / "executed", help="executed chapters")
     parser.add_argument("--records", type=common.folder, default=paths.BUILD / "records", help="their records")
     parser.add_argument("--any-profile", action="store_true", help="publish what is quick or a CPU's, too")
+    parser.add_argument("--readme", action="store_true", help="publish nothing, write the README's results anew")
 
 
 def run(options: argparse.Namespace) -> None:
     """Publish, and name the chapters."""
     from inference_lib.course import book
 
-    names = book.publish(options.executed, options.records, options.any_profile)
-    print(f"published {', '.join(names)}")
+    if options.readme:
+        book.update_readme()
+    else:
+        names = book.publish(options.executed, options.records, options.any_profile)
+        print(f"published {', '.join(names)}")

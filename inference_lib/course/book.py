@@ -18,9 +18,10 @@ from pathlib import Path
 
 import nbformat
 
-from inference_lib.course import contribution, theme
+from inference_lib.course import contribution, pages, reference, theme
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 from inference_lib.course.run import COURSE, FAILED, Chapter, Course, Failure, chapters, find_chapters
+from inference_lib.course.site import TAKEN_AWAY, Site, configured, take_away
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
@@ -44,7 +45,7 @@ GLUED = re.compile(r"{glue(:\w+)?}`(?P<key>[^`:]+)[^`]*`")
 RUN_AGAIN = "run `python -m inference_lib run {name}`"
 PUBLISH_AGAIN = "run it on a GPU with the full profile and publish it (see the page Reproducing the numbers)"
 
-TOC = Path("_toc.yml")
+CONFIG, TOC = Path("_config.yml"), Path("_toc.yml")
 
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 """The command ``jupyter-book`` of this very interpreter, which may not be on the path."""
@@ -103,9 +104,15 @@ def publish(
             RecordStore(folder / "records").write(record)
         for kept in (records.parent / "ceilings").glob("cuda-*.json"):
             _write_if_changed(folder / "ceilings" / kept.name, kept.read_bytes())
-    if (course.root / "README.md").exists():
-        readme.update(course.root / "README.md", list(edition.values()))
+    update_readme(course)
     return names
+
+
+def update_readme(course: Course = COURSE) -> None:
+    """Write the figure and the results of the published records into the README, where there is one."""
+    if (course.root / "README.md").exists():
+        records = RecordStore(course.published / "records").read()
+        readme.update(course.root / "README.md", records, course.published / "ceilings")
 
 
 def _check_thorough(notebooks: Mapping[str, Notebook], records: Sequence[Record]) -> None:
@@ -191,12 +198,17 @@ def stage(edition: str, course: Course = COURSE) -> Staged:
     if edition not in EDITIONS:
         raise unknown_name("edition", edition, EDITIONS)
     staged = Staged(course.build / "stage" / edition)
-    wanted = {name: (course.root / name).read_bytes() for name in (Path("_config.yml"), TOC)}
+    site = Site.of_environment()
+    wanted = {name: (course.root / name).read_bytes() for name in (CONFIG, TOC)}
+    wanted[CONFIG] = configured(wanted[CONFIG], site)
     for path in sorted((course.root / "book").rglob("*")):
         if path.is_file() and not path.relative_to(course.root / "book").parts[0].startswith(
             (PUBLISHED, f".{PUBLISHED}")
         ):
-            wanted[path.relative_to(course.root)] = path.read_bytes()
+            content = path.read_bytes()
+            filled = pages.fill(content.decode(), edition, course).encode() if path.suffix == ".md" else content
+            wanted[path.relative_to(course.root)] = filled
+    wanted |= _library_pages(wanted[TOC])
     brought = contribution.machines(course.published / "machines")
     for chapter in chapters(course):
         page = _local_page(chapter, course) if edition == "local" else _published_page(chapter, course)
@@ -206,13 +218,24 @@ def stage(edition: str, course: Course = COURSE) -> Staged:
         _show_machines(page, brought)
         if page.metadata.pop(BROKEN, False):
             staged.broken.append(chapter.name)
+        else:
+            ending = take_away(chapter, site, (course.published / f"{chapter.name}.ipynb").exists())
+            page.cells.append(nbformat.v4.new_markdown_cell(ending, id="take-away"))
         wanted[Path("notebooks") / f"{chapter.name}.ipynb"] = nbformat.writes(page).encode()
+        wanted[Path(TAKEN_AWAY) / f"{chapter.name}.py"] = chapter.source.read_bytes()
+        wanted[Path(TAKEN_AWAY) / f"{chapter.name}.ipynb"] = nbformat.writes(source_notebook(chapter.source)).encode()
     for name, content in wanted.items():
         _write_if_changed(staged.folder / name, content)
     for path in staged.folder.rglob("*"):
         if path.is_file() and path.relative_to(staged.folder) not in wanted:
             path.unlink()
     return staged
+
+
+def _library_pages(contents: bytes) -> dict[Path, bytes]:
+    """Return the pages of the library's reference that the table of contents names."""
+    found = reference.pages().items()
+    return {Path("book") / f"{name}.md": text.encode() for name, text in found if f"book/{name}".encode() in contents}
 
 
 def _published_page(chapter: Chapter, course: Course) -> Notebook | None:

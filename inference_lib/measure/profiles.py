@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from inference_lib.measure.timing import StoppingRule
+from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.seam import PRECISIONS, Workload
 from inference_lib.support.errors import unknown_name
 
@@ -69,9 +70,11 @@ class Profile:
     def images(self, device: str, of: int | None = None, *, calibrated: bool = False) -> int:
         """Return on how many test images, ``of`` so many, a row of ``device`` is checked.
 
-        On a CPU, only a ``calibrated`` one on all of ``test_images``: what it lost is told by single pictures.
+        On a CPU, only a ``calibrated`` one on all of ``test_images``, where claims are made: what it lost is told by
+        single pictures.
         """
-        wanted = self.test_images if device == "cuda" or calibrated else self.cpu_test_images
+        claimed = calibrated and self.invocations >= LEAST_INVOCATIONS
+        wanted = self.test_images if device == "cuda" or claimed else self.cpu_test_images
         return min(wanted, of or wanted)
 
     def rounds_at(self, batch_size: int) -> int:

@@ -13,7 +13,9 @@ from IPython.display import HTML, Markdown
 
 from inference_lib.measure.roofline import Ceilings, bounds, work_of
 from inference_lib.records.record import Record
+from inference_lib.records.statistics import Interval
 from inference_lib.report import plots
+from inference_lib.report.style import style_of
 from inference_lib.report.tables import show_table
 from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS, find_model
@@ -60,21 +62,25 @@ class Bracket:
         The time is that on the device, on a CPU the whole call. Records of other cells or machines are left out.
         """
         found = [
-            f"{label(record)} at batch {record.batch_size} {time / self.ends_ms(record.batch_size)[0]:.1f} times"
+            f"{label(record)} at batch {record.batch_size} {time.value / self.ends_ms(record.batch_size)[0]:.1f} times"
             for record, time in self._times(records)
         ]
         return f"The time over the lower end: {', '.join(found)}" if found else "There is no such row to compare yet"
 
     def figure(self, records: Sequence[Record], batch_size: int) -> HTML | Markdown:
-        """Return a figure of the times of ``records`` at ``batch_size``, ms, with the bracket as a band behind them."""
-        times = [(record, ms) for record, ms in self._times(records) if record.batch_size == batch_size]
+        """Return a figure of the times of ``records`` at ``batch_size``, ms, with the bracket as a band beside them."""
+        times = [(record, time) for record, time in self._times(records) if record.batch_size == batch_size]
         if not times:
             return Markdown("No such row was measured yet." if self.ceilings else NO_CEILINGS)
-        figure, (axes,) = plots.new_figure(height=0.35 * len(times) + 0.9)
+        figure, (axes,) = plots.new_figure(height=0.3 * len(times) + 1.0)
         names = [label(record) for record, _ in times]
-        plots.bars(names, [ms for _, ms in times], "#8A8F98", "ms a batch", axes)
-        low, high = self.ends_ms(batch_size)
-        axes.axvspan(low, high, color="#009E73", alpha=0.25, linewidth=0)
+        for position, (record, time) in enumerate(times):
+            style = style_of(record.backend)
+            axes.errorbar(time.value, position, xerr=plots.reach([time]), fmt=style.marker, color=style.color)
+        axes.axvspan(*self.ends_ms(batch_size), color="#009E73", alpha=0.25, linewidth=0)
+        axes.set_yticks(range(len(times)), names)
+        axes.set(xscale="log", xlabel="ms a batch", ylim=(len(times) - 0.4, -0.6))
+        plots.plain_ticks(axes, "x")
         alt = f"Time of a batch of {batch_size} for {', '.join(names)}, over a band from the lower to the upper end."
         caption = f"{self._name}, batch {batch_size}, copies not counted; the band is what the roofline expects."
         return plots.show_figure(figure, alt, f"{caption} {plots.provenance([record for record, _ in times])}")
@@ -83,7 +89,7 @@ class Bracket:
     def _name(self) -> str:
         return f"{find_model(self.model).title}, {PRECISIONS[self.precision].title}"
 
-    def _times(self, records: Sequence[Record]) -> list[tuple[Record, float]]:
+    def _times(self, records: Sequence[Record]) -> list[tuple[Record, Interval]]:
         times = []
         for record in records:
             if not (self.ceilings and record.latency and record.machine.name(record.device) == self.ceilings.machine):
@@ -91,5 +97,5 @@ class Bracket:
             if (record.model, record.precision) == (self.model, self.precision):
                 device = record.latency.device
                 if device or record.device == "cpu":
-                    times.append((record, device.value if device else record.latency.end_to_end.p50))
+                    times.append((record, device or record.latency.end_to_end.median))
         return times

@@ -47,12 +47,12 @@ NUMBERS = {"batch", "low", *FORMATS}
 def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the records by machine and profile, each of its first run: what is ranked together, as in ``choose``.
 
-    A cell that is there twice (published, and in a reader's own folder) counts once. Rows of a server under load are
-    another measurement, and left out.
+    GPUs come first. A cell that is there twice (published, and in a reader's own folder) counts once. Rows of a server
+    under load are another measurement, and left out.
     """
     unique = {record.key: record for record in records if record.serving is None}
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in unique.values():
+    for record in sorted(unique.values(), key=lambda record: record.device != "cuda"):
         found.setdefault((record.machine.name(record.device), record.profile), []).append(record)
     several = len({profile for _, profile in found}) > 1
     return {
@@ -128,9 +128,10 @@ def page(records: Sequence[Record], script: str) -> str:
     body = "\n".join(f"<tr>{_cells(each)}</tr>" for each in found["rows"])
     # "</" would end the script element early, whatever stands around it.
     told = json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
+    caption = html.escape(provenance(_measured(records)))
     return (
         f'<div id="explorer"></div>\n<div class="measured-table" id="explorer-table" tabindex="0" role="region" '
-        f'aria-label="All rows"><table class="measured"><caption>{html.escape(provenance(_measured(records)))}</caption>'
+        f'aria-label="All rows"><table class="measured"><caption>{caption}</caption>'
         f'<thead><tr>{head}<th scope="col">note</th></tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
         f'<script type="application/json" id="explorer-data">{told}</script>\n<script defer src="{script}"></script>'
     )

@@ -1,14 +1,21 @@
-"""Labels beside points: moved until none covers another."""
+"""Labels of points and of scales: moved, or taken away, until none covers another."""
 
 import itertools
 import math
+import re
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.text import Annotation
+from matplotlib.axis import Axis, Tick, XTick
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 
 DIRECTIONS = [math.radians(degrees) for degrees in (0, 45, 90, 135, 180, 225, 270, 315)]
 DISTANCES = (6, 12, 20, 30, 42, 56)
 """From a point to its label, in points; a near place is better than a far one."""
+
+NUMBER = re.compile(r"[-\N{MINUS SIGN}]?[\d.,]+")
+"""A tick's label that others make up for; one that is a name has none."""
 
 
 def spread(axes: Axes) -> None:
@@ -34,3 +41,41 @@ def spread(axes: Axes) -> None:
                 break
         else:
             label.remove()
+
+
+def thin(figure: Figure) -> None:
+    """Take away each label of a point and each number of a scale that would cover another text.
+
+    Titles, legends and names stay, and of numbers those that were there first: major before minor.
+    """
+    figure.draw_without_rendering()
+    scales = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    ticks = [tick for minor in (False, True) for axis in scales for tick in _ticks(axis, minor)]
+    beside = [tick.label1 for tick in ticks if _is_drawn(tick)]
+    points = [text for axes in figure.axes for text in axes.texts if isinstance(text, Annotation)]
+    spare = [text for text in (*beside, *points) if text in points or NUMBER.fullmatch(text.get_text())]
+    left_out = {*spare, *(text for tick in ticks if not _is_drawn(tick) for text in (tick.label1, tick.label2))}
+    taken = [text.get_window_extent() for text in figure.findobj(Text) if text not in left_out and _shows(text)]
+    for text in filter(_shows, spare):
+        box = text.get_window_extent()
+        if any(box.overlaps(other) for other in taken):
+            text.set_visible(False)
+        else:
+            taken.append(box)
+    figure.set_layout_engine("none")  # what was seen to fit is what is drawn
+
+
+def _ticks(axis: Axis, minor: bool) -> Sequence[Tick]:
+    return axis.get_minor_ticks() if minor else axis.get_major_ticks()
+
+
+def _is_drawn(tick: Tick) -> bool:
+    """Tell whether a tick lies within its scale, and the scale is shown."""
+    axis = tick.axes.xaxis if isinstance(tick, XTick) else tick.axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    slack = 1e-6 * (high - low)
+    return tick.axes.axison and low - slack <= tick.get_loc() <= high + slack
+
+
+def _shows(text: Text) -> bool:
+    return text.get_visible() and bool(text.get_text().strip())

@@ -7,6 +7,7 @@ carries a description for readers who do not see it, and a caption that names th
 import html
 import io
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -17,11 +18,12 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
 
 from inference_lib.measure.roofline import Ceilings
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import Interval
+from inference_lib.report import labels
 from inference_lib.report.style import style_of
 from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS
@@ -55,6 +57,9 @@ mpl.rcParams.update(
 )
 
 
+LEGEND_LINE = 0.2
+"""The height of a legend's line, inches."""
+
 PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
 
 
@@ -66,7 +71,12 @@ def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1, rows: 
 
 
 def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
-    """Return ``figure`` as inline SVG with its description and caption."""
+    """Return ``figure`` as inline SVG with its description and caption; no text in it covers another."""
+    for axes in figure.axes:
+        for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+            if isinstance(axis.get_major_formatter(), LogFormatter):
+                plain_ticks(axes, name)
+    labels.thin(figure)
     buffer = io.StringIO()
     # The salt makes ids of one figure differ from another's on the same page, and equal in every run.
     with mpl.rc_context({"svg.hashsalt": alt}):
@@ -166,6 +176,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
     )
     plain_ticks(axes, "x", "y")
     _legend_above(axes)
+    labels.spread(axes)
 
 
 def _alphas(records: Sequence[Record]) -> dict[str, float]:
@@ -212,8 +223,11 @@ def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
 
 
 def _legend_above(axes: Axes, columns: int = 2) -> None:
-    """Put the legend over the axes, where it covers no data."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+    """Put the legend over the axes, where it covers no data, and make the figure so much taller."""
+    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * math.ceil(len(legend.get_texts()) / columns))
 
 
 def plain_ticks(axes: Axes, *names: str) -> None:
@@ -222,9 +236,9 @@ def plain_ticks(axes: Axes, *names: str) -> None:
         axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
         low, high = sorted(axis.get_view_interval())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        shown = "123456789" if high / low < 3 else "235"
+        shown = "123456789" if high < 3 * low else "235" if high < 30 * low else "25"
         few = FuncFormatter(lambda value, _, shown=shown: f"{value:,.6g}" if f"{value:.0e}"[0] in shown else "")
-        axis.set_minor_formatter(few if high / low < 30 else NullFormatter())
+        axis.set_minor_formatter(few if high < 300 * low else NullFormatter())
 
 
 def flow(stages: Sequence[Sequence[str]], axes: Axes) -> None:
@@ -285,7 +299,7 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
     for precision in precisions:
         roof = np.minimum(ceilings.flops[precision], intensity * ceilings.bandwidth) / 1e12
         axes.plot(intensity, roof, color=INK, alpha=precision_alpha(precision))
-        label = f"{PRECISIONS[precision].title}\n{roof[-1]:,.3g} TFLOP/s"
+        label = f"{PRECISIONS[precision].title} {roof[-1]:,.{0 if roof[-1] >= 100 else 2}f} TFLOP/s"
         axes.annotate(label, (high, roof[-1]), (6, 0), textcoords="offset points", va="center", fontsize="small")
     for point in points.to_dict("records"):
         style, place = style_of(point["backend"]), (point["FLOP/byte"], point["FLOP/s"] / 1e12)

@@ -6,15 +6,21 @@ from pathlib import Path
 
 import pandas as pd
 
+from inference_lib.records.comparison import verdict_of
 from inference_lib.records.record import Record
+from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import select
-from inference_lib.report.choose import latency_ms, quickest
+from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms
+from inference_lib.report.opening import opening, svg
 from inference_lib.report.plots import provenance
 from inference_lib.report.tables import ends, markdown_table, replicated, replication_counts
-from inference_lib.report.words import label, tied, times_faster
-from inference_lib.seam import PRECISIONS
+from inference_lib.report.words import label
 
-BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+FIGURE = Path("book/_static/opening.svg")
+"""The README's figure, beside it."""
+
+BLOCK = re.compile(r"(<!-- (?P<name>figure|results) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
+"""The parts of a README that ``publish`` writes, each between two comments with its name."""
 
 ONE_RUN = "This edition holds one run of the grid, so no second one has checked its claims."
 
@@ -26,51 +32,67 @@ TWO_RUNS = (
 
 
 def results(records: Sequence[Record]) -> str:
-    """Return the README's results: the best GPU rows of the first run, what it lacks, and how its claims held."""
+    """Return the README's results: a small table a model, what the grid lacks, and how its claims held."""
     first = min((record.run for record in records), default="")
     gpu = [r for r in records if r.device == "cuda" and r.run == first]
     measured = select(gpu)
     if not measured:
         return "Nothing published yet."
-    parts = [provenance(measured), markdown_table(best_rows(measured)), *absent(gpu)]
+    parts = [provenance(measured), *_models(measured), *absent(gpu)]
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
     return "\n\n".join([*parts, TWO_RUNS, markdown_table(replication_counts(held))])
 
 
-def best_rows(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row a model: the plain loop (PyTorch eager) and the quickest row at batch 1, and the most images.
+def _models(records: Sequence[Record]) -> list[str]:
+    models = dict.fromkeys(record.model for record in records)
+    return [f"**{model}**\n\n{markdown_table(best_rows(records, model))}" for model in models]
 
-    The loop is in FP32, or where that was not measured in what was. Times are medians end to end in ms with their 95 %
-    intervals; the most productive row is that of any batch size, and has a column where throughput was measured.
+
+def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
+    """Return three rows of ``model``: the plain loop (PyTorch eager, one picture), the quickest, the most productive.
+
+    The loop is in FP32, or where that was not measured in what was. The others are what :func:`choose` takes for
+    latency and for throughput, of any batch size. Times are medians of a batch end to end with their 95 % intervals;
+    images per second are those of one caller who waits.
     """
-    rows = []
-    for model in dict.fromkeys(record.model for record in records):
-        mine = select(records, model=model)
-        single = select(mine, batch_size=1)
-        if not single:
-            continue
-        loops, best = select(single, backend="pytorch"), quickest(single)
-        loop = select(loops, precision="fp32") or loops[:1]
-        rows.append(
-            {
-                "model": model,
-                "plain loop, ms": f"{PRECISIONS[loop[0].precision].title} {_time(loop[0])}" if loop else "-",
-                "quickest row": label(best),
-                "its ms": _time(best),
-                "against the loop": times_faster(loop, [best]),
-                "not clearly slower than it": tied(best, single),
-                "most images per second": _most_productive(mine),
-            }
-        )
+    loops = select(records, model=model, backend="pytorch", batch_size=1)
+    loop = next(iter(select(loops, precision="fp32") or loops), None)
+    rows = [_row("the plain loop", loop, loop, "latency", ())] if loop else []
+    goals: dict[str, Goal] = {"quickest": "latency", "most productive": "throughput"}
+    for what, goal in goals.items():
+        if ranked := choose(records, model, goal=goal).ranked:
+            rows.append(_row(what, ranked[0], loop, goal, ranked[1:]))
     return pd.DataFrame(rows).dropna(axis="columns", how="all")
 
 
-def _most_productive(records: Sequence[Record]) -> str | None:
-    most = max(records, key=lambda record: record.throughput_images_per_s or 0)
-    images = most.throughput_images_per_s
-    return f"{images:,.0f}: {label(most)}, batch {most.batch_size}" if images else None
+def _row(what: str, record: Record, loop: Record | None, goal: Goal, others: Sequence[Record]) -> dict[str, object]:
+    return {
+        "": what,
+        "row": label(record),
+        "batch": record.batch_size,
+        "ms a batch": _time(record),
+        "images/s": f"{images_per_s(record):,.0f}",
+        "against the loop": _gain(loop, record, goal) if loop and record is not loop else None,
+        "not clearly behind it": _level(record, others, goal) if record is not loop else None,
+    }
+
+
+def _gain(loop: Record, record: Record, goal: Goal) -> str:
+    """Return how much better ``record`` serves the goal than the loop, where the interval allows to say so."""
+    found = advantage(loop, record, goal)
+    ratio = f"{found.value:.1f} times" + (" the images" if goal == "throughput" else " as fast")
+    interval = f"{found.low:.1f}\u2013{found.high:.1f}" if found.low is not None else "too few starts to tell"
+    return f"{ratio} ({interval})"
+
+
+def _level(best: Record, others: Sequence[Record], goal: Goal) -> str:
+    if len(best.invocations) < LEAST_INVOCATIONS:
+        return "too few starts to tell"
+    beside = ((record, advantage(best, record, goal)) for record in others)
+    tied = [record for record, each in beside if each.low is not None and verdict_of(each) != "slower"]
+    return "; ".join(f"{label(record)}, batch {record.batch_size}" for record in tied) or "nothing else"
 
 
 def absent(records: Sequence[Record]) -> list[str]:
@@ -89,7 +111,18 @@ def _time(record: Record) -> str:
     return f"{latency_ms(record):.3f}" + (f" ({interval})" if interval else "")
 
 
-def update(readme: Path, records: Sequence[Record]) -> None:
-    """Replace the block of results in ``readme``, where it has one."""
+def figure(records: Sequence[Record], ceilings: Path | None = None) -> tuple[str, str]:
+    """Return the README's figure, and the lines that show it; nothing of either where nothing was measured."""
+    found = opening(records, ceilings)
+    return (svg(found), f"![{found.alt}]({FIGURE})\n\n{found.caption}") if found else ("", "")
+
+
+def update(readme: Path, records: Sequence[Record], ceilings: Path | None = None) -> None:
+    """Replace the figure and the results in ``readme``, where it has room for them; see :func:`opening`."""
+    drawing, shown = figure(records, ceilings)
+    blocks = {"figure": shown, "results": results(records)}
     text = readme.read_text()
-    readme.write_text(BLOCK.sub(lambda block: f"{block[1]}{results(records)}\n{block[2]}", text))
+    readme.write_text(BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text))
+    if drawing:
+        (readme.parent / FIGURE).parent.mkdir(parents=True, exist_ok=True)
+        (readme.parent / FIGURE).write_text(drawing)

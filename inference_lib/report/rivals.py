@@ -134,14 +134,14 @@ class Rivals:
         records = select(self.shown(model, *precisions), batch_size=1)
         name = f"{find_model(model).title} at batch 1"
         caption = _with_precisions(name, records)
-        return _figure(plots.latency_ecdf, records, 3.6, f"Distribution of the end-to-end latency of {name}", caption)
+        return _figure(plots.latency_ecdf, records, 2.9, f"Distribution of the end-to-end latency of {name}", caption)
 
     def parts(self, model: str, *precisions: str) -> HTML:
         """Return the figure of upload, compute and download at batch 1 beside the end-to-end latency, ms."""
         records = select(self.shown(model, *precisions), batch_size=1)
         name = f"{find_model(model).title} at batch 1"
         alt = f"Upload, compute and download time of {name}, with the end-to-end latency"
-        return _figure(plots.stacked_parts, records, 0.45 * len(records) + 1.2, alt, _with_precisions(name, records))
+        return _figure(plots.stacked_parts, records, 0.45 * len(records) + 1.0, alt, _with_precisions(name, records))
 
     def batches(self, model: str, *precisions: str) -> HTML:
         """Return the figure of images per second over the latency of a batch, ms, a point a batch size."""
@@ -149,7 +149,7 @@ class Rivals:
         sizes = ", ".join(str(size) for size in sorted({record.batch_size for record in records}))
         alt = f"Images per second over latency of {find_model(model).title} at batch sizes {sizes or '(none)'}"
         caption = f"{_with_precisions(find_model(model).title, records)}; numbers beside the points are batch sizes"
-        return _figure(plots.throughput_over_latency, records, 4.2, alt, caption)
+        return _figure(plots.throughput_over_latency, records, 3.6, alt, caption)
 
 
 def _in_order(rivals: Sequence[str], records: Iterable[Record]) -> list[Record]:

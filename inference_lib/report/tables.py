@@ -34,6 +34,8 @@ CHANCE = 0.05
 EIGHT_BITS = "in 8 bits %"
 """Heads the part of the multiply-adds whose factors have eight bits: there is none where a precision is no such."""
 
+BYTES_PER_MIB = 2**20
+
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
 
 SCOREBOARD_FORMATS = {
@@ -47,6 +49,9 @@ SCOREBOARD_FORMATS = {
     "GPU memory MiB": "{:,.0f}",
     "GPU busy %": "{:.0f}",
     "compatible %": "{:.1f}",
+    "on images": "{:,.0f}",
+    "file MB": "{:.1f}",
+    "mJ per image": "{:.2f}",
     EIGHT_BITS: "{:.1f}",
     LARGEST: "{:.1e}",
     "times PyTorch": "{:.1f}",
@@ -115,7 +120,8 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
     """Return the reference project's table for one model: framework, device, precision, accuracy, FPS, memory, busy.
 
     Latency and FPS are end to end at ``batch_size``, throughput is that of batches queued back to back. A cell that
-    was not measured keeps its row and says why in ``note``; a column that nothing was measured for is left out.
+    was not measured keeps its row and says why in ``note``; a column that nothing was measured for is left out, and so
+    is ``on images``, the number of test images behind accuracy and agreement, where it is that of every row.
     """
     chosen = [r for r in records if r.model == model and r.batch_size == batch_size]
     best = quickest(chosen) if any(r.ok and r.latency for r in chosen) else None
@@ -127,6 +133,7 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
             "accuracy %": record.accuracy.accuracy_percent if record.accuracy else None,
             "agreement %": record.accuracy.agreement_percent if record.accuracy else None,
             EIGHT_BITS: record.build.eight_bits_percent if record.build else None,
+            "on images": record.accuracy.images if record.accuracy else None,
             "latency ms": record.latency.end_to_end.p50 if record.latency else None,
             INTERVAL: ends(record.latency.end_to_end.median) if record.latency else None,
             "device ms": record.latency.device.value if record.latency and record.latency.device else None,
@@ -140,7 +147,8 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
         for record in chosen
     ]
     table = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    return table.drop(columns="note") if len(table) and not table["note"].any() else table
+    same = ["on images"] if "on images" in table and table["on images"].nunique() == 1 else []
+    return table.drop(columns=["note", *same] if len(table) and not table["note"].any() else same)
 
 
 def _beside(best: Record | None, record: Record) -> str | None:
@@ -227,6 +235,31 @@ def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
                 "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
             }
     return pd.DataFrame(rows.values())
+
+
+def costs(records: Iterable[Record]) -> pd.DataFrame:
+    """Return what each row takes beside time: to export and load (s), on disk (MB), GPU memory, energy per image (mJ).
+
+    A column that nothing was measured for is left out, so are rows that were not measured.
+    """
+    rows = [
+        {
+            "framework": record.title,
+            "model": record.model,
+            "device": DEVICE_NAMES[record.device],
+            "batch": record.batch_size,
+            "precision": PRECISIONS[record.precision].title,
+            "export, s": record.build.export_s,
+            "load, s": record.build.load_s,
+            "file MB": record.build.artifact_mib * BYTES_PER_MIB / 1e6,
+            "GPU memory MiB": record.gpu_memory_mib,
+            "mJ per image": record.load.energy_mj_per_image if record.load else None,
+        }
+        for record in records
+        if record.ok and record.build
+    ]
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
+    return table if len(table) and table["device"].nunique() > 1 else table.drop(columns="device", errors="ignore")
 
 
 def reference_table(model: str) -> pd.DataFrame:

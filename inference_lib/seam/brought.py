@@ -214,6 +214,8 @@ def _module(make: Make, title: str, shape: tuple[int, ...] | None = None) -> nn.
             random.seed(0)
             np.random.seed(0)
             module = make()
+    except CourseError:
+        raise
     except Exception as error:  # it is the reader's code, or torchvision's
         raise CourseError(f"{title} cannot be made: {reason_of(error)}") from error
     finally:

@@ -13,10 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from inference_lib.serve.loadgen import Refused, Target
+from inference_lib.serve.loadgen import Target
 
 DRAINED_S = 60.0
 """How long the last answers are waited for."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request that was not even taken."""
+
+    error: Exception
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from inference_lib.serve.classifier import PICTURE, Classifier
+from inference_lib.serve.classifier import PICTURE, Classifier, smallest
 from inference_lib.serve.request import (
     ClosedError,
     FailedError,
@@ -74,7 +74,7 @@ class BatchQueue:
         limit: int = 1024,
         timeout_s: float = 5.0,
     ) -> None:
-        """Let ``classifiers`` work. They stay the caller's, who closes them.
+        """Let ``classifiers`` work. They stay the caller's, who closes them. Raise CourseError for too large a batch.
 
         Args:
             classifiers: one or several of the same sizes.
@@ -88,6 +88,7 @@ class BatchQueue:
         self._replicas = [Replica(classifier) for classifier in classifiers]
         self._remake, self._made = remake, list[Classifier]()
         self.max_batch = max_batch or classifiers[0].sizes[-1]
+        smallest(classifiers[0].sizes, self.max_batch)
         self.max_wait_s, self.limit, self.timeout_s = max_wait_s, limit, timeout_s
         self.batches: Counter[int] = Counter()
         """How many batches there were of each size."""

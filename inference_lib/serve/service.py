@@ -102,21 +102,28 @@ def _never_empty(queue: BatchQueue, batch: np.ndarray, waiting: int, budget_s: f
 
     A batch comes in several requests, as under load: they are gathered, and whoever sends them needs Python, too.
     """
-    answers: list[Request] = []
+    ended: list[Request] = []
+
+    def note(answered: list[Request]) -> None:
+        ended.append(answered[0])  # one of each batch
+
     step = max(1, len(batch) // REQUESTS)
     parts = [batch[start : start + step] for start in range(0, len(batch), step)]
     ends = time.perf_counter() + budget_s
-    while queue.batches[len(batch)] <= LEAST or time.perf_counter() < ends:
-        if answers and answers[-1].error:
-            raise answers[-1].error
+    while time.perf_counter() < ends or len(_intervals(ended, len(batch))) < LEAST:
+        if ended and ended[-1].error:
+            raise ended[-1].error
         if time.perf_counter() > ends + BATCH_S:
-            raise CourseError(
-                f"batches of {len(batch)} pictures took more than {BATCH_S:g} s each; choose a smaller one"
-            )
+            raise CourseError(f"batches of {len(batch)} pictures do not end within {BATCH_S:g} s; choose a smaller one")
         if queue.length < waiting:
             for part in parts:
-                queue.submit_many(part, (), lambda answered: answers.append(answered[0]))
+                queue.submit_many(part, (), note)
         else:
             time.sleep(PAUSE_S)
-    ended = sorted({answer.finished: answer.batch for answer in answers}.items())
-    return [later - before for (before, _), (later, size) in pairwise(ended) if size == len(batch)]
+    return _intervals(ended, len(batch))
+
+
+def _intervals(ended: list[Request], size: int) -> list[float]:
+    """Return the seconds from a batch's answer to that of the next one, where that had ``size`` pictures."""
+    found = sorted((request.finished, request.batch) for request in list(ended))
+    return [later - before for (before, _), (later, batch) in pairwise(found) if batch == size]

@@ -14,6 +14,9 @@ from inference_lib.support import paths
 ENGINES = ("litserve", "ray", "local")
 """LitServe: processes on one machine. Ray Serve: the same on several. Local: our queue, in the server's process."""
 
+SERVED = {"cuda": ("pytorch-cudagraph", "resnet18", "fp16"), "cpu": ("onnxruntime", "vanilla_cnn", "fp32")}
+"""What the chapters on serving serve, by the kind of device: backend, model, precision."""
+
 
 @dataclass(frozen=True)
 class Settings:

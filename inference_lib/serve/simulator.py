@@ -55,7 +55,8 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
 
     A replica has as many places as batches may be under way. A batch takes a place when it is submitted and leaves it
     with its logits; between the two, it is computed when the batch before it is. Its times are drawn from the measured
-    ones, so that the slow ones are slow here, too.
+    ones, so that the slow ones are slow here, too. Where one batch is under way at a time, the thread that has computed
+    it goes on with the next, if one waits: nobody is woken for that.
     """
     luck = iter(np.random.default_rng(seed).random(len(arrivals)).tolist())
     around = {size: max(0.0, service.alone_s(size) - median(service.busy[size])) for size in service.sizes}
@@ -77,7 +78,8 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
         open_since, replica = heapq.heappop(places)
         now = max(open_since, turn[replica])
         admit(now)
-        if not waiting:
+        idle = not waiting
+        if idle:
             now = coming[0]
             admit(now)
         batch = [waiting.popleft() for _ in range(min(knobs.max_batch, len(waiting)))]
@@ -89,7 +91,8 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
             now = max(now, closes)
         turn[replica] = now
         size = service.size(len(batch))
-        start = max(now + around[size], free[replica])
+        handed_over = 0.0 if service.depth == 1 and not idle else around[size]
+        start = max(now + handed_over, free[replica])
         measured = service.busy[size]
         free[replica] = start + measured[int(next(luck) * len(measured))]
         latencies += [free[replica] - arrived for arrived in batch]

@@ -98,7 +98,8 @@ class _Load:
         self.due = poisson(rate, max(1, round(rate * seconds)))
         self.latency_s = np.full(len(self.due), np.nan)
         self.errors = np.zeros(len(self.due), np.int8)
-        self.kinds: list[str] = []
+        self.kinds: dict[str, int] = {}
+        self._lock = threading.Lock()
         self.memory: list[int] = []
         self.kills: list[float] = []
         self.start = time.perf_counter()
@@ -134,10 +135,8 @@ class _Load:
 
     def _note(self, number: int, error: Exception | None) -> None:
         if error is not None:
-            kind = type(error).__name__
-            if kind not in self.kinds:
-                self.kinds.append(kind)
-            self.errors[number] = self.kinds.index(kind) + 1
+            with self._lock:
+                self.errors[number] = self.kinds.setdefault(type(error).__name__, len(self.kinds) + 1)
         self.latency_s[number] = time.perf_counter() - self.start - self.due[number]
 
     def _kill(self, every_s: float, ended: threading.Event, say: Callable[[str], object]) -> None:
@@ -159,7 +158,7 @@ class _Load:
 
     def _report(self, limit_ms: float) -> Soak:
         answered = ~np.isnan(self.latency_s) & (self.errors == 0)
-        counts = {kind: int((self.errors == number).sum()) for number, kind in enumerate(self.kinds, 1)}
+        counts = {kind: int((self.errors == number).sum()) for kind, number in self.kinds.items()}
         return Soak(
             self.seconds,
             self.rate,
@@ -168,7 +167,7 @@ class _Load:
             counts,
             len(self.kills),
             self.queue.replaced,
-            float(np.percentile(self.latency_s[answered], 99)) * 1e3,
+            float(np.percentile(self.latency_s[answered], 99)) * 1e3 if answered.any() else float("nan"),
             [self._recovered(when, limit_ms) for when in self.kills],
             growth_percent(self.memory),
         )

@@ -6,6 +6,7 @@ from inference_lib.support.errors import CourseError
 
 WORK = {
     *("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
+    *("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization", "Relu", "Softmax"),
 }
 """Operations on pictures, none of which computes a shape."""

@@ -1,0 +1,65 @@
+"""Prose pages with parts that are made from records when the book is rendered, each where its mark stands."""
+
+import re
+from collections.abc import Callable
+
+from inference_lib.course import contribution
+from inference_lib.course.run import Course
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
+from inference_lib.report import explorer
+from inference_lib.report.opening import figure, opening
+from inference_lib.report.plots import provenance
+
+MARK = re.compile(r"^{{ (?P<name>opening|explorer|edition) }}$", re.MULTILINE)
+
+STATIC = "../_static"
+"""Where the static files of the site are, seen from a page under ``book/``."""
+
+
+def fill(text: str, edition: str, course: Course) -> str:
+    """Return the Markdown of a page of ``edition`` with what its marks stand for."""
+    made: dict[str, Callable[[], str]] = {
+        "opening": lambda: _opening(edition, course),
+        "explorer": lambda: _explorer(edition, course),
+        "edition": lambda: _edition(course),
+    }
+    return MARK.sub(lambda found: made[found["name"]](), text)
+
+
+def published(course: Course) -> list[Record]:
+    """Return the records of the published edition."""
+    return RecordStore(course.published / "records").read()
+
+
+def here(edition: str, course: Course) -> list[Record]:
+    """Return the records made on this machine; the published edition shows none of them."""
+    return RecordStore(course.records).read() if edition == "local" else []
+
+
+def _opening(edition: str, course: Course) -> str:
+    """Return the figure of the published GPU, or of this machine where nothing is published."""
+    found = opening(published(course) or here(edition, course), course.published / "ceilings")
+    return _raw(figure(found).data) if found else "*Nothing was measured yet, so there is no figure.*"
+
+
+def _explorer(edition: str, course: Course) -> str:
+    """Return all rows there are: the published machine's, those that readers brought, and this machine's."""
+    brought = contribution.machines(course.published / "machines").values()
+    records = [*published(course), *(r for each in brought for r in each.records), *here(edition, course)]
+    style = f'<link rel="stylesheet" href="{STATIC}/explorer.css">'
+    return _raw(f"{style}\n{explorer.page(records, f'{STATIC}/explorer.js')}")
+
+
+def _edition(course: Course) -> str:
+    """Return what the published edition was measured on, by run."""
+    records = [record for record in published(course) if record.ok]
+    runs = sorted({record.run for record in records})
+    lines = [f"- Run {run}: {provenance([r for r in records if r.run == run])}" for run in runs]
+    return "\n".join(lines) or "- Nothing is published yet."
+
+
+def _raw(page: str) -> str:
+    """Return HTML as a block of a page; a blank line within it would end a paragraph of Markdown."""
+    lines = (line for line in page.splitlines() if line.strip())
+    return "```{raw} html\n" + "\n".join(lines) + "\n```"
