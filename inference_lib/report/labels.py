@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis, Tick, XTick
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 
 DIRECTIONS = [math.radians(degrees) for degrees in (0, 45, 90, 135, 180, 225, 270, 315)]
 DISTANCES = (6, 12, 20, 30, 42, 56)
@@ -27,7 +28,7 @@ def spread(axes: Axes) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
-    taken = []
+    taken: list[Bbox] = []
     for label in [child for child in axes.texts if isinstance(child, Annotation)]:
         for distance, angle in itertools.product(DISTANCES, DIRECTIONS):
             across, up = math.cos(angle), math.sin(angle)
