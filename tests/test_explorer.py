@@ -129,8 +129,19 @@ def made_up(make_record: MakeRecord) -> list[Record]:
     return [*records, make_record(9.0, model="mobilenet_v2")]
 
 
+def across_batches(make_record: MakeRecord) -> list[Record]:
+    """Return pairs at two batch sizes, each under a name of its own: ever further apart, then level to the last bit."""
+    pairs = []
+    for gap in range(16):
+        for batch, ms in ((1, 1.0), (8, 8 * (1 + 0.005 * gap))):
+            noise = {"luck": 0.012, "seed": batch + gap}
+            pairs.append(make_record(ms, model=f"{gap} apart", batch_size=batch, rivals=f"{batch}", timing=noise))
+    return [*pairs, *(make_record(1.0 * n, model="level", batch_size=n, rivals=f"{n}") for n in (1, 2))]
+
+
 def test_the_script_answers_as_choose_does(make_record: MakeRecord) -> None:
     check_same_answers(made_up(make_record), 60)
+    check_same_answers(across_batches(make_record), 0)
 
 
 @pytest.mark.skipif(not any(paths.PUBLISHED.glob("records/*.json")), reason="nothing is published yet")
