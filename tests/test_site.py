@@ -253,7 +253,9 @@ def test_with_an_address_pages_say_what_they_are_and_a_wrong_one_is_met(html: Pa
     }
     assert told["og:url"] == f"{HERE.address}/notebooks/01_first.html"
     assert told["og:title"] == "First"
-    assert (html / told["og:image"].removeprefix(f"{HERE.address}/")).is_file()
+    picture = html / told["og:image"].removeprefix(f"{HERE.address}/")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert told["og:image:alt"].startswith("Bars: one picture through ResNet-18")
     lost = soup(html / "404.html")
     assert "No such page" in lost.get_text()
     own = [link["href"] for link in lost.select('link[rel="stylesheet"]') if not link["href"].startswith("http")]
