@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
+from chromium import a_tab
 
 from inference_lib.records.comparison import Comparison, compare
 from inference_lib.records.record import Load, Record
@@ -232,12 +233,9 @@ def test_without_scripts_the_page_is_a_table_of_all_rows(make_record: MakeRecord
 
 
 def test_in_a_browser_a_reader_filters_limits_sorts_and_sends_the_view(make_record: MakeRecord, tmp_path: Path) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
-    chromium = shutil.which("chromium") or pytest.skip("no chromium here")
     page = tmp_path / "page.html"
     page.write_text(f"<!doctype html><body>{explorer.page(made_up(make_record), SCRIPT.as_uri())}</body>")
-    with api.sync_playwright() as driver:
-        tab = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_context().new_page()
+    with a_tab() as tab:
         errors: list[str] = []
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.goto(page.as_uri())
