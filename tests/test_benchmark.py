@@ -39,7 +39,7 @@ TINY = Profile(
     budget_s=0.02,
     load_s=0.1,
     test_images=8,
-    cpu_test_images=8,
+    few_test_images=8,
 )
 GRID = {"backends": ["pytorch", "onnxruntime"], "models": ["vanilla_cnn"], "device": "cpu", "profile": TINY}
 
@@ -125,7 +125,7 @@ def test_records_come_in_the_order_asked_and_are_what_is_on_disk(
 def test_every_cell_is_measured_and_checked(finished: tuple[list[Record], list[str]]) -> None:
     for record in finished[0]:
         assert record.status == "ok"
-        assert record.accuracy.images == TINY.cpu_test_images
+        assert record.accuracy.images == TINY.few_test_images
         assert record.accuracy.agreement_percent == 100
         for invocation in record.invocations:
             assert len(invocation.end_to_end_ms) == len(invocation.pace_ms) == TINY.rounds
@@ -157,7 +157,7 @@ def test_what_was_measured_is_not_measured_again(store: RecordStore, finished: t
 
 
 @pytest.mark.usefixtures("calm")
-@pytest.mark.parametrize("profile", [replace(TINY, rounds=3), replace(TINY, cpu_test_images=6)])
+@pytest.mark.parametrize("profile", [replace(TINY, rounds=3), replace(TINY, few_test_images=6)])
 def test_a_change_of_the_profile_measures_again(
     store: RecordStore, finished: tuple[list[Record], list[str]], profile: Profile
 ) -> None:
@@ -229,7 +229,7 @@ def test_a_wrong_model_is_not_timed(folder: RecordStore) -> None:
     np.save(path, np.random.default_rng(0).normal(size=(7, 10)).astype("float32"))
     try:
         records = benchmark(
-            **GRID | {"profile": replace(ONCE, cpu_test_images=7), "backends": ["pytorch"]}, store=folder
+            **GRID | {"profile": replace(ONCE, few_test_images=7), "backends": ["pytorch"]}, store=folder
         )
     finally:
         path.unlink()

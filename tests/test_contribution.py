@@ -177,7 +177,7 @@ def test_what_only_one_run_tried_is_left_out_and_a_second_run_that_failed_is_not
     failed = make("tvm", 1.0, count=0, status="failed", reason="no kernel", run="2")
     (problem,) = problems(parcel.of_this_machine([*records, once, failed]))
     assert problem.startswith("it was not measured in the second run")
-    with pytest.raises(CourseError, match="no cell of .* that two runs with --profile full tried"):
+    with pytest.raises(CourseError, match=r"no cell of .* that two runs with --profile full tried"):
         parcel.of_this_machine([quick])
 
 

@@ -70,14 +70,21 @@ def test_a_turn_lasts_no_longer_than_it_may() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "device", "images"),
-    [("fp32", "cpu", 512), ("bf16", "cpu", 512), ("int8", "cpu", 10_000), ("fp16", "cuda", 10_000)],
+    [
+        ("fp32", "cpu", 1_000),
+        ("bf16", "cpu", 1_000),
+        ("int8", "cpu", 10_000),
+        ("fp16", "cuda", 10_000),
+        ("int8", "cuda", 10_000),
+        ("tf32", "cuda", 1_000),
+    ],
 )
-def test_on_a_cpu_all_pictures_are_for_rows_in_eight_bits(precision: str, device: str, images: int) -> None:
+def test_all_pictures_are_for_rows_that_may_have_lost_something(precision: str, device: str, images: int) -> None:
     rival = Rival("openvino", Workload("vanilla_cnn", 1, precision, device))
     assert rival.images(get_profile("full")) == images
-    assert rival.images(replace(get_profile("full"), test_images=20_000, cpu_test_images=20_000)) == 10_000
+    assert rival.images(replace(get_profile("full"), test_images=20_000, few_test_images=20_000)) == 10_000
     if device == "cpu":
-        assert rival.images(get_profile("quick")) == get_profile("quick").cpu_test_images
+        assert rival.images(get_profile("quick")) == get_profile("quick").few_test_images
 
 
 def test_an_unknown_profile_is_refused_with_the_valid_ones() -> None:

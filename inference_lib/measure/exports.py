@@ -48,12 +48,11 @@ def export_missing(
     alone = {k: r for k, r in missing.items() if _alone(r) or (timed and _size(r) == cheapest)}
     failures: dict[str, WorkerError] = {}
     for key, rival in alone.items():
-        progress(f"exporting {rival}")
-        failures |= _export({key: rival}, timed=True)
+        failures |= _export({key: rival}, progress, timed=True)
     others = {key: rival for key, rival in missing.items() if key not in alone}
     if others:
         progress(f"exporting {len(others)} artifacts, as many at a time as there are cores")
-        failures |= _export(others, timed=False)
+        failures |= _export(others, progress, timed=False)
     return failures
 
 
@@ -65,7 +64,7 @@ def _alone(rival: Rival) -> bool:
     return get_backend(rival.backend).times_kernels
 
 
-def _export(jobs: dict[str, Rival], *, timed: bool) -> dict[str, WorkerError]:
+def _export(jobs: dict[str, Rival], progress: Callable[[str], None], *, timed: bool) -> dict[str, WorkerError]:
     """Export in processes, the next one started when one has ended; return why some could not be."""
     waiting, failures = list(jobs.items()), {}
     running: dict[Worker, tuple[str, Deadline]] = {}
@@ -78,13 +77,13 @@ def _export(jobs: dict[str, Rival], *, timed: bool) -> dict[str, WorkerError]:
                 worker.tell("export", rival, timed)
             oldest = next(iter(running))
             for worker in first_to_answer(running, running[oldest][1].left_s) or [oldest]:
-                key, limit = running[worker]
+                key, limit = running.pop(worker)
                 try:
                     worker.answer(limit.left_s)
+                    progress(f"exported {jobs[key]}, {EXPORT_LIMIT_S - limit.left_s:.0f} s")
                 except WorkerError as error:
                     failures[key] = error
                 worker.kill()
-                del running[worker]
     finally:
         end(running)
     return failures

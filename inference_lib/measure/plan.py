@@ -45,7 +45,7 @@ class Rival:
     def images(self, profile: Profile) -> int:
         """Return on how many test images it is checked."""
         asked = self.workload
-        return profile.images(asked.device.kind, asked.model.dataset.size, calibrated=asked.precision.calibrated)
+        return profile.images(asked.device.kind, asked.model.dataset.size, asked.precision)
 
     def __str__(self) -> str:
         return f"{self.backend} {self.workload}"

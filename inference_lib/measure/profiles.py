@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from inference_lib.measure.timing import StoppingRule
 from inference_lib.records.statistics import LEAST_INVOCATIONS
-from inference_lib.seam import PRECISIONS, Workload
+from inference_lib.seam import PRECISIONS, Precision, Workload
 from inference_lib.support.errors import unknown_name
 
 FEWER_ROUNDS = 3
@@ -33,8 +33,8 @@ class Profile:
     """Seconds of steady load under NVML's eyes."""
     test_images: int
     """Images of the test set on which accuracy and agreement are computed, see ``images``."""
-    cpu_test_images: int
-    """Of rows of a CPU that nothing was rounded for: in FP32 it takes minutes, and agrees with FP32."""
+    few_test_images: int
+    """Of the rows that ``images`` tells from another model by few."""
     tries: int = 3
     """An invocation that other work disturbed is repeated, this often at most, and the least disturbed one is kept."""
 
@@ -67,14 +67,18 @@ class Profile:
         """Whether the GPU is watched under steady load at this cell: where the curve begins, and it may idle."""
         return workload.on_gpu and workload.batch_size == self.sweep[0] and workload.precision.bits <= 16
 
-    def images(self, device: str, of: int | None = None, *, calibrated: bool = False) -> int:
-        """Return on how many test images, ``of`` so many, a row of ``device`` is checked.
+    def images(self, device: str, of: int | None = None, precision: Precision | None = None) -> int:
+        """Return on how many test images, ``of`` so many, a row of ``device`` is checked; or a model, on a GPU on all.
 
-        On a CPU, only a ``calibrated`` one on all of ``test_images``, where claims are made: what it lost is told by
-        single pictures.
+        On all, where claims are made of what it lost, which single pictures tell: in 16 bits on a GPU, in 8 everywhere.
+        What rounds as the reference does is told apart from another model by few; a GPU takes minutes for all, one by
+        one, and a CPU for any.
         """
-        claimed = calibrated and self.invocations >= LEAST_INVOCATIONS
-        wanted = self.test_images if device == "cuda" or claimed else self.cpu_test_images
+        if device == "cuda":
+            every = precision is None or precision.bits <= 16
+        else:
+            every = precision is not None and precision.calibrated and self.invocations >= LEAST_INVOCATIONS
+        wanted = self.test_images if every else self.few_test_images
         return min(wanted, of or wanted)
 
     def rounds_at(self, batch_size: int) -> int:
@@ -102,7 +106,7 @@ PROFILES = {
         budget_s=0.02,
         load_s=LOAD_S,
         test_images=64,
-        cpu_test_images=64,
+        few_test_images=64,
         tries=1,
     ),
     "quick": Profile(
@@ -117,7 +121,7 @@ PROFILES = {
         budget_s=0.1,
         load_s=LOAD_S,
         test_images=256,
-        cpu_test_images=64,
+        few_test_images=64,
     ),
     "full": Profile(
         name="full",
@@ -131,7 +135,7 @@ PROFILES = {
         budget_s=0.1,
         load_s=LOAD_S,
         test_images=10_000,
-        cpu_test_images=512,
+        few_test_images=1_000,
     ),
 }
 

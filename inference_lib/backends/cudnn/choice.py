@@ -12,24 +12,34 @@ from inference_lib.backends.cudnn.compilers import Compilers
 from inference_lib.backends.cudnn.execution import fastest_forms, is_cudnn, specs_of
 from inference_lib.backends.cudnn.plans import Timed, fastest_plans
 
+WORTH_WIDENING = 0.03
+"""A tensor is not tried if its readers take a smaller part of the network's time: what that could win is noise."""
+
 
 def fastest_types(network: Network, batch: int, compilers: Compilers) -> tuple[Network, dict[Spec, Timed]]:
     """Return ``network`` with those tensors widened to FP16 that make it faster, and the plans that were timed.
 
     All kernels compete for ``network`` as it is; for each tensor that is widened, the heuristic's and those that have
     won so far: a search of all for each of them would take minutes. Tensor cores multiply half as many numbers of 16
-    bits, so a tensor is not tried if each of its readers does more than half of what the best one does in eight.
+    bits, so a tensor is not tried if each of its readers does more than half of what the best one does in eight, nor if
+    they take no time to speak of.
     """
     timed = fastest_plans(_specs(network, batch), compilers)
     best = {name: timed[spec] for name, (_, spec) in fastest_forms(network, batch, timed).items()}
     winners = frozenset(plan.kernel for plan in best.values())
     program = network.program
     rates = {c.name: program.products(c) / best[c.name].microseconds for c in program.convolutions if c.name in best}
+    least = WORTH_WIDENING * sum(plan.microseconds for plan in best.values())
+
+    def worth_a_trial(tensor: str) -> bool:
+        readers = [reader.name for reader in program.readers(tensor)]
+        slow = any(rates.get(name, math.inf) < max(rates.values()) / 2 for name in readers)
+        return slow and sum(best[name].microseconds for name in readers if name in best) >= least
+
     trials = {
         tensor: network.widened(tensor)
         for tensor, stored in network.stored.items()
-        if stored.dtype in LARGEST
-        and any(rates.get(reader.name, math.inf) < max(rates.values()) / 2 for reader in program.readers(tensor))
+        if stored.dtype in LARGEST and worth_a_trial(tensor)
     }
     tried = [spec for trial in trials.values() for spec in _specs(trial, batch) if spec not in timed]
     timed |= fastest_plans(tried, compilers, winners)
