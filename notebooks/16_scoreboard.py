@@ -138,7 +138,8 @@ def to_gain(model) -> dict:
 bounds = [to_gain(model) for model in MODELS if loop[model]] if ceilings else []
 if bounds:
     caption = f"One picture; the loop in FP32, the bounds in FP16 without copies. {ceilings.machine}."
-    display(tables.show_table(pd.DataFrame(bounds), caption, {"at most times faster": "{:,.0f}"}))
+    forms = {"at least, ms": "{:.3g}", "one by one, ms": "{:.3g}", "at most times faster": "{:,.0f}"}
+    display(tables.show_table(pd.DataFrame(bounds), caption, forms))
 else:
     print("needs the loop's records and the ceilings of a GPU")
 

@@ -417,7 +417,7 @@ except CourseError as error:
 print(brought("FirstOutput").outputs, "logits from the wrapped one")
 
 # %% [markdown]
-# The mend is a module around it that returns one of them.
+# The mend is a module around it that returns the logits alone.
 #
 # ### A branch on data
 #
@@ -556,11 +556,11 @@ except CourseError as error:
 try:
     find_model(str(weights))
 except CourseError as error:
-    print(str(error).split(";")[0])
+    print(str(error).replace(f"{folder}/", ""))
 
 # %% [markdown]
-# Pickled checkpoints (`.pt`, `.pth`) do run what they name when they are loaded. Ask for safetensors, or load a state
-# with `torch.load(path, weights_only=True)` in a function of your own.
+# A pickled checkpoint (`.pt`, `.pth`) that is loaded with `weights_only=False` runs whatever it names. Ask for
+# safetensors, or load a state with `torch.load(path, weights_only=True)` in a function of your own.
 #
 # ## Which one should you use?
 #

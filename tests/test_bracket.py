@@ -32,6 +32,13 @@ def test_the_ends_are_the_longer_bound_fused_and_both_bounds_unfused(bracket: Br
     assert low < high
 
 
+def test_the_table_has_both_ends_with_three_figures(bracket: Bracket) -> None:
+    shown = bracket.table([1, 64])
+    assert isinstance(shown, HTML)
+    for size in (1, 64):
+        assert all(f">{end:.3g}<" in str(shown.data) for end in bracket.ends_ms(size))
+
+
 def test_the_gap_is_told_of_rows_of_the_cell_on_the_machine_of_the_ceilings(
     bracket: Bracket, make_record: MakeRecord
 ) -> None:

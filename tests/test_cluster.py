@@ -129,11 +129,11 @@ class FakeStation:
 
     def _prepare(self, rivals: list[Rival]) -> Any:
         records = [cluster.empty_record(rival, SMOKE, "1", "ok") for rival in rivals]
-        return records, cluster_sets(rivals), []
+        return records, cluster_sets(rivals)
 
     def _invocation(self, one: Any, number: int, place: str) -> Any:
         self.measured += one.members
-        return [cluster.empty_record(rival, SMOKE, "1", "ok") for rival in one.members], [f"measured {one.name}"]
+        return [cluster.empty_record(rival, SMOKE, "1", "ok") for rival in one.members]
 
 
 class _Remote:
@@ -159,7 +159,7 @@ def cluster_sets(rivals: list[Rival]) -> list[Any]:
 def head(tmp_path: Path, lives: list[int]) -> tuple[Any, list[FakeStation], list[str]]:
     stations, lines = [FakeStation(life) for life in lives], []
     shares = [cluster.Share(f"station {number}", station) for number, station in enumerate(stations)]
-    return cluster._Head(FakeRay(), SMOKE, RecordStore(tmp_path), "1", lines.append, shares), stations, lines
+    return cluster._Head(FakeRay(), SMOKE, RecordStore(tmp_path), "1", lines.append, shares, list), stations, lines
 
 
 def many() -> list[Rival]:
@@ -174,6 +174,15 @@ def test_what_is_compared_stays_together_and_everyone_has_work(tmp_path: Path) -
         sizes = [rival.workload.batch_size for rival in station.measured]
         assert len(sizes) == 4
         assert all(sizes.count(size) == 2 for size in sizes)
+
+
+def test_what_a_station_says_is_handed_on_while_the_head_waits(tmp_path: Path) -> None:
+    made, _, lines = head(tmp_path, [99])
+    said = iter([["exporting"], ["exported"]])
+    made._said = lambda: next(said, [])
+    made._ray.wait = lambda futures, timeout: (futures[:1], futures[1:]) if lines else ([], futures)
+    made.measure(many()[:2])
+    assert lines == ["exporting", "exported"]
 
 
 @pytest.mark.parametrize("life", [0, 1, 2])

@@ -282,7 +282,7 @@ def test_every_room_has_a_page_in_the_contents() -> None:
 
 
 SOURCE = '''\
-"""A module with ``code`` and 3 * 4."""
+"""A module with ``code`` and 3 * 4 (https://example.org/a_b/c.html)."""
 
 from dataclasses import dataclass
 
@@ -324,8 +324,8 @@ def test_the_reference_is_the_docstrings(tmp_path: Path) -> None:
     (tmp_path / "lib" / "seam" / "things.py").write_text(SOURCE)
     page = reference.page_of("seam", tmp_path / "lib")
     for part in (
-        "## lib.seam.things\n\nA module with `code` and 3 \\* 4.",
-        "### Thing\n\n```python\nclass Thing(Base)\n```\n\nA thing of `Other`.",
+        "## `lib.seam.things`\n\nA module with `code` and 3 \\* 4 ([example.org](https://example.org/a_b/c.html)).",
+        "### `Thing`\n\n```python\nclass Thing(Base)\n```\n\nA thing of `Other`.",
         "- `size: int | None`: In bytes, as told.",
         "Thing.large -> bool\n```\n\nWhether it is.",
         "find(\n    name: str,\n    size: int = 1,\n    *others: int,\n    folder: str = 'a, b: c',\n    **rest: dict",

@@ -2,6 +2,8 @@
 // Without this script the page is that table. No library, no network. In three parts: the rules, the address, the page.
 "use strict";
 
+{ // A block, so that no other script of the page meets these names.
+
 // The rules: those of inference_lib/report/choose.py, on the same rows; a test holds the two together.
 
 const LIMITS = {
@@ -373,4 +375,6 @@ if (typeof document === "undefined") {
   document.addEventListener("DOMContentLoaded", start);
 } else {
   start();
+}
+
 }

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 LIBRARY = Path(__file__).resolve().parents[1]
 
@@ -36,7 +37,7 @@ def page_of(room: str, library: Path = LIBRARY) -> str:
     """Return the page of a room: its modules, and what is public in them."""
     folder = library / room
     files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
-    parts = [f"# inference_lib.{room}", f"{ROOMS[room].capitalize()}."]
+    parts = [f"# inference_lib: {room}", f"{ROOMS[room].capitalize()}."]
     for path in files:
         parts += _module(ast.parse(path.read_text()), ".".join(path.relative_to(library.parent).with_suffix("").parts))
     return "\n\n".join(parts) + "\n"
@@ -45,7 +46,7 @@ def page_of(room: str, library: Path = LIBRARY) -> str:
 def _module(tree: ast.Module, name: str) -> Iterator[str]:
     name, public = name.removesuffix(".__init__"), [*_public(tree.body)]
     if public or ast.get_docstring(tree):
-        yield f"## {name.removeprefix('inference_lib.')}"
+        yield f"## `{name.removeprefix('inference_lib.')}`"
         yield _prose(ast.get_docstring(tree))
         for node in public:
             yield from _definition(node)
@@ -62,7 +63,7 @@ def _definition(node: ast.FunctionDef | ast.ClassDef, within: str = "") -> Itera
         yield f"```python\n{within}{_signature(node)}\n```\n\n{_prose(ast.get_docstring(node))}"
         return
     bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
-    yield f"### {node.name}"
+    yield f"### `{node.name}`"
     yield f"```python\nclass {node.name}{bases}\n```\n\n{_prose(ast.get_docstring(node))}"
     fields = [*_fields(node.body)]
     if fields:
@@ -121,6 +122,14 @@ def _raises(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text in which nothing outside of code is taken for markup."""
-    parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([*_$<\[\]{}|])", r"\\\1", part) for part in parts)
+    """Return text in which nothing outside of code is taken for markup, and an address is a short link."""
+    parts = re.split(r"(`[^`]*`|https?://[^\s)>]*[\w/])", text)
+    return "".join(map(_part, parts))
+
+
+def _part(text: str) -> str:
+    if text.startswith("`"):
+        return text
+    if text.startswith("http"):
+        return f"[{urlsplit(text).netloc}]({text})"
+    return re.sub(r"([*_$<\[\]{}|])", r"\\\1", text)

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ TRIES = 2
 ANSWER_LIMIT_S = 3600.0
 """The longest wait for the exports of a share, or for one invocation of a set."""
 
+LISTEN_S = 1.0
+"""How often what the stations say is handed on."""
 
 CONNECT_LIMIT_S = 10.0
 
@@ -42,29 +45,30 @@ class Station:
     """What runs beside a GPU: a session of its own. Public methods are what the cluster's head asks for."""
 
     def __init__(
-        self, place: tuple[int, int], profile: Profile, run: str, options: dict[str, Any], known: Sequence[Record]
+        self,
+        place: tuple[int, int],
+        say: Progress,
+        profile: Profile,
+        run: str,
+        options: dict[str, Any],
+        known: Sequence[Record],
     ) -> None:
         """Begin at ``place``: the so-manieth station of so many on this host."""
         keep_to_share(*place)
-        self._lines: list[str] = []
         store = RecordStore(Path(tempfile.mkdtemp(prefix="station-")))
         for record in known:
             store.write(record)
-        self._session = Session(profile, store, run, progress=self._lines.append, **options)
+        self._session = Session(profile, store, run, progress=say, **options)
 
-    def prepare(self, rivals: Sequence[Rival]) -> tuple[list[Record], list[RivalSet], list[str]]:
-        """Export what ``rivals`` lack; return what is known of them, the sets to measure, and what was said."""
+    def prepare(self, rivals: Sequence[Rival]) -> tuple[list[Record], list[RivalSet]]:
+        """Export what ``rivals`` lack; return what is known of them, and the sets to measure."""
         sets = self._session.prepare(rivals)
-        return [self._session.records[rival] for rival in rivals], sets, self._said()
+        return [self._session.records[rival] for rival in rivals], sets
 
-    def invocation(self, one: RivalSet, number: int, place: str) -> tuple[list[Record], list[str]]:
-        """Run one invocation of a set; return the records of its members, and what was said."""
+    def invocation(self, one: RivalSet, number: int, place: str) -> list[Record]:
+        """Run one invocation of a set; return the records of its members."""
         self._session.invocation(one, number, place)
-        return [self._session.records[rival] for rival in one.members], self._said()
-
-    def _said(self) -> list[str]:
-        said, self._lines[:] = list(self._lines), []
-        return said
+        return [self._session.records[rival] for rival in one.members]
 
 
 def keep_to_share(index: int, count: int) -> None:
@@ -106,19 +110,45 @@ def benchmark_on_cluster(
     with _connected(address) as ray:
         kind = rivals[0].workload.device.kind
         known = store.read() if options.get("reuse", True) else []
-        shares = [Share(name, begin(profile, run, options, known)) for name, begin in _places(ray, kind)]
+        said = _Said()
+        shares = [Share(name, begin(said.by(name), profile, run, options, known)) for name, begin in _places(ray, kind)]
         progress(f"{len(shares)} stations: {', '.join(share.name for share in shares)}")
-        return _Head(ray, profile, store, run, progress, shares).measure(rivals)
+        return _Head(ray, profile, store, run, progress, shares, said.lines).measure(rivals)
+
+
+class _Said:
+    """What the stations say, in a queue of Ray's: the head hands it on while it waits."""
+
+    def __init__(self) -> None:
+        from ray.util.queue import Queue
+
+        self._queue = Queue(actor_options={"num_cpus": 0})
+
+    def by(self, name: str) -> Progress:
+        """Return what the station called ``name`` says a line with."""
+        queue = self._queue
+        return lambda line: queue.put(f"{name}: {line}")
+
+    def lines(self) -> list[str]:
+        """Return what was said since the last call."""
+        return self._queue.get_nowait_batch(self._queue.qsize())
 
 
 class _Head:
     """Deals the sets out, collects the records, and deals again what a dead station leaves."""
 
     def __init__(
-        self, ray: Any, profile: Profile, store: RecordStore, run: str, progress: Progress, shares: list[Share]
+        self,
+        ray: Any,
+        profile: Profile,
+        store: RecordStore,
+        run: str,
+        progress: Progress,
+        shares: list[Share],
+        said: Callable[[], list[str]],
     ) -> None:
         self._ray, self._profile, self._store, self._run = ray, profile, store, run
-        self._progress, self._shares = progress, shares
+        self._progress, self._shares, self._said = progress, shares, said
         self._tries: dict[Rival, int] = {}
         self._records: dict[Rival, Record] = {}
 
@@ -148,8 +178,8 @@ class _Head:
             if answer is None:
                 lost += share.rivals
                 continue
-            records, sets, said = answer
-            self._take(zip(share.rivals, records, strict=True), said, share)
+            records, sets = answer
+            self._take(zip(share.rivals, records, strict=True))
             numbers = range(1, self._profile.invocations + 1)
             share.left = [(one, number) for number in numbers for one in sets]
         return lost
@@ -169,15 +199,13 @@ class _Head:
                 lost += [rival for one in {one.name: one for one, _ in share.left}.values() for rival in one.members]
                 continue
             one, _ = share.left.pop(0)
-            records, said = answer
-            self._take(zip(one.members, records, strict=True), said, share)
+            self._take(zip(one.members, answer, strict=True))
         return self._to_try_again(lost)
 
     def _answers(self, asked: dict[Any, Share], again: Callable[[Share], Any]) -> Iterator[tuple[Share, Any]]:
         """Yield what the stations answer, None from one that died; ``again`` asks one that has answered once more."""
         while asked:
-            ready, _ = self._ray.wait(list(asked), timeout=ANSWER_LIMIT_S)
-            for future in ready or list(asked):
+            for future in self._first_of(list(asked)) or list(asked):
                 share = asked.pop(future)
                 try:
                     answer = self._ray.get(future, timeout=1)
@@ -189,6 +217,16 @@ class _Head:
                 if (following := again(share)) is not None:
                     asked[following] = share
 
+    def _first_of(self, futures: list[Any]) -> list[Any]:
+        """Wait for one of ``futures``, handing on what is said meanwhile; return what there is, in the end nothing."""
+        end = time.monotonic() + ANSWER_LIMIT_S
+        while True:
+            ready, _ = self._ray.wait(futures, timeout=LISTEN_S)
+            for line in self._said():
+                self._progress(line)
+            if ready or time.monotonic() > end:
+                return ready
+
     def _bury(self, share: Share, error: Exception) -> None:
         self._ray.kill(share.actor)
         self._shares.remove(share)
@@ -196,12 +234,10 @@ class _Head:
         if not self._shares:
             raise CourseError(f"every station of the cluster died, the last one was {share.name}; nothing can go on")
 
-    def _take(self, found: Any, said: Sequence[str], share: Share) -> None:
+    def _take(self, found: Iterable[tuple[Rival, Record]]) -> None:
         for rival, record in found:
             empty = record.ok and not record.invocations
             self._records[rival] = record if empty else self._store.keep(record)
-        for line in said:
-            self._progress(f"{share.name}: {line}")
 
     def _to_try_again(self, lost: Sequence[Rival]) -> list[Rival]:
         given_up = [rival for rival in lost if self._tries[rival] >= TRIES]

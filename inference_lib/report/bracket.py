@@ -54,7 +54,8 @@ class Bracket:
                 {"batch": size, "arithmetic, ms": parts["compute"] * 1e3, "traffic, fused, ms": parts["memory"] * 1e3}
                 | {"at least, ms": low, "one by one, ms": high}
             )
-        return show_table(pd.DataFrame(rows), f"{self._name}, a batch, copies not counted. {self.ceilings.machine}.")
+        caption = f"{self._name}, a batch, copies not counted. {self.ceilings.machine}."
+        return show_table(pd.DataFrame(rows), caption, {name: "{:.3g}" for name in rows[0] if name != "batch"})
 
     def gap(self, records: Sequence[Record]) -> str:
         """Return how many times the lower end each of ``records`` takes, as a sentence without full stop.

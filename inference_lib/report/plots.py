@@ -176,7 +176,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
     )
     plain_ticks(axes, "x", "y")
     _legend_above(axes)
-    labels.spread(axes)
+    labels.spread(axes, first=-45)
 
 
 def _alphas(records: Sequence[Record]) -> dict[str, float]:
@@ -236,9 +236,9 @@ def plain_ticks(axes: Axes, *names: str) -> None:
         axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
         low, high = sorted(axis.get_view_interval())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        shown = "123456789" if high < 3 * low else "235" if high < 30 * low else "25"
+        shown = "123456789" if high / low < 3 else "235" if high / low < 30 else "3"
         few = FuncFormatter(lambda value, _, shown=shown: f"{value:,.6g}" if f"{value:.0e}"[0] in shown else "")
-        axis.set_minor_formatter(few if high < 300 * low else NullFormatter())
+        axis.set_minor_formatter(few if high / low < 300 else NullFormatter())
 
 
 def flow(stages: Sequence[Sequence[str]], axes: Axes) -> None:
