@@ -141,7 +141,7 @@ def call_of(model, images):
 show_source(bounds)
 
 # %% [markdown]
-# Divided into the batch, the longer of the two times is the highest rate, in images per second, that is *attainable*.
+# The batch over the longer of the two times is the highest rate, in images per second, that is *attainable*.
 #
 # ### What the machine can do
 #

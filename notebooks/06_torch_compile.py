@@ -185,9 +185,9 @@ show_source("inference_lib.backends.torch_compile", "TorchCompile._compile")
 #
 # ### Ahead of time: AOTInductor
 #
-# `torch.export` records the model without running it in your process later: the result is a graph with the weights.
-# AOTInductor compiles that graph, together with C++ code that calls the kernels, to a shared library
-# {cite}`aotinductor`. Library and weights are packed into one `.pt2` file.
+# `torch.export` records the model as a graph with its weights, and needs your Python no longer. AOTInductor compiles
+# that graph, together with C++ code that calls the kernels, to a shared library {cite}`aotinductor`. Library and
+# weights are packed into one `.pt2` file.
 
 # %%
 package = Path(scratch.name) / "model.pt2"
@@ -545,7 +545,7 @@ show_source("inference_lib.backends.torch_compile", "space_to_depth")
 show_source("inference_lib.backends.shared.fusion", "subsample_first")
 
 # %% [markdown]
-# Whether a change pays is a matter of the kernels that cuDNN has. So they are variants to time. Every variant takes
+# Whether a change pays is a matter of the kernels that cuDNN has. So each is a variant to be timed. Every variant takes
 # seconds to compile, so only some are tried here, and the profiler says where the time of a batch goes: to the
 # library's products, to Inductor's kernels, or to copies that change a layout.
 

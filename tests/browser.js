@@ -16,32 +16,32 @@ const named = (node) => {
   return `${path.join(" > ")} "${(node.textContent || "").trim().slice(0, 40)}"`;
 };
 
-// What an element's text may be cut off by: the nearest ancestor in each direction that does not let it overflow.
-function clips(element) {
-  const found = [];
-  for (let above = element; above && above !== document.body; above = above.parentElement) {
-    const style = getComputedStyle(above);
-    if (above instanceof SVGElement && above.ownerSVGElement) continue;
-    if (style.overflowX !== "visible" || style.overflowY !== "visible")
-      found.push({ box: above.getBoundingClientRect(), x: style.overflowX, y: style.overflowY, above });
-    if (style.position === "fixed") break;
+// What an element's text may be cut off by: itself and what it stands in, unless that lets it overflow, inmost first.
+function clips(element, known) {
+  if (!element || element === document.body) return [];
+  if (!known.has(element)) {
+    const { overflowX, overflowY, position } = getComputedStyle(element);
+    const within = position === "fixed" ? [] : clips(element.parentElement, known);
+    const open = (overflowX === "visible" && overflowY === "visible") || element.ownerSVGElement;
+    known.set(element, open ? within : [{ box: element.getBoundingClientRect(), x: overflowX, y: overflowY }, ...within]);
   }
-  return found;
+  return known.get(element);
 }
 
 // Every piece of text that can be seen: its box, and what is left of it where it is scrolled out of sight.
 function pieces() {
   const found = [];
-  const known = new Map();
+  const seen = new Map();
+  const clipping = new Map();
   const labels = new Set();
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode;
     const parent = node.parentElement;
     if (!node.data.trim() || parent.closest("script, style, noscript, desc, title")) continue;
-    if (!known.has(parent)) known.set(parent, visible(parent) ? clips(parent) : null);
-    const clipped = known.get(parent);
-    if (!clipped) continue;
+    if (!seen.has(parent)) seen.set(parent, visible(parent));
+    if (!seen.get(parent)) continue;
+    const clipped = clips(parent, clipping);
     let boxes;
     if (parent.ownerSVGElement) {
       const text = parent.closest("text");
@@ -101,13 +101,15 @@ function overlaps(all) {
   return wrong;
 }
 
+let latest = [];
+
 // What is laid out badly at the width that the window has now.
 function layout() {
   const page = document.documentElement;
   document.activeElement?.blur();
   window.scrollTo({ top: 0, behavior: "instant" });
   const wrong = page.scrollWidth > page.clientWidth ? [`the page is ${page.scrollWidth} wide in a window of ${page.clientWidth}`] : [];
-  const all = pieces();
+  const all = (latest = pieces());
   wrong.push(...cutOff(all), ...overlaps(all));
   for (const image of document.images)
     if (visible(image) && !(image.complete && image.naturalWidth)) wrong.push(`missing image: ${image.src}`);
@@ -127,7 +129,8 @@ function newColours(known) {
     return behind.get(element);
   };
   const keys = [];
-  for (const element of new Set(pieces().map((piece) => piece.element))) {
+  for (const element of document.querySelectorAll("[data-contrast]")) element.removeAttribute("data-contrast");
+  for (const element of new Set(latest.map((piece) => piece.element))) {
     const { color, fill, fontSize, fontWeight } = getComputedStyle(element);
     const large = parseFloat(fontSize) >= (fontWeight >= 700 ? 18.6 : 24);
     const key = [element.ownerSVGElement ? fill : color, large, background(element)].join(" ");

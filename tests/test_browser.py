@@ -41,6 +41,11 @@ Found = dict[str, dict[str, list[Any]]]
 """What was found: kind, then page."""
 
 
+@functools.cache
+def compressed(content: bytes) -> bytes:
+    return gzip.compress(content, 6)
+
+
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder as web servers do: text compressed, connections kept."""
 
@@ -56,7 +61,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         kind, content = self.guess_type(path), path.read_bytes()
         self.send_response(200)
         if kind.startswith("text/") or path.suffix in (".js", ".json", ".svg"):
-            content = gzip.compress(content, 6)
+            content = compressed(content)
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
@@ -100,14 +105,18 @@ def found(html: Path, site: str, browser: Any) -> Found:
     """Visit every page in both modes at every width, and return what was found."""
     pages = [path.relative_to(html).as_posix() for path in sorted(html.rglob("*.html")) if _is_page(html, path)]
     found: Found = defaultdict(dict)
-    for mode in MODES:
-        context = browser.new_context(color_scheme=mode)
-        colours: list[str] = []
-        for name in pages:
-            page = context.new_page()
-            _visit(page, site, name, mode, colours, found)
-            page.close()
-        context.close()
+    context = browser.new_context(viewport={"width": WIDTHS[0], "height": HEIGHT})
+    colours: dict[str, list[str]] = {mode: [] for mode in MODES}
+    for name in pages:
+        page = context.new_page()
+        _load(page, site, name, found)
+        for mode in MODES:
+            page.emulate_media(color_scheme=mode)
+            _look(page, f"{name} ({mode})", mode, colours[mode], found)
+        page.evaluate("plainer()")
+        found["axe"][name] = _violations(page, "document", {"rules": {"color-contrast": {"enabled": False}}})
+        page.close()
+    context.close()
     return found
 
 
@@ -116,41 +125,41 @@ def _is_page(html: Path, path: Path) -> bool:
     return not {"_static", "_sources"} & set(path.relative_to(html).parts) and path != html / "index.html"
 
 
-def _visit(page: Any, site: str, name: str, mode: str, colours: list[str], found: Found) -> None:
-    place, network = f"{name} ({mode})", page.context.new_cdp_session(page)
-    noise: list[str] = []
+def _load(page: Any, site: str, name: str, found: Found) -> None:
+    """Load a page as a newcomer does, unfold what is folded, and note what was sent, said and left out of reach."""
+    network = page.context.new_cdp_session(page)
     requests: list[str] = []
     sizes: list[float] = []
+    noise = found["console"][name] = []
     page.on("console", lambda message: message.type in ("error", "warning") and noise.append(message.text))
     page.on("pageerror", lambda error: noise.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     network.send("Network.enable")
-    network.send("Network.setCacheDisabled", {"cacheDisabled": mode == MODES[0]})
+    network.send("Network.setCacheDisabled", {"cacheDisabled": True})
     network.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
-    page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
     page.goto(site + name)
     page.add_script_tag(content=QUESTIONS)
     page.add_style_tag(content=AT_ONCE)
     if page.evaluate("!!window.MathJax"):
         page.evaluate("MathJax.startup.promise.then(() => true)")
-    found["console"][place] = noise
-    found["elsewhere"][place] = [url for url in requests if not url.startswith((site, "data:", "blob:"))]
-    found["folded"][place] = _open_all(page)
-    if mode == MODES[0]:
-        found["bytes"][name] = [sum(sizes)]
-        found["anchors"][name] = [page.evaluate("anchors()")]
-        found["keyboard"][name] = _unreachable(page)
+    found["folded"][name] = _open_all(page)
+    found["elsewhere"][name] = [url for url in requests if not url.startswith((site, "data:", "blob:"))]
+    found["bytes"][name] = [sum(sizes)]
+    found["anchors"][name] = [page.evaluate("anchors()")]
+    found["keyboard"][name] = _unreachable(page)
+    page.evaluate(axe.AXE_SCRIPT)
+
+
+def _look(page: Any, place: str, mode: str, colours: list[str], found: Found) -> None:
+    """Look at a loaded page at every width, and at each way of colouring text that no earlier page had."""
+    page.wait_for_function("mode => document.documentElement.dataset.theme === mode", arg=mode, timeout=5000)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
         found["layout"][f"{place}, {width} pixels"] = page.evaluate("layout()")
-    page.evaluate(axe.AXE_SCRIPT)
     if new := page.evaluate("known => newColours(known)", colours):
         colours += new
         context = "{include: [['[data-contrast]']]}"
         found["contrast"][place] = _violations(page, context, {"runOnly": ["color-contrast"]})
-    if mode == MODES[0]:  # colours are all that differs in the other
-        page.evaluate("plainer()")
-        found["axe"][name] = _violations(page, "document", {"rules": {"color-contrast": {"enabled": False}}})
 
 
 def _unreachable(page: Any) -> list[str]:

@@ -1,7 +1,9 @@
 """Exports in eight bits: still the model, in integers as far as the label says, and refused where they are not."""
 
+import importlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from inference_lib.backends.shared import pt2e, quantization
 from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
 from inference_lib.backends.tensorrt import build_engine, engine_layers, export_typed, why_no_build
 from inference_lib.seam import PRECISIONS, Calibration, Workload, build
+from inference_lib.support.errors import CourseError
 
 onnx = pytest.importorskip("onnx")
 
@@ -190,3 +193,41 @@ def test_what_has_no_row_in_eight_bits_says_why(name: str, device: str, reason: 
     support = get_backend(name).supports(asked(device=device))
     assert not support.ok
     assert reason in support.reason
+
+
+def test_accuracy_control_gives_back_as_much_as_is_asked_for_and_leaves_the_rest_in_eight_bits(tmp_path: Path) -> None:
+    nncf = pytest.importorskip("nncf")
+    openvino = importlib.import_module("inference_lib.backends.openvino")
+    workload, core = asked(8), openvino.import_openvino().Core()
+    path = tmp_path / "exact.xml"
+    openvino.export_ir(workload.model.load(), Workload("vanilla_cnn", 8), path)
+    batch = pictures(workload)
+    exact = eager_logits("vanilla_cnn", batch)
+
+    def score(compiled: Any, batches: Any) -> tuple[float, list[float]]:
+        each = [-float(np.abs(compiled(images)[0] - exact).mean()) for images in batches]
+        return float(np.mean(each)), each
+
+    def quantized(name: str, **settings: Any) -> Any:
+        graph = openvino.quantize_ir(core.read_model(path), workload, **settings)
+        openvino.import_openvino().save_model(graph, tmp_path / name)
+        return openvino.compile_ir(tmp_path / name, workload, {})
+
+    plain = quantized("plain.xml")
+    lost = -score(plain, [batch])[0]
+    kept = quantized("kept.xml", validation_dataset=nncf.Dataset([batch]), validation_fn=score, max_drop=lost / 2)
+    assert openvino.executed_percent(plain) == 100
+    assert 0 < openvino.executed_percent(kept) < 100
+    assert -score(kept, [batch])[0] < 0.6 * lost  # NNCF compiles for itself, with settings of its own
+
+
+def test_integer_operations_that_fall_to_the_cpu_are_noticed(graph: Path, tmp_path: Path) -> None:
+    from onnxruntime.quantization import QuantFormat
+
+    from inference_lib.backends.onnxruntime import open_session
+    from inference_lib.backends.shared.assignment import check_assignment
+
+    quantize_onnx(graph, tmp_path / "operators.onnx", asked(), quant_format=QuantFormat.QOperator)
+    session = open_session(tmp_path / "operators.onnx", "cpu")
+    with pytest.raises(CourseError, match=r"QLinearConv .* \(CPUExecutionProvider\)"):
+        check_assignment(session, "CUDAExecutionProvider")  # as if the work had been meant for a GPU
