@@ -101,11 +101,17 @@ function overlaps(all) {
   return wrong;
 }
 
+// Switch between light and dark as the theme's button does.
+function choose(mode) {
+  document.documentElement.dataset.mode = document.documentElement.dataset.theme = mode;
+}
+
 let latest = [];
 
 // What is laid out badly at the width that the window has now.
-function layout() {
+function layout(mode) {
   const page = document.documentElement;
+  choose(mode);
   document.activeElement?.blur();
   window.scrollTo({ top: 0, behavior: "instant" });
   const wrong = page.scrollWidth > page.clientWidth ? [`the page is ${page.scrollWidth} wide in a window of ${page.clientWidth}`] : [];
@@ -117,7 +123,8 @@ function layout() {
 }
 
 // One element for each way in which text is coloured, of those that no earlier page had: for the check of contrast.
-function newColours(known) {
+function newColours(mode, known) {
+  choose(mode);
   const seen = new Set(known);
   const behind = new Map([[null, ""]]);
   const background = (element) => {

@@ -102,21 +102,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def found(html: Path, site: str, browser: Any) -> Found:
-    """Visit every page in both modes at every width, and return what was found."""
+    """Visit every page, look at it in both modes at every width, and return what was found."""
     pages = [path.relative_to(html).as_posix() for path in sorted(html.rglob("*.html")) if _is_page(html, path)]
     found: Found = defaultdict(dict)
-    context = browser.new_context(viewport={"width": WIDTHS[0], "height": HEIGHT})
+    page = browser.new_page(viewport={"width": WIDTHS[0], "height": HEIGHT})
+    heard = _listen(page)
     colours: dict[str, list[str]] = {mode: [] for mode in MODES}
     for name in pages:
-        page = context.new_page()
-        _load(page, site, name, found)
-        for mode in MODES:
-            page.emulate_media(color_scheme=mode)
-            _look(page, f"{name} ({mode})", mode, colours[mode], found)
-        page.evaluate("plainer()")
-        found["axe"][name] = _violations(page, "document", {"rules": {"color-contrast": {"enabled": False}}})
-        page.close()
-    context.close()
+        _load(page, site, name, heard, found)
+        _look(page, name, colours, found)
+    page.close()
     return found
 
 
@@ -125,41 +120,52 @@ def _is_page(html: Path, path: Path) -> bool:
     return not {"_static", "_sources"} & set(path.relative_to(html).parts) and path != html / "index.html"
 
 
-def _load(page: Any, site: str, name: str, found: Found) -> None:
-    """Load a page as a newcomer does, unfold what is folded, and note what was sent, said and left out of reach."""
+def _listen(page: Any) -> dict[str, list[Any]]:
+    """Return lists that fill while a page is loaded, as a newcomer loads it: complaints, addresses, bytes sent."""
+    heard: dict[str, list[Any]] = {"console": [], "requests": [], "bytes": []}
     network = page.context.new_cdp_session(page)
-    requests: list[str] = []
-    sizes: list[float] = []
-    noise = found["console"][name] = []
-    page.on("console", lambda message: message.type in ("error", "warning") and noise.append(message.text))
-    page.on("pageerror", lambda error: noise.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda said: said.type in ("error", "warning") and heard["console"].append(said.text))
+    page.on("pageerror", lambda error: heard["console"].append(str(error)))
+    page.on("request", lambda request: heard["requests"].append(request.url))
     network.send("Network.enable")
     network.send("Network.setCacheDisabled", {"cacheDisabled": True})
-    network.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    network.on("Network.loadingFinished", lambda event: heard["bytes"].append(event["encodedDataLength"]))
+    return heard
+
+
+def _load(page: Any, site: str, name: str, heard: dict[str, list[Any]], found: Found) -> None:
+    """Load a page, unfold what is folded, and note what was sent, said and left out of reach."""
+    for what in heard.values():
+        what.clear()
+    page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
     page.goto(site + name)
     page.add_script_tag(content=QUESTIONS)
     page.add_style_tag(content=AT_ONCE)
     if page.evaluate("!!window.MathJax"):
         page.evaluate("MathJax.startup.promise.then(() => true)")
     found["folded"][name] = _open_all(page)
-    found["elsewhere"][name] = [url for url in requests if not url.startswith((site, "data:", "blob:"))]
-    found["bytes"][name] = [sum(sizes)]
+    found["console"][name] = list(heard["console"])
+    found["elsewhere"][name] = [url for url in heard["requests"] if not url.startswith((site, "data:", "blob:"))]
+    found["bytes"][name] = [sum(heard["bytes"])]
     found["anchors"][name] = [page.evaluate("anchors()")]
     found["keyboard"][name] = _unreachable(page)
-    page.evaluate(axe.AXE_SCRIPT)
 
 
-def _look(page: Any, place: str, mode: str, colours: list[str], found: Found) -> None:
-    """Look at a loaded page at every width, and at each way of colouring text that no earlier page had."""
-    page.wait_for_function("mode => document.documentElement.dataset.theme === mode", arg=mode, timeout=5000)
+def _look(page: Any, name: str, colours: dict[str, list[str]], found: Found) -> None:
+    """Look at a loaded page in both modes at every width, and at each way of colouring text that is new."""
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
-        found["layout"][f"{place}, {width} pixels"] = page.evaluate("layout()")
-    if new := page.evaluate("known => newColours(known)", colours):
-        colours += new
-        context = "{include: [['[data-contrast]']]}"
-        found["contrast"][place] = _violations(page, context, {"runOnly": ["color-contrast"]})
+        for mode in MODES:
+            found["layout"][f"{name}, {width} pixels, {mode}"] = page.evaluate("mode => layout(mode)", mode)
+    page.evaluate(axe.AXE_SCRIPT)
+    for mode in MODES:
+        if new := page.evaluate("([mode, known]) => newColours(mode, known)", [mode, colours[mode]]):
+            colours[mode] += new
+            context = "{include: [['[data-contrast]']]}"
+            found["contrast"][f"{name}, {mode}"] = _violations(page, context, {"runOnly": ["color-contrast"]})
+    page.evaluate("plainer()")
+    rules = {rule: {"enabled": False} for rule in ("color-contrast", "region")}  # the latter is moderate, and slow
+    found["axe"][name] = _violations(page, "document", {"rules": rules})
 
 
 def _unreachable(page: Any) -> list[str]:
@@ -247,6 +253,14 @@ def test_every_link_within_the_book_leads_somewhere(found: Found, html: Path) ->
     assert not dead
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_page_follows_the_reader_s_system(site: str, browser: Any, mode: str) -> None:
+    page = browser.new_page(color_scheme=mode)
+    page.goto(f"{site}book/index.html")
+    assert page.evaluate("document.documentElement.dataset.theme") == mode
+    page.close()
+
+
 def test_the_tab_key_passes_everything_and_shows_where_it_is(site: str, browser: Any) -> None:
     page = browser.new_page(viewport={"width": WIDTHS[-1], "height": HEIGHT})
     page.goto(f"{site}book/index.html")
@@ -286,6 +300,6 @@ def test_a_fault_is_found(browser: Any, what: str) -> None:
     page.set_content(f"<!doctype html><html lang='en'><title>A page</title><main><h1>A page</h1>{FAULTS[what]}</main>")
     page.evaluate(f"() => {{ {axe.AXE_SCRIPT}\n window.axe = axe }}")
     page.add_script_tag(content=QUESTIONS)
-    found = page.evaluate("[...layout(), ...unreachable()]") + _violations(page, "document", {})
+    found = page.evaluate("[...layout('light'), ...unreachable()]") + _violations(page, "document", {})
     page.close()
     assert [line for line in found if what in line]
