@@ -255,7 +255,9 @@ def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path:
 
 def test_the_readme_names_what_is_level_and_claims_nothing_from_one_start(make_record: MakeRecord) -> None:
     level = [make_record(2.0), graph_of(make_record), graph_of(make_record, 0.501).model_copy(update={"title": "B"})]
-    assert "B FP16, batch 1" in rows_of(readme.results(level))[3][-1]
+    assert rows_of(readme.results(level))[3][-1] == "B FP16"
+    twice = make_record(1.0, batch_size=2, rivals="of 2", title="C")
+    assert rows_of(readme.results([*level, twice]))[4][-1] == "C FP32, batch 2; B FP16"
     single = [make_record(2.0, count=1), graph_of(make_record, count=1)]
     gain, level_with_it = rows_of(readme.results(single))[3][-2:]
     assert (gain, level_with_it) == ("4.0 times as fast (too few starts to tell)", "too few starts to tell")

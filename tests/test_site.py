@@ -7,15 +7,19 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import pytest
 import snowballstemmer
 import yaml
 from bs4 import BeautifulSoup
+from chromium import a_tab
 
+from inference_lib import cli
 from inference_lib.course import book, pages, reference, site
 from inference_lib.course.run import Chapter, Course
 from inference_lib.course.site import Site
@@ -235,13 +239,23 @@ def test_search_finds_an_error_message_in_an_output(html: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_search_page_finds_it_in_a_browser(html: Path) -> None:
+    with a_tab() as tab:
+        tab.goto(f"{(html / 'search.html').as_uri()}?q={quote(MESSAGE)}")
+        tab.wait_for_selector("#search-results li a")
+        assert tab.locator("#search-results li > a").all_inner_texts() == ["First"]
+
+
+@pytest.mark.slow
 def test_with_an_address_pages_say_what_they_are_and_a_wrong_one_is_met(html: Path) -> None:
     told = {
         tag["property"]: tag["content"] for tag in soup(html / "notebooks" / "01_first.html").select("meta[property]")
     }
     assert told["og:url"] == f"{HERE.address}/notebooks/01_first.html"
     assert told["og:title"] == "First"
-    assert (html / told["og:image"].removeprefix(f"{HERE.address}/")).is_file()
+    picture = html / told["og:image"].removeprefix(f"{HERE.address}/")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert told["og:image:alt"].startswith("Bars: one picture through ResNet-18")
     lost = soup(html / "404.html")
     assert "No such page" in lost.get_text()
     own = [link["href"] for link in lost.select('link[rel="stylesheet"]') if not link["href"].startswith("http")]
@@ -257,6 +271,18 @@ def test_with_a_repository_buttons_lead_to_it(html: Path) -> None:
     assert any(href.startswith(f"{HERE.repository}/issues/new") for href in found)
     theirs = {href for href in found if "/blob/" in href or "/edit/" in href}
     assert theirs == {f"{HERE.repository}/blob/main/notebooks/01_first.py"}, "the notebook itself is not in there"
+
+
+def test_the_readme_alone_can_be_written_anew(
+    tmp_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = Course(tmp_path, tmp_path / "_build")
+    RecordStore(course.published / "records").write(make_record(2.0))
+    book.update_readme(course)  # where there is no README, nothing happens
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n")
+    monkeypatch.setattr(book, "update_readme", partial(book.update_readme, course))
+    assert cli.main(["publish", "--readme"]) == 0
+    assert re.search(r"\| the plain loop +\| PyTorch \(eager\) FP32", (tmp_path / "README.md").read_text())
 
 
 def test_the_published_edition_shows_no_records_of_this_machine(small: Course, make_record: MakeRecord) -> None:

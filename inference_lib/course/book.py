@@ -21,10 +21,11 @@ import nbformat
 from inference_lib.course import contribution, pages, reference, theme
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 from inference_lib.course.run import COURSE, FAILED, Chapter, Course, Failure, chapters, find_chapters
-from inference_lib.course.site import TAKEN_AWAY, Site, configured, take_away
+from inference_lib.course.site import PREVIEW, TAKEN_AWAY, Site, configured, take_away
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
+from inference_lib.report.opening import png
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, shown
 
@@ -200,7 +201,10 @@ def stage(edition: str, course: Course = COURSE) -> Staged:
     staged = Staged(course.build / "stage" / edition)
     site = Site.of_environment()
     wanted = {name: (course.root / name).read_bytes() for name in (CONFIG, TOC)}
-    wanted[CONFIG] = configured(wanted[CONFIG], site)
+    opened = pages.opening_of(edition, course) if site.address else None
+    wanted[CONFIG] = configured(wanted[CONFIG], site, opened.alt if opened else "")
+    if opened:
+        wanted[Path("book/_static") / PREVIEW] = png(opened)
     for path in sorted((course.root / "book").rglob("*")):
         if path.is_file() and not path.relative_to(course.root / "book").parts[0].startswith(
             (PUBLISHED, f".{PUBLISHED}")

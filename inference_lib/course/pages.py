@@ -8,7 +8,7 @@ from inference_lib.course.run import Course
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import explorer
-from inference_lib.report.opening import figure, opening
+from inference_lib.report.opening import Opening, figure, opening
 from inference_lib.report.plots import provenance
 
 MARK = re.compile(r"^{{ (?P<name>opening|explorer|edition) }}$", re.MULTILINE)
@@ -37,9 +37,13 @@ def here(edition: str, course: Course) -> list[Record]:
     return RecordStore(course.records).read() if edition == "local" else []
 
 
+def opening_of(edition: str, course: Course) -> Opening | None:
+    """Return what opens the book: of the published GPU, or of this machine where nothing is published."""
+    return opening(published(course) or here(edition, course), course.published / "ceilings")
+
+
 def _opening(edition: str, course: Course) -> str:
-    """Return the figure of the published GPU, or of this machine where nothing is published."""
-    found = opening(published(course) or here(edition, course), course.published / "ceilings")
+    found = opening_of(edition, course)
     return _raw(figure(found).data) if found else "*Nothing was measured yet, so there is no figure.*"
 
 

@@ -49,8 +49,15 @@ class Site:
         return urlsplit(self.repository).netloc == "github.com"
 
 
-def configured(content: bytes, site: Site) -> bytes:
-    """Return Jupyter Book's configuration with what follows from the site's addresses."""
+PREVIEW = "opening.png"
+"""The picture, among the static files, that a message with a link to the site shows."""
+
+
+def configured(content: bytes, site: Site, preview: str = "") -> bytes:
+    """Return Jupyter Book's configuration with what follows from the site's addresses.
+
+    ``preview`` says in words what the picture of that name shows; without it there is none.
+    """
     if not (site.address or site.repository):
         return content
     found: dict[str, Any] = yaml.safe_load(content)
@@ -61,8 +68,8 @@ def configured(content: bytes, site: Site) -> bytes:
         sphinx["config"] |= {
             "ogp_site_url": f"{site.address}/",
             "ogp_site_name": found["title"],
-            "ogp_image": f"{site.address}/_static/book.png",
-            "ogp_image_alt": "A page of the book: text, a measured figure and its caption",
+            "ogp_image": f"{site.address}/_static/{PREVIEW}" if preview else "",
+            "ogp_image_alt": preview or False,
             "ogp_social_cards": {"enable": False},
             "notfound_urls_prefix": f"{urlsplit(site.address).path}/",
             "notfound_context": {"title": "No such page", "body": NO_SUCH_PAGE},

@@ -10,6 +10,7 @@ none of these.
 import html
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -47,18 +48,23 @@ NUMBERS = {"batch", "low", *FORMATS}
 def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the records by machine and profile, each of its first run: what is ranked together, as in ``choose``.
 
-    GPUs come first. A cell that is there twice (published, and in a reader's own folder) counts once. Rows of a server
-    under load are another measurement, and left out.
+    GPUs come first; within a shelf, the quickest of each model and batch size. A cell that is there twice (published,
+    and in a reader's own folder) counts once. Rows of a server under load are another measurement, and left out.
     """
     unique = {record.key: record for record in records if record.serving is None}
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(unique.values(), key=lambda record: record.device != "cuda"):
+    for record in sorted(unique.values(), key=_order):
         found.setdefault((record.machine.name(record.device), record.profile), []).append(record)
     several = len({profile for _, profile in found}) > 1
     return {
         f"{machine} ({profile})" if several else machine: [r for r in mine if r.run == min(each.run for each in mine)]
         for (machine, profile), mine in found.items()
     }
+
+
+def _order(record: Record) -> tuple[bool, str, int, float]:
+    median = record.median("end_to_end").value if record.invocations else math.inf
+    return record.device != "cuda", record.model, record.batch_size, median
 
 
 def row(shelf: str, record: Record) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The figure that opens the course: what one network takes in every framework, from the plain loop to the bound."""
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,13 @@ def svg(found: Opening) -> str:
         "@media (prefers-color-scheme: dark) { svg { color: #e6edf3 } }</style>"
     )
     return re.sub(r"(<svg[^>]*>)", rf"\1{style}", drawing[0], count=1) + "\n"
+
+
+def png(found: Opening) -> bytes:
+    """Return the figure as a picture for places that show nothing else, black on white, about 1,200 pixels wide."""
+    buffer = io.BytesIO()
+    _drawn(found).savefig(buffer, format="png", dpi=166, facecolor="white")
+    return buffer.getvalue()
 
 
 def _drawn(found: Opening) -> plots.Figure:

@@ -92,7 +92,8 @@ def _level(best: Record, others: Sequence[Record], goal: Goal) -> str:
         return "too few starts to tell"
     beside = ((record, advantage(best, record, goal)) for record in others)
     tied = [record for record, each in beside if each.low is not None and verdict_of(each) != "slower"]
-    return "; ".join(f"{label(record)}, batch {record.batch_size}" for record in tied) or "nothing else"
+    batches = {r.batch_size: "" if r.batch_size == best.batch_size else f", batch {r.batch_size}" for r in tied}
+    return "; ".join(f"{label(record)}{batches[record.batch_size]}" for record in tied) or "nothing else"
 
 
 def absent(records: Sequence[Record]) -> list[str]:
