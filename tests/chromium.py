@@ -1,4 +1,4 @@
-"""A real browser for tests of single pages: the system's Chromium, driven by Playwright."""
+"""A real browser for tests of pages: the system's Chromium, driven by Playwright."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ import pytest
 
 
 @contextmanager
-def a_tab() -> Iterator[Any]:
-    """Yield a new tab; skip the test where there is no browser."""
+def a_browser() -> Iterator[Any]:
+    """Yield a browser; skip the test where there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
@@ -19,5 +19,12 @@ def a_tab() -> Iterator[Any]:
     with api.sync_playwright() as driver:
         options = ["--no-sandbox"] if os.getuid() == 0 else []
         started = driver.chromium.launch(executable_path=program, args=options)
-        yield started.new_context().new_page()
+        yield started
         started.close()
+
+
+@contextmanager
+def a_tab() -> Iterator[Any]:
+    """Yield a new tab; skip the test where there is no browser."""
+    with a_browser() as started:
+        yield started.new_context().new_page()

@@ -9,8 +9,6 @@ import functools
 import gzip
 import http.server
 import json
-import os
-import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from chromium import a_browser
 from rendered import rendered
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
@@ -91,13 +90,8 @@ def site(html: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium here; on Debian, install the package chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program, args=["--no-sandbox"] if os.getuid() == 0 else [])
+    with a_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
