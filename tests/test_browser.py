@@ -192,18 +192,20 @@ def _violations(page: Any, context: str, options: dict[str, Any]) -> list[str]:
     ]
 
 
-def wrong(found: Found, kind: str) -> str:
-    """Return what is wrong, a line each, at most twenty."""
+def nothing_wrong(found: Found, kind: str) -> None:
+    """Fail with what was found, a line each, at most twenty."""
     lines = [f"{place}: {what}" for place, findings in found[kind].items() for what in findings]
-    return "\n".join([*lines[:20], *([f"and {len(lines) - 20} more"] if len(lines) > 20 else [])])
+    if lines:
+        more = [f"and {len(lines) - 20} more"] if len(lines) > 20 else []
+        pytest.fail("\n".join([*lines[:20], *more]), pytrace=False)
 
 
 def test_no_page_complains(found: Found) -> None:
-    assert not wrong(found, "console")
+    nothing_wrong(found, "console")
 
 
 def test_no_page_asks_another_host(found: Found) -> None:
-    assert not wrong(found, "elsewhere")
+    nothing_wrong(found, "elsewhere")
 
 
 def test_a_page_is_light_enough_for_a_phone(found: Found) -> None:
@@ -216,23 +218,23 @@ def test_a_page_is_light_enough_for_a_phone(found: Found) -> None:
 
 
 def test_nothing_is_cut_off_overlaps_or_is_missing(found: Found) -> None:
-    assert not wrong(found, "layout")
+    nothing_wrong(found, "layout")
 
 
 def test_nothing_is_wrong_for_a_screen_reader(found: Found) -> None:
-    assert not wrong(found, "axe")
+    nothing_wrong(found, "axe")
 
 
 def test_text_stands_out_from_what_is_behind_it(found: Found) -> None:
-    assert not wrong(found, "contrast")
+    nothing_wrong(found, "contrast")
 
 
 def test_what_is_folded_opens_with_the_enter_key(found: Found) -> None:
-    assert not wrong(found, "folded")
+    nothing_wrong(found, "folded")
 
 
 def test_the_keyboard_reaches_and_scrolls_everything(found: Found) -> None:
-    assert not wrong(found, "keyboard")
+    nothing_wrong(found, "keyboard")
 
 
 def test_every_link_within_the_book_leads_somewhere(found: Found, html: Path) -> None:
