@@ -155,7 +155,8 @@ else:
 # ## How to read a row
 #
 # - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it predicts
-#   what the FP32 eager model predicts. A quick run, and a CPU, get the first few hundred pictures only.
+#   what the FP32 eager model predicts. Rows that may have lost something are asked for all pictures; a quick run, and
+#   rows that round as FP32 does, get the first of them only.
 # - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
 #   every answer. **95 %** is the interval of that median, from at least three starts of every row (the [chapter on
 #   measuring](02_measuring_inference) says how); a quick run has one start, and no interval.
