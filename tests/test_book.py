@@ -64,7 +64,7 @@ def test_every_measured_figure_and_table_has_a_caption(pages: dict[str, Beautifu
 @pytest.mark.slow
 def test_no_page_shows_what_should_have_been_replaced(pages: dict[str, BeautifulSoup]) -> None:
     for name, page in pages.items():
-        text = page.get_text()
+        text = "".join(each for each in page.strings if each.find_parent("code") is None)  # a page may quote its source
         for trace in ("{glue", "{cite", "{{ machines", "{{ run_times", "KeyError", "Traceback (most recent call last)"):
             assert trace not in text, (name, trace)
 
