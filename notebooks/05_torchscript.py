@@ -76,9 +76,9 @@ from inference_lib import MODELS, CourseError, load_pretrained, open_lab
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.cuda import float32_products
 from inference_lib.backends.torchscript import MODEL_FILE, constants, load_fused, trace
-from inference_lib.measure.roofline import bounds, work_of
 from inference_lib.records.store import select
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report.bracket import Bracket
 from inference_lib.seam import Workload, build
 
 warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)  # shown once, further down
@@ -263,10 +263,8 @@ glue("05-rounding", rounding)
 
 # %%
 limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
-work = work_of("resnet18", 1, "fp16")
 if limits:
-    least = max(bounds(work, limits, "fp16", "fused").values()) * 1e3
-    most = sum(bounds(work, limits, "fp16", "unfused").values()) * 1e3
+    least, most = Bracket("resnet18", "fp16", limits).ends_ms(1)
     print(f"{limits.machine}, ResNet-18, one picture in FP16: from {least:.3f} to {most:.3f} ms")
 else:
     print("needs the ceilings of a GPU")

@@ -91,10 +91,10 @@ from inference_lib.backends.torch_compile import (
     quiet,
 )
 from inference_lib.measure.operations import timeline
-from inference_lib.measure.roofline import bounds, work_of
 from inference_lib.records.comparison import compare
 from inference_lib.records.store import select
 from inference_lib.report import glue, plots, show_source, tables, words
+from inference_lib.report.bracket import Bracket
 from inference_lib.report.choose import break_even, seconds_to_first_answer
 from inference_lib.seam import Workload
 
@@ -286,18 +286,11 @@ for model in MODELS:
 # %%
 limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
 largest = max(lab.profile.sweep)
-
-
-def between(batch_size):
-    """Return the two bounds of ResNet-18 in FP16, ms."""
-    work = work_of("resnet18", batch_size, "fp16")
-    fused, unfused = (bounds(work, limits, "fp16", traffic).values() for traffic in ("fused", "unfused"))
-    return max(fused) * 1e3, sum(unfused) * 1e3
-
+bracket = Bracket("resnet18", "fp16", limits)
 
 if limits:
     table = pd.DataFrame(
-        [(size, *between(size)) for size in (1, largest)], columns=["batch", "at least, ms", "at most, ms"]
+        [(size, *bracket.ends_ms(size)) for size in (1, largest)], columns=["batch", "at least, ms", "at most, ms"]
     )
     display(tables.show_table(table, f"ResNet-18, FP16. {limits.machine}."))
 else:
@@ -349,7 +342,7 @@ gaps = []
 for size, cell in {1: one, largest: many}.items():
     found = [r.latency.device for r in cell["torch-compile"] if r.latency and r.latency.device and limits]
     for value in [each.value for each in found]:
-        least, most = between(size)
+        least, most = bracket.ends_ms(size)
         gaps.append(
             f"at batch {size}, {value / least:.1f} times the lower and {value / most:.1f} times the upper bound"
         )
