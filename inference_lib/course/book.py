@@ -51,6 +51,9 @@ CONFIG, TOC = Path("_config.yml"), Path("_toc.yml")
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 """The command ``jupyter-book`` of this very interpreter, which may not be on the path."""
 
+RENDER_S = 3600.0
+"""How long it may take: minutes, as a rule."""
+
 
 def read_executed(chapter: Chapter, folder: Path, remedy: str = RUN_AGAIN) -> Notebook:
     """Return the executed chapter in ``folder``.
@@ -147,22 +150,39 @@ def _check_one_gpu(records: Iterable[Record]) -> None:
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Yield a copy of ``folder`` to change; it takes the folder's place at the end, unless something goes wrong."""
-    fresh, old = (folder.with_name(f".{folder.name}.{name}") for name in ("part", "old"))
+    fresh = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(fresh, ignore_errors=True)
     make_writable(folder.parent, "publish")
+    _put_back(folder)
     if folder.exists():
         shutil.copytree(folder, fresh)
     fresh.mkdir(exist_ok=True)
     try:
         yield fresh
+        _put_in_place(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Let ``fresh`` take the place of ``folder``, which is whole at any time: of two names, it has one."""
+    old = _put_back(folder)
+    try:
         if folder.exists():
             os.replace(folder, old)
         os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        shutil.rmtree(fresh, ignore_errors=True)
+        _put_back(folder)
+
+
+def _put_back(folder: Path) -> Path:
+    """Return where ``folder`` waits while it is replaced: empty now, whatever a process that was killed left there."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, folder)
+    return old
 
 
 def stale_published(course: Course = COURSE) -> list[str]:
@@ -396,13 +416,14 @@ def _static_files_changed(source: Path, work: Path) -> bool:
 
 
 def _jupyter_book(source: Path, work: Path, log: Path, strict: bool) -> bool:
-    flags = ["-W", "-n"] if strict else []
-    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(source), "--path-output", str(work)]
+    flags = ["--keep-going", *(["-W", "-n"] if strict else [])]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(source), "--path-output", str(work), *flags]
     with log.open("w") as output:
-        result = subprocess.run(
-            [*command, "--keep-going", *flags], stdout=output, stderr=subprocess.STDOUT, check=False
-        )
-    return result.returncode == 0
+        try:
+            return subprocess.call(command, stdout=output, stderr=subprocess.STDOUT, timeout=RENDER_S) == 0
+        except subprocess.TimeoutExpired:
+            print(f"ERROR: Jupyter Book did not end within {RENDER_S:g} s", file=output)
+            return False
 
 
 def _first_complaints(log: Path, limit: int = 3) -> str:
@@ -412,10 +433,9 @@ def _first_complaints(log: Path, limit: int = 3) -> str:
 
 
 def _replace_tree(source: Path, target: Path) -> None:
-    """Put a copy of ``source``, mended, in place of ``target``, which is whole at any time."""
+    """Put a copy of ``source``, mended, in place of ``target``."""
     fresh = target.with_name(target.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(source, fresh)
     theme.mend_pages(fresh)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(fresh, target)
+    _put_in_place(fresh, target)

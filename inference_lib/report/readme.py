@@ -15,6 +15,7 @@ from inference_lib.report.opening import opening, svg
 from inference_lib.report.plots import provenance
 from inference_lib.report.tables import ends, markdown_table, replicated, replication_counts
 from inference_lib.report.words import label
+from inference_lib.support.files import write_atomically
 
 FIGURE = Path("book/_static/opening.svg")
 """The README's figure, beside it."""
@@ -123,7 +124,8 @@ def update(readme: Path, records: Sequence[Record], ceilings: Path | None = None
     drawing, shown = figure(records, ceilings)
     blocks = {"figure": shown, "results": results(records)}
     text = readme.read_text()
-    readme.write_text(BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text))
+    text = BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text)
+    write_atomically(readme, text.encode())
     if drawing:
         (readme.parent / FIGURE).parent.mkdir(parents=True, exist_ok=True)
-        (readme.parent / FIGURE).write_text(drawing)
+        write_atomically(readme.parent / FIGURE, drawing.encode())
