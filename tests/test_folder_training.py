@@ -1,6 +1,7 @@
 """Training on a reader's own pictures, and what is kept of it."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -259,3 +260,17 @@ def test_a_file_that_names_its_network_in_more_than_a_line_is_not_ours(tmp_path:
     save_trained(tmp_path / "net.safetensors", nn.Linear(1, 1), facts)
     with pytest.raises(CourseError, match="is not what the command train writes"):
         find_model(str(tmp_path / "net.safetensors"))
+
+
+def test_pictures_that_fill_the_cache_of_files_can_be_trained_on_and_too_many_cannot(
+    stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, memory = os.sysconf, tmp_path / "meminfo"
+    monkeypatch.setattr(os, "sysconf", lambda name: 0 if name == "SC_AVPHYS_PAGES" else asked(name))
+    train_on(backbone(stripes), stripes, directory=tmp_path, epochs=1, limit=20, progress=False)
+    memory.write_text("MemTotal:       24683724 kB\nMemFree:        20000000 kB\nMemAvailable:          9 kB\n")
+    monkeypatch.setattr(folder_training, "MEMINFO", memory)
+    with pytest.raises(
+        CourseError, match=r"20 pictures of 1x16x16 take 0.0 GiB of memory, and 0.0 are free; use fewer"
+    ):
+        train_on(backbone(stripes), stripes, directory=tmp_path, epochs=1, limit=20, progress=False)

@@ -1,6 +1,6 @@
 """Training on a reader's own pictures: any backbone, from random or from ImageNet weights."""
 
-import os
+import re
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -39,6 +39,8 @@ EPOCHS, WEIGHT_DECAY, ERASE = 15, 5e-4, 8
 
 STEPS = 40
 """Steps of an epoch that a batch size is chosen for, between 16 and 256 pictures."""
+
+MEMINFO = Path("/proc/meminfo")
 
 FINE_TUNING = 0.2
 """The learning rate where the weights know pictures already, as a part of what it is otherwise."""
@@ -167,8 +169,12 @@ def _start_from_imagenet(spec: str, module: nn.Module) -> str:
 
 
 def _load(pictures: Pictures, figures: Preprocessing, skip: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return pictures and labels in memory, if they fit in half of what is free."""
-    needed, free = len(pictures) * np.prod(figures.shape), os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return pictures and labels in memory, if they fit in half of what is free.
+
+    What keeps a copy of files counts as free, as the kernel counts it: pictures that were just unpacked fill it.
+    """
+    needed, said = len(pictures) * np.prod(figures.shape), MEMINFO.read_text()
+    free = 1024 * int(re.findall(r"^MemAvailable: +(\d+) kB$", said, re.MULTILINE)[0])
     if needed > free / 2:
         size, gib = image_folder.shown(figures.shape), 2**30
         raise CourseError(
