@@ -291,7 +291,9 @@ def test_what_takes_the_place_of_a_dead_one_after_the_end_is_closed_too(
     assert fresh.closed
 
 
-def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(told: Told) -> None:
+def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
     def never(_: Told) -> Told:
         raise OSError("no memory")
 
@@ -307,6 +309,7 @@ def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(told:
         assert not queue.ready
         with pytest.raises(ClosedError):
             queue.submit(PICTURE, answers)
+    assert caplog.text.count("a replica does not come up: OSError: no memory") == waiting.TRIES
 
 
 def test_one_of_two_replicas_goes_on_alone() -> None:

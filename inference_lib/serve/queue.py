@@ -296,7 +296,8 @@ class BatchQueue:
         for make in [self._remake] * TRIES if self._remake else []:
             try:
                 replica.classifier = make(replica.classifier)
-            except Exception:  # it may have died while it started, too
+            except Exception as error:  # it may have died while it started, too
+                logging.getLogger(__name__).warning("a replica does not come up: %s", reason_of(error))
                 continue
             with self._changed:
                 if not self._ended:
