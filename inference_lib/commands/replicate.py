@@ -47,12 +47,8 @@ def run(options: argparse.Namespace) -> int:
         from inference_lib.report.tables import text_replication
 
         print(text_replication(found))
-    worst = max(_percent(found[kind]["contradicted"], found[kind]["claims"]) for kind in found)
+    worst = max(100 * counts["contradicted"] / max(1, counts["claims"]) for counts in found.values())
     return common.EXIT_ERROR if worst > options.max_contradicted else 0
-
-
-def _percent(part: int, whole: int) -> float:
-    return 100 * part / whole if whole else 0.0
 
 
 def _two_runs(folders: list[Path]) -> list[tuple[Path, str]]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +81,8 @@ def train_on(
         raise CourseError(f"{folder} has test pictures alone; put others into {folder / 'train'}")
     torch.manual_seed(seed)
     module = backbone(spec, len(found.class_names))
-    figures = Preprocessing.model_validate(
-        dict(zip(("channels", "height", "width"), _shape(spec, module, shape), strict=True))
-    )
+    names = ("channels", "height", "width")
+    figures = Preprocessing.model_validate(dict(zip(names, _shape(spec, module, shape), strict=True)))
     _check_outputs(spec, module, figures, len(found.class_names))
     if pretrained and (problem := _start_from_imagenet(spec, module)):
         say(f"{problem}; training starts from random weights")
@@ -197,13 +195,11 @@ def _with_scale(figures: Preprocessing, images: np.ndarray, pretrained: bool) ->
 def _preparer(figures: Preprocessing, device: str) -> Callable[..., torch.Tensor]:
     """Return ``image_folder.normalize`` for tensors on ``device``."""
     mean, std = (torch.tensor(value, device=device).reshape(-1, 1, 1) for value in (figures.mean, figures.std))
-    return partial(_normalized, mean, std)
 
+    def prepare(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return ((images.float() / 255 - mean) / std).to(dtype)
 
-def _normalized(
-    mean: torch.Tensor, std: torch.Tensor, images: torch.Tensor, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
-    return ((images.float() / 255 - mean) / std).to(dtype)
+    return prepare
 
 
 def _recipe(spec: str, images: int, epochs: int | None, pretrained: bool, flip: bool) -> Recipe:
