@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
 from inference_lib.report.opening import png
+from inference_lib.report.words import NOT_MEASURED
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, shown
 
@@ -234,12 +235,16 @@ def stage(edition: str, course: Course = COURSE) -> Staged:
             wanted[path.relative_to(course.root)] = filled
     wanted |= _library_pages(wanted[TOC])
     brought = contribution.machines(course.published / "machines")
+
+    def shown_machines(found: re.Match[str]) -> str:
+        return contribution.as_markdown(brought, found["rivals"].split())
+
     for chapter in chapters(course):
         page = _local_page(chapter, course) if edition == "local" else _published_page(chapter, course)
         if page is None:
             wanted[TOC] = _without(chapter, wanted[TOC])
             continue
-        _show_machines(page, brought)
+        page = _reworded(page, lambda text: MACHINES.sub(shown_machines, text))
         if page.metadata.pop(BROKEN, False):
             staged.broken.append(chapter.name)
         else:
@@ -310,11 +315,10 @@ def _broken_page(title: str, cells: list[Notebook], text: str) -> Notebook:
         for output in cell.outputs
         if "scrapbook" in output.get("metadata", {})
     }
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            cell.source = GLUED.sub(lambda found: found[0] if found["key"] in keys else "(not measured)", cell.source)
     page.metadata[BROKEN] = True
-    return page
+    return _reworded(
+        page, lambda text: GLUED.sub(lambda found: found[0] if found["key"] in keys else NOT_MEASURED, text)
+    )
 
 
 def _without(chapter: Chapter, contents: bytes) -> bytes:
@@ -343,22 +347,19 @@ def run_times(name: str, *folders: Path) -> str:
 
 
 def _fill_in(page: Notebook, times: str) -> Notebook:
+    return _reworded(page, lambda text: text.replace(RUN_TIMES, times or "not executed yet"))
+
+
+def _reworded(page: Notebook, change: Callable[[str], str]) -> Notebook:
+    """Return ``page`` with every text changed."""
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            cell.source = cell.source.replace(RUN_TIMES, times or "not executed yet")
+            cell.source = change(cell.source)
     return page
 
 
 MACHINES = re.compile(r"{{ machines:(?P<rivals>[\w -]*)}}")
 """Stands where a chapter shows what machines that readers brought measured of some backends, or, named none, of all."""
-
-
-def _show_machines(page: Notebook, brought: Mapping[str, contribution.Contribution]) -> None:
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            cell.source = MACHINES.sub(
-                lambda found: contribution.as_markdown(brought, found["rivals"].split()), cell.source
-            )
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:
