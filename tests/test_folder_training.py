@@ -262,6 +262,25 @@ def test_a_file_that_names_its_network_in_more_than_a_line_is_not_ours(tmp_path:
         find_model(str(tmp_path / "net.safetensors"))
 
 
+def test_a_training_does_not_go_on_with_a_network_that_was_changed_since(
+    stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, kept = tmp_path / "network.py", {"directory": tmp_path, "epochs": 2, "progress": False}
+    network.write_text(NETWORK)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_training, "accuracy", interrupted)  # at the end, when every epoch is kept
+        with pytest.raises(KeyboardInterrupt):
+            train_on(f"{network}:make", stripes, **kept)
+    network.write_text(NETWORK.replace("8", "4"))
+    result, _ = train_on(f"{network}:make", stripes, **kept)
+    assert len(result.history) == 2
+    assert sum(p.numel() for p in result.model.parameters()) < 1000
+
+
 def test_pictures_that_fill_the_cache_of_files_can_be_trained_on_and_too_many_cannot(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

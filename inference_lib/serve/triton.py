@@ -4,7 +4,6 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/use
 Triton's server is a container and does not run here. What is written is checked for its syntax by the tests.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from inference_lib.backends.onnxruntime import MODEL_FILE
 from inference_lib.seam import Artifact
 from inference_lib.serve.classifier import sizes_up_to
 from inference_lib.support.errors import CourseError
+from inference_lib.support.files import write_atomically
 
 CONFIG_FILE = "config.pbtxt"
 VERSION = "1"
@@ -36,8 +36,8 @@ def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_
     version = folder / name / VERSION
     version.mkdir(parents=True, exist_ok=True)
     for file in artifact.directory.glob(f"{MODEL_FILE}*"):  # a large model keeps its weights in a file beside it
-        shutil.copy2(file, version / file.name)
-    (folder / name / CONFIG_FILE).write_text(text)
+        write_atomically(version / file.name, file.read_bytes())  # a server may look for changes meanwhile
+    write_atomically(folder / name / CONFIG_FILE, text.encode())
     return folder / name
 
 
