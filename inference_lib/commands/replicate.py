@@ -20,8 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[paths.BUILD / "records"],
         help="with two runs, or two folders",
     )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    common.table_format(parser, ("table", "json"))
     parser.add_argument(
         "--max-contradicted",
         type=common.not_negative,

@@ -118,7 +118,7 @@ def update(readme: Path, records: Sequence[Record], ceilings: Path | None = None
     """Replace the figure and the results in ``readme``, where it has room for them; see :func:`opening`."""
     drawing, shown = figure(records, ceilings)
     blocks = {"figure": shown, "results": results(records)}
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     text = BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text)
     write_atomically(readme, text.encode())
     if drawing:
