@@ -427,10 +427,10 @@ def _jupyter_book(source: Path, work: Path, log: Path, strict: bool) -> bool:
             return False
 
 
-def _first_complaints(log: Path, limit: int = 3) -> str:
+def _first_complaints(log: Path) -> str:
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in log.read_text().splitlines()]
     found = [line for line in lines if "WARNING" in line or "ERROR" in line] or [line for line in lines[-1:] if line]
-    return " | ".join(found[:limit]) + (f" | and {len(found) - limit} more" if len(found) > limit else "")
+    return " | ".join(found[:3]) + (f" | and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _replace_tree(source: Path, target: Path) -> None:

@@ -19,7 +19,7 @@ TYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "BFLOAT16": "TYPE_BF16"}
 """Triton's names of ONNX's types."""
 
 
-def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_s: float, replicas: int = 1) -> Path:
+def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_s: float) -> Path:
     """Write ``folder``/MODEL with one version of ``artifact``, an export of ONNX Runtime; return that directory.
 
     Raises:
@@ -32,7 +32,7 @@ def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_
     if not source.is_file():
         raise CourseError(f"{artifact.directory} holds no {MODEL_FILE}; Triton takes an export of `onnxruntime`")
     name, graph = artifact.workload.model.name, onnx.load(source, load_external_data=False).graph
-    text = config(name, graph, max_batch, max_wait_s, replicas, artifact.workload.on_gpu)
+    text = config(name, graph, max_batch, max_wait_s, artifact.workload.on_gpu)
     version = folder / name / VERSION
     version.mkdir(parents=True, exist_ok=True)
     for file in artifact.directory.glob(f"{MODEL_FILE}*"):  # a large model keeps its weights in a file beside it
@@ -41,7 +41,7 @@ def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_
     return folder / name
 
 
-def config(name: str, graph: Any, max_batch: int, max_wait_s: float, replicas: int = 1, on_gpu: bool = True) -> str:
+def config(name: str, graph: Any, max_batch: int, max_wait_s: float, on_gpu: bool = True) -> str:
     """Return the text of ``config.pbtxt`` (protobuf text format, message inference.ModelConfig) for an ONNX graph.
 
     Every size that a batch may be padded to is warmed up: otherwise the first request of each takes seconds
@@ -54,7 +54,7 @@ def config(name: str, graph: Any, max_batch: int, max_wait_s: float, replicas: i
         f"max_batch_size: {max_batch}",
         f'input {{ name: "{image.name}" {_tensor(image)} }}',
         f'output {{ name: "{logits.name}" {_tensor(logits)} }}',
-        f"instance_group {{ count: {replicas} kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'} }}",
+        f"instance_group {{ count: 1 kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'} }}",
         f"dynamic_batching {{ max_queue_delay_microseconds: {round(max_wait_s * 1e6)} }}",
     ]
     for size in sizes_up_to(max_batch):
