@@ -73,10 +73,12 @@ Shelf = tuple[str, str, str]
 
 
 def _shelves(options: argparse.Namespace) -> dict[Shelf, list["Record"]]:
+    from inference_lib.records.pairs import of_all_pictures
+
     records = common.read_records(options.records)
     run = options.run or min(record.run for record in records)
     found: dict[Shelf, list[Record]] = {}
-    for record in records:
+    for record in of_all_pictures(records):
         if record.run == run and options.device in (None, record.device):
             found.setdefault((record.machine.name(record.device), record.profile, run), []).append(record)
     if not found:
