@@ -4,9 +4,11 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import cores  # noqa: F401  before PyTorch, which looks at them
 import numpy as np
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from inference_lib.records.machine import Machine
 from inference_lib.records.record import Accuracy, Build, Carried, Invocation, Load, Parts, Record
@@ -14,13 +16,43 @@ from inference_lib.records.statistics import QUANTILES
 from inference_lib.seam import MODELS
 from inference_lib.support import paths
 
-ALONE = {"test_benchmark", "test_cli", "test_rounds", "test_threads", "test_timing", "test_workers", "test_cluster"} | {
-    "test_every_core_computes_and_no_core_is_taken_from_others"
-}
-"""Modules and tests that measure, or watch what a process does: ``make test`` runs nothing beside them."""
+ALONE = {"test_threads", "test_every_core_computes_and_no_core_is_taken_from_others"}
+"""Modules and tests that measure: ``make test`` runs nothing beside them."""
+
+CHAPTERS = "test_chapters"
+
+EARLY, LATE = ("test_tvm", "a chapter", "test_browser"), (CHAPTERS, "test_book")
+"""What takes longest comes early, so that no process has to wait for another at the end; late, what needs all chapters.
+"""
+
+
+def part_of(nodeid: str) -> str:
+    """Return what a test shares a process with, for what they set up together: its module, or one of the chapters."""
+    module, _, test = nodeid.partition("::")
+    name = Path(module).stem
+    return f"a chapter: {test.partition('[')[2]}" if name == CHAPTERS and "[" in test else name
+
+
+def when(item: pytest.Item) -> int:
+    part = part_of(item.nodeid).partition(":")[0]
+    return EARLY.index(part) - len(EARLY) if part in EARLY else (part in LATE)
+
+
+class PartByPart(LoadScopeScheduling):
+    """Gives a process that has nothing left the next part."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return part_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> PartByPart:
+    config.option.loadscopereorder = False
+    return PartByPart(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=when)
     for item in items:
         if {Path(item.path).stem, item.name} & ALONE or item.get_closest_marker("gpu"):
             item.add_marker("alone")
