@@ -21,7 +21,11 @@ ALONE = {"test_threads", "test_every_core_computes_and_no_core_is_taken_from_oth
 
 CHAPTERS = "test_chapters"
 
-EARLY, LATE = ("test_tvm", "a chapter", "test_browser"), (CHAPTERS, "test_book")
+WITH_ONE_REFERENCE = {"test_onnxruntime", "test_openvino", "test_pytorch", "test_torchscript", "test_tvm"}
+"""They ask the models of the course the same, and their answers are computed once."""
+
+EARLY = ("one reference", "a chapter", "test_browser", "test_torch_compile", "test_commands", "test_tensorrt")
+LATE = (CHAPTERS, "test_book")
 """What takes longest comes early, so that no process has to wait for another at the end; late, what needs all chapters.
 """
 
@@ -30,7 +34,9 @@ def part_of(nodeid: str) -> str:
     """Return what a test shares a process with, for what they set up together: its module, or one of the chapters."""
     module, _, test = nodeid.partition("::")
     name = Path(module).stem
-    return f"a chapter: {test.partition('[')[2]}" if name == CHAPTERS and "[" in test else name
+    if name == CHAPTERS and "[" in test:
+        return f"a chapter: {test.partition('[')[2]}"
+    return "one reference" if name in WITH_ONE_REFERENCE else name
 
 
 def when(item: pytest.Item) -> int:
