@@ -1,10 +1,10 @@
 """Shared fixtures: made-up machines and records, and GPU tests skipped where there is no GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
-import cores  # noqa: F401  before PyTorch, which looks at them
+import cores  # before PyTorch, which looks at them
 import numpy as np
 import pytest
 import torch
@@ -17,7 +17,7 @@ from inference_lib.seam import MODELS
 from inference_lib.support import paths
 
 ALONE = {"test_threads", "test_every_core_computes_and_no_core_is_taken_from_others"}
-"""Modules and tests that measure: ``make test`` runs nothing beside them."""
+"""Modules and tests that measure: nothing runs beside them."""
 
 CHAPTERS = "test_chapters"
 
@@ -25,8 +25,9 @@ WITH_ONE_REFERENCE = {"test_onnxruntime", "test_openvino", "test_pytorch", "test
 """They ask the models of the course the same, and their answers are computed once."""
 
 EARLY = ("one reference", "a chapter", "test_browser", "test_torch_compile", "test_commands", "test_tensorrt")
-LATE = (CHAPTERS, "test_book")
-"""What takes longest comes early, so that no process has to wait for another at the end; late, what needs all chapters.
+LATE = (CHAPTERS, "test_book", "alone")
+"""What takes longest comes early, so that no process has to wait for another at the end; late, what needs all chapters,
+or that all others are done.
 """
 
 
@@ -34,6 +35,8 @@ def part_of(nodeid: str) -> str:
     """Return what a test shares a process with, for what they set up together: its module, or one of the chapters."""
     module, _, test = nodeid.partition("::")
     name = Path(module).stem
+    if {name, test} & ALONE:
+        return "alone"
     if name == CHAPTERS and "[" in test:
         return f"a chapter: {test.partition('[')[2]}"
     return "one reference" if name in WITH_ONE_REFERENCE else name
@@ -41,7 +44,7 @@ def part_of(nodeid: str) -> str:
 
 def when(item: pytest.Item) -> int:
     part = part_of(item.nodeid).partition(":")[0]
-    return EARLY.index(part) - len(EARLY) if part in EARLY else (part in LATE)
+    return EARLY.index(part) - len(EARLY) if part in EARLY else 1 + LATE.index(part) if part in LATE else 0
 
 
 class PartByPart(LoadScopeScheduling):
@@ -60,13 +63,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> PartByPar
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=when)
     for item in items:
-        if {Path(item.path).stem, item.name} & ALONE or item.get_closest_marker("gpu"):
+        if part_of(item.nodeid) == "alone":
             item.add_marker("alone")
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with cores.running(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,33 @@ What is imported later reads how many threads to start from them: threads of two
 each other, spinning.
 """
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 WORKER, WORKERS = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
+EVERY = sorted(os.sched_getaffinity(0))
 
-if WORKER and (share := len(cores := sorted(os.sched_getaffinity(0))) // int(WORKERS)):
-    first = share * int(WORKER.removeprefix("gw"))
-    os.sched_setaffinity(0, cores[first : first + share])
+
+def _own() -> list[int]:
+    share = len(EVERY) // int(WORKERS) if WORKER else 0
+    first = share * int(WORKER.removeprefix("gw")) if WORKER else 0
+    return EVERY[first : first + share] or EVERY
+
+
+OWN = _own()
+os.sched_setaffinity(0, OWN)
+
+
+@contextmanager
+def running(alone: bool) -> Iterator[None]:
+    """Run a test beside those of other processes, or ``alone``: while none of them runs one, with every core."""
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        os.sched_setaffinity(0, EVERY if alone else OWN)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, OWN)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
@@ -16,6 +17,9 @@ from inference_lib.lab import TRUST
 from inference_lib.measure.profiles import get_profile
 
 NAMES = [chapter.name for chapter in course.chapters()]
+LEAST = replace(get_profile("smoke"), test_images=8, few_test_images=8)
+"""What the grid is measured with: the profile of the chapters, on fewer pictures."""
+
 SOLUTIONS = "solutions"
 """The folder, beside the executed chapters', of what their solutions gave."""
 
@@ -23,8 +27,8 @@ SOLUTIONS = "solutions"
 def executed_chapter(name: str, factory: pytest.TempPathFactory) -> tuple[Course, str]:
     """Return the course in which a chapter was executed, and the line that was printed.
 
-    The grid is measured before the first. With this profile no number means anything, so that no chapter measures
-    again what other tests disturbed.
+    The grid is measured before the first. With this profile no number means anything, so no chapter measures again
+    what other tests disturbed.
     """
     made = Course(build=session_folder(factory) / "course")
     made.build.mkdir(exist_ok=True)
@@ -42,12 +46,12 @@ def executed_course(factory: pytest.TempPathFactory) -> Course:
 def _measure(made: Course) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        course.measure_grid(get_profile("smoke"), "cpu", made)
+        course.measure_grid(LEAST, "cpu", made)
     return printed.getvalue()
 
 
 def _execute(name: str, made: Course) -> str:
     printed, trusting = io.StringIO(), patch.dict(os.environ, {TRUST: "yes"})
     with contextlib.redirect_stdout(printed), executing_solutions(made.build / SOLUTIONS), trusting:
-        course.run_chapters([name], profile="smoke", device="cpu", course=made)
+        course.run_chapters([name], profile=LEAST.name, device="cpu", course=made)
     return printed.getvalue()

@@ -163,7 +163,7 @@ def test_the_whole_flow_without_a_notebook(tmp_path: Path, capsys: pytest.Captur
     model = trained / "vanilla_cnn.safetensors"
     assert run(capsys, "export", "onnxruntime", model, "--output", artifacts, *here)[0] == 0
     grid = ["--backend", "pytorch", "onnxruntime", "openvino", "--precision", "fp32", "--records", records, *here]
-    status, out, error = run(capsys, "benchmark", "--model", model, *grid)
+    status, out, error = run(capsys, "benchmark", "--model", model, "--profile", "smoke", *grid)
     assert status == 0, error
     assert out.count("100.00") == 3  # the agreement of each
     assert "Vanilla CNN (trained once more)" in {record.model_title for record in RecordStore(records).read()}
