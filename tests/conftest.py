@@ -8,6 +8,7 @@ import cores  # before PyTorch, which looks at them
 import numpy as np
 import pytest
 import torch
+from shared import session_folder
 from xdist.scheduler import LoadScopeScheduling
 
 from inference_lib.records.machine import Machine
@@ -25,10 +26,8 @@ WITH_ONE_REFERENCE = {"test_onnxruntime", "test_openvino", "test_pytorch", "test
 """They ask the models of the course the same, and their answers are computed once."""
 
 EARLY = ("one reference", "a chapter", "test_browser", "test_torch_compile", "test_commands", "test_tensorrt")
-LATE = (CHAPTERS, "test_book", "alone")
-"""What takes longest comes early, so that no process has to wait for another at the end; late, what needs all chapters,
-or that all others are done.
-"""
+EARLY += ("test_book", CHAPTERS)
+"""What takes longest, and after it what needs all chapters: late, it would keep one process waiting for another."""
 
 
 def part_of(nodeid: str) -> str:
@@ -44,7 +43,7 @@ def part_of(nodeid: str) -> str:
 
 def when(item: pytest.Item) -> int:
     part = part_of(item.nodeid).partition(":")[0]
-    return EARLY.index(part) - len(EARLY) if part in EARLY else 1 + LATE.index(part) if part in LATE else 0
+    return EARLY.index(part) if part in EARLY else len(EARLY) + (part == "alone")
 
 
 class PartByPart(LoadScopeScheduling):
@@ -74,7 +73,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    with cores.running(alone=item.get_closest_marker("alone") is not None):
+    alone = item.get_closest_marker("alone") is not None
+    with cores.running(alone, session_folder(item.config._tmp_path_factory) / "running"):
         return (yield)
 
 

@@ -25,10 +25,13 @@ os.sched_setaffinity(0, OWN)
 
 
 @contextmanager
-def running(alone: bool) -> Iterator[None]:
-    """Run a test beside those of other processes, or ``alone``: while none of them runs one, with every core."""
-    with Path(__file__).open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+def running(alone: bool, place: Path) -> Iterator[None]:
+    """Run a test beside those of other processes, or ``alone``: while none of them runs one, with every core.
+
+    They agree by a file at ``place``.
+    """
+    with place.open("a+") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)  # given back when the file is closed
         os.sched_setaffinity(0, EVERY if alone else OWN)
         try:
             yield

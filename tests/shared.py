@@ -17,8 +17,8 @@ def session_folder(factory: pytest.TempPathFactory) -> Path:
 def once(folder: Path, name: str, make: Callable[[], str]) -> str:
     """Return what ``make`` returned to the first that asked in this folder; the others wait for it."""
     kept = folder / f"{name}.once"
-    with kept.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)  # given back when the file is closed
         if not kept.exists():
             kept.write_text(make())
         return kept.read_text()
