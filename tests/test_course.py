@@ -59,18 +59,22 @@ def write_chapter(course_: Course, name: str, code: str, header: str = HEADER) -
     return source
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Course:
-    """A course of two chapters that run in an instant."""
-    made = Course(tmp_path, tmp_path / "_build")
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "_toc.yml").write_text(
+def course_in(folder: Path) -> Course:
+    made = Course(folder, folder / "_build")
+    (folder / "notebooks").mkdir()
+    (folder / "_toc.yml").write_text(
         "format: jb-book\nroot: book/index\nparts:\n- caption: One\n  chapters:\n"
         "  - file: notebooks/01_first\n  - file: notebooks/02_second\n  - file: notebooks/03_planned\n"
     )
     write_chapter(made, "01_first", "print(1 + 1)\n")
     write_chapter(made, "02_second", "print(2 + 2)\n")
     return made
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Course:
+    """A course of two chapters that run in an instant."""
+    return course_in(tmp_path)
 
 
 def run(tiny: Course, *names: str, **options: object) -> list[str]:
@@ -297,16 +301,25 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny: Course) -> None:
         run(tiny)
 
 
-@pytest.fixture
-def executed(tiny: Course, make_record: Callable[..., Record]) -> Course:
-    """The tiny course as if it had been executed on a GPU with the full profile, and one record."""
-    run(tiny)
-    for path in tiny.executed.glob("*.ipynb"):
+@pytest.fixture(scope="module")
+def executed_once(tmp_path_factory: pytest.TempPathFactory) -> Course:
+    """The tiny course as if it had been executed on a GPU with the full profile, for ``executed`` to copy."""
+    made = course_in(tmp_path_factory.mktemp("executed"))
+    run(made)
+    for path in made.executed.glob("*.ipynb"):
         notebook_ = nbformat.read(path, as_version=4)
         notebook_.metadata[notebook.STAMP] |= {"profile": "full", "device": "cuda"}
         nbformat.write(notebook_, path)
-    RecordStore(tiny.records).write(make_record())
-    return tiny
+    return made
+
+
+@pytest.fixture
+def executed(tmp_path: Path, executed_once: Course, make_record: Callable[..., Record]) -> Course:
+    """The tiny course as if it had been executed on a GPU with the full profile, and one record."""
+    shutil.copytree(executed_once.root, tmp_path, dirs_exist_ok=True)
+    made = Course(tmp_path, tmp_path / "_build")
+    RecordStore(made.records).write(make_record())
+    return made
 
 
 def test_publishing_and_staleness(executed: Course) -> None:
