@@ -16,6 +16,7 @@ from typing import Any
 
 from inference_lib.backends import SERVED_WITHOUT_PYTHON
 from inference_lib.records.comparison import SAME_WITHIN
+from inference_lib.records.pairs import of_all_pictures
 from inference_lib.records.record import Record
 from inference_lib.report.choose import is_level, latency_ms
 from inference_lib.report.plots import provenance
@@ -53,7 +54,7 @@ def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
     """
     unique = {record.key: record for record in records if record.serving is None}
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(unique.values(), key=_order):
+    for record in sorted(of_all_pictures(unique.values()), key=_order):
         found.setdefault((record.machine.name(record.device), record.profile), []).append(record)
     several = len({profile for _, profile in found}) > 1
     return {
