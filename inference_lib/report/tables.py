@@ -39,6 +39,8 @@ BYTES_PER_MIB = 2**20
 
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
 
+UNIT_FORMATS = {", ms": "{:.3f}", ", s": "{:.2f}"}
+
 SCOREBOARD_FORMATS = {
     "accuracy %": "{:.2f}",
     "agreement %": "{:.2f}",
@@ -292,9 +294,8 @@ def show_table(
 
     Columns may have two levels; formats go by the lower one.
     """
-    units = ((", ms", "{:.3f}"), (", s", "{:.1f}"))
     lowest = {name: str(name[-1] if isinstance(name, tuple) else name) for name in table.columns}
-    by_unit = {last: form for unit, form in units for last in lowest.values() if last.endswith(unit)}
+    by_unit = {last: form for last in lowest.values() if (form := _form_of_unit(last))}
     wanted = SCOREBOARD_FORMATS | by_unit | (formats or {})  # what a caller asks for comes last
     known = {name: wanted[last] for name, last in lowest.items() if last in wanted}
     numbers = [n for n, last in lowest.items() if last == INTERVAL or pd.api.types.is_numeric_dtype(table[n])]
@@ -323,11 +324,16 @@ def show_scoreboard(records: Sequence[Record], model: str, caption: str) -> HTML
     return show_table(table, caption, notes=notes)
 
 
+def _form_of_unit(name: str) -> str | None:
+    """Return the number format of a column whose name ends in a unit: ``load, s``."""
+    return next((form for unit, form in UNIT_FORMATS.items() if name.endswith(unit)), None)
+
+
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """Return ``table`` as text, with the scoreboard's number formats and a dash for what is missing."""
     shown = table.astype(object)
     for name in table.columns:
-        text = SCOREBOARD_FORMATS.get(name, "{}")
+        text = SCOREBOARD_FORMATS.get(name) or _form_of_unit(str(name)) or "{}"
         shown[name] = [MISSING if pd.isna(value) else text.format(value) for value in table[name]]
     return shown
 
