@@ -215,11 +215,16 @@ def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
         capsize=2,
         label="end to end",
     )
-    axes.set_yticks(positions, [label(r) for r in records])
+    _rows(axes, [label(r) for r in records], "median, ms")
+    _legend_above(axes, columns=4)
+
+
+def _rows(axes: Axes, names: Sequence[str], unit: str) -> None:
+    """Name what lies in horizontal rows, the first on top, and the unit of their scale."""
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel="median, ms")
-    _legend_above(axes, columns=4)
+    axes.set(xlabel=unit)
 
 
 def _legend_above(axes: Axes, columns: int = 2) -> None:
@@ -280,10 +285,7 @@ def measured_timeline(events: pd.DataFrame, axes: Axes) -> None:
         for first, alpha in ((0, 1.0), (1, 0.55)):
             spans = list(zip(mine["start_ms"][first::2], mine["length_ms"][first::2], strict=True))
             axes.broken_barh(spans, (position - 0.3, 0.6), color=color, alpha=alpha, linewidth=0)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-    axes.set(xlabel="ms")
+    _rows(axes, rows, "ms")
 
 
 def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
@@ -322,11 +324,7 @@ def show_bars(values: Mapping[str, float], color: str, unit: str, alt: str, capt
 
 def bars(labels: Sequence[str], values: Sequence[float], color: str, unit: str, axes: Axes) -> None:
     """Draw one horizontal bar a label, its value beside it."""
-    positions = range(len(labels))
-    drawn = axes.barh(positions, values, color=color, height=0.6)
+    drawn = axes.barh(range(len(labels)), values, color=color, height=0.6)
     axes.bar_label(drawn, fmt="{:,.4g}", padding=3, fontsize="small", color=INK)
-    axes.set_yticks(positions, labels)
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
     axes.margins(x=0.15)
-    axes.set(xlabel=unit)
+    _rows(axes, labels, unit)

@@ -23,7 +23,6 @@ from starlette.types import Receive, Scope, Send
 from inference_lib.serve.classifier import PICTURE
 from inference_lib.serve.request import ClosedError, OverloadedError, TimedOutError
 
-KINDS = {"JPEG", "PNG"}
 MOST_PIXELS = 4096 * 4096
 """A picture may be small as a file and huge in memory; this one would be 16 MB, in grey."""
 
@@ -174,7 +173,7 @@ def decode(body: bytes) -> np.ndarray:
     A larger one is shrunk. Fashion-MNIST shows things bright on black; a photograph on white should be inverted first.
     """
     try:
-        with Image.open(io.BytesIO(body), formats=tuple(KINDS)) as image:
+        with Image.open(io.BytesIO(body), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise HTTPException(
                     413, f"{image.width} x {image.height} pixels are too many; send at most {MOST_PIXELS:,}"

@@ -31,7 +31,6 @@ PICTURE = (28, 28)
 WARM_UP = 3
 """Batches of each size before the first request: the first one compiles, chooses kernels or allocates."""
 
-
 HALF_STEPS = 12
 """From this size on, there is one half way between two powers of two as well."""
 
@@ -60,15 +59,15 @@ class Classifier(Protocol):
         ...
 
     def alive(self) -> bool:
-        """Whether another batch may be submitted."""
-        ...
+        """Whether another batch may be submitted; what dies in this process takes it along."""
+        return True
 
     def close(self) -> None:
         """Free what is held."""
         ...
 
 
-class HostClassifier:
+class HostClassifier(Classifier):
     """Pictures are prepared on the host, in the memory that the runner reads."""
 
     depth = 1
@@ -90,10 +89,6 @@ class HostClassifier:
         batch = self._batches[size]
         preprocess(pictures, batch.dtype, out=batch[: len(pictures)])
         return self._runners[size].infer(batch)[: len(pictures)]
-
-    def alive(self) -> bool:
-        """Return True: what dies here takes the process with it."""
-        return True
 
     def close(self) -> None:
         """Forget the runners, which whoever entered them leaves."""
@@ -137,7 +132,7 @@ class Prepared:
         self.runner.compute()
 
 
-class DeviceClassifier:
+class DeviceClassifier(Classifier):
     """Pictures go to the GPU as bytes, in one copy a batch, and are enlarged and normalized there.
 
     Enlarged to the model's input, a picture has 384 times as many bytes in FP16, and the bus would carry them all.
@@ -183,10 +178,6 @@ class DeviceClassifier:
         logits = slot.logits[:count].to(torch.float32, copy=True).numpy()
         self._slots.append(slot)
         return logits
-
-    def alive(self) -> bool:
-        """Return True: what dies here takes the process with it."""
-        return True
 
     def close(self) -> None:
         """Forget the runners, which whoever entered them leaves."""
