@@ -12,7 +12,7 @@ import objects
 import pytest
 from conftest import invocations_of
 
-from inference_lib.measure import accuracy, exports, plan, rounds
+from inference_lib.measure import accuracy, exports, passes, plan, rounds
 from inference_lib.measure import benchmark as module
 from inference_lib.measure.benchmark import WAITED_PERCENT, Session, benchmark, flags
 from inference_lib.measure.plan import Rival, RivalSet, empty_record
@@ -148,7 +148,7 @@ def test_rivals_of_a_batch_size_are_one_set_and_paired(finished: tuple[list[Reco
 
 @pytest.fixture
 def no_race(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Race", lambda *_, **__: pytest.fail("something was measured"))
+    monkeypatch.setattr(passes, "CountedRace", lambda *_: pytest.fail("something was measured"))
 
 
 @pytest.mark.usefixtures("no_race", "calm")
@@ -272,7 +272,7 @@ class FakeRace:
     evaluated: list[str]
     spent = ""
 
-    def __init__(self, one: RivalSet, profile: Profile, seed: int) -> None:
+    def __init__(self, one: RivalSet, *_: object) -> None:
         self.set = one
 
     def run(self, number: int, *, phases: bool, evaluate: Any = ()) -> dict[Rival, Outcome]:
@@ -314,7 +314,7 @@ def race(monkeypatch: pytest.MonkeyPatch) -> type[FakeRace]:
     monkeypatch.setattr(
         FakeRace, "outcome", staticmethod(lambda rival, number, attempt: outcome(number)), raising=False
     )
-    monkeypatch.setattr(module, "Race", FakeRace)
+    monkeypatch.setattr(passes, "CountedRace", FakeRace)
     return FakeRace
 
 

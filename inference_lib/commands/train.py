@@ -1,7 +1,6 @@
 """``train``: the networks of the course once more, or any backbone on a reader's own pictures."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,12 @@ def run(options: argparse.Namespace) -> None:
     only_with_data = ("pretrained", "flip", "skip_unreadable", "input_shape")
     if options.data is None and (given := [name for name in only_with_data if getattr(options, name)]):
         raise CourseError(f"--{given[0].replace('_', '-')} is for your own pictures; give them with --data DIR")
-    device, show = resolve_device(options.device), sys.stderr.isatty()
+    device = resolve_device(options.device)
     for model in options.models:
-        print(
-            _of_the_course(model, options, device, show) if options.data is None else _own(model, options, device, show)
-        )
+        print(_of_the_course(model, options, device) if options.data is None else _own(model, options, device))
 
 
-def _of_the_course(model: str, options: argparse.Namespace, device: str, show: bool) -> str:
+def _of_the_course(model: str, options: argparse.Namespace, device: str) -> str:
     from inference_lib.zoo.training import train
 
     result = train(
@@ -55,12 +52,11 @@ def _of_the_course(model: str, options: argparse.Namespace, device: str, show: b
         seed=options.seed,
         limit=options.limit,
         directory=options.output,
-        progress=show,
     )
     return f"{model}: {_accuracies(result)}, weights in {options.output}"
 
 
-def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> str:
+def _own(model: str, options: argparse.Namespace, device: str) -> str:
     from inference_lib.zoo.folder_training import train_on
     from inference_lib.zoo.image_folder import shape_of
     from inference_lib.zoo.trained import read_facts, spelled
@@ -77,7 +73,6 @@ def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> st
         seed=options.seed,
         limit=options.limit,
         skip_unreadable=options.skip_unreadable,
-        progress=show,
         say=common.say,
     )
     named = spelled(model if read_facts(path).by_code else "", path)

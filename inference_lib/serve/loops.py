@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference_lib.serve.loadgen import Target
+from inference_lib.support.progress import ticking
 
 DRAINED_S = 60.0
 """How long the last answers are waited for."""
@@ -43,11 +44,12 @@ class Sent:
 
 def open_loop(target: Target, picture: np.ndarray, due: Sequence[float] | np.ndarray) -> list[Sent]:
     """Send a picture at each of the times ``due`` (ascending, seconds), whatever became of those before."""
-    load = _Load()
-    for when in due:
-        load.sleep_until(when)
-        load.send(target, picture, float(when))
-    load.wait()
+    with ticking(max(due, default=0.0), "open loop, s"):
+        load = _Load()
+        for when in due:
+            load.sleep_until(when)
+            load.send(target, picture, float(when))
+        load.wait()
     return load.requests
 
 
@@ -70,11 +72,12 @@ def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: floa
             number = max(number + 1, int(load.now() / every_s)) if every_s else 0
 
     threads = [threading.Thread(target=call, daemon=True) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(seconds + DRAINED_S)
-    load.wait()
+    with ticking(seconds, "closed loop, s"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(seconds + DRAINED_S)
+        load.wait()
     return load.requests
 
 

@@ -19,6 +19,7 @@ from inference_lib.serve.replica import RemoteClassifier
 from inference_lib.serve.service import measure_service
 from inference_lib.serve.settings import Settings
 from inference_lib.serve.simulator import poisson
+from inference_lib.support.progress import ticking
 
 WINDOW_S = 1.0
 """Requests of so long count together where it is asked whether p99 is within its limit."""
@@ -80,7 +81,7 @@ def soak(
         say(f"{settings.replicas} replicas, {asked:,.0f} requests a second for {seconds:g} s")
         limits = settings.limits
         knobs = (settings.max_batch, settings.max_wait_s, limits.under_way, limits.timeout_s)
-        with BatchQueue(list(made), again, *knobs) as queue:
+        with BatchQueue(list(made), again, *knobs) as queue, ticking(seconds, "soak, s"):
             return _Load(queue, made, asked, seconds).run(kill_every_s, limit_ms, say)
 
 
