@@ -50,6 +50,10 @@ def test_comparing_counts_labels_agreement_and_the_largest_difference() -> None:
         (100, float("nan"), 64, "fp16", False),
         (100, float("nan"), 64, "int8", False),
         (99.4, 5e-3, 10_000, "fp16", False),
+        (99.9, 0.57, 10_000, "fp16", False),
+        (99.9, 0.57, 64, "fp8", False),
+        (99.4, 0.57, 10_000, "fp8", True),  # the largest of so many is a matter of one odd picture
+        (97.9, 0.2, 10_000, "fp8", False),
         (98.0, 5e-3, 64, "fp16", True),  # one near-tie among few images proves nothing
     ],
 )
