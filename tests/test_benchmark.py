@@ -214,7 +214,7 @@ def test_the_reference_is_computed_on_as_many_images_as_rows_are_checked_on(
     asked: list[tuple[str, str, int]] = []
     monkeypatch.setattr(module, "export_missing", lambda *_, **__: {})
     monkeypatch.setattr(
-        module, "ensure_reference", lambda model, kind, images: asked.append((str(model), kind, images))
+        exports, "ensure_reference", lambda model, kind, images: asked.append((str(model), kind, images))
     )
     workloads = [Workload("vanilla_cnn", size, precision) for precision in ("fp32", "int8") for size in (1, 2)]
     Session(replace(TINY, test_images=12), folder).prepare([Rival("onnxruntime", workload) for workload in workloads])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from inference_lib.backends import get_backend
 from inference_lib.measure import accuracy
-from inference_lib.measure.exports import ensure_reference, export_missing
+from inference_lib.measure.exports import ensure_references, export_missing
 from inference_lib.measure.passes import Passes
 from inference_lib.measure.plan import BASELINE, QUIET, Rival, RivalSet, empty_record, grid, sets_of, why_not
 from inference_lib.measure.profiles import Profile
@@ -15,7 +15,6 @@ from inference_lib.records.record import Accuracy, Record, Status
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import PRECISIONS, Device, Model, supports
-from inference_lib.support.progress import each
 
 Progress = Callable[[str], None]
 
@@ -114,9 +113,7 @@ class Session:
         sets = sets_of(pending)
         everyone = [rival for one in sets for rival in one.everyone]
         failures = export_missing(everyone, self.progress, timed=self.time_exports)
-        checks = ((r.workload.model, r.workload.device.kind, r.images(self.profile)) for r in pending)
-        for model, kind, images in each(dict.fromkeys(checks), "reference logits"):
-            ensure_reference(model, kind, images)
+        ensure_references(pending, self.profile)
         for rival in pending:
             if failure := failures.get(rival.key[1]):
                 self.fail(rival, failure)

@@ -3,16 +3,17 @@
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 from inference_lib.backends import get_backend
 from inference_lib.measure.accuracy import reference_path, write_reference
 from inference_lib.measure.plan import Rival
+from inference_lib.measure.profiles import Profile
 from inference_lib.measure.workers import Deadline, Worker, WorkerError, end, first_to_answer
 from inference_lib.seam import Model, build, find_artifact
 from inference_lib.support.errors import CourseError
-from inference_lib.support.progress import Bar, bar
+from inference_lib.support.progress import Bar, bar, each
 
 EXPORT_LIMIT_S = 900.0
 """A compiler that has not finished by then is taken for one that never does."""
@@ -92,6 +93,13 @@ def _export(
     finally:
         end(running)
     return failures
+
+
+def ensure_references(rivals: Iterable[Rival], profile: Profile) -> None:
+    """Compute the reference logits that ``rivals`` are checked with, see ``ensure_reference``."""
+    checks = ((r.workload.model, r.workload.device.kind, r.images(profile)) for r in rivals)
+    for model, kind, images in each(dict.fromkeys(checks), "reference logits"):
+        ensure_reference(model, kind, images)
 
 
 def ensure_reference(model: Model, device: str, images: int) -> None:
