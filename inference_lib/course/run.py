@@ -298,7 +298,7 @@ def _line(said: str) -> Iterator[dict[str, Any] | bool]:
 
 
 def _execute(
-    notebook: Notebook, output: Path, profile: str, device: str, course: Course, cells: dict[str, Any] | bool
+    notebook: Notebook, output: Path, profile: str, device: str, course: Course, cells: dict[str, Any] | bool = False
 ) -> Notebook:
     """Execute ``notebook`` in the course's folder; what has run so far is always in ``output``."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # a failure has its own line
