@@ -4,14 +4,18 @@ import io
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import tqdm.std
 from jupyter_client.manager import KernelManager
 from test_benchmark import PAIR, TINY
+from torch import nn
 
 from inference_lib.course.run import ThisInterpreter, _line
 from inference_lib.measure import exports, passes
@@ -20,8 +24,10 @@ from inference_lib.measure.rounds import Race
 from inference_lib.measure.turns import ROUNDS, take_turns
 from inference_lib.seam import Device
 from inference_lib.serve.loadgen import Run, highest_rate
+from inference_lib.serve.loops import Sent, closed_loop, open_loop
 from inference_lib.support import progress
 from inference_lib.support.progress import Bar, bar, each, say, ticking, watched
+from inference_lib.zoo.training import RECIPES, LabelledImages, fit
 
 
 class Clock:
@@ -288,3 +294,39 @@ def test_an_invocation_that_was_measured_before_does_not_make_the_others_look_qu
                 clock.now += 10
                 walk.race(one, TINY, number)._timed("rounds", bool)
         assert "18 of 24, 00:10 so far, 00:30 left, vanilla_cnn, batch 2" in terminal.getvalue()
+
+
+class Answering:
+    """A target that answers at once."""
+
+    error = None
+
+    def submit(self, picture: np.ndarray, done: Callable[[Any], object]) -> None:
+        done(self)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda picture: open_loop(Answering(), picture, [0.0, 0.05, 0.1]),
+        lambda picture: closed_loop(Answering(), picture, callers=2, seconds=0.1, every_s=0.02),
+    ],
+)
+def test_a_load_says_how_many_of_its_seconds_are_left(
+    bars: list[str], monkeypatch: pytest.MonkeyPatch, load: Callable[[np.ndarray], list[Sent]]
+) -> None:
+    monkeypatch.setattr(progress, "TICK_S", 0.02)
+    assert load(np.zeros((28, 28), np.uint8))
+    assert "loop, s: " in bars[0]
+    assert all(" left" in text for text in bars[:-1])
+    assert bars[-1] == ""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_training_has_a_bar_unless_it_is_told_not_to(bars: list[str], asked: bool) -> None:
+    images = LabelledImages(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64))
+    recipe = replace(RECIPES["vanilla_cnn"], epochs=2, batch_size=16)
+    tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+    fit("tiny", tiny, recipe, images, images, progress=asked)
+    assert any("| 8 of 8, " in text and "epoch=2, validation=" in text for text in bars) is asked
+    assert bool(bars) is asked
