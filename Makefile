@@ -39,9 +39,9 @@ published: $(INSTALLED)  ## render the published edition, executing nothing
 
 test: $(INSTALLED)  ## run the tests
 	@echo "running the tests; every chapter is executed once, on the CPU ..."
-	@# Two at a time what measures nothing, then the rest one after the other; 5 says that none was chosen by ARGS.
-	@$(BIN)/python -m pytest -q -n 2 -m 'not (slow or alone)' $(ARGS) || [ $$? -eq 5 ]
-	@$(BIN)/python -m pytest -q -rs --durations=10 -m 'slow or alone' $(ARGS) || [ $$? -eq 5 ]
+	@# Two at a time, then what needs a GPU, one after the other; 5 says that none was chosen by ARGS.
+	@$(BIN)/python -m pytest -q -n 2 -rs --durations=10 -m 'not gpu' $(ARGS) || [ $$? -eq 5 ]
+	@! nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pytest -q -rs -m gpu $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(INSTALLED)  ## check style and types
 	@echo "ruff and mypy ..."

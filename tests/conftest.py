@@ -1,12 +1,15 @@
 """Shared fixtures: made-up machines and records, and GPU tests skipped where there is no GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
+import cores  # before PyTorch, which looks at them
 import numpy as np
 import pytest
 import torch
+from shared import session_folder
+from xdist.scheduler import LoadScopeScheduling
 
 from inference_lib.records.machine import Machine
 from inference_lib.records.record import Accuracy, Build, Carried, Invocation, Load, Parts, Record
@@ -14,21 +17,65 @@ from inference_lib.records.statistics import QUANTILES
 from inference_lib.seam import MODELS
 from inference_lib.support import paths
 
-ALONE = {"test_benchmark", "test_cli", "test_rounds", "test_threads", "test_timing", "test_workers", "test_cluster"} | {
-    "test_every_core_computes_and_no_core_is_taken_from_others"
-}
-"""Modules and tests that measure, or watch what a process does: ``make test`` runs nothing beside them."""
+ALONE = {"test_threads", "test_every_core_computes_and_no_core_is_taken_from_others"}
+"""Modules and tests that measure: nothing runs beside them."""
+
+CHAPTERS = "test_chapters"
+
+WITH_ONE_REFERENCE = {"test_onnxruntime", "test_openvino", "test_pytorch", "test_torchscript", "test_tvm"}
+"""They ask the models of the course the same, and their answers are computed once."""
+
+EARLY = ("one reference", "a chapter", "test_browser", "test_torch_compile", "test_commands", "test_tensorrt")
+EARLY += ("test_book", CHAPTERS)
+"""What takes longest, and after it what needs all chapters: late, it would keep one process waiting for another."""
+
+
+def part_of(nodeid: str) -> str:
+    """Return what a test shares a process with, for what they set up together: its module, or one of the chapters."""
+    module, _, test = nodeid.partition("::")
+    name = Path(module).stem
+    if {name, test} & ALONE:
+        return "alone"
+    if name == CHAPTERS and "[" in test:
+        return f"a chapter: {test.partition('[')[2]}"
+    return "one reference" if name in WITH_ONE_REFERENCE else name
+
+
+def when(item: pytest.Item) -> int:
+    part = part_of(item.nodeid).partition(":")[0]
+    return EARLY.index(part) if part in EARLY else len(EARLY) + (part == "alone")
+
+
+class PartByPart(LoadScopeScheduling):
+    """Gives a process that has nothing left the next part."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return part_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> PartByPart:
+    config.option.loadscopereorder = False
+    return PartByPart(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=when)
     for item in items:
-        if {Path(item.path).stem, item.name} & ALONE or item.get_closest_marker("gpu"):
+        if part_of(item.nodeid) == "alone":
             item.add_marker("alone")
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    alone = item.get_closest_marker("alone") is not None
+    with cores.running(alone, session_folder(item.config._tmp_path_factory) / "running"):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -2,55 +2,56 @@
 
 import contextlib
 import io
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from unittest.mock import patch
 
 import pytest
+from shared import once, session_folder
 from solutions import executing_solutions
 
 from inference_lib.course import run as course
 from inference_lib.course.run import Course
+from inference_lib.lab import TRUST
 from inference_lib.measure.profiles import get_profile
 
 NAMES = [chapter.name for chapter in course.chapters()]
+LEAST = replace(get_profile("smoke"), test_images=8, few_test_images=8)
+"""What the grid is measured with: the profile of the chapters, on fewer pictures."""
+
 SOLUTIONS = "solutions"
 """The folder, beside the executed chapters', of what their solutions gave."""
 
 
-def executed_course(factory: pytest.TempPathFactory) -> tuple[Course, str]:
-    """Return the course whose chapters are executed in a temporary folder, and the lines that were printed."""
-    return _execute(factory.getbasetemp() / "course")
+def executed_chapter(name: str, factory: pytest.TempPathFactory) -> tuple[Course, str]:
+    """Return the course in which a chapter was executed, and the line that was printed.
 
-
-@cache
-def _execute(build: Path) -> tuple[Course, str]:
-    """Measure the grid once, then execute the chapters side by side: with this profile no number means anything.
-
-    Each has a core of its own: threads of two frameworks that share one wait for each other, spinning, for minutes.
+    The grid is measured before the first. With this profile no number means anything, so no chapter measures again
+    what other tests disturbed.
     """
-    made = Course(build=build)
+    made = Course(build=session_folder(factory) / "course")
+    made.build.mkdir(exist_ok=True)
+    once(made.build, "grid", partial(_measure, made))
+    return made, once(made.build, name, partial(_execute, name, made))
+
+
+def executed_course(factory: pytest.TempPathFactory) -> Course:
+    """Return the course once all of its chapters are executed."""
+    for name in NAMES:
+        made, _ = executed_chapter(name, factory)
+    return made
+
+
+def _measure(made: Course) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        course.measure_grid(get_profile("smoke"), "cpu", made)
-    context, cores = multiprocessing.get_context("spawn"), sorted(os.sched_getaffinity(0))[:2]
-    free = context.Queue()
-    for core in cores:
-        free.put(core)
-    with ProcessPoolExecutor(len(cores), context, initializer=_keep_to_one, initargs=(free,)) as pool:
-        lines = list(pool.map(partial(_execute_one, build), NAMES))
-    return made, printed.getvalue() + "".join(lines)
+        course.measure_grid(LEAST, "cpu", made)
+    return printed.getvalue()
 
 
-def _keep_to_one(free: Any) -> None:
-    os.sched_setaffinity(0, {free.get()})
-
-
-def _execute_one(build: Path, name: str) -> str:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), executing_solutions(build / SOLUTIONS):
-        course.run_chapters([name], profile="smoke", device="cpu", course=Course(build=build))
+def _execute(name: str, made: Course) -> str:
+    printed, trusting = io.StringIO(), patch.dict(os.environ, {TRUST: "yes"})
+    with contextlib.redirect_stdout(printed), executing_solutions(made.build / SOLUTIONS), trusting:
+        course.run_chapters([name], profile=LEAST.name, device="cpu", course=made)
     return printed.getvalue()

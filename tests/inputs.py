@@ -25,7 +25,9 @@ def eager_logits(model: str, batch: np.ndarray) -> np.ndarray:
     """Return the logits of the FP32 eager model on the CPU; they are computed once for each batch."""
     key = (model, batch.shape, batch.dtype.str, hashlib.sha256(batch).digest())
     if key not in _LOGITS:
-        _LOGITS[key] = load_pretrained(model)(torch.from_numpy(batch).float()).numpy()
+        images = batch[:1] if (batch == batch[0]).all() else batch  # one where all are the same
+        logits = load_pretrained(model)(torch.from_numpy(images).float()).numpy()
+        _LOGITS[key] = np.broadcast_to(logits, (len(batch), logits.shape[1]))
     return _LOGITS[key]
 
 

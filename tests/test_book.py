@@ -159,7 +159,7 @@ def test_published_outputs_and_records_name_no_place() -> None:
 @pytest.mark.slow
 def test_outputs_and_records_made_here_name_no_place(tmp_path_factory: pytest.TempPathFactory) -> None:
     """They would be published as they are."""
-    made, _ = executed_course(tmp_path_factory)
+    made = executed_course(tmp_path_factory)
     found = [f"{path.name}: {place}" for path in made.records.glob("*.json") for place in places_in(path.read_text())]
     assert found + places_in_outputs(made.executed) == []
 

@@ -54,9 +54,9 @@ def test_a_rival_that_waits_uses_less_than_one_percent_of_a_core(artifacts: None
             turn: Turn = worker.ask("turn", 5, 1, limit_s=LIMIT_S)
             after = ran_ms(worker.pid)
             assert after - before > 0.1 * sum(turn.samples)  # the counters do count
-            time.sleep(1.0)
+            time.sleep(0.5)
             used.append(ran_ms(worker.pid) - after)
-    assert max(used) < 10
+    assert max(used) < 5
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from executed_course import NAMES, SOLUTIONS, executed_course
+from executed_course import NAMES, SOLUTIONS, executed_chapter, executed_course
 from papermill.exceptions import PapermillExecutionError
 from solutions import executing_solutions, exercises, failures, solutions
 
@@ -44,11 +44,6 @@ def text_of(output: notebook.Notebook) -> str:
 WITH_CHECKED_CELLS = [c for c in course.chapters() if CHECKED in c.source.read_text()]
 
 
-@pytest.fixture(scope="session")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Course, str]:
-    return executed_course(tmp_path_factory)
-
-
 def test_every_source_is_in_the_table_of_contents() -> None:
     assert sorted(NAMES) == sorted(path.stem for path in paths.NOTEBOOKS.glob("*.py"))
 
@@ -66,10 +61,9 @@ def test_a_chapter_takes_the_course_s_parameters(chapter: course.Chapter) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_chapter_runs_on_the_cpu(name: str, executed: tuple[Course, str]) -> None:
-    made, printed = executed
-    lines = [line for line in printed.splitlines() if f"] {name}: " in line]
-    assert (made.executed / f"{name}.ipynb").exists(), lines
+def test_a_chapter_runs_on_the_cpu(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    made, printed = executed_chapter(name, tmp_path_factory)
+    assert (made.executed / f"{name}.ipynb").exists(), printed
 
 
 @pytest.mark.parametrize("chapter", course.chapters(), ids=lambda chapter: chapter.name)
@@ -83,9 +77,10 @@ def test_every_exercise_has_a_solution_that_runs(chapter: course.Chapter) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chapter", course.chapters(), ids=lambda chapter: chapter.name)
-def test_the_solutions_of_a_chapter_run(chapter: course.Chapter, executed: tuple[Course, str]) -> None:
+def test_the_solutions_of_a_chapter_run(chapter: course.Chapter, tmp_path_factory: pytest.TempPathFactory) -> None:
     """They were executed with the chapter, after its own cells."""
-    solved = executed[0].build / SOLUTIONS / f"{chapter.name}.ipynb"
+    made, _ = executed_chapter(chapter.name, tmp_path_factory)
+    solved = made.build / SOLUTIONS / f"{chapter.name}.ipynb"
     assert solved.exists(), "the chapter itself failed"
     cells = nbformat.read(solved, as_version=4)
     assert len(cells.cells) == sum(map(bool, solutions(notebook.source_notebook(chapter.source)).values()))
@@ -93,9 +88,9 @@ def test_the_solutions_of_a_chapter_run(chapter: course.Chapter, executed: tuple
 
 
 @pytest.mark.slow
-def test_values_glued_into_text_have_names_of_their_own(executed: tuple[Course, str]) -> None:
+def test_values_glued_into_text_have_names_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     seen: list[str] = []
-    for path in sorted(executed[0].executed.glob("*.ipynb")):
+    for path in sorted(executed_course(tmp_path_factory).executed.glob("*.ipynb")):
         cells = notebook.code_cells(nbformat.read(path, as_version=4))
         glued = [output.get("metadata", {}).get("scrapbook") for cell in cells for output in cell.outputs]
         names = [each["name"] for each in glued if each]
@@ -129,9 +124,12 @@ def test_the_readme_shows_the_published_results() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chapter", WITH_CHECKED_CELLS, ids=lambda chapter: chapter.name)
-def test_checked_cells_give_the_published_output_here(chapter: course.Chapter, executed: tuple[Course, str]) -> None:
+def test_checked_cells_give_the_published_output_here(
+    chapter: course.Chapter, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """What was executed here on the CPU is compared; nothing is executed a second time."""
-    published, here = (folder / f"{chapter.name}.ipynb" for folder in (paths.PUBLISHED, executed[0].executed))
+    made, _ = executed_chapter(chapter.name, tmp_path_factory)
+    published, here = (folder / f"{chapter.name}.ipynb" for folder in (paths.PUBLISHED, made.executed))
     if not published.exists():
         pytest.skip("not published yet")
     source = notebook.source_notebook(chapter.source)

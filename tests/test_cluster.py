@@ -21,18 +21,17 @@ from inference_lib.support.errors import CourseError
 ray = pytest.importorskip("ray")
 
 SMOKE = PROFILES["smoke"]
-SIZES = (1, 2, 4)
+SIZES = (1, 2)
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of three hosts, which are all this one."""
+    """A cluster of two hosts, which are both this one."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
-        for _ in range(2):
-            made.add_node(num_cpus=1)
+        made.add_node(num_cpus=1)
         made.wait_for_nodes(timeout=60)
         yield made.address
     finally:
@@ -63,7 +62,7 @@ def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(addre
     store = RecordStore(tmp_path)
     records = benchmark_on_cluster(rivals(), SMOKE, store, address=address, progress=kill_the_first, rounds_only=True)
     assert [(r.batch_size, r.status, len(r.invocations)) for r in records] == [(size, "ok", 1) for size in SIZES]
-    assert "3 stations" in lines[0]
+    assert "2 stations" in lines[0]
     assert sum("the station died" in line for line in lines) == 1
     assert {record.key for record in store.read()} == {record.key for record in records}
 

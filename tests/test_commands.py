@@ -1,6 +1,7 @@
-"""The real commands on odd machines, each in a process of its own: right, or one clear line and no traceback."""
+"""The real commands on odd machines, in processes of their own: right, or one clear line and no traceback."""
 
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,31 @@ def command(*arguments: object, python: list[str] = PYTHON, **changed: str | Non
     return subprocess.run(
         line, env=environment, capture_output=True, text=True, check=False, cwd=paths.ROOT, timeout=300
     )
+
+
+SEVERAL = """
+import json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from inference_lib.cli import main
+
+found = []
+for line in sys.argv[1:]:
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        status = main(line.split())
+    found.append((status, out.getvalue(), errors.getvalue()))
+print(json.dumps(found))
+"""
+
+
+def commands(
+    *lines: str, before: str = "", **changed: str | None
+) -> Iterator[tuple[str, subprocess.CompletedProcess[str]]]:
+    """Run commands in one process, which imports everything once; yield each with what came of it."""
+    result = command(*lines, python=[sys.executable, "-c", before + SEVERAL], **changed)
+    assert (result.returncode, result.stderr) == (0, "")
+    for line, (status, out, errors) in zip(lines, json.loads(result.stdout), strict=True):
+        yield line, subprocess.CompletedProcess(line, status, out, errors)
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:
@@ -71,36 +98,36 @@ def test_help_names_every_command_in_a_line(capsys: pytest.CaptureFixture[str]) 
 
 
 NAMELESS = """
-import pwd, sys
+import pwd
 
 def nobody(uid):
     raise KeyError(f"getpwuid(): uid not found: {uid}")
 
 pwd.getpwuid = nobody
-from inference_lib.cli import main
-sys.exit(main(sys.argv[1:]))
 """
 
+HERE = ("run 99", "doctor")
+"""What imports all that is imported for chapters, tables, figures and frameworks."""
 
-@pytest.mark.parametrize("arguments", ["--help", "doctor", "run 99"])
-def test_a_user_without_a_name_or_a_home_can_do_everything(arguments: str) -> None:
+
+def assert_that_they_work(results: Iterator[tuple[str, subprocess.CompletedProcess[str]]]) -> None:
+    for line, result in results:
+        if line == "run 99":
+            assert "unknown chapter '99'" in one_line(result)
+        else:
+            assert result.returncode == 0, result.stderr
+            assert "Traceback" not in result.stderr
+
+
+def test_a_user_without_a_name_or_a_home_can_do_everything() -> None:
     """A container that was started with a bare number for a user."""
     gone = dict.fromkeys(("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR"))
-    result = command(*arguments.split(), python=[sys.executable, "-c", NAMELESS], **gone)
-    assert "Traceback" not in result.stderr
-    if arguments == "run 99":
-        assert "unknown chapter '99'" in one_line(result)
-    else:
-        assert result.returncode == 0, result.stderr
+    assert_that_they_work(commands("--help", *HERE, before=NAMELESS, **gone))
 
 
 @pytest.mark.parametrize("odd", [{"MPLBACKEND": "nonsense"}, {"PYTHONWARNINGS": "error"}, {"PYTORCH_JIT": "0"}])
 def test_settings_that_end_other_people_s_imports_do_not_end_ours(odd: dict[str, str]) -> None:
-    """What is imported for tables, figures and frameworks is imported by doctor, report and the like."""
-    assert "unknown chapter '99'" in one_line(command("run", "99", **odd))
-    result = command("doctor", **odd)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
+    assert_that_they_work(commands(*HERE, **odd))
 
 
 def test_torchscript_turned_off_is_said_in_one_line(tmp_path: Path) -> None:
@@ -127,8 +154,10 @@ def test_what_a_framework_says_is_one_line_and_the_rest_is_in_a_file(tmp_path: P
 
 
 def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        line = one_line(command("report", "--records", folder))
+    folders = (tmp_path, tmp_path / "nowhere")
+    results = commands(*(f"report --records {folder}" for folder in folders))
+    for folder, (_, result) in zip(folders, results, strict=True):
+        line = one_line(result)
         assert f"no records in {folder}; make some with `python -m inference_lib benchmark`" in line
 
 
@@ -136,7 +165,7 @@ def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
-            [*PYTHON, "doctor"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=paths.ROOT
+            [*PYTHON, "completion", "bash"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=paths.ROOT
         )
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
@@ -159,11 +188,12 @@ def read_only(empty: Path) -> Path:
     return empty
 
 
-@pytest.mark.parametrize("arguments", ["train vanilla_cnn --device cpu", "run 01", "book", "book --edition published"])
-def test_a_checkout_that_cannot_be_written_is_refused_before_any_work(read_only: Path, arguments: str) -> None:
-    line = one_line(command(*arguments.split(), INFERENCE_ROOT=str(read_only)))
-    assert "cannot " in line
-    assert "_build" in line
+def test_a_checkout_that_cannot_be_written_is_refused_before_any_work(read_only: Path) -> None:
+    lines = ("train vanilla_cnn --device cpu", "run 01", "book", "book --edition published")
+    for _, result in commands(*lines, INFERENCE_ROOT=str(read_only)):
+        said = one_line(result)
+        assert "cannot " in said
+        assert "_build" in said
 
 
 UNGUARDED = """

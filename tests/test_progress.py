@@ -309,7 +309,7 @@ class Answering:
     "load",
     [
         lambda picture: open_loop(Answering(), picture, [0.0, 0.05, 0.1]),
-        lambda picture: closed_loop(Answering(), picture, callers=2, seconds=0.1, every_s=0.02),
+        lambda picture: closed_loop(Answering(), picture, callers=1, seconds=0.1),
     ],
 )
 def test_a_load_says_how_many_of_its_seconds_are_left(

@@ -67,15 +67,11 @@ def builder() -> str:
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Return a function that exports a model once in a precision."""
-    folder = tmp_path_factory.mktemp("graphs")
+def graphs(root: Path) -> Callable[[str, str], Path]:
+    """Return a function that exports a model in a precision, unless that was done before."""
 
     def graph(model: str, precision: str) -> Path:
-        path = folder / f"{model}-{precision}.onnx"
-        if not path.exists():
-            export_onnx(load_pretrained(model), Workload(model, 1, precision, "cuda"), path)
-        return path
+        return build(get_backend("onnxruntime"), Workload(model, 1, precision, "cuda"), root).directory / MODEL_FILE
 
     return graph
 

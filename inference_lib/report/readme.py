@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from inference_lib.records.comparison import verdict_of
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import select
-from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms
+from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
 from inference_lib.report.opening import opening, svg
 from inference_lib.report.plots import provenance
 from inference_lib.report.tables import ends, markdown_table, replicated, replication_counts
 from inference_lib.report.words import label
+from inference_lib.support.files import write_atomically
 
 FIGURE = Path("book/_static/opening.svg")
 """The README's figure, beside it."""
@@ -38,16 +38,13 @@ def results(records: Sequence[Record]) -> str:
     measured = select(gpu)
     if not measured:
         return "Nothing published yet."
-    parts = [provenance(measured), *_models(measured), *absent(gpu)]
+    models = dict.fromkeys(record.model for record in measured)
+    best = [f"**{model}**\n\n{markdown_table(best_rows(measured, model))}" for model in models]
+    parts = [provenance(measured), *best, *absent(gpu)]
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
     return "\n\n".join([*parts, TWO_RUNS, markdown_table(replication_counts(held))])
-
-
-def _models(records: Sequence[Record]) -> list[str]:
-    models = dict.fromkeys(record.model for record in records)
-    return [f"**{model}**\n\n{markdown_table(best_rows(records, model))}" for model in models]
 
 
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
@@ -90,8 +87,7 @@ def _gain(loop: Record, record: Record, goal: Goal) -> str:
 def _level(best: Record, others: Sequence[Record], goal: Goal) -> str:
     if len(best.invocations) < LEAST_INVOCATIONS:
         return "too few starts to tell"
-    beside = ((record, advantage(best, record, goal)) for record in others)
-    tied = [record for record, each in beside if each.low is not None and verdict_of(each) != "slower"]
+    tied = level_with(best, others, goal)
     batches = {r.batch_size: "" if r.batch_size == best.batch_size else f", batch {r.batch_size}" for r in tied}
     return "; ".join(f"{label(record)}{batches[record.batch_size]}" for record in tied) or "nothing else"
 
@@ -122,8 +118,9 @@ def update(readme: Path, records: Sequence[Record], ceilings: Path | None = None
     """Replace the figure and the results in ``readme``, where it has room for them; see :func:`opening`."""
     drawing, shown = figure(records, ceilings)
     blocks = {"figure": shown, "results": results(records)}
-    text = readme.read_text()
-    readme.write_text(BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text))
+    text = readme.read_text(encoding="utf-8")
+    text = BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text)
+    write_atomically(readme, text.encode())
     if drawing:
         (readme.parent / FIGURE).parent.mkdir(parents=True, exist_ok=True)
-        (readme.parent / FIGURE).write_text(drawing)
+        write_atomically(readme.parent / FIGURE, drawing.encode())
