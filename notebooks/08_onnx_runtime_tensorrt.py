@@ -71,7 +71,7 @@ from inference_lib.backends import onnxruntime_tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import build_engine, load_tensorrt, logger, trt, why_no_build
 from inference_lib.report import glue, plots, show_source, tables, words
-from inference_lib.report.bracket import Bracket
+from inference_lib.report.bracket import Bracket, glue_answer
 from inference_lib.seam import Workload, build
 
 ort.set_default_logger_severity(4)  # what fails raises; what falls back is shown below
@@ -317,11 +317,7 @@ compared.show("onnxruntime-tensorrt")
 bracket.figure(compared.shown("resnet18", "fp16"), 1)
 
 # %% tags=["remove-cell"]
-one = compared.by_rival("resnet18", "fp16")
-glue("08-gap", bracket.gap([row for rows in one.values() for row in rows]))
-glue("08-verdict", compared.verdict("onnxruntime-tensorrt", batch_sizes=(1,)))
-reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_index("framework")["FPS"]
-glue("08-reference", f"{reference['ONNX-TensorRT'] / reference['ONNX']:.1f}")
+glue_answer("08", bracket, compared, "onnxruntime-tensorrt", reference=("ONNX-TensorRT", "ONNX"))
 
 # %% [markdown]
 # What lies beyond the band is launches and kernels that one picture cannot fill. Other kernels shorten the second part

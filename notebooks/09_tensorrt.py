@@ -71,7 +71,7 @@ from inference_lib.backends import tensorrt as backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE
 from inference_lib.backends.tensorrt import ENGINE_FILE, EngineRunner, load_tensorrt, log, logger, trt
 from inference_lib.report import glue, plots, show_source, tables, words
-from inference_lib.report.bracket import Bracket
+from inference_lib.report.bracket import Bracket, glue_answer
 from inference_lib.seam import Artifact, Workload, build
 
 scratch = tempfile.TemporaryDirectory()
@@ -308,11 +308,7 @@ compared.show("tensorrt")
 bracket.figure(compared.shown("resnet18", "fp16"), 1)
 
 # %% tags=["remove-cell"]
-one = compared.by_rival("resnet18", "fp16")
-glue("09-gap", bracket.gap([row for rows in one.values() for row in rows]))
-glue("09-verdict", compared.verdict("tensorrt", batch_sizes=(1,)))
-reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_index("framework")["FPS"]
-glue("09-reference", f"{reference['TensorRT'] / reference['ONNX']:.1f}")
+glue_answer("09", bracket, compared, "tensorrt", reference=("TensorRT", "ONNX"))
 
 # %% [markdown]
 # A CUDA graph takes the launches off the host, so what keeps its mark from the band is on the device. There is a kernel

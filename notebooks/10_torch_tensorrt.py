@@ -67,7 +67,7 @@ from inference_lib import MODELS, load_pretrained, open_lab
 from inference_lib.backends import get_backend
 from inference_lib.backends import torch_tensorrt as backend
 from inference_lib.report import glue, plots, show_source, tables, words
-from inference_lib.report.bracket import Bracket
+from inference_lib.report.bracket import Bracket, glue_answer
 from inference_lib.seam import Workload, build
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
@@ -315,11 +315,7 @@ compared.show("torch-tensorrt")
 bracket.figure(compared.shown("resnet18", "fp16"), 1)
 
 # %% tags=["remove-cell"]
-one = compared.by_rival("resnet18", "fp16")
-glue("10-gap", bracket.gap([row for rows in one.values() for row in rows]))
-glue("10-verdict", compared.verdict("torch-tensorrt", batch_sizes=(1,)))
-reference = tables.reference_table("resnet18").query("precision == 'FP16'").set_index("framework")["FPS"]
-glue("10-reference", f"{reference['Torch-TensorRT'] / reference['PyTorch']:.1f}")
+glue_answer("10", bracket, compared, "torch-tensorrt", reference=("Torch-TensorRT", "PyTorch"))
 
 # %% [markdown]
 # What the graph is quicker by is, above all, waiting for launches (its convolutions take their ReLU along, too). What

@@ -201,8 +201,8 @@ tables.show_table(predicted, caption, {"at most times faster": "{:.1f}"})
 show_source(quantize_onnx)
 
 # %% [markdown]
-# `quant_pre_process` folds batch norms and infers shapes. The pictures are training pictures, chosen by a seed, never
-# those of the test: scales that fit the test would flatter it.
+# `quant_pre_process` folds batch norms and infers shapes. The pictures it is calibrated with are never those of the
+# test:
 
 # %%
 show_source("inference_lib.seam.calibration", "Calibration")

@@ -173,6 +173,9 @@ else:
 #
 # The layout is that of the project this course grew from, which measured six frameworks at batch 1 on a Quadro T2000,
 # a laptop GPU. Its table follows each of ours.
+#
+# These tables are long, and show batch 1 alone. [The explorer](../book/explorer) has every row of every machine to sort
+# and to filter, with limits of yours and a price of yours.
 
 
 # %%
@@ -699,6 +702,26 @@ for model in MODELS:
 #
 # A GPU that waits for its host takes power, too, so a row that is slow because it waits may need more energy for the
 # same picture.
+#
+# A choice is paid for in more than one currency. All that a row of ResNet-18 takes beside the time of an inference, the
+# least energy first:
+
+# %% tags=["hide-output"]
+bill = tables.costs(select(at_batch_1, model="resnet18")).drop(columns=["model", "batch"], errors="ignore")
+if "mJ per image" in bill:
+    bill = bill.sort_values("mJ per image")
+else:
+    print("energy: not measured yet")
+tables.show_table(bill, f"ResNet-18, batch 1. {plots.provenance(select(at_batch_1, model='resnet18'))}")
+
+# %% tags=["remove-cell"]
+ways = bill.assign(row=bill["framework"] + " " + bill["precision"]).set_index("row") if len(bill) else bill
+least = [f"{name}: {ways[name].idxmin()}" for name in ways.select_dtypes("number") if ways[name].notna().any()]
+glue("16-least", "; ".join(least) or words.NOT_MEASURED)
+
+# %% [markdown]
+# The least in each column: {glue:text}`16-least`. What is missing was not measured: an export has a time only if it ran
+# with nothing else beside it, and only a GPU has such a meter.
 #
 # ## The price of getting started
 #

@@ -12,7 +12,7 @@ import objects
 import pytest
 from conftest import invocations_of
 
-from inference_lib.measure import accuracy, exports, plan, rounds
+from inference_lib.measure import accuracy, exports, passes, plan, rounds
 from inference_lib.measure import benchmark as module
 from inference_lib.measure.benchmark import WAITED_PERCENT, Session, benchmark, flags
 from inference_lib.measure.plan import Rival, RivalSet, empty_record
@@ -148,7 +148,7 @@ def test_rivals_of_a_batch_size_are_one_set_and_paired(finished: tuple[list[Reco
 
 @pytest.fixture
 def no_race(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Race", lambda *_, **__: pytest.fail("something was measured"))
+    monkeypatch.setattr(passes, "CountedRace", lambda *_: pytest.fail("something was measured"))
 
 
 @pytest.mark.usefixtures("no_race", "calm")
@@ -214,7 +214,7 @@ def test_the_reference_is_computed_on_as_many_images_as_rows_are_checked_on(
     asked: list[tuple[str, str, int]] = []
     monkeypatch.setattr(module, "export_missing", lambda *_, **__: {})
     monkeypatch.setattr(
-        module, "ensure_reference", lambda model, kind, images: asked.append((str(model), kind, images))
+        exports, "ensure_reference", lambda model, kind, images: asked.append((str(model), kind, images))
     )
     workloads = [Workload("vanilla_cnn", size, precision) for precision in ("fp32", "int8") for size in (1, 2)]
     Session(replace(TINY, test_images=12), folder).prepare([Rival("onnxruntime", workload) for workload in workloads])
@@ -272,7 +272,7 @@ class FakeRace:
     evaluated: list[str]
     spent = ""
 
-    def __init__(self, one: RivalSet, profile: Profile, seed: int) -> None:
+    def __init__(self, one: RivalSet, *_: object) -> None:
         self.set = one
 
     def run(self, number: int, *, phases: bool, evaluate: Any = ()) -> dict[Rival, Outcome]:
@@ -314,7 +314,7 @@ def race(monkeypatch: pytest.MonkeyPatch) -> type[FakeRace]:
     monkeypatch.setattr(
         FakeRace, "outcome", staticmethod(lambda rival, number, attempt: outcome(number)), raising=False
     )
-    monkeypatch.setattr(module, "Race", FakeRace)
+    monkeypatch.setattr(passes, "CountedRace", FakeRace)
     return FakeRace
 
 

@@ -9,7 +9,9 @@ from IPython.display import HTML, Markdown
 
 from inference_lib.measure.roofline import Ceilings, bounds, work_of
 from inference_lib.records.record import Record
-from inference_lib.report.bracket import Bracket
+from inference_lib.report import bracket as module
+from inference_lib.report.bracket import Bracket, glue_answer
+from inference_lib.report.rivals import Rivals
 
 MakeRecord = Callable[..., Record]
 
@@ -69,3 +71,20 @@ def test_without_ceilings_everything_says_so(make_record: MakeRecord) -> None:
         assert isinstance(shown, Markdown)
         assert "ceilings" in str(shown.data)
     assert "no such row" in bracket.gap(rows)
+
+
+def test_an_answer_is_glued_under_the_chapter_s_number(
+    bracket: Bracket, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glued: dict[str, str] = {}
+    monkeypatch.setattr(module, "glue", glued.__setitem__)
+    rows = [
+        make_record(1.0, model="resnet18", precision="fp16", backend="tensorrt", title="TensorRT"),
+        make_record(2.0, model="resnet18", precision="fp16", backend="onnxruntime", title="ONNX Runtime"),
+        make_record(2.0, model="resnet18", precision="fp16", backend="onnxruntime", batch_size=256),
+    ]
+    compared = Rivals.of(["onnxruntime", "tensorrt"], rows, [], ["fp16"])
+    glue_answer("09", bracket, compared, "tensorrt", reference=("TensorRT", "ONNX"))
+    assert glued["09-gap"] == bracket.gap([rows[1], rows[0]])
+    assert glued["09-verdict"].endswith("TensorRT end to end: against ONNX Runtime it is 2.0 times faster at batch 1")
+    assert glued["09-reference"] == "3.5"

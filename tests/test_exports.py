@@ -23,7 +23,7 @@ def waves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], bool]]:
     """Let nothing be there; return what is exported together, and whether that is timed, as it happens."""
     found: list[tuple[list[str], bool]] = []
 
-    def export(wave: dict[str, Rival], progress: object, *, timed: bool) -> dict[str, WorkerError]:
+    def export(wave: dict[str, Rival], progress: object, shown: object, *, timed: bool) -> dict[str, WorkerError]:
         found.append((list(wave), timed))
         return {key: WorkerError("died") for key in wave if "openvino" in key}
 

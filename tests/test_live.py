@@ -10,6 +10,7 @@ from inference_lib.measure.plan import Rival
 from inference_lib.records.record import Record
 from inference_lib.report.live import Board
 from inference_lib.seam import Workload
+from inference_lib.support import progress
 
 MakeRecord = Callable[..., Record]
 
@@ -65,3 +66,22 @@ def test_a_terminal_is_left_as_it_was_and_a_file_gets_the_lines(
     with Board({}, 3, console()) as board:
         board.say("invocation 1")
     assert capsys.readouterr().err == "invocation 1\n"
+
+
+def test_what_is_left_stands_below_the_table_as_long_as_something_is(
+    make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "DELAY_S", 1e-9)
+    monkeypatch.setattr(progress, "INTERVAL_S", 0)
+    terminal = console(force_terminal=True, legacy_windows=False)
+    with Board({rival("pytorch"): make_record()}, 3, terminal) as board:
+        board.say("invocation 1")
+        with progress.bar(4, "measuring") as shown:
+            shown.update()
+            assert "| 1 of 4, 00:00 so far, 00:00 left" in terminal.file.getvalue()
+        terminal.file.truncate(0)
+        board.say("the end")
+        assert " left" not in terminal.file.getvalue()
+    with progress.bar(4, "measuring") as shown:
+        assert shown.disable  # nobody watches any more
+    assert capsys.readouterr().err == ""

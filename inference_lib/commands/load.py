@@ -134,15 +134,16 @@ def _print_service(test: "LoadTest") -> None:
 
 def _print_trials(test: "LoadTest", loads: list[float]) -> None:
     """Print a line for each part of the capacity: the law, the simulation, LoadGen."""
+    from inference_lib.support import progress
+
     print("load   rate/s   law ms  simulated p50, p99 ms  measured p50, p99 ms   off %  mean batch  counts")
     for trial in test.predict_and_measure(loads):
         simulated, run = trial.simulated, trial.run
-        print(
+        progress.say(
             f"{trial.load:4.2f} {trial.rate:8,.0f} {trial.law_ms:8.2f}"
             f"  {simulated.quantile_ms(50):9.2f} {simulated.quantile_ms(99):10.2f}"
             f"  {run.latency_ms['p50']:9.2f} {run.latency_ms['p99']:10.2f} {trial.off_percent:+7.1f}"
-            f" {run.mean_batch:11.1f}  {_counts(run)}",
-            flush=True,
+            f" {run.mean_batch:11.1f}  {_counts(run)}"
         )
 
 
@@ -169,6 +170,7 @@ def _over_http(options: argparse.Namespace, url: str) -> int:
     from inference_lib.serve.client import Client
     from inference_lib.serve.loadgen import highest_rate, run_loadgen
     from inference_lib.serve.server_process import answers
+    from inference_lib.support import progress
     from inference_lib.support.errors import CourseError
 
     limit_ms, pictures = options.p99_ms or 25.0, _pictures()
@@ -178,7 +180,7 @@ def _over_http(options: argparse.Namespace, url: str) -> int:
 
         def measure(rate: float) -> "Run":
             found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, limit_ms)
-            print(_line(found), flush=True)
+            progress.say(_line(found))
             return found
 
         if options.rate or options.scenario != "server":

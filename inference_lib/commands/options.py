@@ -186,4 +186,6 @@ def read_records(folder: Path) -> list["Record"]:
 
 def say(line: str) -> None:
     """Print a line about the work to standard error: results alone go to standard output."""
-    print(line, file=sys.stderr, flush=True)
+    from inference_lib.support import progress
+
+    progress.say(line, sys.stderr)

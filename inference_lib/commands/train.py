@@ -1,7 +1,6 @@
 """``train``: the networks of the course once more, or any backbone on a reader's own pictures."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     if options.data is None and (stray := [name for name in only_with_data if getattr(options, name)]):
         raise CourseError(f"--{stray[0].replace('_', '-')} is for your own pictures; give them with --data DIR")
     given: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "seed", "limit")}
-    given |= {"directory": options.output, "device": resolve_device(options.device), "progress": sys.stderr.isatty()}
+    given |= {"directory": options.output, "device": resolve_device(options.device)}
     for model in options.models:
         print(_of_the_course(model, given) if options.data is None else _own(model, options, given))
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.records.machine import this_machine
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import DEVICE_KINDS, FASHION_MNIST, MODELS, Device, Workload
-from inference_lib.support import paths
+from inference_lib.support import paths, progress
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, shown, write_atomically
 from inference_lib.support.hashes import library_hash, sha256_of
@@ -192,8 +193,9 @@ def run_chapters(
         measure_grid(thoroughness, device, course)
     failed = []
     for number, chapter in enumerate(chosen, 1):
-        print(f"[{number}/{len(chosen)}] {chapter.name}: ", end="", flush=True)
-        if not _run(chapter, profile, device, force, course):
+        said = f"[{number}/{len(chosen)}] {chapter.name}: "
+        print(said, end="", flush=True)
+        if not _run(chapter, profile, device, force, course, said):
             failed.append(chapter.name)
     return failed
 
@@ -227,7 +229,7 @@ def _runs_on(backend: str, kind: str) -> bool:
 
 
 def _say(line: str) -> None:
-    print(f"  {line}", flush=True)
+    progress.say(f"  {line}")
 
 
 @cache
@@ -248,8 +250,8 @@ def _stamp(chapter: Chapter, profile: str, device: str) -> dict[str, str]:
     }
 
 
-def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Course) -> bool:
-    """Execute one chapter if need be, print the rest of its line, and say whether it is fine."""
+def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Course, said: str) -> bool:
+    """Execute one chapter if need be, print the rest of the line that begins with ``said``; say whether it is fine."""
     notebook, stamp = source_notebook(chapter.source), _stamp(chapter, profile, device)
     if not force and is_up_to_date(chapter, stamp, course):
         print("up to date")
@@ -259,7 +261,8 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
     spent = course.executed / f".{chapter.name}.{profile}-{device}.seconds"
     start = time.monotonic() - _seconds_in(spent)
     try:
-        executed = _execute(notebook, part, profile, device, course)
+        with _line(said) as cells:
+            executed = _execute(notebook, part, profile, device, course, cells)
     except (KeyboardInterrupt, SystemExit):
         write_atomically(spent, f"{time.monotonic() - start:.1f}".encode())
         part.unlink(missing_ok=True)
@@ -286,7 +289,21 @@ def _seconds_in(spent: Path) -> float:
     return float(spent.read_text()) if spent.exists() else 0.0
 
 
-def _execute(notebook: Notebook, output: Path, profile: str, device: str, course: Course) -> Notebook:
+@contextmanager
+def _line(said: str) -> Iterator[dict[str, Any] | bool]:
+    """Give what papermill is told of a bar of cells. At a terminal it takes the line of ``said``, which is restored."""
+    if not progress.watched():
+        yield False
+        return
+    try:
+        yield {"desc": said.strip(" :"), "leave": False}
+    finally:
+        print(f"\r{said}", end="", flush=True)
+
+
+def _execute(
+    notebook: Notebook, output: Path, profile: str, device: str, course: Course, cells: dict[str, Any] | bool = False
+) -> Notebook:
     """Execute ``notebook`` in the course's folder; what has run so far is always in ``output``."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # a failure has its own line
     own_records = None if course.build == paths.BUILD else str(course.records)
@@ -296,7 +313,7 @@ def _execute(notebook: Notebook, output: Path, profile: str, device: str, course
         parameters={"profile": profile, "device": device, "records_dir": own_records},
         kernel_name="python3",
         language="python",
-        progress_bar=False,
+        progress_bar=cells,
         cwd=str(course.root),
         execution_timeout=CELL_S,
         kernel_manager_class=ThisInterpreter,

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from inference_lib.backends import get_backend
 from inference_lib.measure import accuracy
-from inference_lib.measure.exports import ensure_reference, export_missing
+from inference_lib.measure.exports import ensure_references, export_missing
+from inference_lib.measure.passes import Passes
 from inference_lib.measure.plan import BASELINE, QUIET, Rival, RivalSet, empty_record, grid, sets_of, why_not
 from inference_lib.measure.profiles import Profile
-from inference_lib.measure.rounds import Outcome, Race
+from inference_lib.measure.rounds import Outcome
 from inference_lib.measure.workers import WorkerError
 from inference_lib.records.record import Accuracy, Record, Status
 from inference_lib.records.statistics import LEAST_INVOCATIONS
@@ -96,13 +97,13 @@ class Session:
     trust: bool = False
     """Take the records that are there whatever code and machine of this name made them."""
     records: dict[Rival, Record] = field(default_factory=dict)
+    passes: Passes = field(default_factory=Passes)
 
     def measure(self, rivals: Sequence[Rival]) -> None:
         """Fill ``records`` for ``rivals``, writing each record whenever it gains something."""
         sets = self.prepare(rivals)
-        for number in range(1, self.profile.invocations + 1):
-            for place, one in enumerate(sets, 1):
-                self.invocation(one, number, f"{place}/{len(sets)}")
+        for one, number, place in self.passes.over(sets, self.profile, rounds_only=self.rounds_only):
+            self.invocation(one, number, place)
 
     def prepare(self, rivals: Sequence[Rival]) -> list[RivalSet]:
         """Take what is known of ``rivals`` already, export what is missing; return the sets that are to be measured."""
@@ -112,9 +113,7 @@ class Session:
         sets = sets_of(pending)
         everyone = [rival for one in sets for rival in one.everyone]
         failures = export_missing(everyone, self.progress, timed=self.time_exports)
-        checks = ((r.workload.model, r.workload.device.kind, r.images(self.profile)) for r in pending)
-        for model, kind, images in dict.fromkeys(checks):
-            ensure_reference(model, kind, images)
+        ensure_references(pending, self.profile)
         for rival in pending:
             if failure := failures.get(rival.key[1]):
                 self.fail(rival, failure)
@@ -155,7 +154,7 @@ class Session:
         while not tries or (len(tries) < self.profile.tries and _waited(tries[-1]) > WAITED_PERCENT):
             again = f", again: waited {_waited(tries[-1]):.0f} % for a core" if tries else ""
             self.progress(f"invocation {number}, set {place}: {one.name}, {len(one.members)} rivals{again}")
-            race = Race(one, self.profile, seed=number)
+            race = self.passes.race(one, self.profile, seed=number)
             whole = number == 1 and not self.rounds_only
             tries.append(race.run(number, phases=whole, evaluate=self._to_evaluate(one) if whole else ()))
             self.progress(f"  {race.spent}")

@@ -26,6 +26,7 @@ from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import Model
 from inference_lib.support.errors import CourseError
+from inference_lib.support.progress import bar
 
 TRIES = 2
 """A set whose station died is measured anew on another, once."""
@@ -194,12 +195,16 @@ class _Head:
             return share.actor.invocation.remote(one, number, f"({len(share.left)} to go)")
 
         asked = {future: share for share in self._shares if (future := next_of(share)) is not None}
-        for share, answer in self._answers(asked, again=next_of):
-            if answer is None:
-                lost += [rival for one in {one.name: one for one, _ in share.left}.values() for rival in one.members]
-                continue
-            one, _ = share.left.pop(0)
-            self._take(zip(one.members, answer, strict=True))
+        with bar(sum(len(share.left) for share in self._shares), "measuring") as shown:
+            for share, answer in self._answers(asked, again=next_of):
+                if answer is None:
+                    sets = {one.name: one for one, _ in share.left}
+                    lost += [rival for one in sets.values() for rival in one.members]
+                    shown.update(len(share.left))
+                    continue
+                one, _ = share.left.pop(0)
+                self._take(zip(one.members, answer, strict=True))
+                shown.update()
         return self._to_try_again(lost)
 
     def _answers(self, asked: dict[Any, Share], again: Callable[[Share], Any]) -> Iterator[tuple[Share, Any]]:

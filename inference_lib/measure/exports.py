@@ -3,15 +3,17 @@
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 from inference_lib.backends import get_backend
 from inference_lib.measure.accuracy import reference_path, write_reference
 from inference_lib.measure.plan import Rival
+from inference_lib.measure.profiles import Profile
 from inference_lib.measure.workers import Deadline, Worker, WorkerError, end, first_to_answer
 from inference_lib.seam import Model, build, find_artifact
 from inference_lib.support.errors import CourseError
+from inference_lib.support.progress import Bar, bar, each
 
 EXPORT_LIMIT_S = 900.0
 """A compiler that has not finished by then is taken for one that never does."""
@@ -47,12 +49,13 @@ def export_missing(
     cheapest = min((_size(rival) for rival in rivals), default=None)
     alone = {k: r for k, r in missing.items() if _alone(r) or (timed and _size(r) == cheapest)}
     failures: dict[str, WorkerError] = {}
-    for key, rival in alone.items():
-        failures |= _export({key: rival}, progress, timed=True)
     others = {key: rival for key, rival in missing.items() if key not in alone}
-    if others:
-        progress(f"exporting {len(others)} artifacts, as many at a time as there are cores")
-        failures |= _export(others, progress, timed=False)
+    with bar(len(missing), "exporting") as shown:
+        for key, rival in alone.items():
+            failures |= _export({key: rival}, progress, shown, timed=True)
+        if others:
+            progress(f"exporting {len(others)} artifacts, as many at a time as there are cores")
+            failures |= _export(others, progress, shown, timed=False)
     return failures
 
 
@@ -64,7 +67,9 @@ def _alone(rival: Rival) -> bool:
     return get_backend(rival.backend).times_kernels
 
 
-def _export(jobs: dict[str, Rival], progress: Callable[[str], None], *, timed: bool) -> dict[str, WorkerError]:
+def _export(
+    jobs: dict[str, Rival], progress: Callable[[str], None], shown: Bar, *, timed: bool
+) -> dict[str, WorkerError]:
     """Export in processes, the next one started when one has ended; return why some could not be."""
     waiting, failures = list(jobs.items()), {}
     running: dict[Worker, tuple[str, Deadline]] = {}
@@ -84,9 +89,17 @@ def _export(jobs: dict[str, Rival], progress: Callable[[str], None], *, timed: b
                 except WorkerError as error:
                     failures[key] = error
                 worker.kill()
+                shown.update()
     finally:
         end(running)
     return failures
+
+
+def ensure_references(rivals: Iterable[Rival], profile: Profile) -> None:
+    """Compute the reference logits that ``rivals`` are checked with, see ``ensure_reference``."""
+    checks = ((r.workload.model, r.workload.device.kind, r.images(profile)) for r in rivals)
+    for model, kind, images in each(dict.fromkeys(checks), "reference logits"):
+        ensure_reference(model, kind, images)
 
 
 def ensure_reference(model: Model, device: str, images: int) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from inference_lib.measure import timing
 from inference_lib.records.comparison import SAME_WITHIN
 from inference_lib.records.statistics import log_ratios, median_interval
+from inference_lib.support.progress import bar
 
 ROUNDS = 10
 """Enough for an interval of the median of their ratios (records.statistics.median_interval)."""
@@ -62,13 +63,16 @@ def take_turns(calls: Mapping[str, Callable[[], object]], turn_s: float, seed: i
     """
     samplers = {name: timing.sampler(call) for name, call in calls.items()}
     counts = {}
-    for name, sample in samplers.items():
-        timing.warm_up(sample, budget_s=turn_s)
-        counts[name] = max(LEAST_ITERATIONS, round(turn_s * 1e3 / max(timing.take(sample, 1)[0], 1e-3)))
     order = random.Random(seed)
     rounds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name in order.sample(list(calls), len(calls)):
-            samplers[name]()
-            rounds[name].append(median(timing.take(samplers[name], counts[name])))
+    with bar((1 + ROUNDS) * len(calls), "turns") as shown:
+        for name, sample in samplers.items():
+            timing.warm_up(sample, budget_s=turn_s)
+            counts[name] = max(LEAST_ITERATIONS, round(turn_s * 1e3 / max(timing.take(sample, 1)[0], 1e-3)))
+            shown.update()
+        for _ in range(ROUNDS):
+            for name in order.sample(list(calls), len(calls)):
+                samplers[name]()
+                rounds[name].append(median(timing.take(samplers[name], counts[name])))
+                shown.update()
     return Turns(rounds)

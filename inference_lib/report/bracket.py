@@ -14,9 +14,10 @@ from IPython.display import HTML, Markdown
 from inference_lib.measure.roofline import Ceilings, bounds, work_of
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import Interval
-from inference_lib.report import plots
+from inference_lib.report import glue, plots
+from inference_lib.report.rivals import Rivals
 from inference_lib.report.style import style_of
-from inference_lib.report.tables import show_table
+from inference_lib.report.tables import reference_table, show_table
 from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS, find_model
 
@@ -100,3 +101,20 @@ class Bracket:
                 if device or record.device == "cpu":
                     times.append((record, device or record.latency.end_to_end.median))
         return times
+
+
+def glue_answer(chapter: str, bracket: Bracket, compared: Rivals, mine: str, reference: tuple[str, str]) -> None:
+    """Glue what answers a chapter's guess, for one picture: ``NN-gap``, ``NN-verdict`` and ``NN-reference``.
+
+    They are how far each of the rivals is from the lower end, how the rival ``mine`` fared against the others, and how
+    many times the frames per second of the second framework of ``reference`` the first one had in the project that this
+    course grew from.
+    """
+    model, precision = bracket.model, bracket.precision
+    cell = compared.by_rival(model, precision)
+    table = reference_table(model)
+    fps = table[table["precision"] == PRECISIONS[precision].title].set_index("framework")["FPS"]
+    first, second = reference
+    glue(f"{chapter}-gap", bracket.gap([record for records in cell.values() for record in records]))
+    glue(f"{chapter}-verdict", compared.verdict(mine, model, precision, batch_sizes=(1,)))
+    glue(f"{chapter}-reference", f"{fps[first] / fps[second]:.1f}")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from inference_lib.records.record import Record
 from inference_lib.report.words import label
+from inference_lib.support.progress import Bar
 
 if TYPE_CHECKING:
     from inference_lib.measure.plan import Rival
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 COLUMNS = ("framework", "model", "batch", "starts", "ms", "note")
 NUMBERS = ("batch", "starts", "ms")
 
-AROUND = 8
-"""Lines of the terminal that are not rows: the head, the line about the work, the prompt."""
+AROUND = 9
+"""Lines of the terminal that are not rows: the head, the lines about the work and what is left of it, the prompt."""
 
 
 class Board:
-    """What a measurement says of itself while it runs: pass ``say`` as its progress.
+    """What a measurement says of itself while it runs: pass ``say`` as its progress. What is left stands below.
 
     The table is drawn when there is news, and by nobody in between: a thread that draws would take a core from what is
     measured. It vanishes at the end.
@@ -35,18 +36,26 @@ class Board:
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._seen: dict[Any, tuple[str, int]] = {}
         self._on_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._line = self._left = ""
 
     def __enter__(self) -> Self:
         if self._on_terminal:
             self._live.start()
+            Bar.shown_by = self._show_left
         return self
 
     def __exit__(self, *exc: object) -> None:
+        Bar.shown_by = None
         self._live.stop()
+
+    def _show_left(self, text: str) -> None:
+        self._left = text
+        self.say(self._line)
 
     def say(self, line: str) -> None:
         """Tell a line about the work, with what is known by now above it."""
         if self._on_terminal:
+            self._line = line
             self._live.update(self.table(line), refresh=True)
         else:
             print(line, file=sys.stderr, flush=True)
@@ -60,7 +69,8 @@ class Board:
             self._seen.pop(rival, None)  # to the end
             self._seen[rival] = state
         done = sum(not r.ok or len(r.invocations) >= self.invocations for r in self.records.values())
-        below = Text(f"{done} of {len(self.records)} rows done; {line.strip()}", no_wrap=True, overflow="ellipsis")
+        about = f"{done} of {len(self.records)} rows done; {line.strip()}"
+        below = Text("\n".join(filter(None, (about, self._left))), no_wrap=True, overflow="ellipsis")
         made = Table(caption=below, caption_justify="left", expand=True)
         for name in COLUMNS:
             made.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)

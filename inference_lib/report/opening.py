@@ -22,6 +22,9 @@ from inference_lib.seam import MODELS, PRECISIONS
 SHOWN = "resnet18"
 """The network of the figure."""
 
+WIDTH = 5.4
+"""Inches: on a phone the figure is shrunk to the width of the screen, and its text must stay large enough to read."""
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -111,7 +114,7 @@ def svg(found: Opening) -> str:
 def png(found: Opening) -> bytes:
     """Return the figure as a picture for places that show nothing else, black on white, about 1,200 pixels wide."""
     buffer = io.BytesIO()
-    _drawn(found).savefig(buffer, format="png", dpi=166, facecolor="white")
+    _drawn(found).savefig(buffer, format="png", dpi=1200 / WIDTH, facecolor="white")
     return buffer.getvalue()
 
 
@@ -124,7 +127,7 @@ def _drawn(found: Opening) -> plots.Figure:
         names.append(found.bound_label)
         medians.append(Interval(found.bound_ms))
         colors.append(plots.INK)
-    drawn, (axes,) = plots.new_figure(height=0.31 * len(names) + 0.7)
+    drawn, (axes,) = plots.new_figure(WIDTH, height=0.31 * len(names) + 0.7)
     bars = axes.barh(
         range(len(names)),
         [m.value for m in medians],
@@ -139,11 +142,11 @@ def _drawn(found: Opening) -> plots.Figure:
     highest = [m.value if m.high is None else m.high for m in medians]
     for number, (median, end) in enumerate(zip(medians, highest, strict=True)):
         told = f"{median.value:.3g} ms"
-        axes.annotate(told, (end, number), (5, 0), textcoords="offset points", va="center", fontsize="small")
+        axes.annotate(told, (end, number), (5, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.margins(x=0.14, y=0.02)
+    axes.margins(x=0.27, y=0.02)
     axes.set(xlabel="one picture, ms", xlim=(0, None))
     return drawn
 

@@ -5,6 +5,7 @@ whether the run was long enough, large enough and quick enough to count (https:/
 loadgen; Reddi et al., "MLPerf Inference Benchmark", 2020). A run that it calls invalid is kept, and says so.
 """
 
+import math
 import re
 import tempfile
 import threading
@@ -22,6 +23,7 @@ from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.progress import bar, ticking
 
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
 """One caller who waits; one caller who sends eight at once and waits; requests at random times; all at once."""
@@ -118,7 +120,7 @@ def run_loadgen(
         system = loadgen.ConstructFastSUT(load.issue, lambda: None)
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
         try:
-            with out_of_the_collectors_way():
+            with out_of_the_collectors_way(), ticking(seconds, f"load, s ({scenario.replace('_', ' ')})"):
                 loadgen.StartTestWithLogSettings(system, library, settings, _quiet(loadgen, folder))
         finally:
             loadgen.DestroyQSL(library)
@@ -274,25 +276,31 @@ def highest_rate(
 
     """
     runs: list[Run] = []
+    low = high = 0.0
 
     def holds(rate: float) -> bool:
         for _ in range(tries):
+            known = low and high
+            halvings = math.ceil(math.log2(math.log(high / low if known else 2) / math.log(1 + precision)))
+            shown.total = len(runs) + (0 if known else 1) + halvings
             runs.append(measure(rate))
+            shown.update()
             if runs[-1].latency_ms["p99"] <= limit_ms and not runs[-1].errors:
                 return True
         return False
 
-    low, high = (start, 0.0) if holds(start) else (0.0, start)
-    for _ in range(DOUBLINGS):
-        if low and high:
-            break
-        if low:
-            low, high = (2 * low, 0.0) if holds(2 * low) else (low, 2 * low)
-        else:
-            low, high = (high / 2, high) if holds(high / 2) else (0.0, high / 2)
-    while low and high and high / low > 1 + precision:
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if holds(middle) else (low, middle)
+    with bar(0, "searching the highest rate") as shown:
+        low, high = (start, 0.0) if holds(start) else (0.0, start)
+        for _ in range(DOUBLINGS):
+            if low and high:
+                break
+            if low:
+                low, high = (2 * low, 0.0) if holds(2 * low) else (low, 2 * low)
+            else:
+                low, high = (high / 2, high) if holds(high / 2) else (0.0, high / 2)
+        while low and high and high / low > 1 + precision:
+            middle = (low * high) ** 0.5
+            low, high = (middle, high) if holds(middle) else (low, middle)
     return low, runs
 
 

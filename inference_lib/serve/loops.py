@@ -15,6 +15,7 @@ import numpy as np
 
 from inference_lib.serve.loadgen import Target
 from inference_lib.support.errors import CourseError
+from inference_lib.support.progress import ticking
 
 DRAINED_S = 60.0
 """How long the last answers are waited for."""
@@ -49,12 +50,13 @@ def open_loop(target: Target, picture: np.ndarray, due: Sequence[float] | np.nda
         CourseError: some were not answered within a minute after the last was sent.
 
     """
-    load = _Load()
-    for when in due:
-        if (left := when - load.now()) > 0:
-            time.sleep(left)
-        load.send(target, picture, float(when))
-    return load.answered()
+    with ticking(float(due[-1]) if len(due) else 0.0, "open loop, s"):
+        load = _Load()
+        for when in due:
+            if (left := when - load.now()) > 0:
+                time.sleep(left)
+            load.send(target, picture, float(when))
+        return load.answered()
 
 
 def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: float) -> list[Sent]:
@@ -76,11 +78,12 @@ def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: floa
                 return
 
     threads = [threading.Thread(target=call, daemon=True) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(seconds + DRAINED_S)
-    return load.answered()
+    with ticking(seconds, "closed loop, s"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(seconds + DRAINED_S)
+        return load.answered()
 
 
 class _Load:

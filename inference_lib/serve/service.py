@@ -18,6 +18,7 @@ from inference_lib.serve.classifier import PICTURE, Classifier, smallest
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError
+from inference_lib.support.progress import each
 
 LEAST = 8
 """Batches of a size, whatever the budget."""
@@ -76,7 +77,7 @@ def measure_service(classifier: Classifier, budget_s: float = 0.3) -> Service:
     alone, busy = {}, {}
     pictures = np.random.default_rng(0).integers(0, 256, (classifier.sizes[-1], *PICTURE), np.uint8)
     with no_garbage_collection():
-        for size in classifier.sizes:
+        for size in each(classifier.sizes, "batches of each size"):
             with BatchQueue([classifier], max_batch=size, limit=sys.maxsize) as queue:
                 alone[size] = _one_by_one(queue, pictures[:size], budget_s)
                 busy[size] = _never_empty(queue, pictures[:size], (1 + classifier.depth) * size, budget_s)

@@ -19,6 +19,7 @@ from inference_lib.serve.replica import RemoteClassifier
 from inference_lib.serve.service import measure_service
 from inference_lib.serve.settings import Settings
 from inference_lib.serve.simulator import poisson
+from inference_lib.support.progress import ticking
 
 WINDOW_S = 1.0
 """Requests of so long count together where it is asked whether p99 is within its limit."""
@@ -78,7 +79,7 @@ def soak(
             made.append(stack.enter_context(closing(settings.remote(number))))
         asked = rate or load * _capacity(made)
         say(f"{settings.replicas} replicas, {asked:,.0f} requests a second for {seconds:g} s")
-        with settings.queue(list(made), again) as queue:
+        with settings.queue(list(made), again) as queue, ticking(seconds, "soak, s"):
             return _Load(queue, made, asked, seconds).run(kill_every_s, limit_ms, say)
 
 

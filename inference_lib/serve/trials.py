@@ -23,6 +23,7 @@ from inference_lib.serve.queueing import slowest_s
 from inference_lib.serve.request import Request
 from inference_lib.serve.service import Service
 from inference_lib.serve.simulator import Knobs, Outcome, poisson, simulate
+from inference_lib.support.progress import each
 
 SIMULATED = 20_000
 """Requests of a simulation: 200 of them lie beyond the 99th percentile."""
@@ -76,7 +77,7 @@ class LoadTest:
     def predict_and_measure(self, loads: Sequence[float] = LOADS) -> Iterator[Trial]:
         """Simulate the queue at parts of its capacity, and put the real one under the same loads."""
         service, knobs = self.service, self.knobs
-        for load in loads:
+        for load in each(loads, "loads"):
             rate = load * service.carried(knobs.max_batch)
             count = min(LONGEST, max(LEAST, round(rate * self.seconds)))  # near its capacity, a queue grows with time
             simulated = simulate(poisson(rate, count), service, knobs)

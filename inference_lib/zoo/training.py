@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, write_atomically
 from inference_lib.support.paths import DATA
+from inference_lib.support.progress import bar, no_bar
 from inference_lib.zoo.fashion_mnist import IMAGE_SIZE, enlarge, load_fashion_mnist
 from inference_lib.zoo.networks import ARCHITECTURES, as_stored, create_model, save_pretrained
 
@@ -330,8 +330,7 @@ def fit(
     parts |= {"best": best} if keep_best else {}
     history = kept.load(parts, device) if kept is not None else []
     total_steps, done_steps = steps * recipe.epochs, steps * len(history)
-    quiet = {"disable": not progress, "mininterval": 1}
-    with tqdm(total=total_steps, initial=done_steps, desc=name, unit="step", **quiet) as bar:
+    with bar(total_steps, name, done_steps) if progress else no_bar() as shown:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             started, rate = time.perf_counter(), float(schedule.get_last_lr()[0])
             total = torch.zeros((), device=device)
@@ -344,7 +343,7 @@ def fit(
                 done = (epoch - 1) * steps + step + 1
                 # A short average first: the first weights are random. Both lists hold the same tensors all along.
                 torch._foreach_lerp_(average, latest, 1 - min(recipe.average_decay, done / (done + 10)))
-                bar.update()
+                shown.update()
             entry = {
                 "epoch": epoch,
                 "lr": float(rate),
@@ -357,7 +356,7 @@ def fit(
                 best.see(averaged, entry["validation_accuracy"])
             if kept is not None:
                 kept.save(parts, history, device)
-            bar.set_postfix(epoch=epoch, validation=f"{entry['validation_accuracy']:.2f} %")
+            shown.set_postfix(epoch=epoch, validation=f"{entry['validation_accuracy']:.2f} %")
     if keep_best:
         averaged.load_state_dict(best.weights)
     return averaged, history
