@@ -16,6 +16,7 @@ from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.measure.roofline import Ceilings, ceilings, published_ceilings
 from inference_lib.measure.turns import Turns, take_turns
 from inference_lib.records.machine import Machine, this_machine
+from inference_lib.records.pairs import of_all_pictures
 from inference_lib.records.record import Record, Status
 from inference_lib.records.store import RecordStore, select_all
 from inference_lib.report.rivals import Rivals
@@ -77,7 +78,7 @@ class Lab:
         """Return what was measured here so far with the lab's profile, in the lab's run, on this machine."""
         mine = {self.machine.name(device) for device in DEVICE_KINDS}
         found = select_all(self.store.read(), profile=self.profile.name, run=self.run)
-        return [record for record in found if record.machine.name(record.device) in mine]
+        return of_all_pictures(record for record in found if record.machine.name(record.device) in mine)
 
     def whole_grid(self) -> list[Record]:
         """Return what was measured on the lab's device, and for every other cell of the profile's grid why not."""
@@ -91,7 +92,7 @@ class Lab:
 
     def published(self) -> list[Record]:
         """Return the records of the published edition's first run."""
-        return select_all(self.published_store.read(), run=self.run)
+        return of_all_pictures(select_all(self.published_store.read(), run=self.run))
 
     def gpu_records(self) -> list[Record]:
         """Return records from a GPU: measured here where here is one, else the published ones."""

@@ -73,6 +73,7 @@ from inference_lib.backends import get_backend
 from inference_lib.backends import openvino as openvino_backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, RECORD_ASSIGNMENT, export_onnx, open_session
 from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
+from inference_lib.measure.operations import timeline
 from inference_lib.measure.roofline import bounds, ceilings, multiplied, work_of
 from inference_lib.records.store import select
 from inference_lib.report import glue, plots, show_source, tables, words
@@ -920,6 +921,48 @@ if chosen:
     print(f"all layers: {whole_ms.iloc[0]:.3f} ms by the first plans, {whole_ms.iloc[1]:.3f} ms by the fastest")
 else:
     print("needs a GPU on which the INT8 row of cuDNN at batch 256 was exported: only there can plans be timed")
+
+# %% [markdown]
+# ### The other layers take the time
+#
+# A network is as fast in eight bits as the layers that *get* faster are large. ResNet-18 is almost all convolutions
+# that add up hundreds of products for each number. MobileNetV2 has depthwise ones between them, with nine products for
+# each number: cuDNN is not asked for those, a small kernel of the course computes them, and their time is in loading,
+# converting and storing. A profile of one replay sorts the kernels into the libraries' (cuDNN's convolutions, and the
+# linear layer's), the depthwise ones, and the rest:
+
+# %%
+KINDS = {"depthwise": "depthwise"} | dict.fromkeys(("pictures", "max_pool", "mean"), "the rest")
+
+
+def kernels_of(model: str, precision: str) -> pd.Series | None:
+    """Return the milliseconds of each kind of kernel in one replay; None where the row was not exported here."""
+    asked = Workload(model, 256, precision, "cuda")
+    artifact = find_artifact(get_backend("cudnn"), asked) if lab.device == "cuda" else None
+    if artifact is None:
+        return None
+    pictures = np.empty(asked.input_shape, asked.host_dtype)
+    asked.model.dataset.read(0, pictures)
+    with get_backend("cudnn").load(artifact) as runner:
+        runner.upload(pictures)
+        seen = timeline(lambda: (runner.compute(), runner.synchronize()), "cuda").query("row == 'device'")
+    kinds = [next((KINDS[word] for word in KINDS if word in kernel), "the libraries'") for kernel in seen["name"]]
+    return seen["length_ms"].groupby(kinds).sum()
+
+
+for name in ("resnet18", "mobilenet_v2"):
+    spent = {f"{PRECISIONS[bits].title}, ms": kernels_of(name, bits) for bits in ("fp16", "int8")}
+    if any(times is None for times in spent.values()):
+        print(f"needs a GPU on which cuDNN's rows of {name} in FP16 and INT8 at batch 256 were exported")
+        continue
+    by_kind = pd.DataFrame(spent).fillna(0).rename_axis("kernels").reset_index()
+    by_kind["times faster"] = by_kind["FP16, ms"] / by_kind["INT8, ms"]
+    display(tables.show_table(by_kind, f"{name}, batch 256, one replay. {words.machines(on_gpu)}."))
+
+# %% [markdown]
+# Read the last column line by line. A kind of kernel that does not get faster although its numbers have half the bytes
+# does not wait for memory; and where such a kind has much of the time, the whole gets little from eight bits. That is
+# Amdahl's law, and the reason to profile before you quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only

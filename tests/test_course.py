@@ -186,6 +186,32 @@ def test_a_chapter_that_kills_its_kernel_is_a_failure_like_any_other(
     assert "failed at code cell 2 (`import os`): the kernel died" in capsys.readouterr().out
 
 
+def test_a_cell_that_does_not_end_is_ended(
+    tiny: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(course, "CELL_S", 1)
+    write_chapter(tiny, "01_first", "import time\ntime.sleep(300)\n")
+    assert run(tiny, "01") == ["01_first"]
+    assert "failed at code cell 2 (`import time`): it did not end within 1 s" in capsys.readouterr().out
+
+
+def test_a_full_disk_fails_a_chapter_and_leaves_no_half_notebook(
+    tiny: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def half(notebook_: object, part: Path, *_: object) -> None:
+        part.write_text('{"cells": [')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(course, "_execute", half)
+    assert run(tiny) == ["01_first", "02_second"]
+    assert capsys.readouterr().out.count("before its first cell: OSError: [Errno 28] No space left on device") == 2
+    assert [path.name for path in sorted(tiny.executed.iterdir())] == [
+        "01_first.failed.ipynb",
+        "02_second.failed.ipynb",
+    ]
+    nbformat.validate(nbformat.read(tiny.executed / "01_first.failed.ipynb", as_version=4))
+
+
 def test_chapters_run_in_the_course_s_folder_with_this_interpreter(tiny: Course) -> None:
     write_chapter(tiny, "01_first", "import os, sys\nprint([os.getcwd(), sys.executable])\n")
     part = tiny.root / "part.ipynb"
@@ -374,6 +400,37 @@ def test_an_edition_is_replaced_as_a_whole_or_not_at_all(executed: Course, monke
         book.publish(course=executed)
     assert written
     assert snapshot(executed.root / "book") == before
+
+
+@pytest.mark.parametrize("killed", ["before the old edition was removed", "between the two"])
+def test_an_edition_survives_a_publishing_that_was_killed(executed: Course, killed: str) -> None:
+    book.publish(course=executed)
+    before, old = snapshot(executed.published), executed.published.with_name(".published.old")
+    if killed == "between the two":
+        os.replace(executed.published, old)
+    else:
+        shutil.copytree(executed.published, old)
+    (executed.executed / "01_first.ipynb").unlink()
+    assert book.publish(course=executed) == ["02_second"]
+    assert snapshot(executed.published) == before
+    assert not old.exists()
+
+
+def test_a_reader_of_the_readme_sees_the_old_one_or_the_new_one(executed: Course) -> None:
+    readme = executed.root / "README.md"
+    readme.write_text("<!-- results -->\nNothing\n<!-- /results -->\n")
+    with readme.open() as reader:
+        book.publish(course=executed)
+        assert reader.read() == "<!-- results -->\nNothing\n<!-- /results -->\n"
+    assert "NVIDIA Test GPU" in readme.read_text()
+
+
+def test_a_rendering_that_does_not_end_is_ended(tiny: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tiny.root / "_config.yml").write_text("title: Tiny\n")
+    monkeypatch.setattr(book, "JUPYTER_BOOK", "import time; time.sleep(60)")
+    monkeypatch.setattr(book, "RENDER_S", 0.2)
+    with pytest.raises(CourseError, match=r"cannot be rendered, see .*: ERROR: Jupyter Book did not end within 0.2 s"):
+        book.render("local", course=tiny)
 
 
 def test_a_book_folder_that_cannot_be_written_is_one_line(executed: Course) -> None:

@@ -1,5 +1,6 @@
 """Files for others' servers: Docker, Kubernetes, KubeRay, Triton. None of them runs here; what can be checked is."""
 
+import os
 import re
 from pathlib import Path
 
@@ -95,7 +96,14 @@ def test_a_triton_repository_has_the_model_and_a_configuration_that_parses(
     assert "max_batch_size: 6" in text
     assert "max_queue_delay_microseconds: 2000" in text
     assert re.findall(r"batch_size: (\d+) inputs", text) == ["1", "2", "4", "6"]
-    assert (tmp_path / "vanilla_cnn" / "1" / "model.onnx").stat().st_size > 3e6
+    model = tmp_path / "vanilla_cnn" / "1" / "model.onnx"
+    assert model.stat().st_size > 3e6
+    whole = model.read_bytes()
+    with model.open("rb") as reader:  # a server that loads it while it is written again
+        start = reader.read(1000)
+        assert main(["export", "onnxruntime", "vanilla_cnn", *options]) == 0
+        assert start + reader.read() == whole
+        assert os.fstat(reader.fileno()).st_ino != model.stat().st_ino
 
 
 def test_triton_takes_onnx_files_with_an_open_batch() -> None:

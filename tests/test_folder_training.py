@@ -1,6 +1,7 @@
 """Training on a reader's own pictures, and what is kept of it."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -259,3 +260,36 @@ def test_a_file_that_names_its_network_in_more_than_a_line_is_not_ours(tmp_path:
     save_trained(tmp_path / "net.safetensors", nn.Linear(1, 1), facts)
     with pytest.raises(CourseError, match="is not what the command train writes"):
         find_model(str(tmp_path / "net.safetensors"))
+
+
+def test_a_training_does_not_go_on_with_a_network_that_was_changed_since(
+    stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, kept = tmp_path / "network.py", {"directory": tmp_path, "epochs": 2, "progress": False}
+    network.write_text(NETWORK)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_training, "accuracy", interrupted)  # at the end, when every epoch is kept
+        with pytest.raises(KeyboardInterrupt):
+            train_on(f"{network}:make", stripes, **kept)
+    network.write_text(NETWORK.replace("8", "4"))
+    result, _ = train_on(f"{network}:make", stripes, **kept)
+    assert len(result.history) == 2
+    assert sum(p.numel() for p in result.model.parameters()) < 1000
+
+
+def test_pictures_that_fill_the_cache_of_files_can_be_trained_on_and_too_many_cannot(
+    stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, memory = os.sysconf, tmp_path / "meminfo"
+    monkeypatch.setattr(os, "sysconf", lambda name: 0 if name == "SC_AVPHYS_PAGES" else asked(name))
+    train_on(backbone(stripes), stripes, directory=tmp_path, epochs=1, limit=20, progress=False)
+    memory.write_text("MemTotal:       24683724 kB\nMemFree:        20000000 kB\nMemAvailable:          9 kB\n")
+    monkeypatch.setattr(folder_training, "MEMINFO", memory)
+    with pytest.raises(
+        CourseError, match=r"20 pictures of 1x16x16 take 0.0 GiB of memory, and 0.0 are free; use fewer"
+    ):
+        train_on(backbone(stripes), stripes, directory=tmp_path, epochs=1, limit=20, progress=False)

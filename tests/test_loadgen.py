@@ -8,6 +8,7 @@ import pytest
 from serving import PICTURE, Told
 
 from inference_lib.records.record import Record
+from inference_lib.serve import loops
 from inference_lib.serve.loadgen import Run, highest_rate, read_summary, run_loadgen
 from inference_lib.serve.loops import closed_loop, open_loop
 from inference_lib.serve.queue import BatchQueue
@@ -158,3 +159,18 @@ def test_a_closed_loop_never_has_more_under_way_than_callers() -> None:
         sent = closed_loop(queue, PICTURE, callers=3, seconds=0.2)
     assert len(sent) > 3
     assert max(told.batches) <= 3
+
+
+@pytest.mark.parametrize(
+    "load", [lambda queue: open_loop(queue, PICTURE, [0.0] * 2), lambda queue: closed_loop(queue, PICTURE, 2, 0.01)]
+)
+def test_requests_that_nobody_answers_are_not_left_out_without_a_word(
+    load: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told((1, 2))
+    told.go.clear()
+    monkeypatch.setattr(loops, "DRAINED_S", 0.05)
+    with BatchQueue([told]) as queue:
+        with pytest.raises(CourseError, match=r"2 requests got no answer within 0.05 s"):
+            load(queue)
+        told.go.set()

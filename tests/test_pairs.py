@@ -1,11 +1,13 @@
 """What an export lost against its reference on the same pictures, and whether that could be chance."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from inference_lib.measure.accuracy import compare
-from inference_lib.records.pairs import pairs
-from inference_lib.records.record import Accuracy
+from inference_lib.records.pairs import of_all_pictures, pairs
+from inference_lib.records.record import Accuracy, Record
 
 
 def counted(gained: int | None, lost: int | None, images: int = 10_000) -> Accuracy:
@@ -54,3 +56,22 @@ def test_95_of_100_intervals_hold_the_true_difference() -> None:
 
 def test_a_record_from_before_they_were_counted_has_none() -> None:
     assert pairs(counted(None, None)) is None
+
+
+def test_a_row_that_saw_fewer_pictures_is_told_of_all(make_record: Callable[..., Record]) -> None:
+    def accuracy(percent: float, images: int, gained: int | None, lost: int | None) -> Accuracy:
+        counts = {"images": images, "gained": gained, "lost": lost}
+        return Accuracy(accuracy_percent=percent, agreement_percent=99, largest_difference=0, **counts)
+
+    rows = [
+        make_record(precision="fp32", accuracy=accuracy(96.9, 1_000, 0, 1)),  # the first thousand are easy
+        make_record(precision="fp16", accuracy=accuracy(95.33, 10_000, 5, 2)),
+        make_record(precision="int8", accuracy=accuracy(94.0, 500, None, None)),  # from before anything was counted
+        make_record(model="vanilla_cnn", accuracy=accuracy(92.0, 1_000, 0, 0)),  # no other row has seen more
+        make_record(precision="tf32", accuracy=None),
+    ]
+    told = of_all_pictures(rows)
+    percents = [record.accuracy and record.accuracy.accuracy_percent for record in told]
+    assert percents == [pytest.approx(95.30 - 0.1), 95.33, 94.0, 92.0, None]
+    assert [record.accuracy and record.accuracy.images for record in told] == [1_000, 10_000, 500, 1_000, None]
+    assert rows[0].accuracy.accuracy_percent == 96.9  # the record itself stays what was measured

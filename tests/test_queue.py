@@ -268,7 +268,32 @@ def test_a_dead_classifier_is_replaced() -> None:
     assert fresh.closed
 
 
-def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(told: Told) -> None:
+def test_what_takes_the_place_of_a_dead_one_after_the_end_is_closed_too(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, ended, making = Told(), threading.Event(), threading.Event()
+
+    def slowly(_: Told) -> Told:
+        making.set()
+        assert ended.wait(10)
+        return fresh
+
+    monkeypatch.setattr(waiting, "CLOSING_S", 0.02)
+    told.fails, told.dead = RuntimeError("died"), True
+    with BatchQueue([told], slowly) as queue:
+        with pytest.raises(FailedError, match="died"):
+            queue.ask(PICTURE)
+        assert making.wait(10)
+    ended.set()
+    deadline = time.monotonic() + 5
+    while not fresh.closed and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert fresh.closed
+
+
+def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
     def never(_: Told) -> Told:
         raise OSError("no memory")
 
@@ -284,6 +309,7 @@ def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(told:
         assert not queue.ready
         with pytest.raises(ClosedError):
             queue.submit(PICTURE, answers)
+    assert caplog.text.count("a replica does not come up: OSError: no memory") == waiting.TRIES
 
 
 def test_one_of_two_replicas_goes_on_alone() -> None:

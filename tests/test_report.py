@@ -219,8 +219,9 @@ def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path:
     page = tmp_path / "README.md"
     page.write_text("a\n<!-- figure -->\n<!-- /figure -->\nb\n<!-- results -->\nold\n<!-- /results -->\nc\n")
     absent = make_record(count=0, backend="tensorrt", title="TensorRT", status="unavailable", reason="not installed")
+    wide = make_record(count=0, backend="pytorch", precision="tf32", status="unsupported", reason="has other rows")
     many = graph_of(make_record, 8.0, batch_size=64, rivals="of 64")
-    readme.update(page, [make_record(2.0), graph_of(make_record), many, absent, make_record(9.0, device="cpu")])
+    readme.update(page, [make_record(2.0), graph_of(make_record), many, absent, wide, make_record(9.0, device="cpu")])
     text = page.read_text()
     assert text.startswith("a\n<!-- figure -->\n![Bars: one picture through ResNet-18")
     assert "(book/_static/opening.svg)" in text
@@ -248,9 +249,19 @@ def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path:
         ],
     ]
     assert "- TensorRT: unavailable: not installed" in text
+    assert "has other rows" not in text
     assert "9.000" not in text
     assert readme.ONE_RUN in text
     assert "prefers-color-scheme: dark" in (tmp_path / readme.FIGURE).read_text()
+
+
+def test_the_readme_has_a_row_in_eight_bits_where_one_was_measured(make_record: MakeRecord) -> None:
+    small = make_record(4.0, backend="cudnn", title="cuDNN", precision="int8", batch_size=64, rivals="of 64")
+    table = readme.best_rows([make_record(2.0), graph_of(make_record), small], "resnet18")
+    assert list(table[""]) == ["the plain loop", "quickest", "most productive", "in eight bits"]
+    assert "INT8" not in table["row"].iloc[2]
+    assert table["row"].iloc[3] == "cuDNN INT8"
+    assert table["images/s"].iloc[3] == "16,000"
 
 
 def test_the_readme_names_what_is_level_and_claims_nothing_from_one_start(make_record: MakeRecord) -> None:

@@ -1,11 +1,14 @@
 """The servers as a reader starts them: a replica is killed, the server is asked to end, and everybody is answered."""
 
 import gc
+import http.server
 import os
 import signal
 import socket
 import threading
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from inference_lib.cli import main, parser
 from inference_lib.commands import serve as command
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import Workload
+from inference_lib.serve import server_process
 from inference_lib.serve.classifier import HALF_STEPS, DeviceClassifier, Loaded, out_of_the_collectors_way, sizes_up_to
 from inference_lib.serve.client import Client, Reply
 from inference_lib.serve.server_process import answers, running_server
@@ -92,6 +96,52 @@ def test_a_server_answers_and_at_its_end_those_under_way_are_answered(engine: st
         server.wait(40)
         assert server.returncode == 143
         assert not answers(f"{url}/health")
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def somebody() -> Iterator[str]:
+    """Return the address of a server that is ready, whoever asks."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_that_was_there_before_is_not_taken_for_the_one_that_is_started(somebody: str) -> None:
+    with pytest.raises(CourseError, match=r"somebody listens at .* already"), running_server(somebody, [], 5):
+        pass
+
+
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(somebody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # made once a process, by what the environment said then
+    assert answers(somebody)
+
+
+def test_what_a_server_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, child = tmp_path / "server", tmp_path / "child"
+    script.write_text(f"#!/bin/sh\ntrap '' TERM\nsleep 60 &\necho $! > {child}.part && mv {child}.part {child}\nwait\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(server_process.sys, "executable", str(script))
+    monkeypatch.setattr(server_process, "END_S", 0.2)
+    with (
+        pytest.raises(CourseError, match="not ready within 1 s"),
+        running_server(f"http://127.0.0.1:{free_port()}", [], 1),
+    ):
+        pass
+    left = [each for each in psutil.process_iter() if each.pid == int(child.read_text())]
+    psutil.wait_procs(left, 5)
+    assert all(each.status() == psutil.STATUS_ZOMBIE for each in left if each.is_running())
 
 
 def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -> None:

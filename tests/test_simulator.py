@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from serving import Told
 
+from inference_lib.serve import queue as waiting
+from inference_lib.serve import service as serving
 from inference_lib.serve.queueing import highest_rate, mean_wait_s, slowest_s, steady_batch
 from inference_lib.serve.request import FailedError
 from inference_lib.serve.service import Service, measure_service
 from inference_lib.serve.simulator import Knobs, poisson, simulate
 from inference_lib.serve.trials import simulated_rate
+from inference_lib.support.errors import CourseError
 
 
 def service(first_ms: float = 2.0, each_ms: float = 0.1, largest: int = 32, depth: int = 1) -> Service:
@@ -127,3 +130,13 @@ def test_a_classifier_that_fails_cannot_be_timed() -> None:
     told.fails = RuntimeError("CUDA out of memory")
     with pytest.raises(FailedError, match="CUDA out of memory"):
         measure_service(told, 0.01)
+
+
+def test_a_batch_that_takes_too_long_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told((1,))
+    told.go.clear()
+    monkeypatch.setattr(serving, "BATCH_S", 0.05)
+    monkeypatch.setattr(waiting, "CLOSING_S", 0.05)
+    with pytest.raises(CourseError, match=r"batches of 1 pictures do not end within 0.05 s; choose a smaller one"):
+        measure_service(told, 0.01)
+    told.go.set()

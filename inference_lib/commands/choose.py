@@ -73,10 +73,12 @@ Shelf = tuple[str, str, str]
 
 
 def _shelves(options: argparse.Namespace) -> dict[Shelf, list["Record"]]:
+    from inference_lib.records.pairs import of_all_pictures
+
     records = common.read_records(options.records)
     run = options.run or min(record.run for record in records)
     found: dict[Shelf, list[Record]] = {}
-    for record in records:
+    for record in of_all_pictures(records):
         if record.run == run and options.device in (None, record.device):
             found.setdefault((record.machine.name(record.device), record.profile, run), []).append(record)
     if not found:
@@ -84,25 +86,28 @@ def _shelves(options: argparse.Namespace) -> dict[Shelf, list["Record"]]:
     return found
 
 
+NUMBERS = ("latency_p50_ms", "latency_p99_ms", "fps", "accuracy_percent", "gpu_memory_mib")
+"""What is told of a row that meets the request, as the flat table calls it."""
+
+
 def _rows(choice: "Choice", goal: Any) -> Iterable[dict[str, Any]]:
     """Yield what is told of each row that meets the request, the best first."""
     from inference_lib.backends import SERVED_WITHOUT_PYTHON
-    from inference_lib.report.choose import advantage, images_per_s, latency_ms, places
+    from inference_lib.report.choose import advantage, places
+    from inference_lib.report.tables import flat_row
 
     for place, record in zip(places(choice.ranked, goal), choice.ranked, strict=True):
-        beside = advantage(choice.ranked[0], record, goal)
-        p99 = record.latency.end_to_end.p99 if record.latency else None
-        yield _cell(record) | {
-            "place": place,
-            "latency_p50_ms": latency_ms(record),
-            "latency_p99_ms": p99.value if p99 else None,
-            "fps": images_per_s(record),
-            "accuracy_percent": record.accuracy.accuracy_percent if record.accuracy else None,
-            "gpu_memory_mib": record.gpu_memory_mib,
-            "without_python": SERVED_WITHOUT_PYTHON.get(record.backend),
-            "of_the_best": [beside.value, beside.low, beside.high],
-            "flags": record.flags,
-        }
+        beside, flat = advantage(choice.ranked[0], record, goal), flat_row(record)
+        yield (
+            _cell(record)
+            | {"place": place}
+            | {name: flat[name] for name in NUMBERS}
+            | {
+                "without_python": SERVED_WITHOUT_PYTHON.get(record.backend),
+                "of_the_best": [beside.value, beside.low, beside.high],
+                "flags": record.flags,
+            }
+        )
 
 
 def _cell(record: "Record") -> dict[str, Any]:

@@ -192,17 +192,8 @@ def _engine(options: argparse.Namespace, engine: str) -> int:
     """Start a server with the options that were given, put it under load, and end it."""
     from inference_lib.serve.server_process import running_server
 
-    names = (
-        "backend",
-        "model",
-        "precision",
-        "device",
-        "replicas",
-        "max_batch",
-        "max_wait_ms",
-        "max_queue",
-        "timeout_s",
-    )
+    of_the_model = ("backend", "model", "precision", "device")
+    names = (*of_the_model, "replicas", "max_batch", "max_wait_ms", "max_queue", "timeout_s")
     given = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
     url = f"http://127.0.0.1:{options.port}"
     with running_server(url, [*given, "--engine", engine, "--port", str(options.port)]):

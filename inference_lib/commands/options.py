@@ -154,9 +154,9 @@ def records(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=folder, default=paths.BUILD / "records", help="folder of records")
 
 
-def table_format(parser: argparse.ArgumentParser) -> None:
+def table_format(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS) -> None:
     """Add ``--format``, in which records are printed, and ``--json``."""
-    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--format", choices=formats, default="table")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
 
 

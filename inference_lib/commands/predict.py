@@ -71,4 +71,4 @@ def _classes(model: "Model", logits: Any, top: int) -> dict[str, float]:
     parts = np.exp(logits - logits.max())
     parts /= parts.sum()
     names = model.class_names or [f"class {number}" for number in range(len(logits))]
-    return {names[place]: float(parts[place]) for place in np.argsort(-parts)[: max(1, top)]}
+    return {names[place]: float(parts[place]) for place in np.argsort(-parts)[:top]}

@@ -20,8 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[paths.BUILD / "records"],
         help="with two runs, or two folders",
     )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    common.table_format(parser, ("table", "json"))
     parser.add_argument(
         "--max-contradicted",
         type=common.not_negative,
@@ -47,12 +46,8 @@ def run(options: argparse.Namespace) -> int:
         from inference_lib.report.tables import text_replication
 
         print(text_replication(found))
-    worst = max(_percent(found[kind]["contradicted"], found[kind]["claims"]) for kind in found)
+    worst = max(100 * counts["contradicted"] / max(1, counts["claims"]) for counts in found.values())
     return common.EXIT_ERROR if worst > options.max_contradicted else 0
-
-
-def _percent(part: int, whole: int) -> float:
-    return 100 * part / whole if whole else 0.0
 
 
 def _two_runs(folders: list[Path]) -> list[tuple[Path, str]]:

@@ -73,17 +73,15 @@ def _side(name: str, folder: Path) -> list["Record"]:
 
 
 def _row(change: "Change") -> dict[str, Any]:
-    from inference_lib.records.comparison import Comparison
-
-    found = change.found or Comparison(float("nan"), None, None, "cannot tell", paired=False)
+    found = change.found
     times = [record.latency.end_to_end.p50 if record.latency else None for record in (change.before, change.after)]
     names = ("backend", "model", "precision", "batch_size", "device")
     return {name: getattr(change.before, name) for name in names} | {
         "before_ms": times[0],
         "after_ms": times[1],
-        "ratio": found.ratio if change.found else None,
-        "low": found.low,
-        "high": found.high,
+        "ratio": found.ratio if found else None,
+        "low": found.low if found else None,
+        "high": found.high if found else None,
         "host": change.host,
         "verdict": change.verdict,
         "note": change.after.why_not,

@@ -61,10 +61,7 @@ def settings_of(options: argparse.Namespace) -> "Settings":
     from inference_lib.seam import Workload
     from inference_lib.serve.application import Limits
     from inference_lib.serve.settings import Settings
-    from inference_lib.support.errors import CourseError
 
-    if min(options.replicas, options.max_batch, options.max_queue) < 1:
-        raise CourseError("--replicas, --max-batch and --max-queue are numbers from 1 on")
     return Settings(
         options.backend,
         Workload(options.model, 1, options.precision, resolve_device(options.device)),

@@ -36,31 +36,21 @@ def run(options: argparse.Namespace) -> None:
     from inference_lib.backends.shared.cuda import resolve_device
 
     only_with_data = ("pretrained", "flip", "skip_unreadable", "input_shape")
-    if options.data is None and (given := [name for name in only_with_data if getattr(options, name)]):
-        raise CourseError(f"--{given[0].replace('_', '-')} is for your own pictures; give them with --data DIR")
-    device, show = resolve_device(options.device), sys.stderr.isatty()
+    if options.data is None and (stray := [name for name in only_with_data if getattr(options, name)]):
+        raise CourseError(f"--{stray[0].replace('_', '-')} is for your own pictures; give them with --data DIR")
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "seed", "limit")}
+    given |= {"directory": options.output, "device": resolve_device(options.device), "progress": sys.stderr.isatty()}
     for model in options.models:
-        print(
-            _of_the_course(model, options, device, show) if options.data is None else _own(model, options, device, show)
-        )
+        print(_of_the_course(model, given) if options.data is None else _own(model, options, given))
 
 
-def _of_the_course(model: str, options: argparse.Namespace, device: str, show: bool) -> str:
+def _of_the_course(model: str, given: dict[str, Any]) -> str:
     from inference_lib.zoo.training import train
 
-    result = train(
-        model,
-        epochs=options.epochs,
-        device=device,
-        seed=options.seed,
-        limit=options.limit,
-        directory=options.output,
-        progress=show,
-    )
-    return f"{model}: {_accuracies(result)}, weights in {options.output}"
+    return f"{model}: {_accuracies(train(model, **given))}, weights in {given['directory']}"
 
 
-def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> str:
+def _own(model: str, options: argparse.Namespace, given: dict[str, Any]) -> str:
     from inference_lib.zoo.folder_training import train_on
     from inference_lib.zoo.image_folder import shape_of
     from inference_lib.zoo.trained import read_facts, spelled
@@ -68,17 +58,12 @@ def _own(model: str, options: argparse.Namespace, device: str, show: bool) -> st
     result, path = train_on(
         model,
         options.data,
-        directory=options.output,
         shape=shape_of(options.input_shape) if options.input_shape else None,
         pretrained=options.pretrained,
         flip=options.flip,
-        epochs=options.epochs,
-        device=device,
-        seed=options.seed,
-        limit=options.limit,
         skip_unreadable=options.skip_unreadable,
-        progress=show,
         say=common.say,
+        **given,
     )
     named = spelled(model if read_facts(path).by_code else "", path)
     return f"{model} on {options.data}: {_accuracies(result)}\n{named}"

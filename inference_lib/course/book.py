@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
 from inference_lib.report.opening import png
+from inference_lib.report.words import NOT_MEASURED
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, shown
 
@@ -50,6 +51,9 @@ CONFIG, TOC = Path("_config.yml"), Path("_toc.yml")
 
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 """The command ``jupyter-book`` of this very interpreter, which may not be on the path."""
+
+RENDER_S = 3600.0
+"""How long it may take: minutes, as a rule."""
 
 
 def read_executed(chapter: Chapter, folder: Path, remedy: str = RUN_AGAIN) -> Notebook:
@@ -147,22 +151,39 @@ def _check_one_gpu(records: Iterable[Record]) -> None:
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Yield a copy of ``folder`` to change; it takes the folder's place at the end, unless something goes wrong."""
-    fresh, old = (folder.with_name(f".{folder.name}.{name}") for name in ("part", "old"))
+    fresh = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(fresh, ignore_errors=True)
     make_writable(folder.parent, "publish")
+    _put_back(folder)
     if folder.exists():
         shutil.copytree(folder, fresh)
     fresh.mkdir(exist_ok=True)
     try:
         yield fresh
+        _put_in_place(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Let ``fresh`` take the place of ``folder``, which is whole at any time: of two names, it has one."""
+    old = _put_back(folder)
+    try:
         if folder.exists():
             os.replace(folder, old)
         os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        shutil.rmtree(fresh, ignore_errors=True)
+        _put_back(folder)
+
+
+def _put_back(folder: Path) -> Path:
+    """Return where ``folder`` waits while it is replaced: empty now, whatever a process that was killed left there."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, folder)
+    return old
 
 
 def stale_published(course: Course = COURSE) -> list[str]:
@@ -214,12 +235,16 @@ def stage(edition: str, course: Course = COURSE) -> Staged:
             wanted[path.relative_to(course.root)] = filled
     wanted |= _library_pages(wanted[TOC])
     brought = contribution.machines(course.published / "machines")
+
+    def shown_machines(found: re.Match[str]) -> str:
+        return contribution.as_markdown(brought, found["rivals"].split())
+
     for chapter in chapters(course):
         page = _local_page(chapter, course) if edition == "local" else _published_page(chapter, course)
         if page is None:
             wanted[TOC] = _without(chapter, wanted[TOC])
             continue
-        _show_machines(page, brought)
+        page = _reworded(page, lambda text: MACHINES.sub(shown_machines, text))
         if page.metadata.pop(BROKEN, False):
             staged.broken.append(chapter.name)
         else:
@@ -290,11 +315,10 @@ def _broken_page(title: str, cells: list[Notebook], text: str) -> Notebook:
         for output in cell.outputs
         if "scrapbook" in output.get("metadata", {})
     }
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            cell.source = GLUED.sub(lambda found: found[0] if found["key"] in keys else "(not measured)", cell.source)
     page.metadata[BROKEN] = True
-    return page
+    return _reworded(
+        page, lambda text: GLUED.sub(lambda found: found[0] if found["key"] in keys else NOT_MEASURED, text)
+    )
 
 
 def _without(chapter: Chapter, contents: bytes) -> bytes:
@@ -323,22 +347,19 @@ def run_times(name: str, *folders: Path) -> str:
 
 
 def _fill_in(page: Notebook, times: str) -> Notebook:
+    return _reworded(page, lambda text: text.replace(RUN_TIMES, times or "not executed yet"))
+
+
+def _reworded(page: Notebook, change: Callable[[str], str]) -> Notebook:
+    """Return ``page`` with every text changed."""
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            cell.source = cell.source.replace(RUN_TIMES, times or "not executed yet")
+            cell.source = change(cell.source)
     return page
 
 
 MACHINES = re.compile(r"{{ machines:(?P<rivals>[\w -]*)}}")
 """Stands where a chapter shows what machines that readers brought measured of some backends, or, named none, of all."""
-
-
-def _show_machines(page: Notebook, brought: Mapping[str, contribution.Contribution]) -> None:
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            cell.source = MACHINES.sub(
-                lambda found: contribution.as_markdown(brought, found["rivals"].split()), cell.source
-            )
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:
@@ -396,26 +417,26 @@ def _static_files_changed(source: Path, work: Path) -> bool:
 
 
 def _jupyter_book(source: Path, work: Path, log: Path, strict: bool) -> bool:
-    flags = ["-W", "-n"] if strict else []
-    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(source), "--path-output", str(work)]
+    flags = ["--keep-going", *(["-W", "-n"] if strict else [])]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(source), "--path-output", str(work), *flags]
     with log.open("w") as output:
-        result = subprocess.run(
-            [*command, "--keep-going", *flags], stdout=output, stderr=subprocess.STDOUT, check=False
-        )
-    return result.returncode == 0
+        try:
+            return subprocess.call(command, stdout=output, stderr=subprocess.STDOUT, timeout=RENDER_S) == 0
+        except subprocess.TimeoutExpired:
+            print(f"ERROR: Jupyter Book did not end within {RENDER_S:g} s", file=output)
+            return False
 
 
-def _first_complaints(log: Path, limit: int = 3) -> str:
+def _first_complaints(log: Path) -> str:
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in log.read_text().splitlines()]
     found = [line for line in lines if "WARNING" in line or "ERROR" in line] or [line for line in lines[-1:] if line]
-    return " | ".join(found[:limit]) + (f" | and {len(found) - limit} more" if len(found) > limit else "")
+    return " | ".join(found[:3]) + (f" | and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _replace_tree(source: Path, target: Path) -> None:
-    """Put a copy of ``source``, mended, in place of ``target``, which is whole at any time."""
+    """Put a copy of ``source``, mended, in place of ``target``."""
     fresh = target.with_name(target.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(source, fresh)
     theme.mend_pages(fresh)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(fresh, target)
+    _put_in_place(fresh, target)

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from inference_lib.backends import BACKENDS
+from inference_lib.course.notebook import raw_html
 from inference_lib.measure import accuracy
 from inference_lib.measure.profiles import get_profile
 from inference_lib.records.record import Record
@@ -262,6 +263,5 @@ def _section(found: Contribution, rivals: Sequence[str]) -> str:
     table = Rivals.of(rivals, rows, [], list(PRECISIONS)).table(smallest)
     who = f", measured by {about.measured_by}" if about.measured_by else ""
     counts = replication(*(select(found.records, run=run) for run in about.runs[:2]))["end_to_end"]
-    page = "\n".join(line for line in table.data.splitlines() if line.strip())
     said = f"**{about.name}** ({', '.join(about.machines.values())}{who}): {held(counts)}."
-    return f"{said}\n\n```{{raw}} html\n{page}\n```"
+    return f"{said}\n\n{raw_html(table.data)}"

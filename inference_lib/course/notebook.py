@@ -47,6 +47,11 @@ def code_hash(notebook: Notebook) -> str:
     return sha256_of(cell.source.encode() for cell in code_cells(notebook))
 
 
+def raw_html(page: str) -> str:
+    """Return HTML as a block of a Markdown page, in which a blank line would end a paragraph."""
+    return "```{raw} html\n" + "\n".join(line for line in page.splitlines() if line.strip()) + "\n```"
+
+
 # What an executed chapter must not tell: where it ran
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 from inference_lib.course import contribution
+from inference_lib.course.notebook import raw_html
 from inference_lib.course.run import Course
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
@@ -44,7 +45,7 @@ def opening_of(edition: str, course: Course) -> Opening | None:
 
 def _opening(edition: str, course: Course) -> str:
     found = opening_of(edition, course)
-    return _raw(figure(found).data) if found else "*Nothing was measured yet, so there is no figure.*"
+    return raw_html(figure(found).data) if found else "*Nothing was measured yet, so there is no figure.*"
 
 
 def _explorer(edition: str, course: Course) -> str:
@@ -52,7 +53,7 @@ def _explorer(edition: str, course: Course) -> str:
     brought = contribution.machines(course.published / "machines").values()
     records = [*published(course), *(r for each in brought for r in each.records), *here(edition, course)]
     style = f'<link rel="stylesheet" href="{STATIC}/explorer.css">'
-    return _raw(f"{style}\n{explorer.page(records, f'{STATIC}/explorer.js')}")
+    return raw_html(f"{style}\n{explorer.page(records, f'{STATIC}/explorer.js')}")
 
 
 def _edition(course: Course) -> str:
@@ -61,9 +62,3 @@ def _edition(course: Course) -> str:
     runs = sorted({record.run for record in records})
     lines = [f"- Run {run}: {provenance([r for r in records if r.run == run])}" for run in runs]
     return "\n".join(lines) or "- Nothing is published yet."
-
-
-def _raw(page: str) -> str:
-    """Return HTML as a block of a page; a blank line within it would end a paragraph of Markdown."""
-    lines = (line for line in page.splitlines() if line.strip())
-    return "```{raw} html\n" + "\n".join(lines) + "\n```"

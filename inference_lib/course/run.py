@@ -26,7 +26,7 @@ from inference_lib.records.store import RecordStore
 from inference_lib.seam import DEVICE_KINDS, FASHION_MNIST, MODELS, Device, Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError, unknown_name
-from inference_lib.support.files import make_writable, shown
+from inference_lib.support.files import make_writable, shown, write_atomically
 from inference_lib.support.hashes import library_hash, sha256_of
 
 try:
@@ -37,6 +37,7 @@ try:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
+    from nbformat.reader import NotJSONError
 except ModuleNotFoundError as missing:
     raise CourseError(
         f"{missing.name} is not installed, and chapters need it; run `pip install -c constraints.txt -e .[book]`"
@@ -70,6 +71,9 @@ COURSE = Course()
 
 FAILED = ".failed.ipynb"
 """How the file of a chapter ends that failed: what was executed of it, and its failure in the stamp."""
+
+CELL_S = 12 * 3600
+"""How long a cell may take: the longest measures a part of the grid, or tunes a network."""
 
 ESCAPES = re.compile(r"\x1b\[[\d;]*m")
 """Colours of a terminal."""
@@ -257,7 +261,7 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
     try:
         executed = _execute(notebook, part, profile, device, course)
     except (KeyboardInterrupt, SystemExit):
-        spent.write_text(f"{time.monotonic() - start:.1f}")
+        write_atomically(spent, f"{time.monotonic() - start:.1f}".encode())
         part.unlink(missing_ok=True)
         print("interrupted")
         raise
@@ -294,16 +298,25 @@ def _execute(notebook: Notebook, output: Path, profile: str, device: str, course
         language="python",
         progress_bar=False,
         cwd=str(course.root),
+        execution_timeout=CELL_S,
         kernel_manager_class=ThisInterpreter,
     )
 
 
 def _keep(part: Path, failed: Path, failure: "Failure", course: Course) -> None:
     """Keep what was executed of a chapter that failed, and where and why it did, in its stamp."""
-    notebook = nbformat.read(part, as_version=4) if part.exists() else nbformat.v4.new_notebook()
+    notebook = _begun(part)
     notebook.metadata[STAMP] = {"failure": asdict(failure)}
-    nbformat.write(clean(notebook, course.root), failed)
-    part.unlink(missing_ok=True)
+    nbformat.write(clean(notebook, course.root), part)
+    os.replace(part, failed)
+
+
+def _begun(part: Path) -> Notebook:
+    """Return what was executed of a chapter: nothing, where papermill did not come to write it, or not to the end."""
+    try:
+        return nbformat.read(part, as_version=4)
+    except (FileNotFoundError, NotJSONError):
+        return nbformat.v4.new_notebook()
 
 
 @dataclass(frozen=True)
@@ -324,7 +337,7 @@ class Failure:
 
 def _failure(part: Path, error: Exception) -> Failure:
     """Return where a chapter stopped, and why."""
-    cells = code_cells(nbformat.read(part, as_version=4)) if part.exists() else []
+    cells = code_cells(_begun(part))
     begun = [n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("start_time")]
     reason, traceback = f"{type(error).__name__}: {_last_line(str(error))}", ""
     if isinstance(error, DeadKernelError):
@@ -335,6 +348,8 @@ def _failure(part: Path, error: Exception) -> Failure:
     for output in cell.outputs:
         if output.output_type == "error":
             reason = f"{output.ename}: {_last_line(output.evalue)}"
+            if output.ename == "KeyboardInterrupt":  # by nobody at a keyboard: that ends all of them
+                reason = f"it did not end within {CELL_S:,} s"
             traceback = without_paths(ESCAPES.sub("", "\n".join(output.traceback)))
     return Failure(begun[-1], cell.source.strip().splitlines()[0], reason, traceback)
 

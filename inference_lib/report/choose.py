@@ -96,14 +96,16 @@ def quickest(records: Sequence[Record]) -> Record:
     return min(measured, key=latency_ms)
 
 
-def level_with(best: Record, records: Iterable[Record]) -> list[Record]:
-    """Return the measured records that are not clearly slower than ``best``, without itself: ties within the noise.
-
-    From too few invocations nothing can be told, and there are none.
-    """
+def level_with(best: Record, records: Iterable[Record], goal: Goal = "latency") -> list[Record]:
+    """Return the measured records that are not clearly worse than ``best``, without itself: ties within the noise."""
     others = (record for record in records if record.ok and record.latency and record is not best)
-    found = ((record, compare(best, record)) for record in others)
-    return [record for record, beside in found if beside.low is not None and beside.verdict != "slower"]
+    return [record for record in others if is_level(best, record, goal)]
+
+
+def is_level(best: Record, record: Record, goal: Goal = "latency") -> bool:
+    """Whether ``record`` is not clearly worse than ``best``; from too few invocations nothing can be told: False."""
+    beside = advantage(best, record, goal)
+    return beside.low is not None and verdict_of(beside) != "slower"
 
 
 def advantage(baseline: Record, record: Record, goal: Goal) -> Interval:
@@ -122,9 +124,7 @@ def places(ranked: Sequence[Record], goal: Goal) -> list[int]:
     """
     found: list[int] = []
     for number, record in enumerate(ranked):
-        beside = [advantage(better, record, goal) for better in ranked[:number]]
-        ties = (i for i, each in enumerate(beside) if each.low is not None and verdict_of(each) != "slower")
-        tie = next(ties, None)
+        tie = next((i for i, better in enumerate(ranked[:number]) if is_level(better, record, goal)), None)
         found.append(number + 1 if tie is None else found[tie])
     return found
 

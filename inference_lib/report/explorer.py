@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from inference_lib.backends import SERVED_WITHOUT_PYTHON
-from inference_lib.records.comparison import SAME_WITHIN, compare
+from inference_lib.records.comparison import SAME_WITHIN
+from inference_lib.records.pairs import of_all_pictures
 from inference_lib.records.record import Record
-from inference_lib.report.choose import images_per_s, latency_ms
+from inference_lib.report.choose import is_level, latency_ms
 from inference_lib.report.plots import provenance
 from inference_lib.report.style import style_of
-from inference_lib.report.tables import DEVICE_NAMES, MISSING
+from inference_lib.report.tables import DEVICE_NAMES, MISSING, flat_row
 from inference_lib.seam import PRECISIONS
 
 COLUMNS = {
@@ -53,7 +54,7 @@ def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
     """
     unique = {record.key: record for record in records if record.serving is None}
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(unique.values(), key=_order):
+    for record in sorted(of_all_pictures(unique.values()), key=_order):
         found.setdefault((record.machine.name(record.device), record.profile), []).append(record)
     several = len({profile for _, profile in found}) > 1
     return {
@@ -69,8 +70,7 @@ def _order(record: Record) -> tuple[bool, str, int, float]:
 
 def row(shelf: str, record: Record) -> dict[str, Any]:
     """Return what the page says of a record: times in ms, memory in MiB, energy in mJ; None where not measured."""
-    timed = record.latency
-    end_to_end = timed.end_to_end if timed else None
+    flat = flat_row(record)
     return {
         "machine": shelf,
         "model": record.model,
@@ -78,15 +78,15 @@ def row(shelf: str, record: Record) -> dict[str, Any]:
         "device": DEVICE_NAMES[record.device],
         "precision": PRECISIONS[record.precision].title,
         "batch": record.batch_size,
-        "ms": latency_ms(record) if timed else None,
-        "low": end_to_end.median.low if end_to_end else None,
-        "high": end_to_end.median.high if end_to_end else None,
-        "p99": end_to_end.p99.value if end_to_end and end_to_end.p99 else None,
-        "fps": images_per_s(record) if timed else None,
-        "accuracy": record.accuracy.accuracy_percent if record.accuracy else None,
+        "ms": flat["latency_p50_ms"],
+        "low": flat["latency_low_ms"],
+        "high": flat["latency_high_ms"],
+        "p99": flat["latency_p99_ms"],
+        "fps": flat["fps"],
+        "accuracy": flat["accuracy_percent"],
         "memory": record.gpu_memory_mib,
         "energy": record.load.energy_mj_per_image if record.load else None,
-        "why": record.why_not or ("" if timed else "latency was not measured"),
+        "why": record.why_not or ("" if flat["invocations"] else "latency was not measured"),
         "python": record.backend not in SERVED_WITHOUT_PYTHON,
         "calibrated": PRECISIONS[record.precision].calibrated,
         "flags": "; ".join(record.flags),
@@ -122,8 +122,7 @@ def _ties(numbered: Sequence[tuple[int, Record]]) -> Iterator[tuple[int, int]]:
     for _, same in itertools.groupby(measured, question):
         ranked = sorted(same, key=lambda each: latency_ms(each[1]))
         for (better, fast), (number, slow) in itertools.combinations(ranked, 2):
-            beside = compare(fast, slow)
-            if beside.low is not None and beside.verdict != "slower":
+            if is_level(fast, slow):
                 yield number, better
 
 
@@ -134,17 +133,13 @@ def page(records: Sequence[Record], script: str) -> str:
     body = "\n".join(f"<tr>{_cells(each)}</tr>" for each in found["rows"])
     # "</" would end the script element early, whatever stands around it.
     told = json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
-    caption = html.escape(provenance(_measured(records)))
+    measured = [record for mine in shelves(records).values() for record in mine if record.ok]
     return (
         f'<div id="explorer"></div>\n<div class="measured-table" id="explorer-table" tabindex="0" role="region" '
-        f'aria-label="All rows"><table class="measured"><caption>{caption}</caption>'
+        f'aria-label="All rows"><table class="measured"><caption>{html.escape(provenance(measured))}</caption>'
         f'<thead><tr>{head}<th scope="col">note</th></tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
         f'<script type="application/json" id="explorer-data">{told}</script>\n<script defer src="{script}"></script>'
     )
-
-
-def _measured(records: Iterable[Record]) -> list[Record]:
-    return [record for mine in shelves(records).values() for record in mine if record.ok]
 
 
 def _css_class(key: str) -> str:

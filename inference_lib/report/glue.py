@@ -16,15 +16,14 @@ which keeps them apart in the whole book.
 from typing import Any
 
 from IPython.core.formatters import format_display_data
-from IPython.display import display as show
+from IPython.display import display
 
 PREFIX = "application/papermill.record/"
 
 
-def glue(name: str, value: Any, display: bool = False) -> None:
-    """Make ``value`` available to the page's markdown as ``name``; ``display`` shows it under the cell, too."""
+def glue(name: str, value: Any) -> None:
+    """Make ``value`` available to the page's markdown as ``name``."""
     value = value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else value
     data, metadata = format_display_data(value)
-    prefix = "" if display else PREFIX
-    metadata["scrapbook"] = {"name": name, "mime_prefix": prefix}
-    show({prefix + mime: content for mime, content in data.items()}, raw=True, metadata=metadata)
+    metadata["scrapbook"] = {"name": name, "mime_prefix": PREFIX}
+    display({PREFIX + mime: content for mime, content in data.items()}, raw=True, metadata=metadata)

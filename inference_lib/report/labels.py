@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, Tick, XTick
@@ -61,7 +61,7 @@ def thin(figure: Figure) -> None:
     """
     figure.draw_without_rendering()
     scales = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-    ticks = [tick for minor in (False, True) for axis in scales for tick in _ticks(axis, minor)]
+    ticks = [tick for get in (Axis.get_major_ticks, Axis.get_minor_ticks) for axis in scales for tick in get(axis)]
     beside = [tick.label1 for tick in ticks if _is_drawn(tick)]
     points = [text for axes in figure.axes for text in axes.texts if isinstance(text, Annotation)]
     spare = [text for text in (*beside, *points) if text in points or NUMBER.fullmatch(text.get_text())]
@@ -74,10 +74,6 @@ def thin(figure: Figure) -> None:
         else:
             taken.append(box)
     figure.set_layout_engine("none")  # what was seen to fit is what is drawn
-
-
-def _ticks(axis: Axis, minor: bool) -> Sequence[Tick]:
-    return axis.get_minor_ticks() if minor else axis.get_major_ticks()
 
 
 def _is_drawn(tick: Tick) -> bool:

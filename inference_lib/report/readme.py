@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from inference_lib.records.comparison import verdict_of
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import LEAST_INVOCATIONS
-from inference_lib.records.store import select
-from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms
+from inference_lib.records.store import select, select_all
+from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
 from inference_lib.report.opening import opening, svg
 from inference_lib.report.plots import provenance
 from inference_lib.report.tables import ends, markdown_table, replicated, replication_counts
 from inference_lib.report.words import label
+from inference_lib.seam import PRECISIONS
+from inference_lib.support.files import write_atomically
 
 FIGURE = Path("book/_static/opening.svg")
 """The README's figure, beside it."""
@@ -38,31 +39,34 @@ def results(records: Sequence[Record]) -> str:
     measured = select(gpu)
     if not measured:
         return "Nothing published yet."
-    parts = [provenance(measured), *_models(measured), *absent(gpu)]
+    models = dict.fromkeys(record.model for record in measured)
+    best = [f"**{model}**\n\n{markdown_table(best_rows(measured, model))}" for model in models]
+    parts = [provenance(measured), *best, *absent(gpu)]
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
     return "\n\n".join([*parts, TWO_RUNS, markdown_table(replication_counts(held))])
 
 
-def _models(records: Sequence[Record]) -> list[str]:
-    models = dict.fromkeys(record.model for record in records)
-    return [f"**{model}**\n\n{markdown_table(best_rows(records, model))}" for model in models]
-
-
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
-    """Return three rows of ``model``: the plain loop (PyTorch eager, one picture), the quickest, the most productive.
+    """Return rows of ``model``: the plain loop (PyTorch eager, one picture), the quickest, the most productive.
 
     The loop is in FP32, or where that was not measured in what was. The others are what :func:`choose` takes for
-    latency and for throughput, of any batch size. Times are medians of a batch end to end with their 95 % intervals;
-    images per second are those of one caller who waits.
+    latency and for throughput, of any batch size; the most productive row in eight bits follows, where there is one.
+    Times are medians of a batch end to end with their 95 % intervals; images per second are those of one caller who
+    waits.
     """
     loops = select(records, model=model, backend="pytorch", batch_size=1)
     loop = next(iter(select(loops, precision="fp32") or loops), None)
     rows = [_row("the plain loop", loop, loop, "latency", ())] if loop else []
-    goals: dict[str, Goal] = {"quickest": "latency", "most productive": "throughput"}
-    for what, goal in goals.items():
-        if ranked := choose(records, model, goal=goal).ranked:
+    eight = [record for record in select(records, model=model) if PRECISIONS[record.precision].calibrated]
+    wanted: list[tuple[str, Goal, Sequence[Record]]] = [
+        ("quickest", "latency", records),
+        ("most productive", "throughput", records),
+        ("in eight bits", "throughput", eight),
+    ]
+    for what, goal, among in wanted:
+        if ranked := choose(among, model, goal=goal, allow_int8=among is eight).ranked:
             rows.append(_row(what, ranked[0], loop, goal, ranked[1:]))
     return pd.DataFrame(rows).dropna(axis="columns", how="all")
 
@@ -90,17 +94,18 @@ def _gain(loop: Record, record: Record, goal: Goal) -> str:
 def _level(best: Record, others: Sequence[Record], goal: Goal) -> str:
     if len(best.invocations) < LEAST_INVOCATIONS:
         return "too few starts to tell"
-    beside = ((record, advantage(best, record, goal)) for record in others)
-    tied = [record for record, each in beside if each.low is not None and verdict_of(each) != "slower"]
+    tied = level_with(best, others, goal)
     batches = {r.batch_size: "" if r.batch_size == best.batch_size else f", batch {r.batch_size}" for r in tied}
     return "; ".join(f"{label(record)}{batches[record.batch_size]}" for record in tied) or "nothing else"
 
 
 def absent(records: Sequence[Record]) -> list[str]:
-    """Return a line for each reason why rows at batch 1 were not measured, with the frameworks it keeps out."""
+    """Return a line for each reason why a framework has no row at batch 1, with the frameworks that it keeps out."""
     reasons: dict[str, dict[str, None]] = {}
-    for record in records:
-        if not record.ok and record.batch_size == 1:
+    at_batch_1 = select_all(records, batch_size=1)
+    there = {record.backend for record in at_batch_1 if record.ok}
+    for record in at_batch_1:
+        if record.backend not in there:
             reasons.setdefault(record.why_not, {})[record.title] = None
     lines = [f"- {', '.join(titles)}: {reason}" for reason, titles in reasons.items()]
     return ["Without a row of numbers:", "\n".join(lines)] if lines else []
@@ -122,8 +127,9 @@ def update(readme: Path, records: Sequence[Record], ceilings: Path | None = None
     """Replace the figure and the results in ``readme``, where it has room for them; see :func:`opening`."""
     drawing, shown = figure(records, ceilings)
     blocks = {"figure": shown, "results": results(records)}
-    text = readme.read_text()
-    readme.write_text(BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text))
+    text = readme.read_text(encoding="utf-8")
+    text = BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text)
+    write_atomically(readme, text.encode())
     if drawing:
         (readme.parent / FIGURE).parent.mkdir(parents=True, exist_ok=True)
-        (readme.parent / FIGURE).write_text(drawing)
+        write_atomically(readme.parent / FIGURE, drawing.encode())

@@ -2,7 +2,8 @@
 
 import html
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 from importlib import resources
 from typing import Any
 
@@ -11,7 +12,7 @@ from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from inference_lib.records.pairs import pairs
-from inference_lib.records.record import Distribution, Record
+from inference_lib.records.record import Record
 from inference_lib.records.replication import replication
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select
@@ -62,58 +63,55 @@ SCOREBOARD_FORMATS = {
 }
 
 
+FLAT_COLUMNS = {
+    "machine": "",
+    "backend": "",
+    "model": "",
+    "device": "",
+    "precision": "",
+    "batch_size": "",
+    "status": "",
+    "reason": "",
+    "accuracy_percent": "accuracy.accuracy_percent",
+    "agreement_percent": "accuracy.agreement_percent",
+    "latency_p50_ms": "latency.end_to_end.p50",
+    "latency_p99_ms": "latency.end_to_end.p99.value",
+    "upload_ms": "parts.upload",
+    "compute_ms": "parts.compute",
+    "download_ms": "parts.download",
+    "fps": "",
+    "throughput_images_per_s": "",
+    "gpu_memory_mib": "",
+    "gpu_busy_percent": "load.busy_percent",
+    "invocations": "",
+    "iterations": "latency.end_to_end.iterations",
+    "latency_low_ms": "latency.end_to_end.median.low",
+    "latency_high_ms": "latency.end_to_end.median.high",
+    "device_ms": "latency.device.value",
+    "device_low_ms": "latency.device.low",
+    "device_high_ms": "latency.device.high",
+    "host_pace": "host_pace_ms",
+    "run": "",
+    "eight_bits_percent": "build.eight_bits_percent",
+}
+"""The columns of the flat table, and where in a record each is found, if not under its own name."""
+
+
 def flat_table(records: Iterable[Record]) -> pd.DataFrame:
     """Return one row a record with the columns of ``report --format csv``; times in ms, empty where not measured."""
-    return pd.DataFrame([_flat_row(record) for record in records], columns=list(_flat_columns()))
+    return pd.DataFrame([flat_row(record) for record in records], columns=list(FLAT_COLUMNS))
 
 
-def _flat_row(record: Record) -> dict[str, Any]:
-    return {name: read(record) for name, read in _flat_columns().items()}
+def flat_row(record: Record) -> dict[str, Any]:
+    """Return a row of :func:`flat_table`, by the names of its columns."""
+    paths = {name: (path or name).split(".") for name, path in FLAT_COLUMNS.items()}
+    parts = {part: getattr(record, part) for part in dict.fromkeys(part for part, *_ in paths.values())}
+    flat = {name: reduce(_of, rest, parts[part]) for name, (part, *rest) in paths.items()}
+    return flat | {"machine": record.machine.name(record.device), "invocations": len(record.invocations) or None}
 
 
-def _flat_columns() -> dict[str, Any]:
-    """Name every column of the flat table and say where it comes from."""
-
-    def end_to_end(read: Callable[[Distribution], float | None]) -> Any:
-        return lambda r: read(r.latency.end_to_end) if r.latency else None
-
-    def device(end: str) -> Any:
-        return lambda r: getattr(r.latency.device, end) if r.latency and r.latency.device else None
-
-    def part(name: str) -> Any:
-        return lambda r: getattr(r.parts, name) if r.parts else None
-
-    return {
-        "machine": lambda r: r.machine.name(r.device),
-        "backend": lambda r: r.backend,
-        "model": lambda r: r.model,
-        "device": lambda r: r.device,
-        "precision": lambda r: r.precision,
-        "batch_size": lambda r: r.batch_size,
-        "status": lambda r: r.status,
-        "reason": lambda r: r.reason,
-        "accuracy_percent": lambda r: r.accuracy.accuracy_percent if r.accuracy else None,
-        "agreement_percent": lambda r: r.accuracy.agreement_percent if r.accuracy else None,
-        "latency_p50_ms": end_to_end(lambda d: d.p50),
-        "latency_p99_ms": end_to_end(lambda d: d.p99.value if d.p99 else None),
-        "upload_ms": part("upload"),
-        "compute_ms": part("compute"),
-        "download_ms": part("download"),
-        "fps": lambda r: r.fps,
-        "throughput_images_per_s": lambda r: r.throughput_images_per_s,
-        "gpu_memory_mib": lambda r: r.gpu_memory_mib,
-        "gpu_busy_percent": lambda r: r.load.busy_percent if r.load else None,
-        "invocations": lambda r: len(r.invocations) or None,
-        "iterations": end_to_end(lambda d: d.iterations),
-        "latency_low_ms": end_to_end(lambda d: d.median.low),
-        "latency_high_ms": end_to_end(lambda d: d.median.high),
-        "device_ms": device("value"),
-        "device_low_ms": device("low"),
-        "device_high_ms": device("high"),
-        "host_pace": lambda r: r.host_pace_ms,
-        "run": lambda r: r.run,
-        "eight_bits_percent": lambda r: r.build.eight_bits_percent if r.build else None,
-    }
+def _of(whole: object, name: str) -> Any:
+    return None if whole is None else getattr(whole, name)
 
 
 def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd.DataFrame:
@@ -130,21 +128,21 @@ def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd
             "framework": record.title,
             "device": DEVICE_NAMES[record.device],
             "precision": PRECISIONS[record.precision].title,
-            "accuracy %": record.accuracy.accuracy_percent if record.accuracy else None,
-            "agreement %": record.accuracy.agreement_percent if record.accuracy else None,
-            EIGHT_BITS: record.build.eight_bits_percent if record.build else None,
+            "accuracy %": flat["accuracy_percent"],
+            "agreement %": flat["agreement_percent"],
+            EIGHT_BITS: flat["eight_bits_percent"],
             "on images": record.accuracy.images if record.accuracy else None,
-            "latency ms": record.latency.end_to_end.p50 if record.latency else None,
+            "latency ms": flat["latency_p50_ms"],
             INTERVAL: ends(record.latency.end_to_end.median) if record.latency else None,
-            "device ms": record.latency.device.value if record.latency and record.latency.device else None,
+            "device ms": flat["device_ms"],
             "against the quickest": _beside(best, record),
-            "FPS": record.fps,
+            "FPS": flat["fps"],
             "throughput images/s": record.throughput_images_per_s,
             "GPU memory MiB": record.gpu_memory_mib,
-            "GPU busy %": record.load.busy_percent if record.load else None,
-            "note": _note(record),
+            "GPU busy %": flat["gpu_busy_percent"],
+            "note": record.why_not or "; ".join(record.flags),
         }
-        for record in chosen
+        for record, flat in zip(chosen, map(flat_row, chosen), strict=True)
     ]
     table = pd.DataFrame(rows).dropna(axis="columns", how="all")
     same = ["on images"] if "on images" in table and table["on images"].nunique() == 1 else []
@@ -160,10 +158,6 @@ def _beside(best: Record | None, record: Record) -> str | None:
 def ends(interval: Interval) -> str | None:
     """Return the ends of an interval as text, None where there are none."""
     return None if interval.low is None else f"{interval.low:.3f}\u2013{interval.high:.3f}"
-
-
-def _note(record: Record) -> str:
-    return record.why_not or "; ".join(record.flags)
 
 
 def noted(records: Sequence[Record]) -> tuple[list[str], list[str]]:
@@ -200,8 +194,7 @@ def agreement(records: Iterable[Record]) -> pd.DataFrame:
         for record in records
         if record.accuracy
     }
-    table = pd.DataFrame(rows.values())
-    return table if len({device for *_, device in rows}) > 1 else table.drop(columns="device", errors="ignore")
+    return _without_lone_device(pd.DataFrame(rows.values()))
 
 
 def show_agreement(records: Sequence[Record]) -> HTML:
@@ -240,7 +233,8 @@ def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
 def costs(records: Iterable[Record]) -> pd.DataFrame:
     """Return what each row takes beside time: to export and load (s), on disk (MB), GPU memory, energy per image (mJ).
 
-    A column that nothing was measured for is left out, so are rows that were not measured.
+    A load is told where the export was timed: else it is that of many beside each other. A column that nothing was
+    measured for is left out, so are rows that were not measured.
     """
     rows = [
         {
@@ -250,7 +244,7 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
             "batch": record.batch_size,
             "precision": PRECISIONS[record.precision].title,
             "export, s": record.build.export_s,
-            "load, s": record.build.load_s,
+            "load, s": record.build.load_s if record.build.export_s is not None else None,
             "file MB": record.build.artifact_mib * BYTES_PER_MIB / 1e6,
             "GPU memory MiB": record.gpu_memory_mib,
             "mJ per image": record.load.energy_mj_per_image if record.load else None,
@@ -258,7 +252,10 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
         for record in records
         if record.ok and record.build
     ]
-    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
+    return _without_lone_device(pd.DataFrame(rows).dropna(axis="columns", how="all"))
+
+
+def _without_lone_device(table: pd.DataFrame) -> pd.DataFrame:
     return table if len(table) and table["device"].nunique() > 1 else table.drop(columns="device", errors="ignore")
 
 
@@ -343,16 +340,6 @@ def markdown_table(table: pd.DataFrame) -> str:
     )
 
 
-def markdown_scoreboards(records: Sequence[Record]) -> str:
-    """Return every machine's scoreboards, a Markdown table per model."""
-    return "\n\n".join(f"**{title}**\n\n{markdown_table(table)}" for title, table in _scoreboards(records))
-
-
-def text_scoreboards(records: Sequence[Record]) -> str:
-    """Return every machine's scoreboards for a terminal."""
-    return "\n\n".join(f"{title}\n{text_table(table)}" for title, table in _scoreboards(records))
-
-
 def text_table(table: pd.DataFrame) -> str:
     """Return ``table`` for a terminal, with the scoreboard's number formats."""
     return formatted(table).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
@@ -364,7 +351,8 @@ def in_format(records: Sequence[Record], kind: str) -> str:
         return flat_table(records).to_csv(index=False).rstrip("\n")
     if kind == "json":
         return flat_table(records).to_json(orient="records", indent=1)
-    return markdown_scoreboards(records) if kind == "markdown" else text_scoreboards(records)
+    title, table = ("**{}**\n\n{}", markdown_table) if kind == "markdown" else ("{}\n{}", text_table)
+    return "\n\n".join(title.format(name, table(found)) for name, found in _scoreboards(records))
 
 
 def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -96,16 +96,11 @@ class Application:
         await self._routes(scope, receive, send)
 
     async def _classify(self, request: Request) -> Response:
-        async def read(body: bytes) -> np.ndarray:
-            return await asyncio.to_thread(decode, body)  # a large file would hold up everybody else
-
-        return await self._answer(request, read)
+        # a large file would hold up everybody else
+        return await self._answer(request, lambda body: asyncio.to_thread(decode, body))
 
     async def _classify_raw(self, request: Request) -> Response:
-        async def read(body: bytes) -> np.ndarray:
-            return raw(body)
-
-        return await self._answer(request, read)
+        return await self._answer(request, raw)
 
     async def _answer(self, request: Request, read: Callable[[bytes], Awaitable[np.ndarray]]) -> Response:
         start, status = time.perf_counter(), 500
@@ -192,7 +187,7 @@ def decode(body: bytes) -> np.ndarray:
         raise HTTPException(415, "the body is neither a JPEG nor a PNG file that can be read") from error
 
 
-def raw(body: bytes) -> np.ndarray:
+async def raw(body: bytes) -> np.ndarray:
     """Return the picture (uint8, 28 x 28) in 784 bytes; HTTPException for another number of them."""
     if len(body) != PICTURE_BYTES:
         raise HTTPException(400, f"a raw picture has {PICTURE_BYTES} bytes (28 x 28, grey), this one {len(body)}")

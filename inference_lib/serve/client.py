@@ -28,9 +28,9 @@ class Reply:
 
 
 class Client:
-    """Pictures as raw bytes to one URL, over connections that are kept open, from one thread with an event loop."""
+    """Pictures as raw bytes to one server, over connections that are kept open, from one thread with an event loop."""
 
-    def __init__(self, url: str, path: str = "/classify-raw") -> None:
+    def __init__(self, url: str) -> None:
         """Start the thread.
 
         Raises:
@@ -41,7 +41,7 @@ class Client:
             import aiohttp
         except ImportError as error:
             raise CourseError(f"the HTTP client is not installed ({error}); pip install aiohttp") from error
-        self._aiohttp, self._url = aiohttp, url.rstrip("/") + path
+        self._aiohttp, self._url = aiohttp, f"{url.rstrip('/')}/classify-raw"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

@@ -64,7 +64,7 @@ class Led:
 
 
 class ClassifierAPI(ls.LitAPI):
-    """The model in its process, as LitServe wants it."""
+    """The model in its process, as LitServe wants it: pictures were decoded before, and answers are written after."""
 
     def __init__(self, settings: Settings) -> None:
         loop = PatientLoop() if settings.max_batch > 1 else "auto"
@@ -76,10 +76,6 @@ class ClassifierAPI(ls.LitAPI):
         _, _, index = device.partition(":")
         self._stack = ExitStack()
         self._classifier = self._stack.enter_context(self._settings.loaded(int(index or 0)))
-
-    def decode_request(self, request: Any) -> Any:
-        """Return the picture: it was decoded before it came here."""
-        return request
 
     def batch(self, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Return the pictures as they are; they are gathered where the model wants them."""
@@ -96,14 +92,6 @@ class ClassifierAPI(ls.LitAPI):
 
     def _infer(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
         return [(row, len(pictures)) for row in self._classifier.submit(np.stack(pictures))()]
-
-    def unbatch(self, output: Any) -> Any:
-        """Return the answers, one for each picture."""
-        return output
-
-    def encode_response(self, output: Any) -> Any:
-        """Return the answer as it is: the application writes it."""
-        return output
 
 
 class Server(ls.LitServer):

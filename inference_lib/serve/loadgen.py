@@ -89,7 +89,6 @@ def run_loadgen(
     seconds: float,
     rate: float = 100.0,
     limit_ms: float = 100.0,
-    percentile: float = 99.0,
     seed: int = 0,
 ) -> Run:
     """Put ``target`` under load for at least ``seconds`` seconds.
@@ -100,8 +99,7 @@ def run_loadgen(
         scenario: one of ``SCENARIOS``.
         seconds: LoadGen's least duration; it may go on until it has queries enough.
         rate: requests a second to send (server), or to expect (the others, from which LoadGen plans the run).
-        limit_ms: the latency that ``percentile`` percent of the requests must keep (server).
-        percentile: see ``limit_ms``.
+        limit_ms: the latency that 99 of 100 requests must keep (server).
         seed: of the times and the choice of pictures.
 
     Raises:
@@ -115,7 +113,7 @@ def run_loadgen(
         load: _OneByOne = _ToQueue(target, pictures, loadgen, patient=scenario == "offline")
     else:
         load = _OneByOne(target, pictures, loadgen)
-    settings = _settings(loadgen, scenario, seconds, rate, limit_ms, percentile, seed)
+    settings = _settings(loadgen, scenario, seconds, rate, limit_ms, seed)
     with tempfile.TemporaryDirectory() as folder:
         system = loadgen.ConstructFastSUT(load.issue, lambda: None)
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
@@ -202,9 +200,7 @@ def import_loadgen() -> Any:
     return mlperf_loadgen
 
 
-def _settings(
-    loadgen: Any, scenario: str, seconds: float, rate: float, limit_ms: float, percentile: float, seed: int
-) -> Any:
+def _settings(loadgen: Any, scenario: str, seconds: float, rate: float, limit_ms: float, seed: int) -> Any:
     settings = loadgen.TestSettings()
     settings.scenario = getattr(loadgen.TestScenario, NAMES[scenario])
     settings.mode = loadgen.TestMode.PerformanceOnly
@@ -212,7 +208,7 @@ def _settings(
     settings.max_duration_ms = round((3 * seconds + LIMIT_S) * 1e3)
     settings.server_target_qps = settings.offline_expected_qps = rate
     settings.server_target_latency_ns = round(limit_ms * 1e6)
-    settings.server_target_latency_percentile = percentile / 100
+    settings.server_target_latency_percentile = 0.99
     settings.server_coalesce_queries = True
     settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = round(1e9 / rate)
     settings.schedule_rng_seed = settings.sample_index_rng_seed = settings.qsl_rng_seed = seed + 1

@@ -53,12 +53,9 @@ def serve(settings: Settings) -> None:
         else:
             remake = RemoteClassifier.again
             classifiers = [stack.enter_context(closing(settings.remote(n))) for n in range(settings.replicas)]
-        limits = settings.limits
-        knobs = (settings.max_batch, settings.max_wait_s, limits.under_way, limits.timeout_s)
-        queue = stack.enter_context(BatchQueue(classifiers, remake, *knobs))
-        app = application(queue, settings.class_names, limits)
+        queue = stack.enter_context(settings.queue(classifiers, remake))
         uvicorn.run(
-            app,
+            application(queue, settings.class_names, settings.limits),
             host=settings.host,
             port=settings.port,
             log_level="warning",

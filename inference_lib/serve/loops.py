@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference_lib.serve.loadgen import Target
+from inference_lib.support.errors import CourseError
 
 DRAINED_S = 60.0
 """How long the last answers are waited for."""
@@ -42,40 +43,44 @@ class Sent:
 
 
 def open_loop(target: Target, picture: np.ndarray, due: Sequence[float] | np.ndarray) -> list[Sent]:
-    """Send a picture at each of the times ``due`` (ascending, seconds), whatever became of those before."""
+    """Send a picture at each of the times ``due`` (ascending, seconds), whatever became of those before.
+
+    Raises:
+        CourseError: some were not answered within a minute after the last was sent.
+
+    """
     load = _Load()
     for when in due:
-        load.sleep_until(when)
+        if (left := when - load.now()) > 0:
+            time.sleep(left)
         load.send(target, picture, float(when))
-    load.wait()
-    return load.requests
+    return load.answered()
 
 
-def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: float, every_s: float = 0.0) -> list[Sent]:
+def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: float) -> list[Sent]:
     """Let each of ``callers`` send, wait for the answer, and send again, for ``seconds`` seconds.
 
-    A caller who has an interval (``every_s``) wants to send at its multiples, and is late where an answer is. A late
-    request counts as due when it was sent: that is what most load tools measure.
+    A request counts as due when it was sent: that is what most load tools measure.
+
+    Raises:
+        CourseError: some were not answered within a minute after the last was sent.
+
     """
     load = _Load()
 
     def call() -> None:
-        number = 0
         while (now := load.now()) < seconds:
-            load.sleep_until(number * every_s)
             answered = threading.Event()
-            load.send(target, picture, max(now, number * every_s), answered.set)
+            load.send(target, picture, now, answered.set)
             if not answered.wait(DRAINED_S):
                 return
-            number = max(number + 1, int(load.now() / every_s)) if every_s else 0
 
     threads = [threading.Thread(target=call, daemon=True) for _ in range(callers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(seconds + DRAINED_S)
-    load.wait()
-    return load.requests
+    return load.answered()
 
 
 class _Load:
@@ -89,11 +94,6 @@ class _Load:
 
     def now(self) -> float:
         return time.perf_counter() - self._start
-
-    def sleep_until(self, when: float) -> None:
-        left = when - self.now()
-        if left > 0:
-            time.sleep(left)
 
     def send(self, target: Target, picture: np.ndarray, due: float, then: Callable[[], object] = bool) -> None:
         sent = self.now()
@@ -113,6 +113,10 @@ class _Load:
         except Exception as error:  # a refusal is an answer
             done(Refused(error))
 
-    def wait(self) -> None:
+    def answered(self) -> list[Sent]:
         with self._changed:
-            self._changed.wait_for(lambda: self._open == 0, DRAINED_S)
+            if not self._changed.wait_for(lambda: self._open == 0, DRAINED_S):  # they would be the slowest of all
+                raise CourseError(
+                    f"{self._open} requests got no answer within {DRAINED_S:g} s; send fewer, or look why"
+                )
+            return self.requests

@@ -95,7 +95,7 @@ class BatchQueue:
         self._waiting: deque[Request] = deque()
         self.length = 0
         """Pictures that wait."""
-        self._closed = False
+        self._closed = self._ended = False
         self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=self._work, args=(replica,), daemon=True)
@@ -172,6 +172,8 @@ class BatchQueue:
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
         self._refuse_waiting()
+        with self._changed:
+            self._ended = True  # what is made from now on is closed by whoever made it
         for classifier in self._made:
             classifier.close()
 
@@ -294,10 +296,15 @@ class BatchQueue:
         for make in [self._remake] * TRIES if self._remake else []:
             try:
                 replica.classifier = make(replica.classifier)
-            except Exception:  # it may have died while it started, too
+            except Exception as error:  # it may have died while it started, too
+                logging.getLogger(__name__).warning("a replica does not come up: %s", reason_of(error))
                 continue
-            self._made.append(replica.classifier)
-            return True
+            with self._changed:
+                if not self._ended:
+                    self._made.append(replica.classifier)
+                    return True
+            replica.classifier.close()
+            return False
         with self._changed:
             self._replicas.remove(replica)
             self._closed = self._closed or not self._replicas

@@ -1,15 +1,17 @@
 """A server in a process of its own: started as a reader starts it, waited for, and ended."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
+from urllib.parse import urlsplit
 
 from inference_lib.support.errors import CourseError, cause_line
 
@@ -17,15 +19,22 @@ START_S = 300.0
 END_S = 60.0
 ASK_EVERY_S = 0.2
 
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 @contextmanager
 def running_server(url: str, arguments: Sequence[str], start_s: float = START_S) -> Iterator[subprocess.Popen[str]]:
     """Run ``python -m inference_lib serve`` with ``arguments`` while the context lasts; it is ready inside.
 
     Raises:
-        CourseError: it ended, or was not ready in time.
+        CourseError: somebody else answers at ``url``, it ended, or it was not ready in time.
 
     """
+    address = urlsplit(url)
+    with suppress(OSError), socket.create_connection((address.hostname, address.port), ASK_EVERY_S):
+        raise CourseError(
+            f"somebody listens at {url} already, and would be taken for it; end that, or use another port"
+        )
     command = [sys.executable, "-m", "inference_lib", "serve", *arguments]
     with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would stop a server that says much
         process = subprocess.Popen(command, stdout=said, stderr=said, text=True, start_new_session=True)
@@ -34,11 +43,11 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with suppress(ProcessLookupError):  # what it started, in its session; as a rule, nobody is left
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[str]", said: IO[str], limit_s: float) -> None:
@@ -54,9 +63,9 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[str]", said: IO[str],
 
 
 def answers(url: str, limit_s: float = 2.0) -> bool:
-    """Whether ``url`` answers with status 200 within ``limit_s`` seconds."""
+    """Whether ``url`` answers with status 200 within ``limit_s`` seconds; no proxy is asked, nor is one under load."""
     try:
-        with urllib.request.urlopen(url, timeout=limit_s) as response:
+        with DIRECT.open(url, timeout=limit_s) as response:
             return response.status == 200
-    except (OSError, urllib.error.HTTPError):
+    except OSError:
         return False

@@ -90,7 +90,10 @@ def _one_by_one(queue: BatchQueue, batch: np.ndarray, budget_s: float) -> list[f
     while len(samples) <= LEAST or time.perf_counter() < ends:
         answered: Future[list[Request]] = Future()
         queue.submit_many(batch, (), answered.set_result)
-        (request,) = answered.result(BATCH_S)
+        try:
+            (request,) = answered.result(BATCH_S)
+        except TimeoutError as error:
+            raise _too_slow(batch) from error
         if request.error:
             raise request.error
         samples.append(request.finished - request.arrived)
@@ -114,13 +117,17 @@ def _never_empty(queue: BatchQueue, batch: np.ndarray, waiting: int, budget_s: f
         if ended and ended[-1].error:
             raise ended[-1].error
         if time.perf_counter() > ends + BATCH_S:
-            raise CourseError(f"batches of {len(batch)} pictures do not end within {BATCH_S:g} s; choose a smaller one")
+            raise _too_slow(batch)
         if queue.length < waiting:
             for part in parts:
                 queue.submit_many(part, (), note)
         else:
             time.sleep(PAUSE_S)
     return _intervals(ended, len(batch))
+
+
+def _too_slow(batch: np.ndarray) -> CourseError:
+    return CourseError(f"batches of {len(batch)} pictures do not end within {BATCH_S:g} s; choose a smaller one")
 
 
 def _intervals(ended: list[Request], size: int) -> list[float]:

@@ -1,13 +1,16 @@
 """What a server is asked to be: a plain value that travels to its processes."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from inference_lib.seam import Workload
 from inference_lib.serve.application import Limits
-from inference_lib.serve.classifier import Loaded, sizes_up_to
+from inference_lib.serve.classifier import Classifier, Loaded, sizes_up_to
+from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.replica import RemoteClassifier
 from inference_lib.support import paths
 
@@ -56,6 +59,11 @@ class Settings:
     def remote(self, number: int = 0) -> RemoteClassifier:
         """Return replica ``number`` in a process of its own, warm."""
         return RemoteClassifier(self.backend, self._on_its_gpu(number), self.sizes, self.root)
+
+    def queue(self, classifiers: Sequence[Classifier], remake: Callable[[Any], Classifier] | None = None) -> BatchQueue:
+        """Return the queue before ``classifiers``, to be entered; for ``remake`` see there."""
+        limits = self.limits
+        return BatchQueue(classifiers, remake, self.max_batch, self.max_wait_s, limits.under_way, limits.timeout_s)
 
     def _on_its_gpu(self, number: int) -> Workload:
         asked = self.workload

@@ -78,9 +78,7 @@ def soak(
             made.append(stack.enter_context(closing(settings.remote(number))))
         asked = rate or load * _capacity(made)
         say(f"{settings.replicas} replicas, {asked:,.0f} requests a second for {seconds:g} s")
-        limits = settings.limits
-        knobs = (settings.max_batch, settings.max_wait_s, limits.under_way, limits.timeout_s)
-        with BatchQueue(list(made), again, *knobs) as queue:
+        with settings.queue(list(made), again) as queue:
             return _Load(queue, made, asked, seconds).run(kill_every_s, limit_ms, say)
 
 

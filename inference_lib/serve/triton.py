@@ -4,7 +4,6 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/use
 Triton's server is a container and does not run here. What is written is checked for its syntax by the tests.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from inference_lib.backends.onnxruntime import MODEL_FILE
 from inference_lib.seam import Artifact
 from inference_lib.serve.classifier import sizes_up_to
 from inference_lib.support.errors import CourseError
+from inference_lib.support.files import write_atomically
 
 CONFIG_FILE = "config.pbtxt"
 VERSION = "1"
@@ -19,7 +19,7 @@ TYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "BFLOAT16": "TYPE_BF16"}
 """Triton's names of ONNX's types."""
 
 
-def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_s: float, replicas: int = 1) -> Path:
+def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_s: float) -> Path:
     """Write ``folder``/MODEL with one version of ``artifact``, an export of ONNX Runtime; return that directory.
 
     Raises:
@@ -32,16 +32,16 @@ def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_
     if not source.is_file():
         raise CourseError(f"{artifact.directory} holds no {MODEL_FILE}; Triton takes an export of `onnxruntime`")
     name, graph = artifact.workload.model.name, onnx.load(source, load_external_data=False).graph
-    text = config(name, graph, max_batch, max_wait_s, replicas, artifact.workload.on_gpu)
+    text = config(name, graph, max_batch, max_wait_s, artifact.workload.on_gpu)
     version = folder / name / VERSION
     version.mkdir(parents=True, exist_ok=True)
     for file in artifact.directory.glob(f"{MODEL_FILE}*"):  # a large model keeps its weights in a file beside it
-        shutil.copy2(file, version / file.name)
-    (folder / name / CONFIG_FILE).write_text(text)
+        write_atomically(version / file.name, file.read_bytes())  # a server may look for changes meanwhile
+    write_atomically(folder / name / CONFIG_FILE, text.encode())
     return folder / name
 
 
-def config(name: str, graph: Any, max_batch: int, max_wait_s: float, replicas: int = 1, on_gpu: bool = True) -> str:
+def config(name: str, graph: Any, max_batch: int, max_wait_s: float, on_gpu: bool = True) -> str:
     """Return the text of ``config.pbtxt`` (protobuf text format, message inference.ModelConfig) for an ONNX graph.
 
     Every size that a batch may be padded to is warmed up: otherwise the first request of each takes seconds
@@ -54,7 +54,7 @@ def config(name: str, graph: Any, max_batch: int, max_wait_s: float, replicas: i
         f"max_batch_size: {max_batch}",
         f'input {{ name: "{image.name}" {_tensor(image)} }}',
         f'output {{ name: "{logits.name}" {_tensor(logits)} }}',
-        f"instance_group {{ count: {replicas} kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'} }}",
+        f"instance_group {{ count: 1 kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'} }}",
         f"dynamic_batching {{ max_queue_delay_microseconds: {round(max_wait_s * 1e6)} }}",
     ]
     for size in sizes_up_to(max_batch):

@@ -19,13 +19,11 @@ from torch import nn
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
 from inference_lib.support.hashes import sha256_of
+from inference_lib.zoo.fashion_mnist import NETWORK_TIMEOUT
 from inference_lib.zoo.networks import ARCHITECTURES, create_model
 
 TORCHVISION = "torchvision:"
 """What a name of torchvision begins with."""
-
-NETWORK_TIMEOUT = 20.0
-"""Seconds without an answer after which a download is given up."""
 
 
 def call(place: str, name: str, classes: int | None = None) -> object:

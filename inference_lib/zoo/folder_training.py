@@ -1,11 +1,10 @@
 """Training on a reader's own pictures: any backbone, from random or from ImageNet weights."""
 
-import os
+import re
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +38,8 @@ EPOCHS, WEIGHT_DECAY, ERASE = 15, 5e-4, 8
 
 STEPS = 40
 """Steps of an epoch that a batch size is chosen for, between 16 and 256 pictures."""
+
+MEMINFO = Path("/proc/meminfo")
 
 FINE_TUNING = 0.2
 """The learning rate where the weights know pictures already, as a part of what it is otherwise."""
@@ -80,9 +81,8 @@ def train_on(
         raise CourseError(f"{folder} has test pictures alone; put others into {folder / 'train'}")
     torch.manual_seed(seed)
     module = backbone(spec, len(found.class_names))
-    figures = Preprocessing.model_validate(
-        dict(zip(("channels", "height", "width"), _shape(spec, module, shape), strict=True))
-    )
+    names = ("channels", "height", "width")
+    figures = Preprocessing.model_validate(dict(zip(names, _shape(spec, module, shape), strict=True)))
     _check_outputs(spec, module, figures, len(found.class_names))
     if pretrained and (problem := _start_from_imagenet(spec, module)):
         say(f"{problem}; training starts from random weights")
@@ -167,8 +167,12 @@ def _start_from_imagenet(spec: str, module: nn.Module) -> str:
 
 
 def _load(pictures: Pictures, figures: Preprocessing, skip: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return pictures and labels in memory, if they fit in half of what is free."""
-    needed, free = len(pictures) * np.prod(figures.shape), os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return pictures and labels in memory, if they fit in half of what is free.
+
+    What keeps a copy of files counts as free, as the kernel counts it: pictures that were just unpacked fill it.
+    """
+    needed, said = len(pictures) * np.prod(figures.shape), MEMINFO.read_text()
+    free = 1024 * int(re.findall(r"^MemAvailable: +(\d+) kB$", said, re.MULTILINE)[0])
     if needed > free / 2:
         size, gib = image_folder.shown(figures.shape), 2**30
         raise CourseError(
@@ -191,13 +195,11 @@ def _with_scale(figures: Preprocessing, images: np.ndarray, pretrained: bool) ->
 def _preparer(figures: Preprocessing, device: str) -> Callable[..., torch.Tensor]:
     """Return ``image_folder.normalize`` for tensors on ``device``."""
     mean, std = (torch.tensor(value, device=device).reshape(-1, 1, 1) for value in (figures.mean, figures.std))
-    return partial(_normalized, mean, std)
 
+    def prepare(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return ((images.float() / 255 - mean) / std).to(dtype)
 
-def _normalized(
-    mean: torch.Tensor, std: torch.Tensor, images: torch.Tensor, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
-    return ((images.float() / 255 - mean) / std).to(dtype)
+    return prepare
 
 
 def _recipe(spec: str, images: int, epochs: int | None, pretrained: bool, flip: bool) -> Recipe:

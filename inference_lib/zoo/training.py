@@ -256,14 +256,20 @@ class Checkpoint:
             kept = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise CourseError(f"{self.path} is damaged; delete it, then train again") from error
-        if kept["made_by"] != [*self.choices, device.type]:
-            return []
+        if kept["made_by"] != [*self.choices, device.type] or _shapes(kept["model"]) != _shapes(
+            parts["model"].state_dict()
+        ):
+            return []  # another training, or its network was changed since
         for name, part in parts.items():
             part.load_state_dict(kept[name])
         torch.set_rng_state(kept["random"][0])
         if device.type == "cuda":
             torch.cuda.set_rng_state(kept["random"][1])
         return kept["history"]
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 class Best:

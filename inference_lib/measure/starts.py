@@ -1,0 +1,79 @@
+"""What comes before the first answer: a framework's export, load and first inference, with nothing else running.
+
+The grid's rivals load side by side, which is quick for all of them together and tells little of one.
+"""
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from inference_lib.backends import get_backend
+from inference_lib.measure.cell import inputs_of
+from inference_lib.measure.plan import Rival, empty_record
+from inference_lib.measure.profiles import Profile
+from inference_lib.measure.workers import Worker, WorkerError
+from inference_lib.records.record import Build, Record
+from inference_lib.records.store import RecordStore
+from inference_lib.seam import build
+
+LIMIT_S = 900.0
+"""The longest wait for an export, or for a start."""
+
+
+class Starter:
+    """What a worker process exports with, and another one starts with: what the first has loaded would help it."""
+
+    def export(self, rival: Rival, root: Path) -> None:
+        """Build the artifact of ``rival`` under ``root``; its manifest says how long it took."""
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            build(get_backend(rival.backend), rival.workload, root)
+
+    def start(self, rival: Rival, root: Path) -> Build:
+        """Load what ``export`` made, and infer once."""
+        backend, workload = get_backend(rival.backend), rival.workload
+        artifact, batch = build(backend, workload, root), inputs_of(workload)[0]
+        start = time.perf_counter()
+        with backend.load(artifact) as runner:
+            loaded = time.perf_counter()
+            runner.infer(batch)
+            return Build(
+                export_s=artifact.manifest["build_seconds"],
+                load_s=loaded - start,
+                first_inference_s=time.perf_counter() - loaded,
+                artifact_mib=artifact.size_bytes / 2**20,
+                eight_bits_percent=artifact.manifest.get("eight_bits_percent"),
+            )
+
+
+def time_starts(
+    rivals: Sequence[Rival], profile: Profile, store: RecordStore, run: str, progress: Callable[[str], None]
+) -> list[Record]:
+    """Export and start each of ``rivals`` alone; return their records, which say from now on what that took.
+
+    Those without a measured record in ``store`` are left out. One that fails keeps the record that it had.
+    """
+    told = []
+    for rival in rivals:
+        record = store.find(empty_record(rival, profile, run, "ok").key)
+        if record is None or not record.ok:
+            continue
+        try:
+            took = _alone(rival)
+        except WorkerError as error:
+            progress(f"{rival}: {error}")
+            continue
+        told.append(record.model_copy(update={"build": took}))
+        store.write(told[-1])
+        progress(f"{rival}: exported in {took.export_s:.1f} s, loaded in {took.load_s:.1f} s")
+    return told
+
+
+def _alone(rival: Rival) -> Build:
+    with tempfile.TemporaryDirectory(prefix="starts-") as root:
+        for command in ("export", "start"):
+            with Worker(Starter) as worker:
+                found = worker.ask(command, rival, Path(root), limit_s=LIMIT_S)
+    return found
