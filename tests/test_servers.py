@@ -244,7 +244,7 @@ def test_a_load_in_this_process_is_predicted_measured_and_kept(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     pytest.importorskip("mlperf_loadgen")
-    knobs = ["--max-batch", "2", "--max-wait-ms", "0", "--seconds", "0.1", "--loads", "0.3", "--p99-ms", "400"]
+    knobs = ["--max-batch", "2", "--max-wait-ms", "0", "--seconds", "0.2", "--loads", "0.3", "--p99-ms", "400"]
     assert main(["load", *MODEL, *knobs, "--records", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     for part in ("queue's overhead", "simulated:", "highest rate", "offline: "):
