@@ -156,7 +156,8 @@ else:
 #
 # - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it predicts
 #   what the FP32 eager model predicts. Rows that may have lost something are asked for all pictures; a quick run, and
-#   rows that round as FP32 does, get the first of them only.
+#   rows that round as FP32 does, get the first of them only. What such a row gained and lost there is added to the
+#   FP32 model's accuracy on the most pictures, so that the column compares.
 # - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
 #   every answer. **95 %** is the interval of that median, from at least three starts of every row (the [chapter on
 #   measuring](02_measuring_inference) says how); a quick run has one start, and no interval.
@@ -727,7 +728,8 @@ glue("16-least", "; ".join(least) or words.NOT_MEASURED)
 #
 # Exporting, loading and the first inference come before the first answer. A row that starts later and then runs faster
 # pays for itself after so many inferences; a program that stops before should have used the plain loop. An export
-# counts if it was timed with nothing else running; where it was made beside others, nothing is told. The rule in full:
+# and a load count if the export was timed with nothing else running; of those made beside others, nothing is told.
+# `python -m inference_lib starts` times each alone. The rule in full:
 
 # %%
 show_source(break_even)
@@ -748,7 +750,8 @@ def pays(record, baseline) -> str:
     return "never" if count is None else f"{count:,.0f}"
 
 
-building = [r for r in select(at_batch_1, model="resnet18") if r.build]
+started = [r for r in at_batch_1 if seconds_to_first_answer(r) is not None]
+building = select(started, model="resnet18")
 parts = {"export": "#56B4E9", "load": "#D98C00", "first inference": "#CC79A7"}
 
 figure, (axes,) = plots.new_figure(height=0.3 * len(building) + 1.4)
@@ -768,18 +771,18 @@ axes.margins(x=0.2, y=0.02)
 axes.set_xlabel("seconds to the first answer")
 if building:
     figure.legend(loc="outside lower center", ncols=3)
-plots.show_figure(
-    figure,
-    alt="Seconds of export, load and first inference of resnet18 for each row, and after how many inferences it pays.",
-    caption=f"ResNet-18, batch 1, against the reference loop. {plots.provenance(building)}",
-)
+    alt = "Seconds of export, load and first inference of resnet18 for each row, and after how many inferences it pays."
+    caption = f"ResNet-18, batch 1, against the reference loop. {plots.provenance(building)}"
+    display(plots.show_figure(figure, alt, caption))
+else:
+    print("no start was timed alone; `python -m inference_lib starts` does so")
 
 # %% [markdown]
 # The break-even counts of all models, as inferences at batch 1:
 
 # %%
 counts = {}
-for record in (r for r in at_batch_1 if r.build and r not in loop[r.model] and loop[r.model]):
+for record in (r for r in started if r not in loop[r.model] and loop[r.model]):
     counts.setdefault(words.label(record), {})[record.model] = pays(record, loop[record.model][0])
 paid = pd.DataFrame(counts, index=list(MODELS)).T.rename_axis("framework").reset_index()
 tables.show_table(paid, "Inferences until a row has paid for its start.")

@@ -107,7 +107,7 @@ def test_formats_that_a_caller_asks_for_win(make_record: MakeRecord) -> None:
     for name, expected in (("load, s", "0.0123"), ("half, ms", "0.00042"), ("FPS", "1.25")):
         assert column(table, name, formats=formats) == [expected]
     assert column(table, "largest difference", formats=formats) == ["0.250"]
-    assert column(table, "load, s") == ["0.0"]
+    assert column(table, "load, s") == ["0.01"]
     assert column(table, "half, ms") == ["0.000"]
 
 

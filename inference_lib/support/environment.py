@@ -31,8 +31,8 @@ def tolerate() -> None:
 
     PYTHONWARNINGS=error makes every deprecation in a dependency an error, and Matplotlib refuses to be imported where
     MPLBACKEND is no window system that it knows; the course's figures need none. A terminal that lacks a letter of a
-    file's name gets its number instead. That a process which was ended left semaphores behind, and that they are removed,
-    is no news to anybody: Python would warn of each.
+    file's name gets its number instead. That the semaphores of a process that was ended are removed is no news to
+    anybody: Python would warn of them.
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
