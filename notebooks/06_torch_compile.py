@@ -629,7 +629,8 @@ for model in MODELS:
         rows.append(row | {"pays after": pays_after(record, eager)})
         shown.append(record)
 if rows:
-    table = pd.DataFrame(rows).astype({"export, s": float})
+    columns = ["framework", "model", "export, s", "load, s", "pays after"]
+    table = pd.DataFrame(rows, columns=columns).astype({"export, s": float, "load, s": float})
     caption = f"Batch 1, against the eager loop. {plots.provenance(shown)}"
     display(tables.show_table(table, caption, dict.fromkeys(["export, s", "load, s"], "{:.2f}")))
 else:

@@ -114,10 +114,10 @@ def serve(settings: Settings) -> None:
         configure_logging=False,
     )
     signal.signal(signal.SIGTERM, ends)  # Ray put one of its own there
-    if settings.workload.on_gpu and ray.cluster_resources().get("GPU", 0) < settings.replicas:
-        found = int(ray.cluster_resources().get("GPU", 0))
-        raise CourseError(f"{settings.replicas} replicas need as many GPUs, Ray sees {found}; choose fewer replicas")
     try:
+        found = int(ray.cluster_resources().get("GPU", 0))
+        if settings.workload.on_gpu and found < settings.replicas:
+            raise CourseError(f"{settings.replicas} replicas need as many GPUs, Ray sees {found}; choose fewer")
         ray_serve.start(http_options={"host": settings.host, "port": settings.port})
         ray_serve.run(application(settings), name=NAME, route_prefix="/")
         threading.Event().wait()
