@@ -63,6 +63,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pandas as pd
+import rich
 import torch
 from IPython.display import display
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic
@@ -83,6 +84,7 @@ from inference_lib.support.errors import CourseError
 ort.set_default_logger_severity(3)
 logging.getLogger().setLevel(logging.ERROR)  # the quantizers give advice that this page gives, too
 warnings.filterwarnings("ignore", category=FutureWarning)
+rich.reconfigure(force_jupyter=False, quiet=True)  # what NNCF draws its bars with
 scratch = Path(tempfile.mkdtemp())
 
 lab = open_lab(profile, device, records_dir)

@@ -106,6 +106,20 @@ def test_published_outputs_belong_to_today_s_code() -> None:
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
+def test_no_published_page_shows_what_a_library_warns_of_or_the_frames_of_its_progress_bar() -> None:
+    outputs = {
+        f"{path.stem}, cell {number}": str(output)
+        for path in PUBLISHED
+        for number, cell in enumerate(notebook.code_cells(nbformat.read(path, as_version=4)), 1)
+        for output in cell.outputs
+    }
+    assert outputs
+    blank = re.compile(r"<pre[^>]*>(\s|\\\\n)*</pre>")
+    assert [where for where, output in outputs.items() if re.search(r"\b\w+Warning: ", output)] == []
+    assert [where for where, output in outputs.items() if blank.search(output)] == []
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
 def test_the_edition_is_one_gpu_s_and_was_measured_twice() -> None:
     records = RecordStore(paths.PUBLISHED / "records")
     assert len({record.machine.name("cuda") for record in records.read() if record.device == "cuda"}) == 1
