@@ -953,11 +953,11 @@ def kernels_of(model: str, precision: str) -> pd.Series | None:
 
 
 for name in ("resnet18", "mobilenet_v2"):
-    spent = {f"{PRECISIONS[bits].title}, ms": kernels_of(name, bits) for bits in ("fp16", "int8")}
-    if any(times is None for times in spent.values()):
+    replays = {f"{PRECISIONS[bits].title}, ms": kernels_of(name, bits) for bits in ("fp16", "int8")}
+    if any(times is None for times in replays.values()):
         print(f"needs a GPU on which cuDNN's rows of {name} in FP16 and INT8 at batch 256 were exported")
         continue
-    by_kind = pd.DataFrame(spent).fillna(0).rename_axis("kernels").reset_index()
+    by_kind = pd.DataFrame(replays).fillna(0).rename_axis("kernels").reset_index()
     by_kind["times faster"] = by_kind["FP16, ms"] / by_kind["INT8, ms"]
     display(tables.show_table(by_kind, f"{name}, batch 256, one replay. {words.machines(on_gpu)}."))
 

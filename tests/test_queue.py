@@ -1,5 +1,6 @@
 """The queue: who is computed together, and that everybody is answered."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -298,6 +299,7 @@ def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(
         raise OSError("no memory")
 
     answers = Answers()
+    caplog.set_level(logging.WARNING)  # whatever another test has switched off
     told.fails, told.dead = RuntimeError("died"), True
     with BatchQueue([told], never, max_batch=1) as queue:
         held_up(queue, told, answers)

@@ -5,6 +5,8 @@ import http.server
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -142,6 +144,28 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.
     left = [each for each in psutil.process_iter() if each.pid == int(child.read_text())]
     psutil.wait_procs(left, 5)
     assert all(each.status() == psutil.STATUS_ZOMBIE for each in left if each.is_running())
+
+
+HOLDER = """
+import sys, time
+from inference_lib.serve.server_process import running_server
+with running_server(sys.argv[1], sys.argv[2:], 120) as server:
+    print(server.pid, flush=True)
+    time.sleep(120)
+"""
+
+
+def test_a_server_does_not_outlive_who_started_it(root: Path) -> None:
+    port = free_port()
+    url, options = f"http://127.0.0.1:{port}", [*MODEL, "--engine", "local", "--port", str(port)]
+    command = [sys.executable, "-c", HOLDER, url, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        server = psutil.Process(int(holder.stdout.readline()))
+        assert answers(f"{url}/ready")
+        holder.kill()  # as a kernel is that is restarted: nothing of it runs any more
+    gone, _ = psutil.wait_procs([server], 20)
+    assert gone
+    assert not answers(f"{url}/ready")
 
 
 def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -> None:

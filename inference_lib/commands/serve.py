@@ -40,9 +40,11 @@ def run(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C, then answer what is under way and end."""
     import importlib
 
+    from inference_lib.serve.server_process import end_with_the_holder
     from inference_lib.serve.settings import ENGINES
     from inference_lib.support.errors import CourseError, unknown_name
 
+    end_with_the_holder()
     settings = settings_of(options)
     if options.engine not in ENGINES:
         raise unknown_name("engine", options.engine, ENGINES)

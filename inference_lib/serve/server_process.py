@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,9 @@ from inference_lib.support.errors import CourseError, cause_line
 START_S = 300.0
 END_S = 60.0
 ASK_EVERY_S = 0.2
+
+HELD = "INFERENCE_SERVER_IS_HELD"
+"""Set for a server whose standard input is a pipe of whoever started it."""
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -37,7 +41,15 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
         )
     command = [sys.executable, "-m", "inference_lib", "serve", *arguments]
     with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would stop a server that says much
-        process = subprocess.Popen(command, stdout=said, stderr=said, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {HELD: "1"},
+        )
         try:
             _wait_until_ready(url, process, said, start_s)
             yield process
@@ -48,6 +60,21 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
             with suppress(ProcessLookupError):  # what it started, in its session; as a rule, nobody is left
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def end_with_the_holder() -> None:
+    """Let this process, a server, end as by SIGTERM when whoever started it with ``running_server`` is gone.
+
+    A kernel that is restarted runs no ``finally``: its servers would keep their port, and the GPU's memory, for good.
+    """
+
+    def watch() -> None:
+        while os.read(0, 1):  # until the other end is closed; a reader of Python's own would hold up the exit
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.environ.pop(HELD, None):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[str]", said: IO[str], limit_s: float) -> None:
