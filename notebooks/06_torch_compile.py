@@ -434,7 +434,7 @@ for name, row in found.items():
 
 # %% tags=["nbval-skip"]
 calls = {"eager": lambda: plain(tensor)} | {name: lambda c=row["call"]: c(tensor) for name, row in found.items()}
-with torch.inference_mode():
+with torch.inference_mode(), compiling():  # each `run_and_get_code` forgets what was compiled before: once more
     turns = lab.turns(calls)
 table = turns.table("eager").rename(columns={"": "model"})
 for column, none in {"compiling, s": float("nan"), "kept in the cache": "-"}.items():
