@@ -653,11 +653,11 @@ import logging, sys, time
 logging.disable(logging.WARNING)
 import torch
 from inference_lib import load_pretrained
-from inference_lib.backends.torch_compile import believing_the_processor
+from inference_lib.backends.torch_compile import believing_the_processor, quoting_paths
 images = torch.zeros(1, 3, 224, 224, device=sys.argv[1])
 model = load_pretrained("vanilla_cnn").to(sys.argv[1])
 start = time.perf_counter()
-with torch.inference_mode(), believing_the_processor():
+with torch.inference_mode(), believing_the_processor(), quoting_paths():
     torch.compile(model)(images).cpu()
 print(time.perf_counter() - start)
 """
