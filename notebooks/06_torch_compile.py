@@ -985,9 +985,10 @@ else:
 # if on_gpu:
 #     left_out = ["no freezing", "8 channels", "space to depth, 16 channels", "fused and 4 channels"]
 #     print(try_recipes(Workload("resnet18", 64, "fp16", "cuda"), left_out).to_string())
-# elif compiles:
-#     with torch.inference_mode():
-#         print(lab.turns({name: lambda c=row["call"]: c(tensor) for name, row in found.items()}).table().to_string())
+# elif compiles:  # anew: later cells have made Dynamo forget what it compiled
+#     again = {name: try_out(recipe)["call"] for name, recipe in ways.items()}
+#     with torch.inference_mode(), compiling():
+#         print(lab.turns({name: lambda c=call: c(tensor) for name, call in again.items()}).table().to_string())
 # ```
 # The larger the batch, the less a kernel's launch and its last, half empty wave of blocks count
 # ({term}`wave quantization`), and the more the trips to memory.
