@@ -110,9 +110,8 @@ def _kept(test: "LoadTest", settings: "Settings", rate: float, folder: Path) -> 
         return sum(size * count for size, count in runs[-1].batches.items())
 
     asked = settings.workload
-    gpu = (
-        sample_load(asked.device.index, once, test.seconds) if asked.on_gpu else None
-    )  # two runs, the second is watched
+    # Two runs, the second is watched.
+    gpu = sample_load(asked.device.index, once, test.seconds) if asked.on_gpu else None
     while len(runs) < RUNS:
         once()
     workload = Workload(asked.model, settings.max_batch, asked.precision, asked.device)

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 from inference_lib.backends import get_backend
 from inference_lib.measure.accuracy import reference_path, write_reference
@@ -12,6 +13,7 @@ from inference_lib.measure.plan import Rival
 from inference_lib.measure.profiles import Profile
 from inference_lib.measure.workers import Deadline, Worker, WorkerError, end, first_to_answer
 from inference_lib.seam import Model, build, find_artifact
+from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 from inference_lib.support.progress import Bar, bar, each
 
@@ -22,11 +24,11 @@ EXPORT_LIMIT_S = 900.0
 class Exporter:
     """What a worker process exports with."""
 
-    def export(self, rival: Rival, timed: bool) -> None:
+    def export(self, rival: Rival, timed: bool, root: Path = paths.ARTIFACTS) -> None:
         """Build the artifact of ``rival``; its manifest says how long it took, where that was ``timed`` alone."""
         logging.disable(logging.WARNING)  # what fails is told by what it raises, once, in the row
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            build(get_backend(rival.backend), rival.workload, timed=timed)
+            build(get_backend(rival.backend), rival.workload, root, timed=timed)
 
     def reference(self, model: Model, device: str, images: int) -> None:
         """Compute the reference logits."""

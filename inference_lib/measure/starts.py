@@ -3,36 +3,28 @@
 The grid's rivals load side by side, which is quick for all of them together and tells little of one.
 """
 
-import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from inference_lib.backends import get_backend
 from inference_lib.measure.cell import inputs_of
+from inference_lib.measure.exports import EXPORT_LIMIT_S, Exporter
 from inference_lib.measure.plan import Rival, empty_record
 from inference_lib.measure.profiles import Profile
+from inference_lib.measure.rounds import LOAD_LIMIT_S
 from inference_lib.measure.workers import Worker, WorkerError
 from inference_lib.records.record import Build, Record
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import build
 
-LIMIT_S = 900.0
-"""The longest wait for an export, or for a start."""
-
 
 class Starter:
-    """What a worker process exports with, and another one starts with: what the first has loaded would help it."""
-
-    def export(self, rival: Rival, root: Path) -> None:
-        """Build the artifact of ``rival`` under ``root``; its manifest says how long it took."""
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            build(get_backend(rival.backend), rival.workload, root)
+    """What a worker process starts with: another one has exported, since what that has loaded would help."""
 
     def start(self, rival: Rival, root: Path) -> Build:
-        """Load what ``export`` made, and infer once."""
+        """Load what was exported to ``root``, and infer once."""
         backend, workload = get_backend(rival.backend), rival.workload
         artifact, batch = build(backend, workload, root), inputs_of(workload)[0]
         start = time.perf_counter()
@@ -73,7 +65,7 @@ def time_starts(
 
 def _alone(rival: Rival) -> Build:
     with tempfile.TemporaryDirectory(prefix="starts-") as root:
-        for command in ("export", "start"):
-            with Worker(Starter) as worker:
-                found = worker.ask(command, rival, Path(root), limit_s=LIMIT_S)
-    return found
+        with Worker(Exporter) as worker:
+            worker.ask("export", rival, True, Path(root), limit_s=EXPORT_LIMIT_S)
+        with Worker(Starter) as worker:
+            return worker.ask("start", rival, Path(root), limit_s=LOAD_LIMIT_S)
