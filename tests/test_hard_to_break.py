@@ -471,7 +471,8 @@ def test_a_folder_is_usable_whenever_a_process_was_killed(tmp_path: Path, endles
         worker.tell("for_ever")
         time.sleep(chance.uniform(0.0, 0.1))
         worker.kill()
-        for manifest in tmp_path.glob("artifacts/*/*/manifest.json"):
+        # A name with a dot is an export in the making, which nobody reads: there the manifest may be half written.
+        for manifest in tmp_path.glob("artifacts/*/[!.]*/manifest.json"):
             assert {path.name for path in manifest.parent.iterdir()} == {"manifest.json", "first half", "second half"}
             json.loads(manifest.read_text())
         assert {record.status for record in RecordStore(tmp_path / "records").read()} <= {"ok"}
