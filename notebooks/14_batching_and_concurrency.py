@@ -73,6 +73,7 @@ from inference_lib.serve.service import Service, measure_service
 from inference_lib.serve.settings import SERVED, Settings
 from inference_lib.serve.simulator import Knobs, poisson, simulate
 from inference_lib.serve.trials import LoadTest, queue_overhead, queued, simulated_rate
+from inference_lib.support.progress import each
 from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
 
 lab = open_lab(profile, device, records_dir)
@@ -179,7 +180,7 @@ def milliseconds(size, calls=3):
     return min(samples[1:])
 
 
-sweep = pd.DataFrame({"batch": sweep_sizes, "ms": [milliseconds(size) for size in sweep_sizes]})
+sweep = pd.DataFrame({"batch": sweep_sizes, "ms": [milliseconds(size) for size in each(sweep_sizes, "batch sizes")]})
 sweep["images/s"] = sweep["batch"] / sweep["ms"] * 1e3
 
 # %% tags=["hide-input"]

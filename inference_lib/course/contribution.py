@@ -19,6 +19,7 @@ from inference_lib.measure import accuracy
 from inference_lib.measure.profiles import get_profile
 from inference_lib.records.record import Record
 from inference_lib.records.replication import cell, replication
+from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import QUANTILES
 from inference_lib.records.store import RecordStore, select
 from inference_lib.report.rivals import Rivals
@@ -81,7 +82,7 @@ def describe(records: Sequence[Record], name: str = "", measured_by: str = "") -
         raise CourseError(f"there is nothing to contribute: {tried}")
     machines = {record.device: record.machine.name(record.device) for record in records}
     own = machines.get("cuda") or next(iter(machines.values()))
-    runs = sorted({record.run for record in records})
+    runs = runs_of(records)
     described = Description(
         name=name or re.sub(r"[^a-z0-9]+", "-", own[:60].lower()).strip("-"),
         measured_by=measured_by,
