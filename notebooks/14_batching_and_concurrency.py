@@ -441,13 +441,13 @@ curves = {
 }
 
 # %% tags=["hide-input"]
-figure, panels = plots.new_figure(columns=2, height=3.2)
+figure, panels = plots.new_figure(columns=2, height=3.6)
 for axes, percent in zip(panels, (50, 99), strict=True):
     for (wait, outcomes), color in zip(curves.items(), ["#0072B2", "#009E73", "#E69F00", "#D55E00"], strict=True):
         values = [outcome.quantile_ms(percent) for outcome in outcomes]
         axes.plot(loads * service.capacity, values, ".-", color=color, label=f"wait {wait:.1f} ms")
     axes.set(xlabel="requests/s", ylabel=f"p{percent}, ms", yscale="log")
-panels[0].legend()
+figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
 plots.show_figure(
     figure,
     alt="Two panels, p50 and p99 over the arrival rate, one line for each of four waiting times.",
@@ -530,7 +530,8 @@ measured = [n * trial.run.batches[n] / sum(k * v for k, v in trial.run.batches.i
 played = trial.simulated.batches
 simulated_share = {n: n * played[n] / sum(k * v for k, v in played.items()) for n in played}
 axes.bar(sizes_seen, measured, color="#0072B2", alpha=0.6, label="measured")
-axes.plot(sorted(played), [simulated_share[n] for n in sorted(played)], "k_", markersize=8, label="simulated")
+marks = [simulated_share[n] for n in sorted(played)]
+axes.plot(sorted(played), marks, "_", color=plots.INK, markersize=8, label="simulated")
 axes.set(xlabel="pictures in a batch", ylabel="share of requests")
 axes.legend()
 plots.show_figure(

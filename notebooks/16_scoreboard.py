@@ -249,18 +249,18 @@ def bars_of_models(rows: dict, unit: str) -> tuple:
     ``rows`` maps a model to its rows, and a row's label to a record, an interval and the text beside the bar.
     """
     names = list(dict.fromkeys(name for mine in rows.values() for name in mine))
-    figure, panels = model_panels(0.4 * len(names) + 1.0, columns=len(MODELS))
+    figure, panels = model_panels(0.42 * len(names) + 1.0, columns=len(MODELS))
     for model, panel in panels.items():
         for name, (record, length, text) in rows[model].items():
             style = {"color": style_of(record.backend).color, "ecolor": plots.INK, "height": 0.38}
             bar = panel.barh(names.index(name), length.value, xerr=plots.reach([length]), **style)
             panel.bar_label(bar, [text], padding=3, fontsize=plots.SMALL)
-        panel.set(yticks=[], ylim=(len(names) - 0.6, -0.8))
+        panel.set(yticks=[], ylim=(len(names) - 0.6, -0.9))
         panel.spines["left"].set_visible(False)
         panel.margins(x=0.5)
     first = panels["vanilla_cnn"]
     for place, name in enumerate(names):
-        above = first.text(0, place - 0.25, name, transform=first.get_yaxis_transform(), fontsize=plots.SMALL)
+        above = first.text(0, place - 0.3, name, transform=first.get_yaxis_transform(), fontsize=plots.SMALL)
         above.set_in_layout(False)  # it may be longer than the panel is wide: there is room to its right
     figure.supxlabel(unit, fontsize="medium")
     return figure, panels
