@@ -44,9 +44,9 @@ def spread(axes: Axes, first: int = 0) -> None:
     assert figure is not None
     figure.draw_without_rendering()
     labels = [child for child in axes.texts if isinstance(child, Annotation)]
-    points = axes.transData.transform([label.xy for label in labels]) if labels else []
     half = POINT / 2 * figure.dpi / 72
-    taken: list[BboxBase] = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in points]
+    points = [axes.transData.transform(label.xy) for label in labels]
+    taken: list[BboxBase] = [Bbox.from_extents(*(point - half), *(point + half)) for point in points]
     for label in labels:
         for across, up, aside, above in places(first):
             label.set_position((across, up))

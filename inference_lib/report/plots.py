@@ -12,6 +12,7 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -282,7 +283,7 @@ def flow(stages: Sequence[Sequence[str]], axes: Axes) -> None:
     for stage in stages:
         height = LINE * (1 + max(text.count("\n") for text in stage))
         places = [((number + 0.5) / len(stage), depth + height / 2) for number in range(len(stage))]
-        style = {"fontsize": SMALL, "ha": "center", "va": "center", "bbox": box}
+        style: dict[str, Any] = {"fontsize": SMALL, "ha": "center", "va": "center", "bbox": box}
         now = [axes.text(*place, text, **style) for place, text in zip(places, stage, strict=True)]
         for start, end in itertools.product(before, now):
             patches = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
