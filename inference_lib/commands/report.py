@@ -102,4 +102,4 @@ def _in_format(rows: list[dict[str, Any]], kind: str) -> str:
     for name in ("before ms", "after ms", "ratio", "low", "high", "host"):
         table[name] = [None if pd.isna(value) else f"{value:.3f}" for value in table[name]]
     table = table.replace("", None).dropna(axis="columns", how="all")
-    return tables.markdown_table(table) if kind == "markdown" else tables.text_table(table)
+    return tables.text_table(table, "pipe" if kind == "markdown" else "simple")
