@@ -149,39 +149,31 @@ def _check_one_gpu(records: Iterable[Record]) -> None:
 
 @contextmanager
 def _replacing(folder: Path, start: Path) -> Iterator[Path]:
-    """Yield a copy of ``start`` to change; it takes the place of ``folder`` at the end, unless something goes wrong."""
-    fresh = folder.with_name(f".{folder.name}.part")
+    """Yield a copy of ``start`` to change; it takes the place of ``folder`` at the end, unless something goes wrong.
+
+    ``folder`` is whole at any time: of its two names, it has one.
+    """
+    fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
-    _put_back(folder)
+    _put_back(old, folder)  # a process that was killed may have left it there
     try:
         if start.exists():
             shutil.copytree(start, fresh)
         fresh.mkdir(exist_ok=True)
         yield fresh
-        _put_in_place(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Let ``fresh`` take the place of ``folder``, which is whole at any time: of two names, it has one."""
-    old = _put_back(folder)
-    try:
         if folder.exists():
             os.replace(folder, old)
         os.replace(fresh, folder)
     finally:
-        _put_back(folder)
+        _put_back(old, folder)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _put_back(folder: Path) -> Path:
-    """Return where ``folder`` waits while it is replaced: empty now, whatever a process that was killed left there."""
-    old = folder.with_name(f".{folder.name}.old")
+def _put_back(old: Path, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
     elif old.exists():
         os.replace(old, folder)
-    return old
 
 
 def stale_published(course: Course = COURSE) -> list[str]:
@@ -226,7 +218,10 @@ def stage(edition: str, course: Course = COURSE) -> Edition:
         name = path.relative_to(course.root)
         if path.is_file() and not name.parts[1].startswith((PUBLISHED, f".{PUBLISHED}")):
             wanted[name] = marks.fill(path.read_text()).encode() if path.suffix == ".md" else path.read_bytes()
-    wanted |= _library_pages(wanted[TOC])
+    for room in reference.ROOMS:
+        name = Path("book", f"{reference.page_name(room)}.md")
+        if str(name.with_suffix("")).encode() in wanted[TOC]:
+            wanted[name] = reference.page_of(room).encode()
     for chapter in chapters(course):
         published = (course.published / f"{chapter.name}.ipynb").exists()
         if edition == PUBLISHED and not published:
@@ -247,12 +242,6 @@ def stage(edition: str, course: Course = COURSE) -> Edition:
         if path.is_file() and path.relative_to(staged.folder) not in wanted:
             path.unlink()
     return staged
-
-
-def _library_pages(contents: bytes) -> dict[Path, bytes]:
-    """Return the pages of the library's reference that the table of contents names."""
-    found = reference.pages().items()
-    return {Path("book") / f"{name}.md": text.encode() for name, text in found if f"book/{name}".encode() in contents}
 
 
 def _page(chapter: Chapter, edition: str, course: Course) -> tuple[Notebook, bool]:

@@ -28,13 +28,8 @@ def page_name(room: str) -> str:
     return f"library_{room}"
 
 
-def pages() -> dict[str, str]:
-    """Return the Markdown of each room's page, by its name."""
-    return {page_name(room): page_of(room) for room in ROOMS}
-
-
 def page_of(room: str, library: Path = LIBRARY) -> str:
-    """Return the page of a room: its modules, and what is public in them."""
+    """Return the Markdown of a room's page: its modules, and what is public in them."""
     folder = library / room
     files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
     parts = [f"# inference_lib: {room}", f"{ROOMS[room].capitalize()}."]

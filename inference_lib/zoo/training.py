@@ -259,11 +259,11 @@ def fit(
     training: LabelledImages,
     validation: LabelledImages,
     progress: bool,
-    kept: Checkpoint | None = None,
+    kept: Checkpoint,
     *,
     keep_best: bool = False,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train ``model``; return it with averaged weights, and the learning curve.
+    """Train ``model``, from the epoch on that was ``kept``; return it with averaged weights, and the learning curve.
 
     With ``keep_best`` the weights are those of the best epoch by the validation images, else those of the last.
     """
@@ -286,7 +286,7 @@ def fit(
     )
     parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     parts |= {"best": deepcopy(averaged)} if keep_best else {}
-    history = kept.load(parts, device) if kept is not None else []
+    history = kept.load(parts, device)
     total_steps, done_steps = steps * recipe.epochs, steps * len(history)
     with bar(total_steps, name, done_steps) if progress else no_bar() as shown:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
@@ -312,8 +312,7 @@ def fit(
             if keep_best and all(entry["validation_accuracy"] > before["validation_accuracy"] for before in history):
                 parts["best"].load_state_dict(averaged.state_dict())
             history.append(entry)
-            if kept is not None:
-                kept.save(parts, history, device)
+            kept.save(parts, history, device)
             shown.set_postfix(epoch=epoch, validation=f"{entry['validation_accuracy']:.2f} %")
     return parts["best" if keep_best else "averaged"], history
 
