@@ -68,6 +68,18 @@ def test_a_backend_on_two_devices_keeps_both_its_agreements(make_record: MakeRec
     assert "device" not in tables.agreement([cuda]).columns
 
 
+def test_profiles_and_runs_have_tables_of_their_own(make_record: MakeRecord) -> None:
+    records = [make_record(2.0), make_record(4.0, profile="quick", count=1), make_record(8.0, run="2")]
+    head, *tables_ = tables.in_format(records, "markdown").split("**resnet18, batch 1, NVIDIA Test GPU, ")
+    assert head == ""
+    assert [table.split("**")[0] for table in tables_] == [
+        "full profile, run 1",
+        "quick profile, run 1",
+        "full profile, run 2",
+    ]
+    assert [len(rows_of(table)) for table in tables_] == [3, 3, 3]  # a head, a line and a row
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_reference_table_has_six_frameworks_in_two_precisions(model: str) -> None:
     table = tables.reference_table(model)

@@ -350,13 +350,14 @@ def in_format(records: Sequence[Record], kind: str) -> str:
 
 
 def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield a title and a table for each machine, run, model and batch size that has records."""
-    shelves: dict[tuple[str, str], list[Record]] = {}
+    """Yield a title and a table for each machine, profile, run, model and batch size that has records."""
+    shelves: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        shelves.setdefault((record.machine.name(record.device), record.run), []).append(record)
-    for (machine, run), mine in shelves.items():
+        shelves.setdefault((record.machine.name(record.device), record.profile, record.run), []).append(record)
+    for (machine, profile, run), mine in shelves.items():
         for model, batch_size in sorted({(r.model, r.batch_size) for r in mine}):
-            yield f"{model}, batch {batch_size}, {machine}, run {run}", scoreboard(mine, model, batch_size)
+            title = f"{model}, batch {batch_size}, {machine}, {profile} profile, run {run}"
+            yield title, scoreboard(mine, model, batch_size)
 
 
 def replicated(records: Iterable[Record]) -> dict[str, dict[str, Any]] | None:
