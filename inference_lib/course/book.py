@@ -22,7 +22,7 @@ import nbformat
 from inference_lib.course import reference, theme
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
 from inference_lib.course.pages import Marks
-from inference_lib.course.run import COURSE, ESCAPES, FAILED, Chapter, Course, Failure, chapters
+from inference_lib.course.run import COURSE, ESCAPES, FAILED, Chapter, Course, chapters
 from inference_lib.course.site import PREVIEW, TAKEN_AWAY, Site, configured, take_away
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
@@ -259,15 +259,15 @@ def _page(chapter: Chapter, edition: str, course: Course) -> tuple[Notebook, boo
 
 def _failed_page(chapter: Chapter, source: Notebook, executed: Notebook) -> Notebook:
     """Return what was executed of a chapter before it failed, with the failing cell, the reason and its traceback."""
-    failure = executed.metadata.get(STAMP, {}).get("failure", {})
-    done, left, shown_cells = code_cells(executed), failure.get("cell", 0), []
+    failure = executed.metadata[STAMP]["failure"]
+    done, left, shown_cells = code_cells(executed), failure["cell"], []
     for cell in clean(executed).cells:
         shown_cells += [cell]
         if left and cell is done[left - 1]:
             cell.outputs = [output for output in cell.outputs if output.output_type != "error"]
             break
-    text = f"This chapter failed {Failure(**failure)}." if failure else "This chapter failed."
-    if failure.get("traceback"):
+    text = f"This chapter failed {failure['said']}."
+    if failure["traceback"]:
         text += f"\n\n:::{{dropdown}} The traceback\n```text\n{failure['traceback']}\n```\n:::"
     text += f"\n\nMend the cause, then {RUN_AGAIN.format(name=chapter.name)}."
     return _broken_page(shown_cells if left else source.cells[:1], text)

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -291,42 +291,27 @@ def _execute(
     )
 
 
-def _keep(part: Path, failed: Path, error: Exception, course: Course) -> "Failure":
+def _keep(part: Path, failed: Path, error: Exception, course: Course) -> str:
     """Keep what was executed of a chapter that failed, and in its stamp where and why it did, which is returned."""
     try:
         notebook = nbformat.read(part, as_version=4)
     except (FileNotFoundError, NotJSONError):  # papermill did not come to write it, or not to the end
         notebook = nbformat.v4.new_notebook()
     failure = _failure(code_cells(notebook), error)
-    notebook.metadata[STAMP] = {"failure": asdict(failure)}
+    notebook.metadata[STAMP] = {"failure": failure}
     nbformat.write(clean(notebook, course.root), part)
     os.replace(part, failed)
-    return failure
+    return failure["said"]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Where a chapter stopped, and why."""
-
-    cell: int
-    """The code cell's number, 0 where none was begun."""
-    first_line: str
-    reason: str
-    """One line."""
-    traceback: str = ""
-
-    def __str__(self) -> str:
-        where = f"at code cell {self.cell} (`{self.first_line}`)" if self.cell else "before its first cell"
-        return f"{where}: {self.reason}"
-
-
-def _failure(cells: list[Notebook], error: Exception) -> Failure:
+def _failure(cells: list[Notebook], error: Exception) -> dict[str, Any]:
+    """Return the number of the code cell that failed (0: none was begun), where and why in a line, a traceback."""
     begun = [n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("start_time")]
     reason, traceback = f"{type(error).__name__}: {_last_line(str(error))}", ""
     if isinstance(error, DeadKernelError):
         reason = "the kernel died, perhaps for want of memory"
     if not begun:
-        return Failure(0, "", reason)
+        return {"cell": 0, "said": f"before its first cell: {reason}", "traceback": ""}
     cell = cells[begun[-1] - 1]
     for output in cell.outputs:
         if output.output_type == "error":
@@ -334,7 +319,9 @@ def _failure(cells: list[Notebook], error: Exception) -> Failure:
             if output.ename == "KeyboardInterrupt":  # by nobody at a keyboard: that ends all of them
                 reason = f"it did not end within {CELL_S:,} s"
             traceback = without_paths(ESCAPES.sub("", "\n".join(output.traceback)))
-    return Failure(begun[-1], cell.source.strip().splitlines()[0], reason, traceback)
+    first_line = cell.source.strip().splitlines()[0]
+    said = f"at code cell {begun[-1]} (`{first_line}`): {reason}"
+    return {"cell": begun[-1], "said": said, "traceback": traceback}
 
 
 def _last_line(text: str) -> str:
