@@ -197,7 +197,7 @@ else:
 # ### Fewer kernels to replay
 #
 # A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: while
-# a convolution's result is still in registers, it can add the bias and the shortcut of a residual block, and apply the
+# a convolution's result is still in {term}`registers <register>`, it can add the bias and the shortcut of a residual block, and apply the
 # ReLU. The operation has a name, and eager PyTorch never calls it for you. Here it is on one convolution:
 
 # %%
