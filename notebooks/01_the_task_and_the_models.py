@@ -178,7 +178,7 @@ show_source("inference_lib.zoo.networks", "VanillaCNN.__init__")
 show_source("torchvision.models.resnet", "BasicBlock.forward")
 
 # %% [markdown]
-# `identity` is the input, and the line before the last adds it.
+# `identity` is the input, and `out += identity` adds it.
 #
 # ### MobileNetV2: expand, filter, project
 #
@@ -256,7 +256,7 @@ assert (mobilenet > resnet)[["activations", "layers"]].all(), "the text says tha
 
 # %% [markdown]
 # MobileNetV2 does {glue:text}`01-fewer-multiply-adds` times fewer multiply-adds than ResNet-18. It also writes
-# {glue:text}`01-more-activations` times more activations, in {glue:text}`01-more-layers` times as many layers.
+# {glue:text}`01-more-activations` times as many activations, in {glue:text}`01-more-layers` times as many layers.
 #
 # ### Which of the two is faster?
 #
@@ -325,6 +325,8 @@ for name in MODELS:
     print(f"{name}: {size / 1e6:.1f} MB, SHA-256 {weights_sha256(name)[:16]}...")
 
 # %% [markdown]
+# A changed bit changes the sum, and `load_pretrained` refuses the file.
+#
 # ## How they were trained
 #
 # Stochastic gradient descent with a rising and falling learning rate, pictures flipped, shifted and partly hidden,
@@ -599,6 +601,8 @@ moved, reshaped = channels_last.transpose(0, 3, 1, 2), channels_last.reshape(sam
 print(f"transpose: {accuracy_of(moved):.1f} % correct, reshape: {accuracy_of(reshaped):.1f} % correct")
 
 # %% [markdown]
+# Both have the right shape; only the accuracy tells them apart.
+#
 # ### Training mode
 #
 # In training mode, batch normalization uses the statistics of the batch at hand. Those of a large mixed batch are

@@ -291,6 +291,8 @@ print(f"batch {len(larger)}: first call {first:.2f} ms")
 print(f"after {calls} calls {np.median(read_twice(answer_larger, 10)[1]):.2f} ms")
 
 # %% [markdown]
+# So warm up at every size that you will time, or serve.
+#
 # ### 3. The mean of the rates
 #
 # Images per second are images divided by seconds. A loop that keeps `1 / t` for each call and takes the mean at the
@@ -1038,6 +1040,8 @@ tables.show_table(
 )
 
 # %% [markdown]
+# The published edition is measured with `full`; `smoke` is for the course's own tests.
+#
 # ### End to end, and on the device
 #
 # *End to end* is what a caller waits for, from array to array. `infer` has waited for the device when it returns, so

@@ -162,6 +162,8 @@ for name, rate in machine.flops.items():
     print(f"{name}: {rate / machine.bandwidth:.0f} FLOP for each byte")
 
 # %% [markdown]
+# Keep this ratio in mind: each network is held against it.
+#
 # ### What the networks have to do
 #
 # Operations are counted by PyTorch, two for each multiply-add: a multiplication and an addition. Bytes depend on the
@@ -312,6 +314,8 @@ on_device = [event for event in recorded if event.device_type == torch.autograd.
 print(f"{len(called)} operations, {len(by_python)} of them called by Python; {len(on_device)} events on a GPU")
 
 # %% [markdown]
+# The others were called by operations, as the next step shows.
+#
 # ### Step 2: one operation, all the way down
 #
 # The first convolution, with what it calls. Each line is indented below its caller; microseconds count from its

@@ -197,8 +197,9 @@ else:
 # ### Fewer kernels to replay
 #
 # A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: while
-# a convolution's result is still in {term}`registers <register>`, it can add the bias and the shortcut of a residual block, and apply the
-# ReLU. The operation has a name, and eager PyTorch never calls it for you. Here it is on one convolution:
+# a convolution's result is still in {term}`registers <register>`, it can add the bias and the shortcut of a residual
+# block, and apply the ReLU. The operation has a name, and eager PyTorch never calls it for you. Here it is on one
+# convolution:
 
 # %%
 if on_gpu:
@@ -605,7 +606,7 @@ except RuntimeError as error:
 # ### The output of a CUDA graph is overwritten
 #
 # A replay writes to the same memory every time. A result that is kept without a copy changes under its owner's eyes
-# ([pytorch#170604](https://github.com/pytorch/pytorch/issues/170604)); clone what you keep:
+# ([pytorch#170604](https://github.com/pytorch/pytorch/issues/170604)).
 
 # %%
 if on_gpu:
@@ -624,6 +625,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
+# So clone what you keep.
+#
 # ### Timing the launch instead of the work
 #
 # The [first mistake](02_measuring_inference.ipynb#1-reading-the-clock-before-the-work-is-done) of them all, with this

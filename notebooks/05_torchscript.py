@@ -154,6 +154,8 @@ for precision in ("fp32", "fp16"):
     print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
 
 # %% [markdown]
+# The same graph, in half the bytes.
+#
 # ### Without the model's Python
 #
 # Does the file need nothing of the model's code? The next cell starts a fresh Python in an empty folder, makes the
@@ -656,6 +658,8 @@ print("scripted:", scripted(dark).tolist())
 print(scripted.code)
 
 # %% [markdown]
+# Both branches are in the file.
+#
 # ### A trace repeats a loop as often as the example did
 #
 # The same mistake with sizes: a loop over the frames of a clip becomes as many copies of its body as the example had
@@ -679,6 +683,8 @@ print("traced with two frames:", traced(clip).item())
 print("scripted:", torch.jit.script(brightest)(clip).item())
 
 # %% [markdown]
+# The script's loop runs as often as the clip is long.
+#
 # ### A script takes every argument for a tensor
 #
 # Scripting has its price: TorchScript needs a type for everything, and takes what is not annotated for a tensor
@@ -710,6 +716,8 @@ def scale(images, factor: float):
 print(torch.jit.script(scale)(torch.ones(2), 0.5).tolist())
 
 # %% [markdown]
+# So annotate whatever is no tensor.
+#
 # ### A trace keeps PyTorch's settings
 #
 # A traced convolution carries the settings of the process that traced it as arguments: whether cuDNN may search for
@@ -755,6 +763,8 @@ for mode in (True, False):
     print(f"traced with train({mode}): two calls with the same image agree: {same}")
 
 # %% [markdown]
+# So call `eval()` before you trace.
+#
 # ### A trace keeps the device
 #
 # Whatever the model creates on the way is created where it was created during the trace

@@ -829,6 +829,8 @@ except torch._dynamo.exc.TorchDynamoException as error:
     print("refused:", type(error).__name__)
 
 # %% [markdown]
+# A refusal at the first call costs less than a break at every one.
+#
 # ### The library takes whatever it is given
 #
 # The `.pt2` file was compiled for one image in FP32. By default it does not check what it gets:
