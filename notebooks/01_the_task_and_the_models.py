@@ -433,9 +433,9 @@ for name, history in histories.items():
 #
 # ### From logits to a class
 #
-# A network answers with ten logits: scores, of any size and sign. Softmax turns them into probabilities that add up to
-# one. It keeps their order, so the predicted class does not need it: the largest logit decides. Here is the picture on
-# which ResNet-18's two largest logits are closest:
+# A network answers with ten logits: scores, of any size and sign. {term}`Softmax` turns them into probabilities that
+# add up to one. It keeps their order, so the predicted class does not need it: the largest logit decides. Here is the
+# picture on which ResNet-18's two largest logits are closest:
 
 # %%
 scores = torch.from_numpy(logits["resnet18"])
@@ -605,8 +605,9 @@ print(f"transpose: {accuracy_of(moved):.1f} % correct, reshape: {accuracy_of(res
 #
 # ### Training mode
 #
-# In training mode, batch normalization uses the statistics of the batch at hand. Those of a large mixed batch are
-# close to those of training, so a test may pass. In service the batch is often one picture, and so are the statistics.
+# In training mode, {term}`batch normalization` uses the statistics of the batch at hand. Those of a large mixed batch
+# are close to those of training, so a test may pass. In service the batch is often one picture, and so are the
+# statistics.
 
 # %%
 model.train()

@@ -417,11 +417,11 @@ show_source(wake_clocks)
 
 # %% [markdown]
 # The opposite exists too. A GPU under load for minutes may grow hot and slow down. The book's records keep the clock
-# and the reasons for any throttling.
+# and the reasons for any {term}`throttling`.
 #
 # ### 6. TF32 by accident
 #
-# PyTorch computes FP32 convolutions in TF32 unless told otherwise, and FP32 matrix products in IEEE arithmetic
+# PyTorch computes FP32 convolutions in {term}`TF32` unless told otherwise, and FP32 matrix products in IEEE arithmetic
 # {cite}`pytorch_tf32`. Whoever compares its "FP32" with that of a framework that means it compares two arithmetics.
 # `open_lab` has set both to IEEE; here the default comes back for the calls of one side.
 
@@ -443,13 +443,14 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# TF32 keeps ten bits of mantissa of every factor. It is a good choice for inference, and it is not FP32: the label has
-# to say which. It can save time only where arithmetic takes the time; at batch 1 the launches may hide it.
+# TF32 keeps ten bits of {term}`mantissa` of every factor. It is a good choice for inference, and it is not FP32: the
+# label has to say which. It can save time only where arithmetic takes the time; at batch 1 the launches may hide it.
 #
 # ### 7. Looking at the meter while timing
 #
-# A program that wants to know how busy the device is asks for it, often in the same loop: NVML on a GPU, `/proc/stat`
-# on a CPU. The question takes time, too. NVML holds a lock of the driver meanwhile, which the next launch may need.
+# A program that wants to know how busy the device is asks for it, often in the same loop: {term}`NVML` on a GPU,
+# `/proc/stat` on a CPU. The question takes time, too. NVML holds a lock of the driver meanwhile, which the next launch
+# may need.
 
 
 # %%
@@ -971,8 +972,8 @@ glue("02-width-rounds", f"{coverage['half width, %'][0]:.1f}")
 # {glue:text}`02-holds-invocations`. Theirs is wide, because three values say little about how much values differ. That
 # is the price, and it falls quickly with the fourth and fifth.
 #
-# How wide? The mean of a few invocations, over its standard error, is distributed like Student's t. The interval is the
-# mean, plus and minus this many times the standard deviation between invocations:
+# How wide? The mean of a few invocations, over its standard error, is distributed like {term}`Student's t`. The
+# interval is the mean, plus and minus this many times the standard deviation between invocations:
 
 # %% tags=["nbval-check-output"]
 for invocations in (2, 3, 4, 6, 10):

@@ -39,13 +39,13 @@
 # %% [markdown]
 # ## The question
 #
-# MobileNetV2 was designed to be cheap: it needs about a sixth of ResNet-18's multiply-adds [for one
-# picture](01_the_task_and_the_models). If arithmetic were all that takes time, it would answer in a sixth of the time.
-# But something has to tell the machine what to do next, and the numbers have to come from memory and go back to it. So
-# time can go three ways:
+# MobileNetV2 was designed to be cheap: it needs about a sixth of ResNet-18's {term}`multiply-adds <multiply-add>` [for
+# one picture](01_the_task_and_the_models). If arithmetic were all that takes time, it would answer in a sixth of the
+# time. But something has to tell the machine what to do next, and the numbers have to come from memory and go back to
+# it. So time can go three ways:
 #
 # - **launching**: the program asks for one operation after the other;
-# - **moving**: weights and activations travel between memory and the arithmetic units;
+# - **moving**: weights and {term}`activations <activation>` travel between memory and the arithmetic units;
 # - **computing**: the multiply-adds themselves.
 #
 # This chapter estimates each before it measures, because an estimate that turns out wrong teaches more than a
@@ -338,8 +338,9 @@ descend(convolution, convolution.time_range.start)
 
 # %% [markdown]
 # The upper lines are the {term}`dispatcher` at work: the part of PyTorch that finds out which kernel serves this device
-# and this type. The last convolution in the list is the library's, oneDNN's on a CPU and cuDNN's on a GPU. On a GPU, a
-# kernel's time is its own on the device. It is not a part of the lines above it, which only ask for the kernel.
+# and this type. The last convolution in the list is the library's, {term}`oneDNN`'s on a CPU and {term}`cuDNN`'s on a
+# GPU. On a GPU, a kernel's time is its own on the device. It is not a part of the lines above it, which only ask for
+# the kernel.
 #
 # ### Step 3: who takes the time
 #
@@ -671,7 +672,7 @@ tables.show_table(layouts, f"Eager, batch {many}, {precision.upper()}, {lab.mach
 # Before a GPU computes anything, the picture has to get there, across a bus that is far slower than the GPU's own
 # memory: sixteen lanes of PCI Express 4.0 carry at most 32 GB/s in one direction, of 5.0 at most 64 GB/s.
 #
-# From *pageable* memory, which the system may move at any time, the driver copies to a buffer of its own first.
+# From {term}`pageable memory`, which the system may move at any time, the driver copies to a buffer of its own first.
 # {term}`Pinned memory` stays where it is, so the GPU fetches it directly {cite}`cuda_best_practices`. The prediction:
 # pageable memory is read once more, by the CPU, so it is not the faster one; and of a small copy, most is overhead.
 

@@ -192,7 +192,7 @@ else:
 # not do so while recording. *Relaxed* lets a library ask the driver something while it queues its kernels.
 #
 # The course's backend records the model like this, and for a small batch a second graph that holds the two copies as
-# well. An inference is then one copy into pinned memory, one launch and one wait.
+# well. An inference is then one copy into {term}`pinned memory`, one launch and one wait.
 #
 # ### Fewer kernels to replay
 #
@@ -221,7 +221,8 @@ show_source("inference_lib.backends.shared.fusion", "_fused_with")
 
 # %% [markdown]
 # The batch norms have been folded into the filters before, as the section on knobs explains. Images are kept
-# {term}`channels-last`, the layout that tensor cores read; the conversion is part of the recording, so it is measured.
+# {term}`channels-last`, the layout that {term}`tensor cores <tensor core>` read; the conversion is part of the
+# recording, so it is measured.
 #
 # ## Is it still the same model?
 #
@@ -354,8 +355,8 @@ glue("04-graph-many-device", words.times_faster(many["pytorch"], many["pytorch-c
 # %% [markdown]
 # ### Copies beside the computation
 #
-# A GPU has copy engines beside its processors. With pinned memory, two more streams and a second set of buffers, the
-# next batch comes in and the last answer goes out while one batch is computed.
+# A GPU has {term}`copy engines <copy engine>` beside its processors. With pinned memory, two more streams and a second
+# set of buffers, the next batch comes in and the last answer goes out while one batch is computed.
 
 # %%
 show_source("inference_lib.measure.pipeline", "Pipeline.submit")

@@ -121,7 +121,7 @@ print(f"{traced_file.stat().st_size / 1e6:.1f} MB")
 # %% [markdown]
 # `check_trace` would trace a second time and compare; the course compares the logits of real pictures instead. A model
 # in FP16 is cast before it is traced, because a trace keeps the types it saw. It also [keeps PyTorch's
-# settings](#a-trace-keeps-pytorchs-settings) of that moment, so the policy on TF32 has to be set before.
+# settings](#a-trace-keeps-pytorchs-settings) of that moment, so the policy on {term}`TF32` has to be set before.
 #
 # The example holds one image, and the file runs any number of them: a trace writes down operations, and none of the
 # operations in these models was given the size of the batch.
@@ -204,8 +204,8 @@ with torch.inference_mode():
 # The layout comes before freezing: a frozen module has no parameters left that could be converted. What was frozen like
 # this is the row called TorchScript. On a GPU it works on buffers with fixed addresses, on a stream of its own.
 #
-# The second way fuses more, then records the launches in a CUDA graph, with the lines of the
-# [chapter on PyTorch](04_pytorch):
+# The second way fuses more, then records the launches in a {term}`CUDA graph`, with the lines of the [chapter on
+# PyTorch](04_pytorch):
 
 # %%
 show_source("inference_lib.backends.torchscript", "load_fused")
@@ -389,8 +389,8 @@ if changed != ["batch_norm"] or after["batch_norm"]:
 # an operation, and so is a ReLU.
 #
 # `optimize_for_inference` goes on with what suits the device. On a GPU it merges a convolution, the addition of a
-# shortcut and the ReLU into one call of cuDNN, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions to
-# oneDNN, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`.
+# shortcut and the ReLU into one call of {term}`cuDNN`, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions
+# to {term}`oneDNN`, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`.
 #
 # A call of eager PyTorch pays Python and the {term}`dispatcher` for every operation. TorchScript's interpreter pays the
 # dispatcher alone, and a CUDA graph pays neither. What that is worth depends on how long the kernels take; the options
@@ -844,8 +844,9 @@ logging.disable(logging.NOTSET)
 # %% [markdown]
 # What to use now:
 #
-# - *Python stays*: `torch.compile`. There is no file; the model is compiled when it first runs.
-# - *C++ without Python*: `torch.export`, then AOTInductor, which compiles the exported graph to a library.
+# - *Python stays*: [`torch.compile`](06_torch_compile). There is no file; the model is compiled when it first runs.
+# - *C++ without Python*: `torch.export`, then [AOTInductor](06_torch_compile), which compiles the exported graph to a
+#   library.
 # - *Another runtime*: ONNX, as in the [chapter on ONNX Runtime](07_onnx_runtime). Its exporter is built on
 #   `torch.export`.
 # - *A phone*: [ExecuTorch](https://docs.pytorch.org/executorch/stable/index.html), which starts from `torch.export`.

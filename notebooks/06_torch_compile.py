@@ -40,9 +40,9 @@
 # %% [markdown]
 # ## Why this framework exists
 #
-# A CUDA graph makes launching cheap, and leaves the kernels as they are. Between two kernels, a feature map is written
-# to memory and read back. A bias, a ReLU and a shortcut, each a kernel of its own, are three such trips for a few
-# additions.
+# A {term}`CUDA graph` makes launching cheap, and leaves the kernels as they are. Between two kernels, a feature map is
+# written to memory and read back. A bias, a ReLU and a shortcut, each a kernel of its own, are three such trips for a
+# few additions.
 #
 # A kernel that does all of it makes one trip. Nobody can write such a kernel for every model by hand, so a compiler
 # does {cite}`pytorch2`:
@@ -162,7 +162,7 @@ else:
 # more of it below.
 #
 # The course prepares a model before it compiles it, so that the whole way from the image to the logits is compiled:
-# casting and the change to channels-last are part of it, for Inductor to make one kernel of.
+# casting and the change to {term}`channels-last` are part of it, for Inductor to make one kernel of.
 
 # %%
 show_source(prepare)
@@ -180,8 +180,8 @@ show_source("inference_lib.backends.torch_compile", "TorchCompile._compile")
 
 # %% [markdown]
 # Loading follows the Python function anew and finds the rest in the cache: on a GPU the whole program; on a CPU every
-# compiled library, but not the program that calls them, because that holds weights in a layout of oneDNN's, which
-# PyTorch does not store. How long loading takes is measured [below](#when-does-compiling-pay).
+# compiled library, but not the program that calls them, because that holds weights in a layout of {term}`oneDNN`'s,
+# which PyTorch does not store. How long loading takes is measured [below](#when-does-compiling-pay).
 #
 # ### Ahead of time: AOTInductor
 #
@@ -516,8 +516,8 @@ else:
 # writes a kernel for them, which reads the result and writes it again. The CUDA graph of the
 # [chapter on PyTorch](04_pytorch) fuses them already; the compiler can be given the same model.
 #
-# *The first convolution.* An image has three channels, and tensor cores read several at once. One remedy is *padding*:
-# add channels of zeros, and weights of zeros for them.
+# *The first convolution.* An image has three channels, and {term}`tensor cores <tensor core>` read several at once. One
+# remedy is *padding*: add channels of zeros, and weights of zeros for them.
 
 # %%
 show_source("inference_lib.backends.torch_compile", "pad_channels")

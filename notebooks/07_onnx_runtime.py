@@ -321,9 +321,9 @@ for size in sizes:
     display(bracket.figure(compared.shown("resnet18", "fp16"), size))
 
 # %% [markdown]
-# A mark beyond the band loses time to what the roofline does not know: launches that the GPU waits for, and kernels
-# that do not reach the ceilings, because one picture gives them too little to do or because they are not the best for
-# the shape. One inside it fuses less than everything. The profiles further down tell these apart.
+# A mark beyond the band loses time to what the {term}`roofline` does not know: launches that the GPU waits for, and
+# kernels that do not reach the ceilings, because one picture gives them too little to do or because they are not the
+# best for the shape. One inside it fuses less than everything. The profiles further down tell these apart.
 #
 # ### Where the milliseconds are
 #
@@ -655,9 +655,9 @@ if norms["as exported"] or not norms["traced, as run"]:
 # also computed what depends on no input: casts, shapes, constants.
 #
 # ONNX Runtime merges what its provider can do in one kernel; the line above says what that was here. The CPU provider
-# has a convolution that adds the shortcut and applies the `Relu` while the result is still in registers, so a feature
-# map is written to memory once instead of three times. It also has a memory layout of its own that fills the vector
-# units, hence the `Reorder` operators.
+# has a convolution that adds the shortcut and applies the `Relu` while the result is still in {term}`registers
+# <register>`, so a feature map is written to memory once instead of three times. It also has a memory layout of its own
+# that fills the {term}`vector units <vector unit>`, hence the `Reorder` operators.
 #
 # Does it matter who optimizes? The graphs take turns, each as ONNX Runtime runs it, and the traced one also as it is.
 # (Threads of ONNX Runtime go on asking for work for a while after a run, see [spinning](#spinning). Here they are told

@@ -306,8 +306,8 @@ bracket.table((1, 256))
 #
 # ## How fast is it?
 #
-# The same IOBinding on the CUDA provider is the fair comparison: session, binding and copies are the same, the kernels
-# are not. The CUDA provider's CUDA graph and PyTorch's eager loop stand beside it.
+# The same {term}`IOBinding` on the CUDA provider is the fair comparison: session, binding and copies are the same, the
+# kernels are not. The CUDA provider's {term}`CUDA graph` and PyTorch's eager loop stand beside it.
 
 # %%
 rivals = ["onnxruntime-iobinding", "onnxruntime-cudagraph", "pytorch", "onnxruntime-tensorrt"]
@@ -506,10 +506,10 @@ print(f"onnxruntime {ort.__version__} needs libnvinfer.so.{backend.linked_tensor
 #
 # ### FP32 rows that are TF32
 #
-# TensorRT multiplies FP32 numbers in TF32 unless told otherwise, and this provider has no option to tell it
+# TensorRT multiplies FP32 numbers in {term}`TF32` unless told otherwise, and this provider has no option to tell it
 # ([onnxruntime#26029](https://github.com/microsoft/onnxruntime/issues/26029)). The environment variable
-# `NVIDIA_TF32_OVERRIDE=0` does, but it is read once for each process. So the course builds each engine in a process
-# of its own, and loads the engine only from the cache:
+# `NVIDIA_TF32_OVERRIDE=0` does, but it is read once for each process. So the course builds each engine in a process of
+# its own, and loads the engine only from the cache:
 
 # %%
 show_source(backend.environment)

@@ -38,12 +38,12 @@
 # %% [markdown]
 # ## Why this framework exists
 #
-# For one convolution there are dozens of kernels: other tile sizes, other layouts, with or without tensor cores. Which
-# one is fastest depends on the GPU and on the shape, and nobody can tell from the source code. A framework that runs
-# any model on any GPU has to guess, or to try at first use.
+# For one convolution there are dozens of kernels: other tile sizes, other layouts, with or without {term}`tensor cores
+# <tensor core>`. Which one is fastest depends on the GPU and on the shape, and nobody can tell from the source code. A
+# framework that runs any model on any GPU has to guess, or to try at first use.
 #
-# TensorRT has a separate step for it, the *build*. It takes the whole graph, merges layers, tries kernels on the GPU
-# at hand, and writes the result to a file, the *engine*. A build takes seconds to minutes. The program that serves
+# TensorRT has a separate step for it, the *build*. It takes the whole graph, merges layers, tries kernels on the GPU at
+# hand, and writes the result to a file, the {term}`engine`. A build takes seconds to minutes. The program that serves
 # the model only loads the engine and executes it.
 #
 # The price: an engine holds for this GPU, this version of TensorRT and these shapes {cite}`tensorrt`.
@@ -164,8 +164,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# In a {term}`strongly typed network`, the file decides about precision: a tensor that is FP16 in the file is FP16 in the
-# engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT choose. That flag is
+# In a {term}`strongly typed network`, the file decides about precision: a tensor that is FP16 in the file is FP16 in
+# the engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT choose. That flag is
 # deprecated in TensorRT 10 and gone in TensorRT 11 {cite}`tensorrt_migration`.
 #
 # The parser returns `False` when it fails, and raises nothing. The reasons wait in a list until somebody asks.
@@ -217,8 +217,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# TF32 is on by default and the course turns it off: FP32 means IEEE here unless a label says otherwise. The flag is
-# about FP32 numbers only, and it stays in TensorRT 11.
+# {term}`TF32` is on by default and the course turns it off: FP32 means IEEE here unless a label says otherwise. The
+# flag is about FP32 numbers only, and it stays in TensorRT 11.
 #
 # A build of TensorRT for RTX tries nothing; TensorRT itself runs the candidates on the GPU, several times each, and
 # takes as long as they do. These three cells, with every return value checked, are the course's own `build_engine`.
@@ -249,7 +249,7 @@ else:
 # a crash. The course's runner compares both with what the engine says before it binds them.
 #
 # `execute_async_v3` only queues the work, on a stream of our own: on the default stream TensorRT adds waits. Shape and
-# addresses stay the same, so the launches can be recorded as a CUDA graph with the same lines as in the
+# addresses stay the same, so the launches can be recorded as a {term}`CUDA graph` with the same lines as in the
 # [chapter on PyTorch](04_pytorch).
 #
 # ## Is it still the same model?
@@ -456,8 +456,8 @@ else:
 #
 # `builder_optimization_level` goes from 0 to 5 and is 3 unless set. Low levels try less and build sooner.
 #
-# A *timing cache* keeps how long every kernel took, so that the next build need not time it again: after a change of
-# one layer, or of the batch range, most of the answers are known. The course keeps one for each GPU and version.
+# A {term}`timing cache` keeps how long every kernel took, so that the next build need not time it again: after a change
+# of one layer, or of the batch range, most of the answers are known. The course keeps one for each GPU and version.
 
 # %%
 if runs:
@@ -500,7 +500,7 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
-# What {term}`TF32` costs in accuracy is in the row of its own label.
+# What TF32 costs in accuracy is in the row of its own label.
 #
 # ## What goes wrong
 #
