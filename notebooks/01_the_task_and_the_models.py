@@ -638,7 +638,7 @@ for batch_size in (64, 1):
 # print(32 * 56 * 56 * 3 * 11 * 11, counter.get_total_flops() // 2)
 # ```
 #
-# The two numbers are the same: a count is exact, and it is the same on every machine.
+# Both are 36,427,776: a count is exact, and it is the same on every machine.
 # ````
 #
 # ```{exercise}
@@ -682,8 +682,8 @@ for batch_size in (64, 1):
 # print(f"the interval of 300 pictures held in {held / 5:.0f} % of 500 draws")
 # ```
 #
-# Half the width takes four times the pictures. A comparison of two networks on the same pictures needs fewer, because
-# most pictures are easy for both: the [chapter on quantization](13_quantization) does that.
+# About 1,800, and four times as many for half the width. A comparison of two networks on the same pictures needs fewer,
+# because most pictures are easy for both: the [chapter on quantization](13_quantization) does that.
 # ````
 #
 # ```{exercise}

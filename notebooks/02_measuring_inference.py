@@ -1408,7 +1408,7 @@ print(json.dumps(head, indent=1))
 #     print(f"{n} invocations: +- {width:.2%}, {'enough' if width < needed else 'not enough'} for {needed:.2%}")
 # ```
 #
-# More rounds would not have helped: they do not make the invocations differ less.
+# Four, and only just. More rounds would not have helped: they do not make the invocations differ less.
 # ````
 #
 # ```{exercise}

@@ -478,9 +478,9 @@ microseconds = lab.time(thousand_additions).p50  # milliseconds for a thousand
 print(f"{microseconds:.2f} microseconds for an operation on one number")
 
 # %% [markdown]
-# The prediction: a network of so many operations cannot take less than so many launches. A convolution asks for more
-# than an addition does, so this too is a lower bound. With three times there are three bounds from below, and their sum
-# is what a program takes that does everything one after the other, at these rates.
+# The prediction: a network of so many operations cannot take less than so many launches, their number times that price.
+# A convolution asks for more than an addition does, so this too is a lower bound. With three times there are three
+# bounds from below, and their sum is what a program takes that does everything one after the other, at these rates.
 
 # %%
 launches = pd.DataFrame(
