@@ -161,8 +161,8 @@ else:
 # plain Python. `dynamic=False` compiles for this batch size and no other. `freezing` makes constants of the weights;
 # more of it below.
 #
-# The course prepares a model before it compiles it, so that the whole way from the image to the logits is compiled:
-# casting and the change to {term}`channels-last` are part of it, for Inductor to make one kernel of.
+# The course prepares a model before it compiles it, so that the whole way from the image to the logits is compiled.
+# Casting and the change to {term}`channels-last` are part of it, for Inductor to make one kernel of.
 
 # %%
 show_source(prepare)
@@ -179,9 +179,9 @@ show_source(prepare)
 show_source("inference_lib.backends.torch_compile", "TorchCompile._compile")
 
 # %% [markdown]
-# Loading follows the Python function anew and finds the rest in the cache: on a GPU the whole program; on a CPU every
-# compiled library, but not the program that calls them, because that holds weights in a layout of {term}`oneDNN`'s,
-# which PyTorch does not store. How long loading takes is measured [below](#when-does-compiling-pay).
+# Loading follows the Python function anew and finds the rest in the cache: on a GPU the whole program, on a CPU every
+# compiled library. The program that calls those is not there, because it holds weights in a layout of {term}`oneDNN`'s
+# that PyTorch does not store. How long loading takes is measured [below](#when-does-compiling-pay).
 #
 # ### Ahead of time: AOTInductor
 #
@@ -278,9 +278,9 @@ for model in MODELS:
 # %% [markdown]
 # ## How fast can it be?
 #
-# Bounds come first, made as in the [chapter on PyTorch](04_pytorch): from below, a program that fuses everything, so
-# that only weights, images and logits go to memory and back; from above, operations that run one by one, at the
-# ceilings. A compiler works on the distance between the two.
+# Bounds come first, made as in the [chapter on PyTorch](04_pytorch): from below, a program that fuses everything and
+# moves only weights, images and logits; from above, operations that run one by one, at the ceilings. A compiler works
+# on the distance between the two.
 
 # %%
 limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU

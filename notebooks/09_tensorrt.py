@@ -164,9 +164,9 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# In a {term}`strongly typed network`, the file decides about precision: a tensor that is FP16 in the file is FP16 in
-# the engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT choose. That flag is
-# deprecated in TensorRT 10 and gone in TensorRT 11 {cite}`tensorrt_migration`.
+# The flag makes a {term}`strongly typed network`, in which the file decides about precision: a tensor that is FP16 in
+# the file is FP16 in the engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT
+# choose. That flag is deprecated in TensorRT 10 and gone in TensorRT 11 {cite}`tensorrt_migration`.
 #
 # The parser returns `False` when it fails, and raises nothing. The reasons wait in a list until somebody asks.
 
