@@ -1107,8 +1107,8 @@ glue("02-narrower", f"{narrower} of {len(told)}" if told else words.NOT_MEASURED
 #
 # ### Disturbed
 #
-# A neighbour on the machine is worse than drift. Here is the same call alone, and beside processes that keep every core
-# busy. Linux counts for each thread how long it could have run and had no core, in `/proc/self/schedstat`:
+# Drift is slow; a neighbour on the machine comes and goes. Here is the same call alone, and beside processes that keep
+# every core busy. Linux counts for each thread how long it could have run and had no core, in `/proc/self/schedstat`:
 
 
 # %%
