@@ -162,7 +162,7 @@ for name, rate in machine.flops.items():
     print(f"{name}: {rate / machine.bandwidth:.0f} FLOP for each byte")
 
 # %% [markdown]
-# Keep this ratio in mind: each network is held against it.
+# Each network is held against this ratio.
 #
 # ### What the networks have to do
 #
@@ -355,8 +355,7 @@ table["share, %"] = table["self, ms"] / sum(ms for name, ms in own.items() if na
 tables.show_table(table, f"MobileNetV2, batch 1, {precision.upper()}, {lab.machine_name}.", {"share, %": "{:.0f}"})
 
 # %% [markdown]
-# The table says what to look at, and not yet whether it pays: what lies *between* the operations is in none of its
-# rows.
+# The table says where to look. What lies *between* the operations is in none of its rows.
 #
 # ### Step 4: the gaps
 #
@@ -456,8 +455,8 @@ print(f"{trace_file.stat().st_size / 1e6:.1f} MB")
 # ncu --import kernels.ncu-rep --page details
 # ```
 #
-# (If it says `ERR_NVGPUCTRPERM`, the driver's administrator has to allow the counters.) The order of work is the order
-# of this section: a timeline first, single kernels only when the timeline says that a kernel takes the time.
+# (If it says `ERR_NVGPUCTRPERM`, the driver's administrator has to allow the counters.) Work in the order of this
+# section: a timeline first, single kernels only when it says that a kernel takes the time.
 #
 # ## What a launch costs
 #
@@ -1026,8 +1025,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# None of the three numbers is wrong. The first says how much of the time the GPU was not idle; the others, how full it
-# was meanwhile. A GPU that never idles can be nearly empty.
+# None of the three is wrong. The first says how much of the time the GPU was not idle; the others, how full it was
+# meanwhile. A GPU that never idles can be nearly empty.
 #
 # ## Exercises
 #

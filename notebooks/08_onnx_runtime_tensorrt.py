@@ -207,7 +207,7 @@ def ask_parser(model):
 
 
 # %% [markdown]
-# Asked about the three networks of the course:
+# The three networks of the course:
 
 
 # %%

@@ -419,7 +419,7 @@ else:
 # %% [markdown]
 # The weights are in the file, in the precision of the engine. A dynamic engine needs kernels that work for every size
 # in its range, and was tuned for the middle one. Whether that costs time at the ends is measured where an engine can
-# run: the two take turns, and an effect inside the noise is said to be none.
+# run; the two take turns.
 
 
 # %%
