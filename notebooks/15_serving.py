@@ -43,9 +43,11 @@
 # chapters before, and most of it is Python.
 #
 # Two kept servers do the part between HTTP and processes. *LitServe* is small: an HTTP process and model processes on
-# one machine. *Ray Serve* spreads replicas over GPUs and machines. Both are used here around one application, whose
-# code does not know which of them it is in. A third, called *local*, is that application in one process with the [queue
-# of the last chapter](14_batching_and_concurrency), to compare with.
+# one machine. *Ray Serve* spreads replicas over GPUs and machines. So take the first for one machine, the second for
+# more, and write your own only if you want to keep up the rest of this page as well.
+#
+# Both are used here around one application, whose code does not know which of them it is in. A third, called *local*,
+# is that application in one process with the [queue of the last chapter](14_batching_and_concurrency), to compare with.
 #
 # NVIDIA's Triton has no Python package that holds the server, so it does not run here; a section below writes what it
 # reads.
@@ -201,8 +203,8 @@ for engine in urls:
 # :::
 #
 # The parts that run in this process take turns, and so do three requests over HTTP: one that asks for nothing but a
-# sign of life, one with raw bytes, one with the photograph. What is left of the second, when sign of life and queue are
-# taken off, are the hops from process to process.
+# sign of life, one with raw bytes, one with the photograph. Take sign of life and queue off the second, and what is
+# left is the hops from process to process.
 
 # %%
 noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
@@ -279,8 +281,8 @@ glue("15-largest", ", ".join(f"{largest_part[e]} ({e})" for e in costs))
 # ### Decoding
 #
 # A JPEG can be decoded at a half, a quarter or an eighth of its size, since it stores frequencies, and the high ones
-# need not be computed. The application asks for that (`draft`). And decoding gives up Python's lock, so a pool of
-# threads uses all cores:
+# need not be computed. The application asks for that (`draft`). And decoding gives up {term}`Python's lock <GIL>`, so a
+# pool of threads can use all cores:
 
 
 # %%
@@ -459,10 +461,10 @@ for engine, rate in goodput.items():
 #
 # ## Overload
 #
-# At half as much again as the server can do, what should happen? A queue without a limit takes everybody. It grows as
-# long as the load lasts, and everybody waits longer than the one before. Soon, all answers come too late, and the
-# server computes at full speed for nobody. What helps is {term}`admission control`: it says no at once to those whom
-# it could not answer in time.
+# Half as much again is asked as the server can do. What should happen? A queue without a limit takes everybody. It
+# grows as long as the load lasts, and everybody waits longer than the one before. Soon, all answers come too late, and
+# the server computes at full speed for nobody. What helps is {term}`admission control`: it says no at once to those
+# whom it could not answer in time.
 #
 # Of three requests, two can be answered. Guess before you read on: how many of a hundred are answered in time without a
 # limit, and how many with one?
@@ -516,8 +518,8 @@ glue("15-good-verdict", "Refusing some saved the others." if limited > free else
 # with one. {glue:text}`15-good-verdict`
 # :::
 #
-# Over HTTP, the refusal is status 429 with `Retry-After`, which tells a well-behaved
-# client when to come back. A client that tries again at once only adds to the load that was refused.
+# Over HTTP, the refusal is status 429 with `Retry-After`, which tells a well-behaved client when to come back. A client
+# that tries again at once only adds to the load that was refused.
 #
 # ### An answer that nobody waits for
 #
@@ -540,8 +542,8 @@ print(f"one HTTP process: about {one_http:,.0f} signs of life a second, one afte
 print(f"replicas that one HTTP process can feed: about {one_http / service.capacity:.1f}")
 
 # %% [markdown]
-# The second number is where scaling stops being linear. From there on, the replicas wait for HTTP, and more of them
-# change nothing; more HTTP processes would. With two GPUs, Ray Serve shows both:
+# At the last number, scaling stops being linear. From there on, the replicas wait for HTTP, and more of them change
+# nothing; more HTTP processes would. With two GPUs, Ray Serve shows how far it goes:
 
 # %%
 if on_gpu and torch.cuda.device_count() >= 2 and "ray" in urls:
@@ -598,9 +600,9 @@ else:
 # %% [markdown]
 # ### An idle server that is not idle
 #
-# A loop that asks "is there something?" without a pause keeps a core busy and, if the queue lives in another process,
-# that process too. LitServe's loop with batches does so, and on few cores it takes them from those
-# who would answer. The mend is to wait for the first request, and only then to look for company:
+# A loop that asks "is there something?" without a pause keeps a core busy, and a second one if the queue lives in
+# another process. LitServe's loop with batches does so, and on few cores it takes them from those who would answer. The
+# mend is to wait for the first request, and only then to look for company:
 
 # %%
 if "litserve" in urls:
@@ -636,9 +638,10 @@ print("and it still answers:", ask(connection(urls["local"]), "POST", "/classify
 # ### Ready, but not warm
 #
 # Kubernetes sends traffic as soon as a pod says that it is ready, and the first request of each batch size [may take
-# seconds](14_batching_and_concurrency). `/health` says that the process lives, `/ready` that every batch size has run.
-# Mixing them up either sends requests to a server that compiles, or restarts one that does
-# nothing wrong. The manifests in `deploy/` use the first as liveness and the second as readiness.
+# seconds](14_batching_and_concurrency.ipynb#the-first-request-of-each-size-takes-seconds). `/health` says that the
+# process lives, `/ready` that every batch size has run. Mixing them up either sends requests to a server that compiles,
+# or restarts one that does nothing wrong. The manifests in `deploy/` use the first as liveness and the second as
+# readiness.
 #
 # ### The deployment cuts off its last answers
 #
@@ -782,9 +785,10 @@ stack.close()
 #
 # ## Key points
 #
-# - The model may be the smallest part of a request. Measure the bar before you shorten a piece of it.
+# - The model may be the smallest part of a request: decoding, HTTP and hops are the rest. Measure the bar before you
+#   shorten a piece of it.
 # - Send bytes, decode small and in parallel, batch before the copy.
-# - Load with arrivals that do not wait, and measure from the time at which a request was due.
+# - You notice that it falls over only if arrivals do not wait, and time counts from when a request was due.
 # - A queue has a limit, and every wait an end. Say no early, in one line, with a status that tells what to do.
 # - Ready means warm. The end means that what is under way is answered.
 #
