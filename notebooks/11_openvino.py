@@ -190,8 +190,8 @@ plots.show_figure(
 
 # %% [markdown]
 # Together, an answer comes early. Apart, cores never wait for each other, so more answers come in a second, each of
-# them late. OpenVINO asks for the goal, not for numbers of threads: `PERFORMANCE_HINT` is `LATENCY` or `THROUGHPUT`,
-# and the plugin derives the rest from the processor and the model {cite}`openvino_hints`.
+# them late. OpenVINO asks for the goal, not for numbers of threads: `PERFORMANCE_HINT` is `LATENCY` where callers wait,
+# `THROUGHPUT` where a queue is never empty, and the plugin derives the rest {cite}`openvino_hints`.
 
 
 # %%

@@ -621,8 +621,9 @@ for place, other in zip(("per-tensor", "symmetric"), others, strict=True):
     glue(f"13-{place}", ", ".join(f"{ratio:.1f} times on {model}" for model, ratio in times.items()))
 
 # %% [markdown]
-# The error with one scale for each tensor, compared with one for each channel: {glue:text}`13-per-tensor`. Symmetric
-# activations, compared with affine ones: {glue:text}`13-symmetric`.
+# The error with one scale for each tensor, compared with one for each channel: {glue:text}`13-per-tensor`. Take one for
+# each channel of the weights wherever the kernels know it. Symmetric activations, compared with affine ones:
+# {glue:text}`13-symmetric`.
 #
 # ### A batch norm that was not folded
 #
@@ -1134,9 +1135,9 @@ else:
 # print(f"here: {100 * share:.0f} % of the time {times:.1f} times as fast: {1 / (1 - share + share / times):.2f}")
 # print(f"measured: {spent['FP32'].sum() / spent['INT8'].sum():.2f}")
 # ```
-# At 2.5 times, the time is 0.4 of what it was, so the products may take 0.2 where they took 0.8. What is measured
-# differs from Amdahl's number by what the rest did meanwhile: it shrinks where it is in eight bits, too, and grows by
-# conversions.
+# The whole takes 0.2 + 0.8 / 3 of its time, and is 2.1 times as fast. At 2.5 times, the time is 0.4 of what it was, so
+# the products may take 0.2 where they took 0.8: four times as fast. What is measured differs from Amdahl's number by
+# what the rest did meanwhile: it shrinks where it is in eight bits, too, and grows by conversions.
 # ````
 #
 # ```{exercise}

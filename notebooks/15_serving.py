@@ -563,7 +563,8 @@ else:
 # %% [markdown]
 # ## What does a million pictures cost?
 #
-# At your price. Replace the number; it is the only one on this page that nobody measured.
+# A million over the rate is the time in seconds; you pay by the hour. Put in your price: it is the only number on this
+# page that nobody measured.
 
 # %%
 price_per_hour = 2.50  # what your machine costs, in your currency
@@ -754,8 +755,9 @@ stack.close()
 #     with ThreadPoolExecutor(4) as callers:
 #         print(f"  four callers: {sum(callers.map(ask_and_sleep, range(4))):.0f} requests a second")
 # ```
-# Little's law: the number under way is rate times latency. A closed loop with four callers sends a tenth of the
-# requests when the server becomes ten times slower. That is how it hides the trouble.
+# {term}`Little's law`: the number under way is rate times latency, so four callers at 40 ms, forty at 400. A closed
+# loop with four sends a tenth of the requests when the server becomes ten times slower. That is how it hides the
+# trouble.
 # ````
 #
 # ```{exercise}
