@@ -15,7 +15,7 @@
 #
 # Can I have TensorRT without leaving PyTorch?
 #
-# A PyTorch module goes in, a PyTorch module comes out; in between, what TensorRT can do has become an engine.
+# A PyTorch module goes in, a PyTorch module comes out; in between, what TensorRT can do has become an {term}`engine`.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -187,8 +187,8 @@ tables.show_table(pd.DataFrame(counts.most_common(), columns=["operation", "call
 #
 # ### What falls back to PyTorch
 #
-# Each operation needs a *converter*. Operations without one, and those named in `torch_executed_ops`, stay in PyTorch.
-# What remains is collected into blocks of neighbours, and blocks below `min_block_size` stay in PyTorch, too.
+# Each operation needs a {term}`converter`. Operations without one, and those named in `torch_executed_ops`, stay in
+# PyTorch. What remains is collected into blocks of neighbours, and blocks below `min_block_size` stay in PyTorch, too.
 #
 # Torch-TensorRT has two partitioners. One of them (`use_fast_partitioner=False`) is built on a class of PyTorch, so the
 # split can be tried without TensorRT. Suppose that there were no converter for some operation:
@@ -303,8 +303,8 @@ bracket.table((1, 256))
 #
 # ## How fast is it?
 #
-# The fair rival is the eager module: both are called as a Python function, without a CUDA graph around them. PyTorch's
-# CUDA graph stands beside them.
+# The fair rival is the eager module: both are called as a Python function, without a {term}`CUDA graph` around them.
+# PyTorch's CUDA graph stands beside them.
 
 # %%
 rivals = ["pytorch", "pytorch-cudagraph", "torch-tensorrt"]

@@ -222,8 +222,8 @@ print(script[script.index("    for ") : script.index("        v_i0")].rstrip())
 show_source("inference_lib.backends.tvm.cpu", "VectorTiles.tile")
 
 # %% [markdown]
-# The arithmetic is not mentioned: the same function schedules a convolution of any size, a depthwise one, a pooling and
-# a matrix product.
+# The arithmetic is not mentioned: the same function schedules a convolution of any size, a {term}`depthwise <depthwise
+# convolution>` one, a pooling and a matrix product.
 #
 # Guess before you read on: how many times faster than the plain loops is the small network with it? Bear in mind how
 # many numbers fit into a vector, and how many cores there are.
@@ -650,8 +650,9 @@ tables.show_table(threaded.table(), caption)
 #
 # ### Layout, on a GPU
 #
-# For a CPU the course converts images to channels-last, so that channels fill the vectors. What suits a GPU depends on
-# its rules: in which order does a thread block fetch its tiles? Compile for both layouts, at both precisions:
+# For a CPU the course converts images to {term}`channels-last`, so that channels fill the vectors. What suits a GPU
+# depends on its rules: in which order does a thread block fetch its tiles? Compile for both layouts, at both
+# precisions:
 
 # %%
 if lab.device == "cuda":

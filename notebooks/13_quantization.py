@@ -134,8 +134,8 @@ print("stand for:  ", dequantize(q, scale, 0).round(3))
 print("half a step:", round(scale / 2, 4), " largest error:", np.abs(dequantize(q, scale, 0) - x).max().round(4))
 
 # %% [markdown]
-# The error is half a step at most, and a step is the largest number over 255. So a single outlier makes every other
-# number coarser; what to do about outliers is the whole art of calibration.
+# The error is half a step at most, and a step is the largest number over 255. So a single {term}`outlier` makes every
+# other number coarser; what to do about outliers is the whole art of calibration.
 #
 # *Symmetric* means $z = 0$: one multiplication fewer for every product, and half of the integers are wasted on a tensor
 # that is never negative. *Affine* uses them all. After a ReLU the two meet: unsigned integers with $z = 0$ waste

@@ -280,9 +280,9 @@ else:
 #
 # ### Two processes
 #
-# A second process has its own interpreter, its own CUDA context and its own copy of the weights. On a GPU, two
-# processes take turns by time slice: their kernels do not run side by side unless NVIDIA's MPS is there. On a CPU, they
-# share the cores.
+# A second process has its own interpreter, its own {term}`CUDA context` and its own copy of the weights. On a GPU, two
+# processes take turns by time slice: their kernels do not run side by side unless NVIDIA's {term}`MPS` is there. On a
+# CPU, they share the cores.
 
 # %%
 size = min(8, largest)

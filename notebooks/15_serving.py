@@ -303,7 +303,7 @@ decoding = lab.turns(
 tables.show_table(decoding.table(), f"16 photographs of 640 x 480. {lab.machine_name}.")
 
 # %% [markdown]
-# On a GPU, nvJPEG decodes as well, and torchvision hands it out. It pays for large photographs in large batches.
+# On a GPU, nvJPEG decodes as well, and torchvision hands it out. Does it pay for sixteen photographs of this size?
 
 # %%
 if on_gpu:
@@ -367,10 +367,10 @@ tables.show_table(gathering.table(), f"Eight pictures, prepared and on the devic
 #
 # ### Callers who wait do not see the queue
 #
-# A load test with ten callers who wait for their answers is a *closed loop*. When the server stands still, so do they:
-# nobody asks, and the requests that would have suffered are never sent. The percentiles look fine. This is called
-# {term}`coordinated omission`. In an *open loop*, requests come at their times, as they do from people who know nothing
-# of each other.
+# A load test with ten callers who wait for their answers is a {term}`closed loop`. When the server stands still, so do
+# they: nobody asks, and the requests that would have suffered are never sent. The percentiles look fine. This is called
+# {term}`coordinated omission`. In an {term}`open loop`, requests come at their times, as they do from people who know
+# nothing of each other.
 #
 # Here is a server that is quick, and stands still once:
 
@@ -709,8 +709,8 @@ stack.close()
 #     decoding = "cannot gain as much" if parts["decode"] < gained else f"must fall by {gained / parts['decode']:.0%}"
 #     print(f"{engine}: {gained / totals[engine]:.0%} less; decoding {decoding}")
 # ```
-# By half of the model's share, which is what Amdahl's law says. The rest of the bar does not know that a framework was
-# changed.
+# By half of the model's share, which is what {term}`Amdahl's law` says. The rest of the bar does not know that a
+# framework was changed.
 # ````
 #
 # ```{exercise}

@@ -523,9 +523,9 @@ else:
 #
 # ## Throughput over latency
 #
-# Larger batches spread the cost of a call over more images, and make the first picture of a batch wait for the last.
-# A row is worth considering only if no other row is both quicker and more productive: those that remain form the
-# Pareto front.
+# Larger batches spread the cost of a call over more images, and make the first picture of a batch wait for the last. A
+# row is worth considering only if no other row is both quicker and more productive: those that remain form the
+# {term}`Pareto front`.
 
 # %%
 show_source(pareto_front)
