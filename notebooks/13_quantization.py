@@ -382,8 +382,8 @@ else:
     print("the rows of a GPU need one; the scoreboard has those of the published edition")
 
 # %% [markdown]
-# Time is not all that eight bits save, and calibration is not free. An export is timed alone; energy is read on a GPU,
-# at batch 1. The same frameworks' rows in more bits stand beside:
+# Time is not all that eight bits save, and calibration is not free. The same frameworks' rows in more bits stand
+# beside; energy is read on a GPU:
 
 # %%
 least = min(record.batch_size for record in measured)
@@ -936,9 +936,8 @@ else:
 #
 # A network is as fast in eight bits as the layers that *get* faster are large. ResNet-18 is almost all convolutions
 # that add up hundreds of products for each number. MobileNetV2 has depthwise ones between them, with nine products for
-# each number: cuDNN is not asked for those, a small kernel of the course computes them, and their time is in loading,
-# converting and storing. A profile of one replay sorts the kernels into the libraries' (cuDNN's convolutions, and the
-# linear layer's), the depthwise ones, and the rest:
+# each number, which a small kernel of the course computes instead of cuDNN. A profile of one replay sorts the kernels
+# into the libraries' (cuDNN's convolutions, and the linear layer's), the depthwise ones, and the rest:
 
 # %%
 KINDS = {"depthwise": "depthwise"} | dict.fromkeys(("pictures", "max_pool", "mean"), "the rest")
@@ -969,9 +968,8 @@ for name in ("resnet18", "mobilenet_v2"):
     display(tables.show_table(by_kind, f"{name}, batch 256, one replay. {words.machines(on_gpu)}."))
 
 # %% [markdown]
-# Read the last column line by line. A kind of kernel that does not get faster although its numbers have half the bytes
-# does not wait for memory; and where such a kind has much of the time, the whole gets little from eight bits. That is
-# Amdahl's law, and the reason to profile before you quantize.
+# Read the last column line by line. Kernels that do not get faster although their numbers have half the bytes do not
+# wait for memory; where they have much of the time, the whole gains little. So profile before you quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only

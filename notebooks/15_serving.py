@@ -46,8 +46,8 @@
 # one machine. *Ray Serve* spreads replicas over GPUs and machines. So take the first for one machine, the second for
 # more, and write your own only if you want to keep up the rest of this page as well.
 #
-# Both are used here around one application, whose code does not know which of them it is in. A third, called *local*,
-# is that application in one process with the [queue of the last chapter](14_batching_and_concurrency), to compare with.
+# Both are used here around one application; a third, called *local*, is that application in one process with the [queue
+# of the last chapter](14_batching_and_concurrency), to compare with.
 #
 # NVIDIA's Triton has no Python package that holds the server, so it does not run here; a section below writes what it
 # reads.
@@ -192,8 +192,7 @@ for engine in urls:
 # %% [markdown]
 # ## What does a request cost?
 #
-# A bound first: the answer cannot come before the model has computed it, so the model's own time is the least that a
-# request can take.
+# A bound first: no answer comes before the model has computed it.
 #
 # Guess before you read on: a photograph of 640 by 480 pixels is sent to each server. Which share of the time to its
 # answer is the model's, and which part is the largest?
@@ -348,8 +347,7 @@ tables.show_table(wire, f"One picture on its way. {lab.machine_name}.", {"kB": "
 #
 # ### Batch before the copy
 #
-# Gather the small pictures first, and prepare and send them together: one copy, one kernel launch, one look at each
-# setting, for all of them.
+# Gather the small pictures first, then prepare and send them together: one copy and one launch for all.
 
 # %%
 eight = list(pictures[:8])
@@ -683,8 +681,7 @@ else:
     print("ONNX Runtime is not installed")
 
 # %% [markdown]
-# The `model_warmup` lines are there for the reason above. The file's syntax is checked by the course's tests; no server
-# has read it here.
+# The `model_warmup` lines warm up every size. The course's tests check the syntax; no server has read the file here.
 
 # %% tags=["remove-cell"]
 threads.shutdown()
