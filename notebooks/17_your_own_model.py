@@ -218,7 +218,7 @@ for path in shown[3:6]:
 # %% [markdown]
 # `python -m inference_lib predict network.py:small@digits-small.safetensors PICTURE --backend onnxruntime` prints the
 # same, with any framework. It is the smallest proof that an export works, and a weak one: three pictures may be right
-# by luck.
+# by luck, or wrong by the network's own fault.
 #
 # ## Is it still the same model?
 #
