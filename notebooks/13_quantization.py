@@ -468,8 +468,8 @@ glue("13-left", f"{share['products']:.0f}")
 
 # %% [markdown]
 # The products ran {glue:text}`13-products` times as fast. They were {glue:text}`13-share` % of the FP32 model's time
-# and are {glue:text}`13-left` % of the INT8 model's. That is [Amdahl's law](../book/glossary): what does not shrink decides in the
-# end.
+# and are {glue:text}`13-left` % of the INT8 model's. That is [Amdahl's law](../book/glossary): what does not shrink
+# decides in the end.
 #
 # ## Knobs
 #

@@ -706,8 +706,8 @@ stack.close()
 #     decoding = "cannot gain as much" if parts["decode"] < gained else f"must fall by {gained / parts['decode']:.0%}"
 #     print(f"{engine}: {gained / totals[engine]:.0%} less; decoding {decoding}")
 # ```
-# By half of the model's share, which is what [Amdahl's law](../book/glossary) says. The rest of the bar does not know that a
-# framework was changed.
+# By half of the model's share, which is what [Amdahl's law](../book/glossary) says. The rest of the bar does not know
+# that a framework was changed.
 # ````
 #
 # ```{exercise}
@@ -752,9 +752,9 @@ stack.close()
 #     with ThreadPoolExecutor(4) as callers:
 #         print(f"  four callers: {sum(callers.map(ask_and_sleep, range(4))):.0f} requests a second")
 # ```
-# [Little's law](../book/glossary): the number under way is rate times latency, so four callers at 40 ms, forty at 400. A closed
-# loop with four sends a tenth of the requests when the server becomes ten times slower. That is how it hides the
-# trouble.
+# [Little's law](../book/glossary): the number under way is rate times latency, so four callers at 40 ms, forty at 400.
+# A closed loop with four sends a tenth of the requests when the server becomes ten times slower. That is how it hides
+# the trouble.
 # ````
 #
 # ```{exercise}
