@@ -1041,8 +1041,8 @@ glue("13-grouped", f"{dense:.1f} times for dense ones, {depthwise:.1f} times for
 # ### Batch 1 on a large GPU
 #
 # One picture does not fill a large GPU, whatever its numbers are made of. Its time is that of one kernel after the
-# other, and a kernel of 8-bit numbers starts no sooner. Read the table from the smallest batch to the largest; above 1,
-# INT8 is quicker.
+# other, and a kernel of 8-bit numbers starts no sooner. Read the table from the smallest batch to the largest; INT8 is
+# the quicker one where its ratio is above 1.
 
 # %%
 pool = on_gpu or [r for r in lab.gpu_records() if r.backend == "cudnn"]
