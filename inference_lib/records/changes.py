@@ -32,7 +32,7 @@ def _place(record: Record) -> tuple[str, ...]:
 
 def _change(before: Record, after: Record) -> dict[str, Any]:
     names = ("backend", "model", "precision", "batch_size", "device")
-    lives = [record.model_copy(update={"run": run}) for run, record in (("before", before), ("after", after))]
+    lives = before.model_copy(update={"run": "before"}), after.model_copy(update={"run": "after"})
     found = compare(*lives) if after.ok and after.invocations else None
     times = [record.latency.end_to_end.p50 if record.latency else None for record in lives]
     paces = (before.host_pace_ms, after.host_pace_ms)
