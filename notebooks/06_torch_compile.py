@@ -979,7 +979,7 @@ else:
 # ```{exercise}
 # :label: ex-06-variants
 # If you have a GPU, time the variants that the chapter left out, at batch 64. Is the best one of the large batch still
-# the best? (On a CPU: is freezing?)
+# the best? (On a CPU: what is freezing worth at batch 8?)
 # ```
 #
 # ````{solution} ex-06-variants
@@ -988,10 +988,11 @@ else:
 # if on_gpu:
 #     left_out = ["no freezing", "8 channels", "space to depth, 16 channels", "fused and 4 channels"]
 #     print(try_recipes(Workload("resnet18", 64, "fp16", "cuda"), left_out).to_string())
-# elif compiles:  # anew: later cells have made Dynamo forget what it compiled
-#     again = {name: try_out(recipe)["call"] for name, recipe in ways.items()}
+# elif compiles:
+#     eight = tensor.repeat(8, 1, 1, 1)
 #     with torch.inference_mode(), compiling():
-#         print(lab.turns({name: lambda c=call: c(tensor) for name, call in again.items()}).table().to_string())
+#         frozen = compiled(torch.fx.symbolic_trace(plain), eight, ways["freezing"])
+#         print(lab.turns({"eager": lambda: plain(eight), "freezing": lambda: frozen(eight)}).table().to_string())
 # ```
 # The larger the batch, the less a kernel's launch and its last, half empty wave of blocks count
 # ({term}`wave quantization`), and the more the trips to memory.
