@@ -509,8 +509,8 @@ else:
 #
 # ### What comes before the compiler
 #
-# Inductor leaves convolutions to cuDNN, so it matters which ones cuDNN is asked for. Three changes of the model are
-# about that, and none changes its result.
+# Inductor leaves convolutions to cuDNN, so ask which ones cuDNN should get. Three changes of the model are about that,
+# and none changes its result.
 #
 # *Fused convolutions.* cuDNN can add the bias and the shortcut and apply the ReLU before it writes the result. Inductor
 # writes a kernel for them, which reads the result and writes it again. The CUDA graph of the
@@ -829,7 +829,7 @@ except torch._dynamo.exc.TorchDynamoException as error:
     print("refused:", type(error).__name__)
 
 # %% [markdown]
-# A refusal at the first call costs less than a break at every one.
+# A refusal comes once, a break at every call.
 #
 # ### The library takes whatever it is given
 #
