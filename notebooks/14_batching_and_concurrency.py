@@ -321,8 +321,9 @@ for name, rate in rates.items():
 glue("14-two-processes", f"{rates['two processes'] / rates['one process']:.2f}")
 
 # %% [markdown]
-# Two processes do {glue:text}`14-two-processes` times the work of one here; the way through a pipe costs what the first
-# two lines differ by. What a second process buys for certain is another thing: when one dies, the other goes on.
+# Two processes do {glue:text}`14-two-processes` times the work of one here; what the first two lines differ by is the
+# price of asking another process. What a second process buys for certain is another thing: when one dies, the other
+# goes on.
 #
 # ## The queue
 #
