@@ -321,8 +321,9 @@ for name, rate in rates.items():
 glue("14-two-processes", f"{rates['two processes'] / rates['one process']:.2f}")
 
 # %% [markdown]
-# Two processes do {glue:text}`14-two-processes` times the work of one here. What a second process buys for certain is
-# another thing: when one dies, the other goes on.
+# Two processes do {glue:text}`14-two-processes` times the work of one here; what the first two lines differ by is the
+# price of asking another process. What a second process buys for certain is another thing: when one dies, the other
+# goes on.
 #
 # ## The queue
 #
@@ -602,7 +603,8 @@ for callers in (1, 8):
         raise CourseError("one caller who waits was batched with somebody; the text says that this cannot be")
 
 # %% [markdown]
-# Test with as many callers as you expect, or with arrivals that do not wait for answers.
+# Test with as many callers as you expect, or with arrivals that do not wait for answers. (On few cores, eight calling
+# threads may cost more than their batches bring.)
 #
 # ### The preferred size, plus one
 #
