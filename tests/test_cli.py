@@ -135,7 +135,7 @@ def test_a_book_with_a_failed_chapter_is_rendered_and_the_status_says_so(
 ) -> None:
     monkeypatch.setattr(course, "run_chapters", lambda **_: ["04_pytorch"])
     for broken, status in ((["04_pytorch"], 1), ([], 0)):
-        monkeypatch.setattr(book, "render", lambda edition, broken=broken: book.Rendered(Path("index.html"), broken))
+        monkeypatch.setattr(book, "render", lambda edition, broken=broken: book.Edition(Path(), broken))
         assert main(["book"]) == status
         said = capsys.readouterr().err
         assert said == (f"without their results, see their pages: {broken[0]}\n" if broken else "")
