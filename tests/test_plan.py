@@ -133,20 +133,6 @@ def test_an_edition_has_eight_bits_of_the_backends_that_have_them_and_a_quick_gr
     assert eight(CPU, QUICK) == eight(GPU, QUICK) == set()
 
 
-@pytest.mark.parametrize(
-    ("backends", "models", "precisions", "sizes", "message"),
-    [
-        (["keras"], ["resnet18"], None, None, "unknown backend 'keras'"),
-        (["pytorch"], ["resnet19"], None, None, "unknown model 'resnet19'"),
-        (["pytorch"], ["resnet18"], ["fp12"], [1], "unknown precision 'fp12'"),
-        (["pytorch"], ["resnet18"], None, [0], "batch size 0"),
-    ],
-)
-def test_unknown_names_are_refused(backends: Any, models: Any, precisions: Any, sizes: Any, message: str) -> None:
-    with pytest.raises(CourseError, match=message):
-        grid(backends, models, CPU, FULL, precisions, sizes)
-
-
 # Sets
 
 
