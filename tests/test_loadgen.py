@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from serving import PICTURE, Told
@@ -10,6 +10,7 @@ from serving import PICTURE, Told
 from inference_lib.commands import load
 from inference_lib.records.record import Record
 from inference_lib.serve import loops
+from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.loadgen import SCENARIOS, Run, highest_rate, read_summary, run_loadgen
 from inference_lib.serve.loops import closed_loop, open_loop
 from inference_lib.serve.queue import BatchQueue
@@ -32,6 +33,13 @@ Result is : INVALID
 99.00 percentile latency (ns)   : 3945779
 99.90 percentile latency (ns)   : 5975554
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """Let the garbage of the tests before be collected once, and not for every load."""
+    with out_of_the_collectors_way():
+        yield
 
 
 def test_a_summary_becomes_numbers_and_the_rules_that_were_not_kept() -> None:
