@@ -9,6 +9,7 @@ import io
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -69,10 +70,11 @@ class Application(Starlette):
         self._predict, self._ready, self._names, self._limits = predict, ready, class_names, limits
         self._under_way = 0
         self._count()
+        aside = partial(asyncio.to_thread, decode)  # in a thread: a large file would hold up everybody else
         super().__init__(
             routes=[
-                Route("/classify", self._classify, methods=["POST"]),
-                Route("/classify-raw", self._classify_raw, methods=["POST"]),
+                Route("/classify", partial(self._answer, read=aside), methods=["POST"]),
+                Route("/classify-raw", partial(self._answer, read=raw), methods=["POST"]),
                 Route("/health", self._health),
                 Route("/ready", self._is_ready),
                 Route("/metrics", self._metrics),
@@ -88,13 +90,6 @@ class Application(Starlette):
         batches = [2**power for power in range(11)]
         self._batch = Histogram("batch_size", "Pictures computed together", registry=registry, buckets=batches)
         Gauge("under_way", "Requests being answered", registry=registry).set_function(lambda: self._under_way)
-
-    async def _classify(self, request: Request) -> Response:
-        # a large file would hold up everybody else
-        return await self._answer(request, lambda body: asyncio.to_thread(decode, body))
-
-    async def _classify_raw(self, request: Request) -> Response:
-        return await self._answer(request, raw)
 
     async def _answer(self, request: Request, read: Callable[[bytes], Awaitable[np.ndarray]]) -> Response:
         start, status = time.perf_counter(), 500
