@@ -87,10 +87,13 @@ def test_csv_has_the_documented_columns(records: Path, capsys: pytest.CaptureFix
     assert by_backend["onnxruntime"]["fps"] == ""
 
 
-def test_json_holds_the_same_rows(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = json.loads(printed(capsys, "report", "--records", str(records), "--format", "json"))
+def test_json_holds_the_same_rows_and_has_a_short_form(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("report", "--records", str(records))
+    text = printed(capsys, *arguments, "--format", "json")
+    rows = json.loads(text)
     assert {row["backend"] for row in rows} == {"pytorch", "onnxruntime"}
     assert list(rows[0]) == COLUMNS
+    assert printed(capsys, *arguments, "--json") == text
 
 
 @pytest.mark.parametrize("kind", ["table", "markdown"])
@@ -221,8 +224,3 @@ def test_a_shell_completes_commands_and_options(tmp_path: Path, capsys: pytest.C
         assert "inference-lib" in printed(capsys, "completion", shell)
     scripts = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {completion.SCRIPT: "inference_lib.cli:main"}
-
-
-def test_json_is_the_short_form_of_the_format(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("report", "--records", str(records))
-    assert printed(capsys, *arguments, "--json") == printed(capsys, *arguments, "--format", "json")
