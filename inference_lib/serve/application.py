@@ -70,10 +70,9 @@ class Application(Starlette):
         self._predict, self._ready, self._names, self._limits = predict, ready, class_names, limits
         self._under_way = 0
         self._count()
-        aside = partial(asyncio.to_thread, decode)  # in a thread: a large file would hold up everybody else
         super().__init__(
             routes=[
-                Route("/classify", partial(self._answer, read=aside), methods=["POST"]),
+                Route("/classify", partial(self._answer, read=decode_aside), methods=["POST"]),
                 Route("/classify-raw", partial(self._answer, read=raw), methods=["POST"]),
                 Route("/health", self._health),
                 Route("/ready", self._is_ready),
@@ -169,6 +168,11 @@ def decode(body: bytes) -> np.ndarray:
         raise
     except Exception as error:  # Pillow raises what its decoders do: OSError, SyntaxError, struct.error, ...
         raise HTTPException(415, "the body is neither a JPEG nor a PNG file that can be read") from error
+
+
+async def decode_aside(body: bytes) -> np.ndarray:
+    """Decode in a thread: a large file would hold up everybody else."""
+    return await asyncio.to_thread(decode, body)
 
 
 async def raw(body: bytes) -> np.ndarray:
