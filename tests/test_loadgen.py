@@ -9,7 +9,7 @@ from serving import PICTURE, Told
 
 from inference_lib.commands import load
 from inference_lib.records.record import Record
-from inference_lib.serve import loops
+from inference_lib.serve import loadgen, loops
 from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.loadgen import SCENARIOS, Run, highest_rate, read_summary, run_loadgen
 from inference_lib.serve.loops import closed_loop, open_loop
@@ -77,7 +77,7 @@ def test_a_summary_without_a_result_is_an_error() -> None:
         read_summary("LoadGen stopped", "server", 1.0, Counter())
 
 
-@pytest.mark.parametrize("scenario", ["single_stream", "multi_stream", "server", "offline"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_scenario_runs_and_every_request_is_answered(scenario: str) -> None:
     told = Told()
     with BatchQueue([told], limit=64) as queue:
@@ -114,6 +114,26 @@ def test_a_queue_that_has_ended_ends_the_run_all_the_same() -> None:
     queue = BatchQueue([Told()])
     queue.close()
     assert run_loadgen(queue, [PICTURE], "server", 0.1, rate=200).errors["ClosedError"] >= 1
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_model_that_hangs_ends_the_run_with_a_line(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loadgen, "ANSWER_S", 0.3)
+    told = Told()
+    told.go.clear()
+    with BatchQueue([told], limit=8) as queue:
+        with pytest.raises(CourseError, match=r"^\d+ requests got no answer, and there was none at all for 0.3 s; "):
+            run_loadgen(queue, [PICTURE], scenario, 0.1, rate=500)
+        told.go.set()  # what comes now is too late, and LoadGen must not hear of it
+
+
+def test_a_model_that_pauses_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loadgen, "ANSWER_S", 5.0)
+    told = Told()
+    told.go.clear()
+    with BatchQueue([told]) as queue:
+        threading.Timer(1.5, told.go.set).start()
+        assert not run_loadgen(queue, [PICTURE], "single_stream", 0.1).errors
 
 
 def test_an_unknown_scenario_is_named_and_the_command_line_knows_the_others() -> None:
