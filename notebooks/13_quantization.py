@@ -905,8 +905,8 @@ except CourseError as refusal:
 #
 # ### A plan that is far from the best
 #
-# cuDNN has many kernels for a convolution, and a *heuristic* that names the likeliest first. It may be far off, most of
-# all in eight bits, so the backend `cudnn` times them when it exports, and its artifact keeps what was found.
+# cuDNN has many kernels for a convolution, and a *heuristic* that names the likeliest first. It may be far off, so the
+# backend `cudnn` times them when it exports, and its artifact keeps what was found.
 
 # %%
 asked = Workload("resnet18", 256, "int8", "cuda")

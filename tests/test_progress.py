@@ -17,6 +17,7 @@ import tqdm.std
 from jupyter_client.manager import KernelManager
 from test_benchmark import PAIR, TINY
 from torch import nn
+from waits import Clock
 
 from inference_lib.course.run import ThisInterpreter, _line
 from inference_lib.measure import exports, passes
@@ -29,15 +30,6 @@ from inference_lib.serve.loops import Sent, closed_loop, open_loop
 from inference_lib.support import progress
 from inference_lib.support.progress import Bar, bar, each, say, ticking, watched
 from inference_lib.zoo.training import RECIPES, Checkpoint, LabelledImages, fit
-
-
-class Clock:
-    """Seconds that pass only when told to."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Stream(io.StringIO):

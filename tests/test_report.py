@@ -1,5 +1,6 @@
 """Tables, figures and words say what the records say."""
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from drawn import smallest_text
+from matplotlib.text import Text
 
 from inference_lib.records.record import Accuracy, Build, Record
-from inference_lib.report import plots, readme, tables, words
+from inference_lib.report import labels, plots, readme, tables, words
 from inference_lib.seam import MODELS
 
 MakeRecord = Callable[..., Record]
@@ -203,6 +206,66 @@ def test_the_same_records_give_the_same_figure(make_record: MakeRecord, draw: Ca
         return plots.show_figure(figure, alt="x").data
 
     assert drawn() == drawn()
+
+
+def lines_of_long_names(make_record: MakeRecord) -> list[Record]:
+    names = ("ONNX Runtime (CUDA graph)", "ONNX Runtime (IOBinding)", "TorchScript (CUDA graph)", "torch.compile")
+    return [
+        make_record(ms * batch**0.7, title=title, backend=f"b{ms}", batch_size=batch, precision=precision)
+        for ms, title in enumerate(names, 1)
+        for batch in (1, 8, 64)
+        for precision in ("fp32", "fp16")
+    ]
+
+
+FLOW = [["FILE.py:function", "torchvision:NAME", "FILE.onnx", "FILE.safetensors"], ["find_model\nof it"], ["Model"]]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda records, axes: plots.latency_ecdf(records, axes),
+        lambda records, axes: plots.throughput_over_latency(records, axes),
+        lambda records, axes: plots.stacked_parts(records[:6], axes),
+        lambda _, axes: plots.flow(FLOW, axes),
+    ],
+    ids=["ecdf", "throughput", "parts", "flow"],
+)
+def test_all_text_of_a_figure_stays_in_it_covers_no_other_and_can_be_read_on_a_phone(
+    draw: Callable, make_record: MakeRecord
+) -> None:
+    figure, (axes,) = plots.new_figure()
+    draw(lines_of_long_names(make_record), axes)
+    assert 8 <= smallest_text(plots.show_figure(figure, alt="x").data) < 16
+    figure.draw_without_rendering()  # an SVG has other pixels
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    ticks = [tick for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks() + axis.get_minor_ticks()]
+    beyond = {text for tick in ticks if not labels._is_drawn(tick) for text in (tick.label1, tick.label2)}
+    boxes = {text: text.get_window_extent() for text in shown if text not in beyond}
+    assert len(boxes) > 5
+    page = figure.bbox.padded(2)
+    assert all(page.contains(*corner) for box in boxes.values() for corner in (box.min, box.max))
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
+
+
+@pytest.mark.parametrize("width", [5.4, 8.0])
+def test_text_that_is_too_small_for_a_phone_is_enlarged(width: float) -> None:
+    figure, (axes,) = plots.new_figure(width)
+    axes.plot([1, 2], label="a line")
+    axes.text(1, 1, "tiny", fontsize=4)
+    axes.set_title("large", fontsize=20)
+    axes.legend(fontsize="x-small")
+    assert smallest_text(plots.show_figure(figure, alt="x").data) >= 8
+    assert axes.title.get_fontsize() == 20
+
+
+def test_panels_side_by_side_break_a_long_unit() -> None:
+    _, (first, *_) = plots.new_figure(columns=3)
+    plots.bars(["a"], [1.0], "#999933", "multiply-adds, millions", first)
+    assert first.get_xlabel() == "multiply-adds,\nmillions"
+    _, (alone,) = plots.new_figure()
+    plots.bars(["a"], [1.0], "#999933", "multiply-adds, millions", alone)
+    assert alone.get_xlabel() == "multiply-adds, millions"
 
 
 def test_a_caption_names_machine_software_and_day(make_record: MakeRecord) -> None:

@@ -59,14 +59,16 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _side(name: str, folder: Path) -> list["Record"]:
     """Return the records that ``name`` means: those of a folder, in its first run, or a run of ``folder``."""
+    from inference_lib.records.runs import runs_of
+
     if Path(name).is_dir():
         records = common.read_records(Path(name))
-        run = min(record.run for record in records)
+        run = runs_of(records)[0]
     else:
         records, run = common.read_records(folder), name
     found = [record for record in records if record.run == run]
     if not found:
-        runs = ", ".join(sorted({record.run for record in records}))
+        runs = ", ".join(runs_of(records))
         raise CourseError(f"{name} is neither a folder nor a run in {folder}, which has: {runs}")
     return found
 

@@ -18,6 +18,7 @@ from inference_lib.measure import accuracy
 from inference_lib.measure.profiles import get_profile
 from inference_lib.records.record import SCHEMA_VERSION, Record
 from inference_lib.records.replication import cell, replication
+from inference_lib.records.runs import runs_of
 from inference_lib.records.store import RecordStore, select, select_all
 from inference_lib.report.rivals import Rivals
 from inference_lib.report.words import held
@@ -54,7 +55,7 @@ class Contribution(BaseModel):
     @property
     def runs(self) -> list[str]:
         """The names of the runs; the first is shown, the others say how far its claims hold."""
-        return sorted({record.run for record in self.records})
+        return runs_of(self.records)
 
     def description(self) -> str:
         """Return what a reader is told of it, as JSON; ``rows`` are the measured cells of the first run."""

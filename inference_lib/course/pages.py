@@ -11,7 +11,8 @@ from inference_lib.course.contribution import Contribution
 from inference_lib.course.notebook import STAMP, raw_html
 from inference_lib.course.run import Course
 from inference_lib.records.record import Record
-from inference_lib.records.store import RecordStore
+from inference_lib.records.runs import runs_of
+from inference_lib.records.store import RecordStore, select
 from inference_lib.report import explorer
 from inference_lib.report.opening import Opening, figure, opening
 from inference_lib.report.plots import provenance
@@ -71,8 +72,7 @@ class Marks:
     def _measured_on(self) -> str:
         """Return what the published edition was measured on, by run."""
         records = [record for record in self._published if record.ok]
-        runs = sorted({record.run for record in records})
-        lines = [f"- Run {run}: {provenance([r for r in records if r.run == run])}" for run in runs]
+        lines = [f"- Run {run}: {provenance(select(records, run=run))}" for run in runs_of(records)]
         return "\n".join(lines) or "- Nothing is published yet."
 
     def _run_times(self, chapter: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from inference_lib.course.contribution import THOROUGH, Contribution, describe, problems, write
 from inference_lib.records.record import Record
 from inference_lib.records.replication import cell
+from inference_lib.records.runs import runs_of
 from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError, first_line
 from inference_lib.support.files import make_writable, shown
@@ -42,7 +43,7 @@ def of_this_machine(records: Iterable[Record], name: str = "", measured_by: str 
     Those are the cells of the thorough profile that both of the first two runs tried, whatever came of it.
     """
     thorough = [record for record in records if record.profile == THOROUGH.name]
-    runs = sorted({record.run for record in thorough})[:2]
+    runs = runs_of(thorough)[:2]
     tried = [{cell(record) for record in thorough if record.run == run} for run in runs]
     both = set.intersection(*tried) if tried else set()
     chosen = [record for record in thorough if record.run in runs and cell(record) in both]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from inference_lib.records.record import Record
+from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import select, select_all
 from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
@@ -34,8 +35,7 @@ TWO_RUNS = (
 
 def results(records: Sequence[Record]) -> str:
     """Return the README's results: a small table a model, what the grid lacks, and how its claims held."""
-    first = min((record.run for record in records), default="")
-    gpu = [r for r in records if r.device == "cuda" and r.run == first]
+    gpu = select_all(records, device="cuda", run=runs_of(records)[:1])
     measured = select(gpu)
     if not measured:
         return "Nothing published yet."

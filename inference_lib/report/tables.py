@@ -14,6 +14,7 @@ from pandas.io.formats.style import Styler
 from inference_lib.records.pairs import pairs
 from inference_lib.records.record import Record
 from inference_lib.records.replication import replication
+from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select
 from inference_lib.report.choose import quickest
@@ -363,7 +364,7 @@ def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]
 def replicated(records: Iterable[Record]) -> dict[str, dict[str, Any]] | None:
     """Return what the first two runs among ``records`` say of each other's claims; None where there is one run."""
     measured = [record for record in records if record.ok]
-    runs = sorted({record.run for record in measured})
+    runs = runs_of(measured)
     return replication(*(select(measured, run=run) for run in runs[:2])) if len(runs) > 1 else None
 
 
