@@ -315,6 +315,10 @@ def test_cleaning_leaves_only_what_belongs_to_the_chapter(tmp_path: Path) -> Non
     assert cleaned.cells[1].outputs[2].data == {"image/png": f"{tmp_path}/", "text/html": ""}
 
 
+def test_html_from_anybody_does_not_leave_its_block() -> None:
+    assert notebook.raw_html("<li>why\n```\n\n:::\n# A title</li>").count("\n") == 2
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tiny: Course) -> None:
     tiny.build.write_text("a file where a folder should be")
     with pytest.raises(CourseError, match=r"cannot write to .*executed.*make the folder writable"):
