@@ -13,7 +13,7 @@ import pytest
 from conftest import P99_OVER_MEDIAN
 
 from inference_lib.records.machine import Machine
-from inference_lib.records.record import Accuracy, Record
+from inference_lib.records.record import Accuracy, Build, Record
 from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import LEAST_FOR_P99
 from inference_lib.records.store import RecordStore, select, select_all
@@ -23,8 +23,10 @@ from inference_lib.support.errors import CourseError
 MakeRecord = Callable[..., Record]
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path, make_record: MakeRecord) -> None:
-    store, record = RecordStore(tmp_path), make_record()
+@pytest.mark.parametrize("export_s", [None, 1.0])  # None: the export was not timed
+def test_a_record_comes_back_as_it_was(tmp_path: Path, make_record: MakeRecord, export_s: float | None) -> None:
+    build = Build(export_s=export_s, load_s=1, first_inference_s=1, artifact_mib=1)
+    store, record = RecordStore(tmp_path), make_record(build=build)
     store.write(record)
     assert store.read() == [record]
     assert store.find(record.key) == record

@@ -11,6 +11,7 @@ from pathlib import Path
 import objects
 import pytest
 import torch
+from waits import wait_until
 
 from inference_lib.measure.workers import Deadline, Worker, WorkerError, ran_out_of_memory
 from inference_lib.support.errors import CourseError
@@ -41,9 +42,7 @@ def alive(pid: int) -> bool:
 
 
 def ends(pid: int, within_s: float = 20.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: not alive(pid), within_s)
     return not alive(pid)
 
 

@@ -6,17 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from inference_lib.support import paths
-from inference_lib.support.errors import CourseError
-from inference_lib.support.hashes import sha256_of
+import jupytext
+import nbformat
 
-try:
-    import jupytext
-    import nbformat
-except ModuleNotFoundError as missing:
-    raise CourseError(
-        f"{missing.name} is not installed, and chapters need it; run `pip install -c constraints.txt -e .[book]`"
-    ) from missing
+from inference_lib.support import paths
+from inference_lib.support.hashes import sha256_of
 
 Notebook = nbformat.NotebookNode
 
@@ -48,8 +42,8 @@ def code_hash(notebook: Notebook) -> str:
 
 
 def raw_html(page: str) -> str:
-    """Return HTML as a block of a Markdown page, in which a blank line would end a paragraph."""
-    return "```{raw} html\n" + "\n".join(line for line in page.splitlines() if line.strip()) + "\n```"
+    """Return HTML as a block of a Markdown page: in one line, so that no line of it ends the block."""
+    return f"```{{raw}} html\n{' '.join(page.splitlines())}\n```"
 
 
 # What an executed chapter must not tell: where it ran

@@ -49,9 +49,13 @@ def export_missing(
         if find_artifact(get_backend(rival.backend), rival.workload) is None:
             missing.setdefault(rival.key[1], rival)
     cheapest = min((_size(rival) for rival in rivals), default=None)
-    alone = {k: r for k, r in missing.items() if _alone(r) or (timed and _size(r) == cheapest)}
-    failures: dict[str, WorkerError] = {}
+    alone = {
+        key: rival
+        for key, rival in missing.items()
+        if get_backend(rival.backend).times_kernels or (timed and _size(rival) == cheapest)
+    }
     others = {key: rival for key, rival in missing.items() if key not in alone}
+    failures: dict[str, WorkerError] = {}
     with bar(len(missing), "exporting") as shown:
         for key, rival in alone.items():
             failures |= _export({key: rival}, progress, shown, timed=True)
@@ -63,10 +67,6 @@ def export_missing(
 
 def _size(rival: Rival) -> tuple[int, int]:
     return rival.workload.precision.bits, rival.workload.batch_size
-
-
-def _alone(rival: Rival) -> bool:
-    return get_backend(rival.backend).times_kernels
 
 
 def _export(

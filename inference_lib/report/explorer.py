@@ -116,16 +116,11 @@ def data(records: Iterable[Record]) -> dict[str, Any]:
 
 def _ties(numbered: Sequence[tuple[int, Record]]) -> Iterator[tuple[int, int]]:
     """Yield the number of each row with that of a better one that it is tied with, both at the same batch size."""
-
-    def question(each: tuple[int, Record]) -> tuple[str, int]:
-        return each[1].model, each[1].batch_size
-
-    measured = sorted((each for each in numbered if each[1].ok and each[1].latency), key=question)
-    for _, same in itertools.groupby(measured, question):
-        ranked = sorted(same, key=lambda each: latency_ms(each[1]))
-        for (better, fast), (number, slow) in itertools.combinations(ranked, 2):
-            if is_level(fast, slow):
-                yield number, better
+    measured = [each for each in numbered if each[1].ok and each[1].latency]
+    ranked = sorted(measured, key=lambda each: latency_ms(each[1]))
+    for (better, fast), (number, slow) in itertools.combinations(ranked, 2):
+        if (fast.model, fast.batch_size) == (slow.model, slow.batch_size) and is_level(fast, slow):
+            yield number, better
 
 
 def page(records: Sequence[Record], script: str) -> str:
@@ -133,8 +128,8 @@ def page(records: Sequence[Record], script: str) -> str:
     found = data(records)
     head = "".join(f'<th scope="col" data-key="{key}"{_css_class(key)}>{title}</th>' for key, title in COLUMNS.items())
     body = "\n".join(f"<tr>{_cells(each)}</tr>" for each in found["rows"])
-    # "</" would end the script element early, whatever stands around it.
-    told = json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
+    # "</script" would end the script element early, and "<!--<script" would keep it from ending.
+    told = json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
     measured = [record for mine in shelves(records).values() for record in mine if record.ok]
     return (
         f'<div id="explorer"></div>\n<div class="measured-table" id="explorer-table" tabindex="0" role="region" '

@@ -13,7 +13,7 @@ from inference_lib.records.store import select, select_all
 from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
 from inference_lib.report.opening import opening, svg
 from inference_lib.report.plots import provenance
-from inference_lib.report.tables import ends, markdown_table, replicated, replication_counts
+from inference_lib.report.tables import ends, replicated, replication_counts, text_table
 from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS
 from inference_lib.support.files import write_atomically
@@ -40,12 +40,12 @@ def results(records: Sequence[Record]) -> str:
     if not measured:
         return "Nothing published yet."
     models = dict.fromkeys(record.model for record in measured)
-    best = [f"**{model}**\n\n{markdown_table(best_rows(measured, model))}" for model in models]
+    best = [f"**{model}**\n\n{text_table(best_rows(measured, model), 'pipe')}" for model in models]
     parts = [provenance(measured), *best, *absent(gpu)]
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
-    return "\n\n".join([*parts, TWO_RUNS, markdown_table(replication_counts(held))])
+    return "\n\n".join([*parts, TWO_RUNS, text_table(replication_counts(held), "pipe")])
 
 
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:

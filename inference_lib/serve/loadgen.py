@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import mlperf_loadgen as loadgen
 import numpy as np
 
 from inference_lib.serve.classifier import out_of_the_collectors_way
@@ -55,8 +56,8 @@ class Answered(Protocol):
 class Target(Protocol):
     """What is put under load."""
 
-    def submit(self, picture: np.ndarray, done: Callable[[Any], object]) -> None:
-        """Send a picture (uint8, 28 x 28) and return; ``done`` gets an ``Answered``. May raise why it is refused."""
+    def submit(self, picture: np.ndarray, done: Callable[[Answered], object]) -> None:
+        """Send a picture (uint8, 28 x 28) and return; ``done`` gets what became of it. May raise why it is refused."""
         ...
 
 
@@ -75,8 +76,6 @@ class Run:
     """p50, p90, p99 and p99.9, from the scheduled time to the answer, refused requests included."""
     errors: Counter[str] = field(default_factory=Counter)
     """Requests without an answer, by the kind of error."""
-    summary: str = field(default="", repr=False)
-    """All that LoadGen said."""
     batches: Counter[int] = field(default_factory=Counter)
     """How many batches of each size were computed; empty where the target does not tell."""
     longest_queue: int = 0
@@ -109,24 +108,23 @@ def run_loadgen(
         seed: of the times and the choice of pictures.
 
     Raises:
-        CourseError: an unknown scenario, a package that is missing, or requests that nobody answers.
+        CourseError: an unknown scenario, or requests that nobody answers.
 
     """
     if scenario not in SCENARIOS:
         raise unknown_name("scenario", scenario, SCENARIOS)
-    loadgen = import_loadgen()
     if isinstance(target, BatchQueue):
-        load: _OneByOne = _ToQueue(target, pictures, loadgen, patient=scenario == "offline")
+        load: _OneByOne = _ToQueue(target, pictures, patient=scenario == "offline")
     else:
-        load = _OneByOne(target, pictures, loadgen)
-    settings = _settings(loadgen, scenario, seconds, rate, limit_ms, seed)
+        load = _OneByOne(target, pictures)
+    settings = _settings(scenario, seconds, rate, limit_ms, seed)
     with tempfile.TemporaryDirectory() as folder:
         system = loadgen.ConstructFastSUT(load.issue, lambda: None)
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
         try:
             shown = ticking(seconds, f"load, s ({scenario.replace('_', ' ')})")
             with out_of_the_collectors_way(), shown, load.watched():
-                loadgen.StartTestWithLogSettings(system, library, settings, _quiet(loadgen, folder))
+                loadgen.StartTestWithLogSettings(system, library, settings, _quiet(folder))
         finally:
             loadgen.DestroyQSL(library)
             loadgen.DestroyFastSUT(system)
@@ -150,13 +148,13 @@ class _OneByOne:
 
     longest = 0
 
-    def __init__(self, target: Target, pictures: Sequence[np.ndarray], loadgen: Any) -> None:
+    def __init__(self, target: Target, pictures: Sequence[np.ndarray]) -> None:
         self.errors: Counter[str] = Counter()
         self.given_up = 0
         """Requests without an answer when the run was given up; 0 where it was not."""
         self._lock = threading.Lock()
+        self._target, self._pictures = target, pictures
         self._under_way, self._news = set[int](), time.monotonic()
-        self._target, self._pictures, self._loadgen = target, pictures, loadgen
 
     def issue(self, samples: list[int], indices: list[int]) -> None:
         """Send requests for LoadGen, or tell it at once that nobody will answer."""
@@ -189,8 +187,7 @@ class _OneByOne:
         self._tell(samples)
 
     def _tell(self, samples: Iterable[int]) -> None:
-        response = self._loadgen.QuerySampleResponse
-        self._loadgen.QuerySamplesComplete([response(sample, 0, 0) for sample in samples])
+        loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample, 0, 0) for sample in samples])
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -225,8 +222,8 @@ class _ToQueue(_OneByOne):
     An object, a lock and a call for each request would take longer than a fast model does.
     """
 
-    def __init__(self, queue: BatchQueue, pictures: Sequence[np.ndarray], loadgen: Any, patient: bool) -> None:
-        super().__init__(queue, pictures, loadgen)
+    def __init__(self, queue: BatchQueue, pictures: Sequence[np.ndarray], patient: bool) -> None:
+        super().__init__(queue, pictures)
         self._queue, self._pool, self._before = queue, np.asarray(pictures), Counter(queue.batches)
         self._room = max(1, queue.limit // 2) if patient else 0
 
@@ -251,16 +248,7 @@ class _ToQueue(_OneByOne):
         return Counter(self._queue.batches) - self._before
 
 
-def import_loadgen() -> Any:
-    """Return the module ``mlperf_loadgen``; CourseError says how to get it."""
-    try:
-        import mlperf_loadgen
-    except ImportError as error:
-        raise CourseError(f"MLPerf LoadGen is not installed ({error}); pip install mlcommons-loadgen") from error
-    return mlperf_loadgen
-
-
-def _settings(loadgen: Any, scenario: str, seconds: float, rate: float, limit_ms: float, seed: int) -> Any:
+def _settings(scenario: str, seconds: float, rate: float, limit_ms: float, seed: int) -> Any:
     settings = loadgen.TestSettings()
     settings.scenario = getattr(loadgen.TestScenario, NAMES[scenario])
     settings.mode = loadgen.TestMode.PerformanceOnly
@@ -275,7 +263,7 @@ def _settings(loadgen: Any, scenario: str, seconds: float, rate: float, limit_ms
     return settings
 
 
-def _quiet(loadgen: Any, folder: str) -> Any:
+def _quiet(folder: str) -> Any:
     output = loadgen.LogOutputSettings()
     output.outdir, output.copy_summary_to_stdout = folder, False
     settings = loadgen.LogSettings()
@@ -309,7 +297,6 @@ def read_summary(summary: str, scenario: str, rate: float | None, errors: Counte
         float(per_s) if scenario != "multi_stream" else each * 1e9 / float(lines["Mean latency (ns)"]),
         {name: float(lines[f"{percent} percentile latency (ns)"]) / 1e6 for name, percent in QUANTILES.items()},
         errors,
-        summary,
     )
 
 
