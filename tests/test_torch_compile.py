@@ -158,7 +158,8 @@ from pathlib import Path
 import numpy as np
 from torch._dynamo.utils import counters
 from torch._inductor import cpp_builder
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
+from inference_lib.seam import Workload, build
 def refuse(command, cwd): raise AssertionError("compiled at load: " + command)
 cpp_builder.run_compile_cmd = refuse
 backend, workload = get_backend("torch-compile"), Workload("vanilla_cnn", 1)

@@ -256,7 +256,8 @@ def test_the_level_of_a_cpu_is_that_of_its_instructions(
 COUNT_CORES = """
 import os, sys
 from pathlib import Path
-from inference_lib.backends import Workload, build, get_backend
+from inference_lib.backends import get_backend
+from inference_lib.seam import Workload, build
 before = os.sched_getaffinity(0)
 backend = get_backend("tvm")
 with backend.load(build(backend, Workload("vanilla_cnn", 1, "fp32", "cpu"), Path(sys.argv[1]))) as runner:
