@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,32 @@ def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -
     assert found.replaced >= 1
     assert found.answered > 0
     assert set(found.errors) <= {"FailedError", "TimedOutError"}  # on a busy machine, another process takes its time
+
+
+@pytest.mark.parametrize(
+    ("replicas", "device", "shares"),
+    [
+        (2, "cpu", [[0, 1], [2, 3]]),
+        (3, "cpu", [[0], [1], [2]]),
+        (5, "cpu", [[0], [1], [2], [3], [0]]),
+        (2, "cuda", [[0, 1, 2, 3], [0, 1, 2, 3]]),
+    ],
+)
+def test_replicas_on_a_cpu_share_its_cores(
+    replicas: int, device: str, shares: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    settings = Settings("onnxruntime", Workload("vanilla_cnn", 1, device=device), replicas=replicas)
+    assert [settings.cores(number) for number in range(replicas)] == shares
+
+
+def test_a_replica_computes_on_its_own_cores(root: Path) -> None:
+    settings = Settings("pytorch", Workload("vanilla_cnn", 1), replicas=1000, max_batch=1, root=root)
+    with closing(settings.remote(1)) as replica:
+        assert len(replica.submit(PICTURE[None])()) == 1
+        tasks = [int(task.name) for task in Path(f"/proc/{replica.pid}/task").iterdir()]
+        assert {frozenset(os.sched_getaffinity(task)) for task in tasks} == {frozenset(settings.cores(1))}
+        assert len(tasks) == 1  # as many threads as cores
 
 
 def test_memory_growth_is_that_of_the_end_over_the_beginning() -> None:

@@ -1,10 +1,12 @@
 """A classifier in a process of its own: what kills it kills one batch, and not the server."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from inference_lib.measure.workers import Worker, WorkerError
 from inference_lib.seam import Workload
@@ -20,7 +22,11 @@ BATCH_S = 30.0
 class Held:
     """What the process holds, and answers with."""
 
-    def __init__(self, backend: str, workload: Workload, sizes: Sequence[int], root: Path) -> None:
+    def __init__(
+        self, backend: str, workload: Workload, sizes: Sequence[int], root: Path, cores: Collection[int]
+    ) -> None:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(len(cores))
         self._stack = ExitStack()
         self._classifier = self._stack.enter_context(Loaded(backend, workload, sizes, root))
 
@@ -42,9 +48,11 @@ class RemoteClassifier:
 
     depth = 1
 
-    def __init__(self, backend: str, workload: Workload, sizes: Sequence[int], root: Path) -> None:
-        """Start the process and wait until every size is warm; raise WorkerError why it does not come up."""
-        self._asked = (backend, workload, sizes, root)
+    def __init__(
+        self, backend: str, workload: Workload, sizes: Sequence[int], root: Path, cores: Collection[int]
+    ) -> None:
+        """Start the process on ``cores``, wait until every size is warm; raise WorkerError why it does not come up."""
+        self._asked = (backend, workload, sizes, root, cores)
         self._worker = Worker(Held, *self._asked)
         self._alive = True
         self.sizes: tuple[int, ...] = self._worker.ask("sizes", limit_s=START_S)

@@ -1,5 +1,6 @@
 """What a server is asked to be: a plain value that travels to its processes."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,7 +50,14 @@ class Settings:
 
     def remote(self, number: int = 0) -> RemoteClassifier:
         """Return replica ``number`` in a process of its own, warm."""
-        return RemoteClassifier(self.backend, self._on_its_gpu(number), self.sizes, self.root)
+        return RemoteClassifier(self.backend, self._on_its_gpu(number), self.sizes, self.root, self.cores(number))
+
+    def cores(self, number: int) -> list[int]:
+        """Return the cores of replica ``number``: on a CPU replicas share them, or the threads of all fight for all."""
+        every = sorted(os.sched_getaffinity(0))
+        share = len(every) if self.workload.on_gpu else max(1, len(every) // self.replicas)
+        first = share * number % len(every)
+        return every[first : first + share]
 
     def queue(self, classifiers: Sequence[Classifier], remake: Callable[[Any], Classifier] | None = None) -> BatchQueue:
         """Return the queue before ``classifiers``, to be entered; for ``remake`` see there."""
