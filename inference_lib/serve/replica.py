@@ -26,7 +26,7 @@ class Held:
         self, backend: str, workload: Workload, sizes: Sequence[int], root: Path, cores: Collection[int]
     ) -> None:
         os.sched_setaffinity(0, cores)
-        torch.set_num_threads(len(cores))
+        torch.set_num_threads(min(torch.get_num_threads(), len(cores)))
         self._stack = ExitStack()
         self._classifier = self._stack.enter_context(Loaded(backend, workload, sizes, root))
 
