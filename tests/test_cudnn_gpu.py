@@ -76,6 +76,6 @@ def test_the_engine_that_the_heuristic_names_first_competes_in_the_processes() -
     find_compiler()
     named, _ = kernels_of(spec, handle=plans._handle(torch.cuda.current_device()))
     with Compilers() as compilers:
-        found = plans.fastest_plans([spec], compilers)[spec]
+        found = plans.fastest_plans([(spec,)], compilers)[spec]
     assert found.kernel[0] == named[0][0]
     assert found.tried > 1
