@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from inference_lib.backends import get_backend
 from inference_lib.backends.cudnn import backend, choice, compiler, compilers, execution, plans, search
-from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, Stored, network_of
+from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, Stored, _fused, network_of
 from inference_lib.backends.cudnn.calibration import QUANTILES, calibrated, observe, scales_of
 from inference_lib.backends.cudnn.compiler import Spec
 from inference_lib.backends.cudnn.compilers import CONTEXT_BYTES, Compilers
@@ -545,6 +545,17 @@ def test_small_plans_are_not_given_up_for_what_the_launch_of_a_graph_takes(monke
     gpu = FakeGpu(monkeypatch)
     plans.times_of(SPEC, {(4, 0): b"4.0", (4, 1): b"12.0"})
     assert gpu.replays == {4.0: 6, 12.0: 6}
+
+
+def test_widening_computes_anew_what_touches_the_tensor() -> None:
+    before = network("resnet18", INT8)
+    after = before.widened("layer1_0_conv2")
+    anew = {name for name in before.fused if after.fused[name] is not before.fused[name]}
+    assert anew == {"layer1_0_conv2", "layer1_1_conv1", "layer1_1_conv2"}  # writes, reads, adds it
+    whole = {c.name: _fused(c, after.stored) for c in after.program.convolutions}
+    for name, fused in after.fused.items():
+        for part, other in zip(astuple(fused), astuple(whole[name]), strict=True):
+            assert torch.equal(part, other) if isinstance(part, torch.Tensor) else part == other
 
 
 def test_a_convolution_without_a_plan_is_named() -> None:

@@ -71,7 +71,8 @@ def export_missing(
         if find_artifact(get_backend(rival.backend), rival.workload) is None:
             missing.setdefault(rival.key[1], rival)
     cheapest = min((_size(rival) for rival in rivals), default=None)
-    one_by_one, others = {}, {}
+    one_by_one: dict[str, Rival] = {}
+    others: dict[str, Rival] = {}
     together: dict[tuple[str, Device], dict[str, Rival]] = {}
     for key, rival in missing.items():
         backend = get_backend(rival.backend)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ class Compilers:
         self._idle = [_Process() for _ in range(count)]  # they start while the caller goes on
         self._every = list(self._idle)
         self._threads = ThreadPoolExecutor(count, initializer=self._take)
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         """What each part of the searches took so far."""
 
     def __enter__(self) -> "Compilers":

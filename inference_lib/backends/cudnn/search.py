@@ -1,6 +1,5 @@
 """What the exports of a process may share: the processes that compile, and what was found out with them."""
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from functools import cached_property
 
@@ -23,7 +22,7 @@ class Search:
         return Compilers()
 
     @property
-    def seconds(self) -> Counter[str]:
+    def seconds(self) -> dict[str, float]:
         """What each part of the search took."""
         return self.compilers.seconds
 
