@@ -14,7 +14,7 @@ from inference_lib.measure.benchmark import benchmark, whole_grid
 from inference_lib.measure.plan import empty_record, why_not
 from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.measure.roofline import Ceilings, ceilings, published_ceilings
-from inference_lib.measure.turns import Turns, take_turns
+from inference_lib.measure.turns import ROUNDS, Turns, take_turns
 from inference_lib.records.machine import Machine, this_machine
 from inference_lib.records.pairs import of_all_pictures
 from inference_lib.records.record import Record, Status
@@ -64,7 +64,8 @@ class Lab:
 
     def turns(self, calls: Mapping[str, Callable[[], object]]) -> Turns:
         """Time ``calls`` in turn, each with the device's work included: what is compared is the ratio in a round."""
-        return take_turns({name: self._waited_for(call) for name, call in calls.items()}, self.profile.budget_s / 10)
+        waited = {name: self._waited_for(call) for name, call in calls.items()}
+        return take_turns(waited, self.profile.budget_s / 10, min(ROUNDS, self.profile.rounds))
 
     def _waited_for(self, call: Callable[[], object]) -> Callable[[], object]:
         def sample() -> None:

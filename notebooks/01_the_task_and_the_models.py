@@ -39,17 +39,15 @@
 # %% [markdown]
 # ## Why this task
 #
-# A course on inference needs trained networks whose answers can be checked, and little else. Fashion-MNIST
-# {cite}`fashion_mnist` is right for that: 70,000 grey pictures of clothes, ten classes, and a modern GPU learns them
-# in minutes. It is harder than digits, so there is accuracy to lose when an export is broken.
+# Fashion-MNIST {cite}`fashion_mnist` is 70,000 grey pictures of clothes in ten classes. A modern GPU learns them in
+# minutes, so you can train the networks again. It is harder than digits, so there is accuracy to lose when an export
+# is broken.
 #
-# The pictures are enlarged from 28 x 28 to 224 x 224 pixels, the size that the networks were designed for. They learn
-# nothing from the extra pixels, but they do the real work: the same layers, shapes and memory traffic as on
-# photographs.
+# The pictures are enlarged from 28 x 28 to 224 x 224 pixels, the size that the networks were designed for. The extra
+# pixels teach them nothing, but the work is real: the same layers, shapes and memory traffic as on photographs.
 #
 # The project that this course grew from chose this task and these three networks, and measured six frameworks on a
-# laptop GPU, one picture at a time. Keeping its task makes its results comparable with ours, in the
-# [scoreboard](16_scoreboard).
+# laptop's GPU. So its results can stand beside ours, in the [scoreboard](16_scoreboard).
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -149,15 +147,14 @@ print(f"one picture: {pictures[0].nbytes} bytes, one input: {batch[0].nbytes} by
 print("the same as by hand:", np.array_equal(batch, by_hand.numpy()))
 
 # %% [markdown]
-# The order is N x C x H x W: picture, channel, row, column. The input is much larger than the picture, and in most
-# chapters it is the input that crosses the bus to the GPU, because that is what an image of a camera would do.
+# The order is N x C x H x W ({term}`NCHW`): picture, channel, row, column. The input is much larger than the picture,
+# and in most chapters it is the input that crosses the bus to the GPU, as a camera's image would.
 #
 # ## The models
 #
 # ### Vanilla CNN: three convolutions
 #
-# The smallest network that does the task well. Each of its blocks convolves, normalizes, rectifies, and halves height
-# and width.
+# The smallest of the three. Each of its blocks convolves, normalizes, rectifies, and halves height and width.
 
 # %%
 show_source("inference_lib.zoo.networks", "_block")
@@ -169,26 +166,26 @@ show_source("inference_lib.zoo.networks", "_block")
 show_source("inference_lib.zoo.networks", "VanillaCNN.__init__")
 
 # %% [markdown]
-# The first convolution is large and takes big steps, so everything after it is small.
+# The first convolution takes big steps, so everything after it is small.
 #
 # ### ResNet-18: add the input back
 #
-# A residual block computes a correction to its input and adds it {cite}`resnet`. Its 3 x 3 convolutions mix every
-# channel with every other: much arithmetic for each value that is read or written. Eight such blocks make ResNet-18.
-# This is torchvision's:
+# A residual block computes a correction to its input and adds it {cite}`resnet`; the addition is called a
+# {term}`shortcut`. Its 3 x 3 convolutions mix every channel with every other: much arithmetic for each value that is
+# read or written. Eight such blocks make ResNet-18. This is torchvision's:
 
 # %%
 show_source("torchvision.models.resnet", "BasicBlock.forward")
 
 # %% [markdown]
-# `identity` is the input, and the line before the last adds it.
+# `identity` is the input, and `out += identity` adds it.
 #
 # ### MobileNetV2: expand, filter, project
 #
-# An inverted residual splits a convolution in three {cite}`mobilenet_v2`: a 1 x 1 convolution to six times the
-# channels (`pw`), a 3 x 3 convolution of each channel by itself (`dw`, "depthwise"), and a 1 x 1 convolution back to
-# few channels (`pw-linear`). That saves arithmetic. It also makes three layers of one, and the widened values pass
-# through memory: `pw` writes them, `dw` reads and writes them, `pw-linear` reads them.
+# An inverted residual splits a convolution in three {cite}`mobilenet_v2`: a 1 x 1 convolution to six times the channels
+# (`pw`), a 3 x 3 convolution of each channel by itself (`dw`, {term}`depthwise <depthwise convolution>`), and a 1 x 1
+# convolution back to few channels (`pw-linear`). That saves arithmetic. It also makes three layers of one, and the
+# widened values pass through memory: `pw` writes them, `dw` reads and writes them, `pw-linear` reads them.
 
 # %% tags=["hide-output"]
 show_source("torchvision.models.mobilenetv2", "InvertedResidual")
@@ -202,10 +199,9 @@ show_source("torchvision.models.mobilenetv2", "InvertedResidual")
 #
 # - **parameters**: trained numbers, which must be read at every inference;
 # - **layers**: convolutions and linear layers, each at least one operation to launch;
-# - **multiply-adds**: those of the convolutions and linear layers, counted by PyTorch (which counts two operations
-#   each);
-# - **activations**: values that the convolutions and linear layers write, counted by a hook on each of them.
-#   Normalizations and rectifications are not counted: a good framework fuses them into the layer before.
+# - **multiply-adds**: theirs, as PyTorch counts them (two operations each);
+# - **activations**: the values that they write, counted by a hook on each. Normalizations and rectifications are left
+#   out: a good framework fuses them into the layer before.
 
 
 # %%
@@ -227,7 +223,7 @@ def count(model: nn.Module, picture: torch.Tensor) -> dict[str, int]:
 
 
 # %% [markdown]
-# The counts of the three networks, for one picture:
+# For the three networks and one picture:
 
 # %% tags=["nbval-check-output"]
 models = {name: load_pretrained(name) for name in MODELS}
@@ -260,7 +256,7 @@ assert (mobilenet > resnet)[["activations", "layers"]].all(), "the text says tha
 
 # %% [markdown]
 # MobileNetV2 does {glue:text}`01-fewer-multiply-adds` times fewer multiply-adds than ResNet-18. It also writes
-# {glue:text}`01-more-activations` times more activations, in {glue:text}`01-more-layers` times as many layers.
+# {glue:text}`01-more-activations` times as many activations, in {glue:text}`01-more-layers` times as many layers.
 #
 # ### Which of the two is faster?
 #
@@ -300,9 +296,9 @@ glue("01-answer", f"On {lab.machine_name}, MobileNetV2 is {ratio:.2f} times as f
 #
 # ## The weights
 #
-# The trained weights come with the course, one file a model. The format is safetensors: a header that names every
-# tensor, its type and its place, then the bytes. Unlike a pickle, it cannot run code when it is read, and one tensor
-# can be looked at without reading the others:
+# The trained weights come with the course, one file a model. The format is {term}`safetensors`: a header that names
+# every tensor, its type and its place, then the bytes. Unlike a {term}`pickle`, it cannot run code when it is read, and
+# one tensor can be looked at without reading the others:
 
 # %% tags=["nbval-check-output"]
 with safe_open(PRETRAINED / "vanilla_cnn.safetensors", "pt") as weights:
@@ -315,8 +311,7 @@ with safe_open(PRETRAINED / "vanilla_cnn.safetensors", "pt") as weights:
 # are those of the rounded weights, the FP32 rows' too. So an FP16 row loses nothing to the rounding of its weights,
 # only to that of its activations: with weights of your own, expect a little more.
 #
-# A checksum (SHA-256) says whether a file is the one that was measured. `load_pretrained` compares it before it fills a
-# model with the weights:
+# A checksum (SHA-256) says whether a file is the one that was measured. `load_pretrained` compares it first:
 
 # %%
 show_source(load_pretrained)
@@ -330,6 +325,8 @@ for name in MODELS:
     print(f"{name}: {size / 1e6:.1f} MB, SHA-256 {weights_sha256(name)[:16]}...")
 
 # %% [markdown]
+# A changed bit changes the sum, and `load_pretrained` refuses the file.
+#
 # ## How they were trained
 #
 # Stochastic gradient descent with a rising and falling learning rate, pictures flipped, shifted and partly hidden,
@@ -391,8 +388,8 @@ plots.show_figure(
 #
 # ## Are they any good?
 #
-# Check before you measure anything. The logits of the FP32 eager model on the test set are computed once and kept:
-# they are the reference that every export in this book is compared with.
+# Check before you measure anything. The {term}`logits <logit>` of the FP32 eager model on the test set are computed
+# once and kept: they are the reference that every export in this book is compared with.
 
 # %%
 checked = lab.profile.images(lab.device)
@@ -403,7 +400,7 @@ logits = {name: read_reference(network, lab.device, checked) for name, network i
 truth = labels[:checked]
 
 # %% [markdown]
-# A sample has an error of its own: the last column but one is the half-width of the 95 % confidence interval. A few
+# A sample has an error of its own: the column *+- %* is half the width of the 95 % {term}`confidence interval`. A few
 # hundred pictures can tell a working network from a broken one, but not a good one from a slightly better one.
 
 
@@ -436,9 +433,9 @@ for name, history in histories.items():
 #
 # ### From logits to a class
 #
-# A network answers with ten logits: scores, of any size and sign. Softmax turns them into probabilities that add up
-# to one. It keeps their order, so for the predicted class, the *top 1*, it is not needed: the largest logit decides.
-# Here is the picture on which ResNet-18's two largest logits are closest:
+# A network answers with ten logits: scores, of any size and sign. {term}`Softmax` turns them into probabilities that
+# add up to one. It keeps their order, so the predicted class does not need it: the largest logit decides. Here is the
+# picture on which ResNet-18's two largest logits are closest:
 
 # %%
 scores = torch.from_numpy(logits["resnet18"])
@@ -457,12 +454,12 @@ caption = f"The three largest logits for test picture {close}, which shows: {CLA
 tables.show_table(answer, caption, {"logit": "{:.2f}", "probability": "{:.3f}"})
 
 # %% [markdown]
-# When two logits are close, rounding can swap them. That is why later chapters report *agreement*, the share of equal
-# predictions, beside the largest difference of a logit.
+# When two logits are close, rounding can swap them. That is why later chapters report {term}`agreement`, the share of
+# equal predictions, beside the largest difference of a logit.
 #
-# What is computed from a value that is not a number (NaN, as a broken sensor or 0/0 leaves it) should not be a number
-# either. Some frameworks' kernels lose it, because a maximum of NaN and 0 may be either, and both ReLU and pooling are
-# maxima. Here the first of four test pictures is replaced by NaN:
+# A broken sensor, or 0/0, leaves a value that is not a number ({term}`NaN`), and what is computed from it should not be
+# a number either. Some frameworks' kernels lose it, because a maximum of NaN and 0 may be either, and both ReLU and
+# pooling are maxima. Here the first of four test pictures is replaced by NaN:
 
 # %%
 asked = Workload("vanilla_cnn", 4)
@@ -604,10 +601,13 @@ moved, reshaped = channels_last.transpose(0, 3, 1, 2), channels_last.reshape(sam
 print(f"transpose: {accuracy_of(moved):.1f} % correct, reshape: {accuracy_of(reshaped):.1f} % correct")
 
 # %% [markdown]
+# Both have the right shape; only the accuracy tells them apart.
+#
 # ### Training mode
 #
-# In training mode, batch normalization uses the statistics of the batch at hand. Those of a large mixed batch are
-# close to those of training, so a test may pass. In service the batch is often one picture, and so are the statistics.
+# In training mode, {term}`batch normalization` uses the statistics of the batch at hand. Those of a large mixed batch
+# are close to those of training, so a test may pass. In service the batch is often one picture, and so are the
+# statistics.
 
 # %%
 model.train()
@@ -638,7 +638,7 @@ for batch_size in (64, 1):
 # print(32 * 56 * 56 * 3 * 11 * 11, counter.get_total_flops() // 2)
 # ```
 #
-# The two numbers are the same: a count is exact, and it is the same on every machine.
+# Both are 36,427,776: a count is exact, and it is the same on every machine.
 # ````
 #
 # ```{exercise}
@@ -656,8 +656,8 @@ for batch_size in (64, 1):
 # ```
 #
 # The lowest ratio waits for memory first, on a machine whose arithmetic is much faster than its memory. In a batch the
-# parameters are shared by all pictures, so networks with many parameters for each activation gain most. The roofline
-# makes a law of this {cite}`roofline`.
+# parameters are shared by all pictures, so networks with many parameters for each activation gain most. [Where the time
+# goes](03_where_the_time_goes) makes a law of this.
 # ````
 #
 # ```{exercise}
@@ -682,8 +682,8 @@ for batch_size in (64, 1):
 # print(f"the interval of 300 pictures held in {held / 5:.0f} % of 500 draws")
 # ```
 #
-# Half the width takes four times the pictures. A comparison of two networks on the same pictures needs fewer, because
-# most pictures are easy for both: the [chapter on quantization](13_quantization) does that.
+# About 1,800, and four times as many for half the width. A comparison of two networks on the same pictures needs fewer,
+# because most pictures are easy for both: the [chapter on quantization](13_quantization) does that.
 # ````
 #
 # ```{exercise}
@@ -707,10 +707,11 @@ for batch_size in (64, 1):
 #
 # ## Key points
 #
-# - The task is small, the work is real: 224 x 224 inputs, the layers and shapes of full-size networks.
-# - Multiply-adds, activations, layers and parameters are four different costs; a network can be low in one and high
-#   in another.
-# - Weights are checked by checksum, networks by accuracy, exports by agreement with the reference logits.
+# - What is made faster: three networks with the layers and shapes of full size, on a task small enough to check.
+# - Multiply-adds, activations, layers and parameters are four different costs; a network can be low in one and high in
+#   another.
+# - How you notice that you broke it: weights by checksum, networks by accuracy, exports by agreement with the reference
+#   logits.
 # - Validation pictures choose, test pictures report.
 # - Wrong preprocessing raises no error: measure accuracy with the code that serves.
 #

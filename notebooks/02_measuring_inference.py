@@ -15,8 +15,8 @@
 #
 # How do you know that it is faster?
 #
-# A stopwatch is three lines of Python, and eleven mistakes with it, each measured, lead to a twelfth that no stopwatch
-# can show, and to the design by which this course measures.
+# A stopwatch is three lines of Python. Here are eleven mistakes with it, made on purpose and measured; a twelfth, which
+# this course made itself and no stopwatch shows; and the design that came of it.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -51,11 +51,8 @@
 # It runs, it prints a plausible number, and no test will ever fail because of it. What it prints depends on what the
 # GPU was doing, on what ran before, on the garbage collector, and on how long the chip had been idle.
 #
-# This chapter makes eleven such mistakes on purpose and measures what each one costs. Then it shows the twelfth, which
-# this course has made itself.
-#
-# Two programs are at work: Python fills a queue, and the device empties it. Most mistakes come from reading one
-# program's clock and believing that it is the other's.
+# Two programs are at work: Python fills a queue, and the device empties it. The first mistake is to read one program's
+# clock and to believe that it is the other's.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -125,8 +122,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# The network is ResNet-18 on a GPU, and the smallest network of the course on a CPU, where patience is scarcer. The
-# batch is large enough to keep the device busy for longer than the launching takes.
+# The network is ResNet-18 on a GPU and the smallest network of the course on a CPU. The batch is large enough to keep
+# the device busy for longer than the launching takes.
 #
 # On a CPU, one thread does the work in this chapter. With a thread on every core, each layer waits for the slowest of
 # them, and whatever else the machine is doing gets into every number.
@@ -149,9 +146,9 @@ def answer(batch=images):
 
 
 # %% [markdown]
-# Every mistake of this chapter goes into a ledger: the number that it gives, and the number that is right. The whole
-# ledger is printed at the end. Where a mistake is one call and its mend another, the two take turns, for reasons that
-# come later; *none* then means that the difference is lost in the noise.
+# Every mistake goes into a ledger, which is printed at the end: the number that it gives, and the number that is right.
+# Where a mistake is one call and its mend another, the two take turns, for reasons that come later; an {term}`effect`
+# of *none* means that the difference is lost in the noise.
 
 # %%
 ledger = []
@@ -191,8 +188,8 @@ def compare_calls(mistake, wrong, mended):
 #
 # ### 1. Reading the clock before the work is done
 #
-# A call to a GPU returns when its kernels are in the queue. So the clock is read twice here: when the call returns,
-# and again when the device has finished.
+# A call to a GPU returns when its {term}`kernels <kernel>` are in the queue. So the clock is read twice here: when the
+# call returns, and again when the device has finished.
 
 
 # %%
@@ -215,8 +212,8 @@ def read_twice(call, count):
 
 
 # %% [markdown]
-# These are the very first calls of this process. The first ones are a mistake of their own, so this section looks at
-# the rest.
+# These are the first calls of this process. The earliest of them are a mistake of their own, so this section looks at
+# the others.
 
 # %%
 returned, done = read_twice(answer, 30)
@@ -237,7 +234,7 @@ glue("02-done", f"{np.median(done[10:]):.2f} ms")
 #
 # ### 2. Counting the first calls
 #
-# The same thirty calls, all of them this time. The first one loads libraries, asks for memory and chooses algorithms.
+# The same calls, all of them this time. The first one loads libraries, asks for memory and chooses algorithms.
 
 # %% tags=["hide-input"]
 figure, (axes,) = plots.new_figure(height=3.0)
@@ -294,6 +291,8 @@ print(f"batch {len(larger)}: first call {first:.2f} ms")
 print(f"after {calls} calls {np.median(read_twice(answer_larger, 10)[1]):.2f} ms")
 
 # %% [markdown]
+# So warm up at every size that you will time, or serve.
+#
 # ### 3. The mean of the rates
 #
 # Images per second are images divided by seconds. A loop that keeps `1 / t` for each call and takes the mean at the
@@ -309,8 +308,8 @@ print(f"images over time:  {len(seconds) / seconds.sum():.3f} images per second"
 # took most of the time. It is never too low, and too high as soon as the times differ: this is Jensen's inequality for
 # the function `1 / t`.
 #
-# Now a real series: inferences of one image, a thousand of them if three seconds are enough. It also serves further
-# down.
+# Now a real series: inferences of one image, a thousand of them if three seconds are enough. Mistakes 9 and 10 use it
+# again.
 
 # %%
 single = images[:1].clone()
@@ -418,11 +417,11 @@ show_source(wake_clocks)
 
 # %% [markdown]
 # The opposite exists too. A GPU under load for minutes may grow hot and slow down. The book's records keep the clock
-# and the reasons for any throttling.
+# and the reasons for any {term}`throttling`.
 #
 # ### 6. TF32 by accident
 #
-# PyTorch computes FP32 convolutions in TF32 unless told otherwise, and FP32 matrix products in IEEE arithmetic
+# PyTorch computes FP32 convolutions in {term}`TF32` unless told otherwise, and FP32 matrix products in IEEE arithmetic
 # {cite}`pytorch_tf32`. Whoever compares its "FP32" with that of a framework that means it compares two arithmetics.
 # `open_lab` has set both to IEEE; here the default comes back for the calls of one side.
 
@@ -444,13 +443,14 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# TF32 keeps ten bits of mantissa of every factor. It is a good choice for inference, and it is not FP32: the label has
-# to say which. It can save time only where arithmetic takes the time; at batch 1 the launches may hide it.
+# TF32 keeps ten bits of {term}`mantissa` of every factor. It is a good choice for inference, and it is not FP32: the
+# label has to say which. It can save time only where arithmetic takes the time; at batch 1 the launches may hide it.
 #
 # ### 7. Looking at the meter while timing
 #
-# A program that wants to know how busy the device is asks for it, often in the same loop: NVML on a GPU, `/proc/stat`
-# on a CPU. The question takes time, too. NVML holds a lock of the driver meanwhile, which the next launch may need.
+# A program that wants to know how busy the device is asks for it, often in the same loop: {term}`NVML` on a GPU,
+# `/proc/stat` on a CPU. The question takes time, too. NVML holds a lock of the driver meanwhile, which the next launch
+# may need.
 
 
 # %%
@@ -473,9 +473,9 @@ print(f"one look at the meter alone: {lab.time(meter).p50:.3f} ms")
 #
 # ### 8. Garbage collection inside the loop
 #
-# CPython frees most objects at once. For those that refer to each other in circles it stops now and then, walks
-# through all containers that are alive, and goes on. A loop that keeps its answers creates containers, and sooner or
-# later it is in the middle of an inference that the collector walks.
+# CPython frees most objects at once. For those that refer to each other in circles it stops now and then, walks through
+# all containers that are alive, and goes on. A loop that keeps its answers creates containers, so sooner or later the
+# walk falls into a timed inference.
 
 
 # %%
@@ -511,16 +511,15 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# What the collector takes, it takes from few calls. So look at the worst ones and not at the medians: they are the 99th
-# percentile that somebody promised a customer.
+# Look at the worst calls, not at the medians alone: they are the 99th percentile that somebody promised a customer.
 #
 # The timer turns the collector off, as Python's own `timeit` does. If your service runs with the collector on, its
 # stragglers are real: measure them there.
 #
 # ### 9. Too few samples
 #
-# How far can the median of a few samples be off? The series of the third mistake answers that. Draw three
-# of them, take the median, draw again, many times. The spread of these medians is what chance does to you.
+# How far can the median of a few samples be off? From the series of the third mistake, draw three, take the median,
+# draw again, many times. The spread of these medians is what chance does to you.
 
 # %%
 random = np.random.default_rng(0)
@@ -561,7 +560,7 @@ widths = [high - low for low, high, *_ in spread]
 keep("spread of 3 samples, not 300", widths[0], widths[-1], "%")
 
 # %% [markdown]
-# The spread shrinks about as the square root of the count grows: a hundred times the samples for a tenth of it.
+# The spread shrinks about as the square root of the count grows: a tenth of it takes a hundred times the samples.
 #
 # Nobody has hundreds of series to look at. But one series is enough to compute how far its median may be off. Sort the
 # samples: each lies below the true median with probability one half, so counting heads and tails says which ranks
@@ -577,16 +576,16 @@ show_source(median_interval)
 #
 # ### 10. A p99 of a hundred samples
 #
-# The 99th percentile is the time that 99 of 100 inferences do not exceed. What lies beyond it is one sample in a
-# hundred, so most series are too short to see it at all:
+# The 99th percentile is the time that 99 of 100 inferences do not exceed. One sample in a hundred lies beyond it, so a
+# short series may see none:
 
 # %% tags=["nbval-check-output"]
 for count in (3, 30, 100, 300, 1000):
     print(f"{count:4} samples: {count / 100:5.2f} expected beyond p99, none at all in {0.99**count:.1%} of the series")
 
 # %% [markdown]
-# The p99 of three samples is the largest of three, and too low nearly always. The same game as before, with the p99 of
-# the series of inferences:
+# The p99 of three samples is the largest of three, and too low nearly always. Draw from the series again, this time for
+# the p99:
 
 # %%
 far = np.percentile(series, 99)
@@ -603,7 +602,7 @@ glue("02-least-p99", f"{LEAST_FOR_P99:,}")
 
 # %% [markdown]
 # The book gives a p99 only where {glue:text}`02-least-p99` inferences or more stand behind it, so that ten of them lie
-# beyond, and shows its interval. In all other rows the column is empty, which is an answer, too.
+# beyond, and shows its interval. In all other rows the column is empty.
 #
 # ### 11. One input that never leaves the cache
 #
@@ -736,10 +735,10 @@ glue("02-disagree", f"{history['ratios that disagree'][1]} of {history['ratios']
 #
 # ### Let the rivals take turns
 #
-# What was tried next, on the H100's host: ResNet-18 in FP16 at batch 1, as PyTorch's CUDA graph and compiled by
-# AOTInductor ([another chapter](06_torch_compile) has it), both in one process, taking turns in blocks of 60
-# inferences. The process was started eight times. The medians of one of the two moved by 11 percent from process to
-# process. The *ratio within a block* was, as a median of each process:
+# The next attempt, on the H100's host, put two rivals into one process: ResNet-18 in FP16 at batch 1, as PyTorch's CUDA
+# graph and compiled by [AOTInductor](06_torch_compile), taking turns in blocks of 60 inferences. The process was
+# started eight times. The medians of one of the two moved by 11 percent from process to process; the *ratio within a
+# block*, as a median of each process, was:
 
 # %%
 ratios = [1.131, 1.113, 1.122, 1.118, 1.112, 1.116, 1.115, 1.113]
@@ -774,7 +773,7 @@ def in_turns(slower, steps=60):
 
 # %% [markdown]
 # Two ways to compare: the intervals of two medians, as the earlier edition did, and the median of the ratios within a
-# round. Both get the same verdicts, and 500 experiments each.
+# round. The same rule makes a verdict of either, in 500 experiments each.
 
 
 # %%
@@ -818,8 +817,8 @@ glue("02-false-turns", f"{false_claims['in turns']:.0f} %")
 glue("02-wrong-row", f"{shown.loc[('5 % slower', 'one after the other'), 'faster']:.0f} %")
 
 # %% [markdown]
-# Of the same program twice, one after the other, a faster or slower was claimed in {glue:text}`02-false-row` of the
-# experiments, and in {glue:text}`02-false-turns` in turns. A program that was slower came out as *faster* in
+# Where the same program ran twice, a difference was claimed in {glue:text}`02-false-row` of the experiments one after
+# the other, and in {glue:text}`02-false-turns` of those in turns. A program that was slower came out as *faster* in
 # {glue:text}`02-wrong-row` of the experiments one after the other: that is how a claim comes to be contradicted.
 #
 # Now for real: the call of this chapter against itself, and against copies that burn a little more time at their end.
@@ -869,13 +868,13 @@ for name, values in moved.items():
     glue(name, f"{(np.percentile(values, 90) / np.percentile(values, 10) - 1) * 100:.1f} %")
 
 # %% [markdown]
-# On {glue:text}`02-machine` the call's own median moved by {glue:text}`02-moved` from round to round (between the
-# rounds that one in ten is below, and above), its ratio to the same call again by {glue:text}`02-ratio-moved`. Where
-# the second number is the smaller one, the host drifted, and the ratio did not see it. Where it is the larger one, the
-# times jump within a round, and only more rounds help. You do not know beforehand which kind of day it is.
+# On {glue:text}`02-machine`, from the tenth to the ninetieth percentile of the rounds, the call's own median moved by
+# {glue:text}`02-moved`, and its ratio to the same call again by {glue:text}`02-ratio-moved`. Where the second number is
+# the smaller one, the host drifted, and the ratio did not see it. Where it is the larger one, the times jump within a
+# round, and only more rounds help. You do not know beforehand which kind of day it is.
 #
-# A comparison of a thing with itself is called an A/A test. Whatever claims a difference there claims it of nothing. So
-# count: fifteen A/A tests one after the other, and fifteen in turns, with the same number of inferences.
+# A comparison of a thing with itself is called an {term}`A/A test`. Whatever claims a difference there claims it of
+# nothing. So count: fifteen A/A tests one after the other, and fifteen in turns, with the same number of inferences.
 
 # %%
 sample = timing.sampler(infer)
@@ -889,13 +888,13 @@ print(f"one after the other: {series_claims} of 15 claim a difference")
 print(f"in turns:            {turns_claims} of 15 claim a difference")
 
 # %% [markdown]
-# At 95 percent one false claim in twenty is what was asked for.
+# At 95 percent, one false claim in twenty is what you asked for.
 #
 # ### Why rounds are not repetitions
 #
 # Turns take away what both sides share. What they do not share stays: this process put the weights of one model on
-# better addresses, and it will do so until it ends, however many rounds are run. So the course counts on four levels.
-# *Rivals* are whatever is compared: all frameworks, with the same model, batch size and device.
+# better addresses, and there they stay until it ends, however many rounds are run. So the course counts on four levels.
+# ({term}`Rivals <rival>` are whatever is compared: all frameworks, with the same model, batch size and device.)
 #
 # - **iteration**: one timed inference;
 # - **round**: each rival has a turn of some iterations, in random order; the first iterations of a turn do not count;
@@ -973,8 +972,8 @@ glue("02-width-rounds", f"{coverage['half width, %'][0]:.1f}")
 # {glue:text}`02-holds-invocations`. Theirs is wide, because three values say little about how much values differ. That
 # is the price, and it falls quickly with the fourth and fifth.
 #
-# How wide? The mean of a few invocations, over its standard error, is distributed like Student's t. The interval is the
-# mean, plus and minus this many times the standard deviation between invocations:
+# How wide? The mean of a few invocations, over its standard error, is distributed like Student's t. The
+# interval is the mean, plus and minus this many times the standard deviation between invocations:
 
 # %% tags=["nbval-check-output"]
 for invocations in (2, 3, 4, 6, 10):
@@ -1012,10 +1011,11 @@ glue("02-least-invocations", LEAST_INVOCATIONS)
 # %% [markdown]
 # A win is claimed when all of the interval lies beyond {glue:text}`02-margin`, a tie when all of it lies within. The
 # margin is there because the same captured kernels differ by about a percent from process to process, and nobody should
-# choose by that. In any other case the measurements *cannot tell*, which is an answer. From fewer than
-# {glue:text}`02-least-invocations` invocations there is no interval, so nothing is claimed: the quick profile shows the
-# ratio and says so. (Inside a chapter, small experiments take turns within one process. Their *effect* is the verdict
-# on that process, and no more.)
+# choose by that. In any other case the measurements *cannot tell*, which is an answer.
+#
+# From fewer than {glue:text}`02-least-invocations` invocations there is no interval, so nothing is claimed: the quick
+# profile shows the ratio and says so. Inside a chapter, small experiments take turns within one process; their *effect*
+# is the verdict on that process, and no more.
 #
 # ## How the course measures
 #
@@ -1026,9 +1026,9 @@ glue("02-least-invocations", LEAST_INVOCATIONS)
 show_source("inference_lib.measure.rounds", "Race._rounds")
 
 # %% [markdown]
-# The first round wakes everything up and does not count. `host_pace_ms` is a fixed piece of work, timed at the start of
-# each round and kept in the record: how quick was the host? The grid of all questions is passed through as a whole,
-# once for each invocation, so that the invocations of a question lie far apart in time.
+# The first round wakes everything up and does not count. `host_pace_ms` times a fixed piece of work in each round, so
+# that the record knows how quick the host was. The grid of all questions is passed through as a whole, once for each
+# invocation, so that the invocations of a question lie far apart in time.
 #
 # Where not all rivals fit in memory together, they run in several sets. Each carries two rows along, PyTorch's eager
 # loop and its CUDA graph, and sets are compared through them.
@@ -1041,6 +1041,8 @@ tables.show_table(
 )
 
 # %% [markdown]
+# The published edition is measured with `full`; `smoke` is for the course's own tests.
+#
 # ### End to end, and on the device
 #
 # *End to end* is what a caller waits for, from array to array. `infer` has waited for the device when it returns, so
@@ -1067,9 +1069,9 @@ else:
     print("needs a GPU; on a CPU the host's clock is read")
 
 # %% [markdown]
-# Each of these is a single sample. The course's own series flushes the cache before, as often as it takes for Python to
-# queue the whole model meanwhile, so that no launch is in the number (a framework that waits for the device while it
-# launches keeps its gaps):
+# Each of these is a single sample. In the course's own series, the device flushes its cache first, for as long as
+# Python needs to queue the whole model, so that no launch is in the number (a framework that waits for the device while
+# it launches keeps its gaps):
 
 # %%
 show_source("inference_lib.measure.cell", "Cell._device_time")
@@ -1100,13 +1102,13 @@ narrower = sum(device < end for end, device in told)
 glue("02-narrower", f"{narrower} of {len(told)}" if told else words.NOT_MEASURED)
 
 # %% [markdown]
-# Rows in which the interval of the device time is the narrower of the two: {glue:text}`02-narrower`. Where the host
-# drifts, only the end-to-end time sees it.
+# Rows whose device time has the narrower interval: {glue:text}`02-narrower`. Where the host drifts, only the end-to-end
+# time sees it.
 #
 # ### Disturbed
 #
-# A neighbour on the machine is worse than drift. Here is the same call alone, and beside processes that keep every core
-# busy. Linux counts for each thread how long it could have run and had no core, in `/proc/self/schedstat`:
+# Drift is slow; a neighbour on the machine comes and goes. Here is the same call alone, and beside processes that keep
+# every core busy. Linux counts for each thread how long it could have run and had no core, in `/proc/self/schedstat`:
 
 
 # %%
@@ -1182,9 +1184,10 @@ plots.show_figure(
 show_source(time_throughput)
 
 # %% [markdown]
-# What can it be? A queue that is never empty delivers at least what one caller after the other gets, the inverse of the
-# latency, unless queueing itself costs something. It delivers at most what the machine's arithmetic and memory allow;
-# [the next chapter](03_where_the_time_goes) shows how that is computed. Where between the two do you expect it?
+# What can it be? Unless queueing itself costs something, a queue that is never empty delivers at least the inverse of
+# the latency, which is what one caller after the other gets. It delivers at most what the machine's arithmetic and
+# memory allow; [the next chapter](03_where_the_time_goes) shows how that is computed. Where between the two do you
+# expect it?
 
 # %%
 latency = lab.time(infer).p50
@@ -1203,9 +1206,10 @@ print(f"throughput {per_second:,.0f} images/s, its inverse {1e3 / per_second:.3f
 print(f"{per_second / fps:.2f} times the inverse of the latency, {per_second / ceiling:.1%} of the ceiling")
 
 # %% [markdown]
-# They need not be each other's inverse. The copies, the launch and the wait are in the latency; in the throughput the
-# launch of one batch hides behind the computing of the last, and the images are on the device already. Where there is
-# nothing to hide, as on a CPU, the two should come close. Quote both, each by its name {cite}`mlperf_inference`.
+# Latency and throughput need not be each other's inverse. The copies, the launch and the wait are in the latency; in
+# the throughput the launch of one batch hides behind the computing of the last, and the images are on the device
+# already. Where there is nothing to hide, as on a CPU, the two should come close. Quote both, each by its name
+# {cite}`mlperf_inference`.
 #
 # ### Against other clocks
 #
@@ -1404,7 +1408,7 @@ print(json.dumps(head, indent=1))
 #     print(f"{n} invocations: +- {width:.2%}, {'enough' if width < needed else 'not enough'} for {needed:.2%}")
 # ```
 #
-# More rounds would not have helped: they do not make the invocations differ less.
+# Four, and only just. More rounds would not have helped: they do not make the invocations differ less.
 # ````
 #
 # ```{exercise}
@@ -1442,8 +1446,8 @@ print(json.dumps(head, indent=1))
 # - Images over time, never the mean of the rates.
 # - Count the same copies, the same arithmetic and the same caches on both sides.
 # - Awake clocks, no meter and no garbage collector inside the timed loop.
-# - Let rivals take turns, compare the ratio within a round, and start everything anew several times: rounds of one
-#   process are not repetitions.
+# - How you know that it is faster: rivals take turns, everything is started anew several times (rounds of one process
+#   are not repetitions), and the interval of the ratio lies beyond the margin.
 # - A median without its interval is a guess. *Cannot tell* is a result.
 # - A p99 needs a thousand samples, and an A/A test finds out whether a method claims differences of nothing.
 # - Latency and throughput answer different questions, and so do end to end and device time.

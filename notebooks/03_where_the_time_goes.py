@@ -39,19 +39,17 @@
 # %% [markdown]
 # ## The question
 #
-# MobileNetV2 was designed to be cheap: it needs about a sixth of ResNet-18's multiply-adds
-# [for one picture](01_the_task_and_the_models). If arithmetic were all that takes time, it would answer in a sixth of
-# the time.
-#
-# An inference is more than arithmetic. Something has to tell the machine what to do next, and the numbers have to come
-# from memory and go back to it. So there are three things that can take the time:
+# MobileNetV2 was designed to be cheap: it needs about a sixth of ResNet-18's {term}`multiply-adds <multiply-add>` [for
+# one picture](01_the_task_and_the_models). If arithmetic were all that takes time, it would answer in a sixth of the
+# time. But something has to tell the machine what to do next, and the numbers have to come from memory and go back to
+# it. So time can go three ways:
 #
 # - **launching**: the program asks for one operation after the other;
-# - **moving**: weights and activations travel between memory and the arithmetic units;
+# - **moving**: weights and {term}`activations <activation>` travel between memory and the arithmetic units;
 # - **computing**: the multiply-adds themselves.
 #
-# Each can be estimated in one line. This chapter does so before every measurement, because an estimate that turns out
-# wrong teaches more than a measurement that nobody had an opinion on.
+# This chapter estimates each before it measures, because an estimate that turns out wrong teaches more than a
+# measurement that nobody had an opinion on.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -95,10 +93,9 @@ lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
 # %% [markdown]
-# Everything is measured with one picture and with many. Many pictures are few on a CPU, and on a GPU they are in FP16,
-# the precision that its tensor cores are for. What is compared takes turns, in rounds; an *effect* is the verdict on
-# the ratio within a round, and *none* says that it is lost in the noise
-# ([measuring inference](02_measuring_inference) has the reasons).
+# Everything is measured with one picture and with many: on a CPU a few, on a GPU more and in FP16, the precision that
+# its {term}`tensor cores <tensor core>` are for. What is compared takes turns, in rounds; an {term}`effect` of *none*
+# is lost in the noise ([measuring inference](02_measuring_inference) has the reasons).
 
 # %%
 on_gpu = lab.device == "cuda"
@@ -123,8 +120,8 @@ def call_of(model, images):
 # %% [markdown]
 # ## Bounds before measurements
 #
-# A machine computes at a highest rate and moves bytes at a highest rate. A network with so many operations (FLOP) and
-# so many bytes needs two times:
+# A machine has a highest rate for operations (FLOP) and a highest rate for bytes. What a network computes and what it
+# moves, each over its rate, are two times:
 #
 # $$T_\text{compute} = \frac{\text{FLOP}}{\text{FLOP/s}}, \qquad T_\text{memory} = \frac{\text{bytes}}{\text{bytes/s}}$$
 #
@@ -133,9 +130,8 @@ def call_of(model, images):
 #
 # $$\max(T_\text{compute}, T_\text{memory}) \leq T \leq T_\text{compute} + T_\text{memory}$$
 #
-# The two ends are never further apart than a factor of two. A measured time above the upper end was spent on something
-# else than computing and moving at full rate, and then that has to be found. The course's function is the two
-# fractions:
+# The two ends are never further apart than a factor of two. A measured time above the upper end went to something other
+# than computing and moving at full rate, and that has to be found. The course's function is the two fractions:
 
 # %%
 show_source(bounds)
@@ -158,14 +154,16 @@ print(f"copy: {machine.bandwidth / 1e9:8.4g} GB/s")
 # `int8` counts operations on integers, as many as the same product has in floating point, and `fp8` is there where the
 # device multiplies it. How much of these two rates a network gets to see is a [chapter of its own](13_quantization).
 #
-# The ratio of each rate to the copy's tells how often a number has to be used once it has been fetched. Below so many
-# operations for each byte, the arithmetic units wait for memory:
+# The ratio of each rate to the copy's tells how often a number has to be used for each of its bytes, once it has been
+# fetched. Below so many operations, the arithmetic units wait for memory:
 
 # %%
 for name, rate in machine.flops.items():
     print(f"{name}: {rate / machine.bandwidth:.0f} FLOP for each byte")
 
 # %% [markdown]
+# Each network is held against this ratio.
+#
 # ### What the networks have to do
 #
 # Operations are counted by PyTorch, two for each multiply-add: a multiplication and an addition. Bytes depend on the
@@ -213,8 +211,8 @@ forms = dict.fromkeys(counted.columns[3:], "{:,.1f}") | {"GFLOP": "{:,.2f}"}
 tables.show_table(counted, f"What the networks have to do, {precision.upper()}. Counted, not measured.", forms)
 
 # %% [markdown]
-# FLOP per byte is the *arithmetic intensity*. Compare it with the machine's own ratio, printed above: a network below
-# it waits for memory, a network above it for arithmetic. With a batch the weights are shared, so the intensity rises.
+# FLOP per byte is the {term}`arithmetic intensity`. Compare it with the machine's own ratio, printed above: a network
+# below it waits for memory, a network above it for arithmetic. A batch shares the weights, so the intensity rises.
 #
 # ```{admonition} Predict, then measure
 # :class: tip
@@ -316,6 +314,8 @@ on_device = [event for event in recorded if event.device_type == torch.autograd.
 print(f"{len(called)} operations, {len(by_python)} of them called by Python; {len(on_device)} events on a GPU")
 
 # %% [markdown]
+# The others were called by operations, as the next step shows.
+#
 # ### Step 2: one operation, all the way down
 #
 # The first convolution, with what it calls. Each line is indented below its caller; microseconds count from its
@@ -338,8 +338,9 @@ descend(convolution, convolution.time_range.start)
 
 # %% [markdown]
 # The upper lines are the {term}`dispatcher` at work: the part of PyTorch that finds out which kernel serves this device
-# and this type. The last convolution in the list is the library's, oneDNN's on a CPU and cuDNN's on a GPU. On a GPU, a
-# kernel's time is its own on the device. It is not a part of the lines above it, which only ask for the kernel.
+# and this type. The last convolution in the list is the library's, {term}`oneDNN`'s on a CPU and {term}`cuDNN`'s on a
+# GPU. On a GPU, a kernel's time is its own on the device. It is not a part of the lines above it, which only ask for
+# the kernel.
 #
 # ### Step 3: who takes the time
 #
@@ -354,8 +355,7 @@ table["share, %"] = table["self, ms"] / sum(ms for name, ms in own.items() if na
 tables.show_table(table, f"MobileNetV2, batch 1, {precision.upper()}, {lab.machine_name}.", {"share, %": "{:.0f}"})
 
 # %% [markdown]
-# The table says what to look at, and not yet whether it is worth it: what lies *between* the operations is in none of
-# its rows.
+# The table says where to look. What lies *between* the operations is in none of its rows.
 #
 # ### Step 4: the gaps
 #
@@ -455,8 +455,8 @@ print(f"{trace_file.stat().st_size / 1e6:.1f} MB")
 # ncu --import kernels.ncu-rep --page details
 # ```
 #
-# (If it says `ERR_NVGPUCTRPERM`, the driver's administrator has to allow the counters.) The order of work is the order
-# of this section: a timeline first, single kernels only when the timeline says that a kernel takes the time.
+# (If it says `ERR_NVGPUCTRPERM`, the driver's administrator has to allow the counters.) Work in the order of this
+# section: a timeline first, single kernels only when it says that a kernel takes the time.
 #
 # ## What a launch costs
 #
@@ -477,9 +477,9 @@ microseconds = lab.time(thousand_additions).p50  # milliseconds for a thousand
 print(f"{microseconds:.2f} microseconds for an operation on one number")
 
 # %% [markdown]
-# The prediction: a network of so many operations cannot take less than so many launches. A convolution asks for more
-# than an addition does, so this too is a lower bound. With three times there are three bounds from below, and their sum
-# is what a program takes that does everything one after the other, at these rates.
+# The prediction: a network of so many operations cannot take less than so many launches, their number times that price.
+# A convolution asks for more than an addition does, so this too is a lower bound. With three times there are three
+# bounds from below, and their sum is what a program takes that does everything one after the other, at these rates.
 
 # %%
 launches = pd.DataFrame(
@@ -502,15 +502,15 @@ tables.show_table(launches, f"Batch 1: three lower bounds, their sum, and the me
 glue("03-calls-one", f"{works['mobilenet_v2', 1].calls / works['resnet18', 1].calls:.1f}")
 
 # %% [markdown]
-# The largest of the three says which kind of problem it is. Where it is the launches, a faster GPU changes nothing,
-# and fewer operations do. What the measured time has above the sum is spent below these rates: in operations that cost
-# more to ask for than an addition, or in kernels that do not reach the ceilings. MobileNetV2 has
-# {glue:text}`03-calls-one` times as many as ResNet-18: depth is paid for in launches.
+# The largest of the three says which kind of problem it is. Where it is the launches, a faster GPU changes nothing, and
+# fewer operations do. MobileNetV2 has {glue:text}`03-calls-one` times those of ResNet-18: depth is paid for in
+# launches. What the measured time has above the sum is spent below these rates: in operations that cost more to ask for
+# than an addition, or in kernels that do not reach the ceilings.
 #
 # ## One launch instead of many
 #
-# A {term}`CUDA graph` records the kernels once and replays them with one launch {cite}`pytorch_cuda_graphs`. It
-# changes no kernel, so the prediction is the time in the kernels, which the profiler adds up.
+# A {term}`CUDA graph` records the kernels once and replays them with one launch {cite}`pytorch_cuda_graphs`. It changes
+# no kernel, so the prediction is the time in the kernels, which the profiler adds up:
 
 
 # %%
@@ -668,10 +668,10 @@ tables.show_table(layouts, f"Eager, batch {many}, {precision.upper()}, {lab.mach
 #
 # ## The way to the device
 #
-# Before a GPU computes anything the picture has to get there, across a bus that is far slower than the GPU's own
+# Before a GPU computes anything, the picture has to get there, across a bus that is far slower than the GPU's own
 # memory: sixteen lanes of PCI Express 4.0 carry at most 32 GB/s in one direction, of 5.0 at most 64 GB/s.
 #
-# From *pageable* memory, which the system may move at any time, the driver copies to a buffer of its own first.
+# From {term}`pageable memory`, which the system may move at any time, the driver copies to a buffer of its own first.
 # {term}`Pinned memory` stays where it is, so the GPU fetches it directly {cite}`cuda_best_practices`. The prediction:
 # pageable memory is read once more, by the CPU, so it is not the faster one; and of a small copy, most is overhead.
 
@@ -723,14 +723,15 @@ else:
     print("needs a GPU; on a CPU the pictures are where they are needed")
 
 # %% [markdown]
-# What crosses the bus can be halved (FP16 on the host), made smaller still (send the bytes of the image, and normalize
-# on the device), or hidden (copy the next batch while this one is computed).
+# Where the copy is a small part, leave it. Where it is not, it can be halved (FP16 on the host), made smaller still
+# (send the bytes of the image, and normalize on the device), or hidden (copy the next batch while this one is
+# computed).
 #
 # ## The roofline
 #
-# Now every part is known, and the whole picture can be drawn: how fast each network is against how fast it could be.
-# Batches are queued back to back, so that no latency is counted, only throughput. On a GPU the fused CUDA graph is
-# measured, so that launching hides nothing; on a CPU the eager model.
+# Now the parts make a picture: how fast each network is against how fast it could be. Batches are queued back to back,
+# so what counts is throughput. On a GPU the fused CUDA graph is measured, so that launching hides nothing; on a CPU the
+# eager model.
 #
 # First the prediction, in images per second:
 
@@ -886,9 +887,9 @@ for column, name in {"FLOP": "arithmetic", "bytes": "traffic", "ms": "time"}.ite
 #
 # ## What a picture costs
 #
-# Time is not the only thing that is paid for. A GPU under load draws some power, and energy is power times time. While
-# it measures, the course asks the driver for the energy that the GPU has used, over a second or more of inferences back
-# to back, so there is an energy for each picture in the records.
+# Time is not the only thing that is paid for: energy is power times time. The driver of a GPU counts the energy that it
+# has used, the course reads the counter before and after a second or more of inferences, back to back, and so the
+# records have an energy for each picture.
 #
 # The bounds are simple: a board draws no less than when it idles and no more than its limit, so the energy of a picture
 # lies between these two, each times its time. At equal power, half the time is half the energy. But the power need not
@@ -1024,8 +1025,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# None of the three numbers is wrong. The first says how much of the time the GPU was not idle; the others, how full it
-# was meanwhile.
+# None of the three is wrong. The first says how much of the time the GPU was not idle; the others, how full it was
+# meanwhile. A GPU that never idles can be nearly empty.
 #
 # ## Exercises
 #
@@ -1076,7 +1077,8 @@ else:
 # print(f"time: {half_time.ms('0.5') / half_time.ms('1.0'):.2f}")
 # ```
 # The 1 x 1 convolutions' arithmetic falls to about a quarter, that of depthwise ones and all activations to about half,
-# the calls not at all. The time shows which of the three was the limit.
+# the calls not at all. So expect a factor between one, where calls are the limit, and four, where arithmetic is; the
+# time shows which it was.
 # ````
 #
 # ```{exercise}
@@ -1115,7 +1117,8 @@ else:
 #
 # ## Key points
 #
-# - Time goes to launching, moving and computing. Estimate all three; the largest is the one worth working on.
+# - Arithmetic is one of three: time goes to launching, moving and computing. Estimate all three; the largest is the one
+#   worth working on.
 # - The roofline bounds throughput by arithmetic and by bytes. A machine's FLOP per byte says which network is limited
 #   by what.
 # - Where launches are the limit, count operations: a CUDA graph launches them as one, and fusion makes them fewer.

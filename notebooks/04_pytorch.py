@@ -15,8 +15,8 @@
 #
 # My model was trained in PyTorch: how fast can PyTorch itself run it, before I learn anything else?
 #
-# This chapter measures the loop that everybody writes, and what one call removes from it; everything after it is
-# compared with these rows.
+# This chapter measures the loop that everybody writes, and what is left of it once its launches are recorded; all later
+# chapters are compared with these rows.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -44,8 +44,7 @@
 # GPU works through a queue.
 #
 # That is what makes PyTorch pleasant to write and debug. It is also its price: every operation, however small, passes
-# through the interpreter and through the {term}`dispatcher`, the part of PyTorch that finds the kernel for a device and
-# a type.
+# through the interpreter and through the {term}`dispatcher`, which finds the kernel.
 #
 # If launching takes longer than computing, the GPU starves. Small batches on a big GPU can be exactly this case;
 # whether yours is one, the profile further down will tell.
@@ -100,9 +99,9 @@ plots.show_figure(
 # %% [markdown]
 # ## Export
 #
-# There is little to export. A PyTorch model is two things: Python code for the architecture, and a dictionary of
-# tensors for the weights. The code must be importable wherever the model runs, so only the weights are written, in the
-# type in which they will be multiplied:
+# There is little to export. A PyTorch model is Python code for the architecture and a dictionary of tensors for the
+# weights. The code must be importable wherever the model runs, so only the weights are written, in the type in which
+# they will be multiplied:
 
 # %%
 dtype = torch.half if on_gpu else torch.float
@@ -137,7 +136,7 @@ for precision in ("fp32", "fp16"):
 # ## The loop everybody writes
 #
 # A NumPy array comes in, it is copied to the device, the model is called, and the answer is copied back. This is the
-# course's baseline; the project that this course grew from timed exactly this.
+# course's baseline.
 
 
 # %%
@@ -153,15 +152,16 @@ picture = preprocess(pictures[:1], np.float16 if on_gpu else np.float32)
 print(f"class {classify(picture).argmax()}, the label says {labels[0]}")
 
 # %% [markdown]
-# Two of its calls wait. `.to` waits for its own copy, because the array lies in memory that the system may move
-# (*pageable* memory), and the driver has to read it before the caller may change it. `.cpu()` waits for everything
-# that was queued before. The model's call, in between, does not wait: a clock that is stopped there has measured the
-# launching, not the computing.
+# Two of its calls wait. `.to` waits for its own copy, because the array lies in {term}`pageable memory`, and the driver
+# has to read it before the caller may change it. `.cpu()` waits for everything that was queued before. The model's
+# call, in between, does not wait: a clock that is stopped there has measured the launching, not the computing.
 #
 # ## The same model as a CUDA graph
 #
-# A CUDA graph records a sequence of kernel launches once and replays it with a single call. What the interpreter and
-# the dispatcher did for every operation is done once, and all launches become one {cite}`pytorch_cuda_graphs`.
+# A {term}`CUDA graph` records a sequence of kernel launches once and replays it with a single call. What the
+# interpreter and the dispatcher did for every operation is done once, and all launches become one
+# {cite}`pytorch_cuda_graphs`. That helps wherever kernels are shorter than their launches, as they can be with one
+# picture.
 #
 # The recording fixes everything: the kernels, their order, the shapes and the addresses. So the input is copied to
 # where the graph reads it, and the output is copied from where the graph writes it.
@@ -192,13 +192,14 @@ else:
 # not do so while recording. *Relaxed* lets a library ask the driver something while it queues its kernels.
 #
 # The course's backend records the model like this, and for a small batch a second graph that holds the two copies as
-# well. An inference is then one copy into pinned memory, one launch and one wait.
+# well. An inference is then one copy into {term}`pinned memory`, one launch and one wait.
 #
 # ### Fewer kernels to replay
 #
 # A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: while
-# a convolution's result is still in registers, it can add the bias and the shortcut of a residual block, and apply the
-# ReLU. The operation has a name, and eager PyTorch never calls it for you. Here it is on one convolution:
+# a convolution's result is still in {term}`registers <register>`, it can add the bias and the shortcut of a residual
+# block, and apply the ReLU. The operation has a name, and eager PyTorch never calls it for you. Here it is on one
+# convolution:
 
 # %%
 if on_gpu:
@@ -220,14 +221,14 @@ show_source("inference_lib.backends.shared.fusion", "_fused_with")
 
 # %% [markdown]
 # The batch norms have been folded into the filters before, as the section on knobs explains. Images are kept
-# channels-last, the layout that tensor cores read; the conversion is part of the recording, so it is measured.
+# {term}`channels-last`, the layout that {term}`tensor cores <tensor core>` read; the conversion is part of the
+# recording, so it is measured.
 #
 # ## Is it still the same model?
 #
-# Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers
-# in a different order, so the logits differ a little; the predicted class must not, but for a near tie in two hundred.
-# An edition has TF32 rows for the graph, where no launch hides what another arithmetic changes; they are shown where
-# they were measured.
+# Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers in
+# a different order, so the logits differ a little. The predicted class may differ for one picture in two hundred at
+# most, a near tie. Rows in TF32 are for the graph alone, where no launch hides what another arithmetic changes.
 
 # %%
 backends = ["pytorch", "pytorch-cudagraph"]
@@ -354,8 +355,8 @@ glue("04-graph-many-device", words.times_faster(many["pytorch"], many["pytorch-c
 # %% [markdown]
 # ### Copies beside the computation
 #
-# A GPU has copy engines beside its processors. With pinned memory, two more streams and a second set of buffers, the
-# next batch comes in and the last answer goes out while one batch is computed.
+# A GPU has {term}`copy engines <copy engine>` beside its processors. With pinned memory, two more streams and a second
+# set of buffers, the next batch comes in and the last answer goes out while one batch is computed.
 
 # %%
 show_source("inference_lib.measure.pipeline", "Pipeline.submit")
@@ -405,9 +406,9 @@ print(f"{work['calls'].sum():.0f} calls, {inside:.2f} ms in them, {latency.p50:.
 print(f"share of the latency that lies between them: {max(0, 1 - inside / latency.p50):.0%}")
 
 # %% [markdown]
-# The last number is the most that a graph can remove of this latency, as long as it replays the same operations.
-# Guess it before you try: is your problem there, or in the operations? (On a CPU an operation that calls another
-# counts as two calls, and the profiler slows both down, so their sum can exceed the latency.)
+# The last number is the most that a graph can remove of this latency, as long as it replays the same operations. It
+# tells where your problem is: between the operations, or in them. (On a CPU an operation that calls another counts as
+# two calls, and the profiler slows both down, so their sum can exceed the latency.)
 
 # %% tags=["remove-cell"]
 single, half = (compared.by_rival("resnet18", name)["pytorch"] for name in ("fp32", "fp16"))
@@ -520,7 +521,7 @@ else:
 #
 # ## Knobs
 #
-# Each of these is one line. They take turns on ResNet-18 at batch 1 against the plain loop on this machine.
+# Each of these is one line. They take turns with the plain call on ResNet-18 at batch 1.
 
 # %%
 plain = load_pretrained("resnet18").to(lab.device)
@@ -545,13 +546,12 @@ measured = lab.turns(knobs)
 tables.show_table(measured.table(), f"One option at a time, FP32, batch 1, compute only. {lab.machine_name}.")
 
 # %% [markdown]
-# An effect is the verdict of [the chapter on measuring](02_measuring_inference) on the ratio within a round; *none*
-# means that it is lost in the noise, here and today.
+# An effect of *none* is [lost in the noise](02_measuring_inference), here and today.
 #
-# Folding batch normalization into the convolution before it removes an operation per layer and changes no result but
-# rounding. Channels-last changes the kernels that a library can choose, and on a CPU, too. Autograd writes down what
-# every operation did, for gradients that nobody will ask for. TF32 changes the arithmetic, so it can only help where
-# arithmetic is what takes the time.
+# {term}`Folding` batch normalization into the convolution before it removes an operation per layer and changes no
+# result but rounding. Channels-last changes which kernels a library can choose, on a CPU, too. {term}`Autograd` writes
+# down what every operation did, for gradients that nobody will ask for. {term}`TF32` changes the arithmetic, so it can
+# only help where arithmetic is what takes the time.
 #
 # PyTorch's own default is TF32 for convolutions and IEEE for matrix products. The book sets both to IEEE unless a label
 # says TF32. Two lines do that, and every program that compares FP32 needs both:
@@ -567,8 +567,8 @@ torch.backends.cuda.matmul.allow_tf32 = False  # matrix products: PyTorch comes 
 #
 # ### Forgetting `eval()`
 #
-# In training mode, batch normalization uses the statistics of the batch at hand. The program runs, the shapes fit,
-# and the answers are no longer the trained network's.
+# In [training mode](01_the_task_and_the_models.ipynb#training-mode), batch normalization uses the statistics of the
+# batch at hand. The program runs, the shapes fit, and the answers are no longer the trained network's.
 
 # %%
 batch = torch.from_numpy(preprocess(pictures[:32])).to(lab.device)
@@ -626,9 +626,12 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
+# So clone what you keep.
+#
 # ### Timing the launch instead of the work
 #
-# A call returns when its operations are queued. Without `torch.cuda.synchronize()` the clock is read too early.
+# The [first mistake](02_measuring_inference.ipynb#1-reading-the-clock-before-the-work-is-done) of them all, with this
+# model: without `torch.cuda.synchronize()` the clock is read too early.
 
 # %%
 if on_gpu:
@@ -717,15 +720,16 @@ else:
 #     found = microseconds(2**power, 20)
 #     print(f"{2**power * 4 / 1e6:8.3f} MB: {found:8.1f} us, {found / one_number:.1f} times as long as one number")
 # ```
-# Up to some size the time is flat: that is the price of asking. Everything below it is paid for in launches, and fusing
-# two such operations halves it.
+# Up to some size the time is flat: that is the price of asking. Operations below that size are paid for in launches,
+# and fusing two of them halves it.
 # ````
 #
 # ## Key points
 #
 # - An eager call costs a launch per operation. A profile says what share of the latency lies between the kernels, and
 #   that share is the most that fewer launches can save.
-# - A CUDA graph replays all launches as one. Shapes and addresses are fixed, and outputs must be copied.
+# - How fast PyTorch itself can run it: as fast as its kernels allow, in a CUDA graph, which replays all launches as
+#   one. Shapes and addresses are fixed, and outputs must be copied.
 # - FP16 pays where kernels take the time. Where launches do, count kernels first.
 # - A precision label is a claim about stored weights and arithmetic: check the file, and set the TF32 policy.
 # - Only what is waited for has been timed.

@@ -40,8 +40,8 @@
 # ## Why this framework exists
 #
 # A PyTorch model is a Python program. A service written in C++, a phone, or a machine without your repository cannot
-# run it. TorchScript was PyTorch's answer in 2018: write the model down as a graph, in a file, and run that graph with
-# an interpreter written in C++ {cite}`torchscript`.
+# run it. Since 2018, TorchScript writes the model down as a graph, in a file, and runs that graph with an interpreter
+# written in C++ {cite}`torchscript`.
 #
 # There are two ways to get the graph. *Tracing* runs the model once and writes down the operations it asks for.
 # *Scripting* reads the source of the model's methods and compiles it, branches and loops included.
@@ -120,8 +120,8 @@ print(f"{traced_file.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
 # `check_trace` would trace a second time and compare; the course compares the logits of real pictures instead. A model
-# in FP16 is cast before it is traced, because a trace keeps the types it saw. It also keeps PyTorch's settings of that
-# moment, so the policy on TF32 has to be set before. Both come back under "What goes wrong".
+# in FP16 is cast before it is traced, because a trace keeps the types it saw. It also [keeps PyTorch's
+# settings](#a-trace-keeps-pytorchs-settings) of that moment, so the policy on {term}`TF32` has to be set before.
 #
 # The example holds one image, and the file runs any number of them: a trace writes down operations, and none of the
 # operations in these models was given the size of the batch.
@@ -154,10 +154,12 @@ for precision in ("fp32", "fp16"):
     print(f"{precision}: {artifact.size_bytes / 1e6:.1f} MB, stored as {backend.stored_precision(artifact)}")
 
 # %% [markdown]
+# The same graph, in half the bytes.
+#
 # ### Without the model's Python
 #
-# A claim worth a proof. The next cell starts a fresh Python in an empty folder, makes the course's library and
-# torchvision impossible to import, and loads a ResNet-18.
+# Does the file need nothing of the model's code? The next cell starts a fresh Python in an empty folder, makes the
+# course's library and torchvision impossible to import, and loads a ResNet-18.
 
 # %%
 artifact = build(backend, Workload("resnet18", 1, "fp32", "cpu"))
@@ -187,9 +189,9 @@ print("logits agree:", torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3))
 #
 # ## Two ways to run it
 #
-# A loaded module still has parameters that somebody could change, so little can be assumed about it. *Freezing* makes
-# them constants of the graph. Then a batch normalization can be folded into the convolution before it, and dropout
-# can go.
+# A loaded module still has parameters that somebody could change, so little can be assumed about it. {term}`Freezing`
+# makes them constants of the graph. Then a batch normalization can be {term}`folded <folding>` into the convolution
+# before it, and dropout can go.
 
 # %% tags=["nbval-check-output"]
 loaded = torch.jit.load(traced_file, map_location=lab.device).to(memory_format=torch.channels_last)
@@ -202,16 +204,16 @@ with torch.inference_mode():
 # The layout comes before freezing: a frozen module has no parameters left that could be converted. What was frozen like
 # this is the row called TorchScript. On a GPU it works on buffers with fixed addresses, on a stream of its own.
 #
-# The second way fuses more, then records the launches in a CUDA graph, with the lines of the
-# [chapter on PyTorch](04_pytorch):
+# The second way fuses more, then records the launches in a {term}`CUDA graph`, with the lines of the [chapter on
+# PyTorch](04_pytorch):
 
 # %%
 show_source("inference_lib.backends.torchscript", "load_fused")
 
 # %% [markdown]
-# `optimize_for_inference` fuses, and the loop after it changes the layout of the filters inside the graph. The executor
-# watches the first run of a module and rewrites its graph before the second. Nothing of that may happen
-# while a CUDA graph is recorded, so the module runs a few times first.
+# `optimize_for_inference` fuses, and the loop after it changes the layout of the filters inside the graph.
+# TorchScript's executor watches the first run of a module and rewrites its graph before the second. None of that may
+# happen while a CUDA graph is recorded, so the module runs a few times first.
 #
 # ## Is it still the same model?
 #
@@ -257,9 +259,8 @@ glue("05-rounding", rounding)
 #
 # ## How fast can it be?
 #
-# The bounds come first, made as in the [chapter on PyTorch](04_pytorch): from below, the larger of the arithmetic and
-# the traffic of a program that fuses everything; from above, if kernels reach the ceilings, the arithmetic and the
-# traffic of operations that run one by one, added up.
+# The bounds come first, made as in the [chapter on PyTorch](04_pytorch): from below, a program that fuses everything;
+# from above, operations that run one by one, at the ceilings.
 
 # %%
 limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
@@ -315,13 +316,13 @@ gaps = [
 glue("05-gap", f"On the device, copies not counted: {'; '.join(gaps) or 'not measured on a GPU yet'}")
 
 # %% [markdown]
-# {glue:text}`05-graph`. Without a graph, at batch 1 in FP16, compared with the eager loop, TorchScript is
+# {glue:text}`05-graph`. TorchScript without a graph, at batch 1 in FP16, compared with the eager loop, is
 # {glue:text}`05-script`.
 #
-# The time on the device is read from CUDA events around the model. The device has other work to do until all of the
-# launches are queued, so what it takes to launch is not in it. What it has above the bounds is then a matter of
+# The time on the device is read from {term}`CUDA events <CUDA event>` around the model. The device has other work to do
+# until all of the launches are queued, so launching is not in it, and what it has above the bounds is a matter of
 # kernels. Those of one picture are small, and may leave many of a large GPU's {term}`multiprocessors <multiprocessor>`
-# (the units that run kernels, each with its share of the work) with nothing to do.
+# with nothing to do.
 #
 # ### Where the milliseconds are
 #
@@ -388,12 +389,12 @@ if changed != ["batch_norm"] or after["batch_norm"]:
 # an operation, and so is a ReLU.
 #
 # `optimize_for_inference` goes on with what suits the device. On a GPU it merges a convolution, the addition of a
-# shortcut and the ReLU into one call of cuDNN, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions to
-# oneDNN, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`.
+# shortcut and the ReLU into one call of {term}`cuDNN`, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions
+# to {term}`oneDNN`, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`.
 #
-# A call of eager PyTorch pays Python and the {term}`dispatcher` for every operation. TorchScript's interpreter
-# saves Python's share and pays the dispatcher's, and a CUDA graph pays neither. What that is worth depends on how long
-# the kernels take; the options below are measured one by one.
+# A call of eager PyTorch pays Python and the {term}`dispatcher` for every operation. TorchScript's interpreter pays the
+# dispatcher alone, and a CUDA graph pays neither. What that is worth depends on how long the kernels take; the options
+# below are measured one by one.
 #
 # ### The first calls
 #
@@ -463,8 +464,7 @@ for name, milliseconds in series.items():
 #
 # ## Knobs
 #
-# Each is one line. They are measured on ResNet-18 and MobileNetV2 at batch 1, compute only. The modules take turns, in
-# rounds of random order, so that a slow moment of the machine meets all of them.
+# Each is one line, measured on ResNet-18 and MobileNetV2 at batch 1, compute only. The modules take turns.
 
 # %%
 layout = torch.channels_last
@@ -549,11 +549,10 @@ caption = f"One option at a time, FP32, batch 1, compute only; effects are again
 tables.show_table(pd.DataFrame(columns), caption)
 
 # %% [markdown]
-# "None" is an effect inside the noise. All of it holds for this process; another start may place memory otherwise.
+# *None* is lost in the noise. All of it holds for this process; another start may place memory otherwise.
 #
-# *Traced or scripted.* Once frozen, the two hold the same convolutions. What scripting keeps beyond that is the checks
-# and branches of the Python source. The interpreter walks through them at every call; the row says whether that can be
-# measured.
+# *Traced or scripted.* Once frozen, the two hold the same convolutions. Scripting also keeps the checks and branches of
+# the Python source, and the interpreter walks through them at every call; the row says whether that can be measured.
 #
 # *Channels-last.* It has to be chosen before freezing, and on a GPU it is at odds with the fusion: the pass takes
 # filters that are contiguous in the usual layout, and leaves all others alone. The fusion has to come first. Count
@@ -659,6 +658,8 @@ print("scripted:", scripted(dark).tolist())
 print(scripted.code)
 
 # %% [markdown]
+# Both branches are in the file.
+#
 # ### A trace repeats a loop as often as the example did
 #
 # The same mistake with sizes: a loop over the frames of a clip becomes as many copies of its body as the example had
@@ -682,6 +683,8 @@ print("traced with two frames:", traced(clip).item())
 print("scripted:", torch.jit.script(brightest)(clip).item())
 
 # %% [markdown]
+# The script's loop runs as often as the clip is long.
+#
 # ### A script takes every argument for a tensor
 #
 # Scripting has its price: TorchScript needs a type for everything, and takes what is not annotated for a tensor
@@ -713,6 +716,8 @@ def scale(images, factor: float):
 print(torch.jit.script(scale)(torch.ones(2), 0.5).tolist())
 
 # %% [markdown]
+# So annotate whatever is no tensor.
+#
 # ### A trace keeps PyTorch's settings
 #
 # A traced convolution carries the settings of the process that traced it as arguments: whether cuDNN may search for
@@ -728,7 +733,7 @@ for precision in ("fp32", "tf32"):
 
 # %% [markdown]
 # PyTorch's default allows TF32 in convolutions, so an ordinary trace uses it for ever, on every machine that has it.
-# The course keeps a file of its own for each policy. Here both files run under the same setting, IEEE:
+# The course keeps one file for each policy. Here both run under the same setting, IEEE:
 
 # %%
 if lab.device == "cuda":
@@ -758,6 +763,8 @@ for mode in (True, False):
     print(f"traced with train({mode}): two calls with the same image agree: {same}")
 
 # %% [markdown]
+# So call `eval()` before you trace.
+#
 # ### A trace keeps the device
 #
 # Whatever the model creates on the way is created where it was created during the trace
@@ -837,8 +844,9 @@ logging.disable(logging.NOTSET)
 # %% [markdown]
 # What to use now:
 #
-# - *Python stays*: `torch.compile`. There is no file; the model is compiled when it first runs.
-# - *C++ without Python*: `torch.export`, then AOTInductor, which compiles the exported graph to a library.
+# - *Python stays*: [`torch.compile`](06_torch_compile). There is no file; the model is compiled when it first runs.
+# - *C++ without Python*: `torch.export`, then [AOTInductor](06_torch_compile), which compiles the exported graph to a
+#   library.
 # - *Another runtime*: ONNX, as in the [chapter on ONNX Runtime](07_onnx_runtime). Its exporter is built on
 #   `torch.export`.
 # - *A phone*: [ExecuTorch](https://docs.pytorch.org/executorch/stable/index.html), which starts from `torch.export`.
@@ -957,7 +965,8 @@ logging.disable(logging.NOTSET)
 # - Freeze after loading, with device, type and layout chosen before. What `optimize_for_inference` returns stays on
 #   this machine.
 # - The first calls are not like the others: warm up before you serve, and before you measure.
-# - For new work use `torch.export`. It refuses where a trace would be wrong.
+# - The file runs where the model's Python is not. For new work, let `torch.export` make it: it refuses where a trace
+#   would be wrong.
 #
 # ## Further reading
 #

@@ -16,8 +16,8 @@
 # One line, `torch.compile(model)`, is said to make my model faster: what does it do, what does it cost, and can I ship
 # the result?
 #
-# PyTorch's compiler reads your Python and writes kernels for your model; it is paid for in seconds, at a moment that
-# you choose, and it can leave the Python behind.
+# PyTorch's compiler reads your Python and writes kernels for your model; you pay in seconds, at a moment that you
+# choose, and can ship a file that needs none of your code.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -40,16 +40,17 @@
 # %% [markdown]
 # ## Why this framework exists
 #
-# A CUDA graph makes launching cheap, and leaves the kernels as they are. Between two kernels, a feature map is written
-# to memory and read back. A bias, a ReLU and a shortcut, each a kernel of its own, are three such trips for a few
-# additions.
+# A {term}`CUDA graph` makes launching cheap, and leaves the kernels as they are. Between two kernels, a feature map is
+# written to memory and read back. A bias, a ReLU and a shortcut, each a kernel of its own, are three such trips for a
+# few additions.
 #
 # A kernel that does all of it makes one trip. Nobody can write such a kernel for every model by hand, so a compiler
 # does {cite}`pytorch2`:
 #
-# - *Dynamo* follows your Python function and records the tensor operations that it calls, as a graph.
-# - *Inductor* splits the operations into simple ones, decides which of them go into one kernel, and writes the kernels:
-#   in Triton for a GPU, in C++ for a CPU. Convolutions and matrix products are left to libraries such as cuDNN.
+# - {term}`Dynamo` follows your Python function and records the tensor operations that it calls, as a graph.
+# - {term}`Inductor` splits the operations into simple ones, decides which of them go into one kernel, and writes the
+#   kernels: in {term}`Triton` for a GPU, in C++ for a CPU. Convolutions and matrix products are left to libraries such
+#   as {term}`cuDNN`.
 #
 # With `torch.compile` this happens while your program runs, at the first call, and what was compiled is kept in a
 # folder, the *cache*. With `torch.export` and AOTInductor it happens ahead of time, and the outcome is a file.
@@ -130,7 +131,7 @@ plots.show_figure(
 #
 # ### At run time: `torch.compile`
 #
-# `torch.compile` knows no file. It compiles in the process that will run the model. (`compiling()` is the course's: it
+# `torch.compile` knows no file: it compiles in the process that will run the model. (`compiling()` is the course's: it
 # gives the compiler an empty cache and keeps its hints out of the page.)
 
 # %%
@@ -160,8 +161,8 @@ else:
 # plain Python. `dynamic=False` compiles for this batch size and no other. `freezing` makes constants of the weights;
 # more of it below.
 #
-# The course prepares a model before it compiles it. What is compiled then is the whole way from the image to the
-# logits. Casting and the change to channels-last are part of it, so Inductor makes one kernel of them.
+# The course prepares a model before it compiles it, so that the whole way from the image to the logits is compiled.
+# Casting and the change to {term}`channels-last` are part of it, for Inductor to make one kernel of.
 
 # %%
 show_source(prepare)
@@ -170,7 +171,7 @@ show_source(prepare)
 # What the recipe asks for depends on the device; the section on knobs measures why. On a GPU, the compiled function is
 # then captured in a CUDA graph, with the same lines as the eager model.
 #
-# What was compiled can be kept, though. Inductor looks into its cache before it compiles, and the folder can be moved
+# What was compiled can be kept, though: Inductor looks into its cache before it compiles, and the folder can be moved
 # like any other. So the course's artifact is the weights file of the [chapter on PyTorch](04_pytorch) and a cache that
 # was filled by compiling once. Loading makes the same call again (`compiled` is the call above, with a check):
 
@@ -178,10 +179,9 @@ show_source(prepare)
 show_source("inference_lib.backends.torch_compile", "TorchCompile._compile")
 
 # %% [markdown]
-# Loading follows the Python function anew, and finds the rest in the cache. What that is depends on the device. On a
-# GPU it is the whole program. On a CPU it is every compiled library, but not the program that calls them: that holds
-# weights in a layout of oneDNN's, which PyTorch does not store. How long loading takes is measured under "When does
-# compiling pay?".
+# Loading follows the Python function anew and finds the rest in the cache: on a GPU the whole program, on a CPU every
+# compiled library. The program that calls those is not there, because it holds weights in a layout of {term}`oneDNN`'s
+# that PyTorch does not store. How long loading takes is measured [below](#when-does-compiling-pay).
 #
 # ### Ahead of time: AOTInductor
 #
@@ -213,9 +213,9 @@ else:
 #
 # ### The model's code is not needed
 #
-# To prove it, another process loads the file. It is forbidden to import the course's library and torchvision, so the
-# definition of the model is out of its reach. It also says how long it took from the file to the first answer, and how
-# much of that went into importing Inductor's modules.
+# Another process loads the file. It is forbidden to import the course's library and torchvision, so the definition of
+# the model is out of its reach. It also says how long it took from the file to the first answer, and how much of that
+# went into importing Inductor's modules.
 
 # %%
 loader = """
@@ -261,7 +261,7 @@ else:
 #
 # ## Is it still the same model?
 #
-# A compiler may reorder additions, and does. So the logits are compared before anything is timed.
+# A compiler may reorder additions, so the logits are compared before anything is timed.
 
 # %%
 names = ["torch-compile", "aot-inductor"]
@@ -278,10 +278,9 @@ for model in MODELS:
 # %% [markdown]
 # ## How fast can it be?
 #
-# Bounds come first, from the ceilings of the [chapter on where the time goes](03_where_the_time_goes). From below: the
-# larger of two times, the arithmetic and the traffic of a program that fuses everything, so that only weights, images
-# and logits cross the bus. From above, if kernels reach the ceilings: the arithmetic and the traffic of operations
-# that run one by one, added up. A compiler works on the distance between the two.
+# Bounds come first, made as in the [chapter on PyTorch](04_pytorch): from below, a program that fuses everything and
+# moves only weights, images and logits; from above, operations that run one by one, at the ceilings. A compiler works
+# on the distance between the two.
 
 # %%
 limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
@@ -352,12 +351,12 @@ glue("06-gap", f"torch.compile on the device, copies not counted: {measured}")
 # %% [markdown]
 # {glue:text}`06-compile`.
 #
-# AOTInductor replays a graph of much the same kernels; on the device alone, at batch 1 in FP16, compared with
-# `torch.compile`, it is {glue:text}`06-ahead-device`.
+# Both replay a graph of much the same kernels; on the device alone, at batch 1 in FP16, compared with `torch.compile`,
+# AOTInductor is {glue:text}`06-ahead-device`.
 #
-# What stays between the compiled model and the lower bound has two parts. Each convolution still writes what the next
-# one reads, which the bound of a program that fuses everything does not count; and no kernel reaches the ceilings of a
-# large matrix product, least of all with one picture.
+# What stays between the compiled model and the lower bound has two parts: each convolution still writes what the next
+# one reads, which the bound of a program that fuses everything does not count; and small kernels fall short of the
+# ceilings of a large matrix product.
 #
 # ### Where the milliseconds are
 #
@@ -458,7 +457,7 @@ tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"t
 # they are rounded once. Freezing then has the layouts left to do.
 #
 # A frozen model no longer follows its `nn.Module`: load new weights into the module, and the compiled function goes on
-# with the old ones. For inference that is what one wants.
+# with the old ones.
 #
 # ## Knobs
 #
@@ -505,20 +504,20 @@ else:
 # The search times each kernel alone, and the network runs them one after another, so its choice may or may not make the
 # network quicker: the line above says what came of it here.
 #
-# The course takes `default` and captures the CUDA graph itself, around the compiled function: its copies of a small
-# batch are in the graph too, and its output has an address that it knows.
+# The course takes `default` and captures the CUDA graph itself, around the compiled function, so that the copies of a
+# small batch are in the graph, too, and the address of the output is known.
 #
 # ### What comes before the compiler
 #
-# Inductor leaves convolutions to cuDNN, so it helps to ask cuDNN for the right ones. Three changes of the model do
-# that, and none changes its result.
+# Inductor leaves convolutions to cuDNN, so it matters which ones cuDNN is asked for. Three changes of the model are
+# about that, and none changes its result.
 #
 # *Fused convolutions.* cuDNN can add the bias and the shortcut and apply the ReLU before it writes the result. Inductor
 # writes a kernel for them, which reads the result and writes it again. The CUDA graph of the
 # [chapter on PyTorch](04_pytorch) fuses them already; the compiler can be given the same model.
 #
-# *The first convolution.* An image has three channels, and tensor cores read several at once. One remedy is *padding*:
-# add channels of zeros, and weights of zeros for them.
+# *The first convolution.* An image has three channels, and {term}`tensor cores <tensor core>` read several at once. One
+# remedy is *padding*: add channels of zeros, and weights of zeros for them.
 
 # %%
 show_source("inference_lib.backends.torch_compile", "pad_channels")
@@ -538,9 +537,9 @@ show_source("inference_lib.backends.torch_compile", "space_to_depth")
 show_source("inference_lib.backends.shared.fusion", "subsample_first")
 
 # %% [markdown]
-# Whether a change pays is a matter of the kernels that cuDNN has. So each is a variant to be timed. Every variant takes
-# seconds to compile, so only some are tried here, and the profiler says where the time of a batch goes: to the
-# library's products, to Inductor's kernels, or to copies that change a layout.
+# Whether a change pays is a matter of the kernels that cuDNN has, so each is a variant to be timed. (Only some are
+# tried here, because each takes seconds to compile.) The profiler says where the time of a batch goes: to the library's
+# products, to Inductor's kernels, or to copies that change a layout.
 
 # %%
 variants = {
@@ -603,7 +602,7 @@ else:
 # ## When does compiling pay?
 #
 # Compiling takes seconds, and an inference saves a small part of one, if it saves anything. So there is a number of
-# inferences after which the compiled model is ahead, or never is. Everything counts: exporting, which is timed with
+# inferences after which the compiled model is ahead, or it never is. Everything counts: exporting, which is timed with
 # nothing else running, loading, and the first inference.
 
 
@@ -638,8 +637,9 @@ else:
 
 # %% [markdown]
 # Both are compiled in the export, once. What every process pays is the load: `torch.compile` follows the Python
-# function and looks into its cache, AOTInductor opens its library; on a GPU, both capture their graph. Without the
-# cache, `torch.compile` would compile in every process.
+# function and looks into its cache (without it, it would compile in every process), AOTInductor opens its library; on a
+# GPU, both capture their graph. So take `torch.compile` where the model's code is at hand, AOTInductor where a file has
+# to do, and compare their loads where processes start often.
 #
 # ### Cold and warm
 #
@@ -710,9 +710,9 @@ show_source(believing_the_processor)
 #
 # ### It compiles again
 #
-# Dynamo notes what it relied on, as *guards*, and checks them at every call. Another batch size breaks a guard, and the
-# function is compiled again, in the middle of your service. Dynamo counts the graphs it has made. The backend `eager`
-# runs them without Inductor, so the experiment is a short one.
+# Dynamo notes what it relied on, as {term}`guards <guard>`, and checks them at every call. Another batch size breaks a
+# guard, and the function is compiled again, in the middle of your service. Dynamo counts the graphs it has made. The
+# backend `eager` runs them without Inductor, so the experiment is a short one.
 
 
 # %%
@@ -793,7 +793,8 @@ else:
 #
 # ### A graph in two pieces
 #
-# What Dynamo cannot record, it leaves to Python, and the graph breaks there. `explain` counts the pieces.
+# What Dynamo cannot record, it leaves to Python, and {term}`the graph breaks <graph break>` there. `explain` counts the
+# pieces.
 
 # %% tags=["nbval-check-output"]
 import logging
@@ -828,6 +829,8 @@ except torch._dynamo.exc.TorchDynamoException as error:
     print("refused:", type(error).__name__)
 
 # %% [markdown]
+# A refusal at the first call costs less than a break at every one.
+#
 # ### The library takes whatever it is given
 #
 # The `.pt2` file was compiled for one image in FP32. By default it does not check what it gets:

@@ -39,17 +39,16 @@
 # %% [markdown]
 # ## Why this framework exists
 #
-# A PyTorch model is Python code, so whoever runs it needs Python, PyTorch and that code. ONNX is a file format for
-# the model itself: a graph of operators with defined meanings (`Conv`, `Relu`, `Gemm`) and the weights they use. The
-# file can be read by programs that know nothing of PyTorch.
+# ONNX is a file format for the model itself: a graph of operators with defined meanings (`Conv`, `Relu`, `Gemm`) and
+# the weights they use. Programs that know nothing of PyTorch can read it.
 #
 # ONNX Runtime is one such program {cite}`onnx_runtime`. It sees the whole graph before the first image arrives, so it
 # can merge operators, drop useless ones and plan its memory, which an interpreter that meets one line at a time
 # cannot.
 #
-# An *execution provider* is a library of kernels for one kind of hardware. A session is given a list of providers;
-# every operator goes to the first one that can run it. The CPU provider can run all of them and is always last in the
-# list, asked for or not. That will matter.
+# An {term}`execution provider` is a library of kernels for one kind of hardware. A session is given a list of
+# providers; every operator goes to the first one that can run it. The CPU provider can run all of them and is always
+# last in the list, asked for or not. That will matter.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -111,11 +110,9 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# Each of the next sections is one of these stations.
-#
 # ## Export
 #
-# One call turns the model into a file. The example is there for its shape; its numbers are never looked at.
+# One call turns the model into a file. The example is there for its shape; nobody looks at its numbers.
 
 # %%
 network = load_pretrained("resnet18")
@@ -173,9 +170,11 @@ def count_operators(path):
 print(", ".join(f"{count} {name}" for name, count in count_operators(model_path).most_common()))
 
 # %% [markdown]
-# The model has a batch normalization after every convolution. What became of them is explained below.
+# The model has a batch normalization after every convolution. What became of them, [the graph, before and
+# after](#the-graph-before-and-after) tells.
 #
-# The weights are the graph's *initializers*. Their types say what the file is, whatever its name says:
+# The weights are the graph's {term}`initializers <initializer>`. Their types say what the file is, whatever its name
+# says:
 
 # %% tags=["nbval-check-output"]
 for precision in ("fp32", "fp16"):
@@ -198,7 +197,7 @@ session = ort.InferenceSession(model_path, providers=[(provider, ieee)])
 plain_logits = session.run(["logits"], {"images": image})[0]
 
 # %% [markdown]
-# With an *IOBinding*, inputs and outputs are memory that you own, on the device where the session computes. The
+# With an {term}`IOBinding`, inputs and outputs are memory that you own, on the device where the session computes. The
 # copies are yours to make, or not to make: the output of one model may be the input of the next.
 
 # %%
@@ -209,8 +208,9 @@ session.run_with_iobinding(binding)
 bound_logits = binding.copy_outputs_to_cpu()[0]
 
 # %% [markdown]
-# Here the input is copied once, when the `OrtValue` is made, and the output when it is asked for. The run itself
-# copies nothing. Both calls must give the same answer:
+# Here the input is copied once, when the `OrtValue` is made, and the output when it is asked for. The run itself copies
+# nothing. So bind what is on the device already or stays there; for one array in and one out, `run()` makes the same
+# copies with less to write. Both must give the same answer:
 
 # %% tags=["nbval-check-output"]
 print("the same logits:", np.allclose(plain_logits, bound_logits, atol=1e-2))
@@ -234,9 +234,9 @@ else:
 
 # %% [markdown]
 # The output is an `OrtValue` here, so that its address stays as well; a new picture is written over the old one with
-# `update_inplace`. For its own rows the course records from outside, on a stream that it lends to the session, with the
-# same lines as for PyTorch. The copies of a small batch are part of the graph then, and the two frameworks differ in
-# their kernels alone.
+# `update_inplace`. For its own rows the course records from outside, on a {term}`stream` that it lends to the session,
+# with the same lines as for PyTorch. The copies of a small batch are part of the graph then, and the two frameworks
+# differ in their kernels alone.
 #
 # ## Is it still the same model?
 #
@@ -259,18 +259,20 @@ for model in MODELS:
 #
 # ## How fast can it be?
 #
-# Bounds come first, from both sides, with the ceilings of the [chapter on where the time goes](03_where_the_time_goes).
-# The lower one holds for every program that does these multiplications: the longer of the arithmetic and of the traffic
-# that is left when all is fused. The upper one is what a program takes that runs its operations *one by one*, each
-# reading and writing memory, if every kernel reaches the ceilings and nothing is lost in between.
+# Bounds come first, made as in the [chapter on PyTorch](04_pytorch): from below, a program that fuses everything; from
+# above, operations that run one by one, each reading and writing memory, if every kernel reaches the ceilings and
+# nothing is lost in between.
 
 # %%
 bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
 bracket.table((1, 256))
 
 # %% [markdown]
-# Guess before you read on. At batch 1 `run()` has a few dozen kernels to launch: how many times the lower bound does it
-# take? And how near does a batch of 256 come?
+# ```{admonition} Guess
+# :class: tip
+# At batch 1, `run()` has a few dozen kernels to launch: how many times the lower bound does it take? And how near does
+# a batch of 256 come?
+# ```
 #
 # :::{dropdown} What was measured
 # {glue:text}`07-gap`. Copies are not counted.
@@ -278,8 +280,8 @@ bracket.table((1, 256))
 #
 # ## How fast is it?
 #
-# The rows of the [chapter on PyTorch](04_pytorch) stand beside those of this chapter, where they were measured. These
-# are times from array to array, copies included.
+# PyTorch's rows stand beside those of this chapter, where they were measured. These are times from array to array,
+# copies included.
 
 # %%
 compared = lab.compare(["pytorch", "pytorch-cudagraph", *backends])
@@ -319,9 +321,9 @@ for size in sizes:
     display(bracket.figure(compared.shown("resnet18", "fp16"), size))
 
 # %% [markdown]
-# A mark beyond the band loses time to what the roofline does not know: launches that the GPU waits for, and kernels
-# that do not reach the ceilings, because one picture gives them too little to do or because they are not the best for
-# the shape. One inside it fuses less than everything. The profiles further down tell these apart.
+# A mark beyond the band loses time to what the {term}`roofline` does not know: launches that the GPU waits for, and
+# kernels that do not reach the ceilings, because one picture gives them too little to do or because they are not the
+# best for the shape. One inside it fuses less than everything. The profiles further down tell these apart.
 #
 # ### Where the milliseconds are
 #
@@ -350,8 +352,8 @@ compared.batches("resnet18", "fp16")
 #
 # PyTorch's profiler records every kernel that the process runs on the GPU, those of ONNX Runtime too. A kernel's name
 # says what it is for: products, a change of the memory *layout*, a copy, or the rest, which is element-wise work and
-# pooling. The layout is the order of a feature map in memory: NCHW (a whole channel after the other) or NHWC (all
-# channels of a pixel together, *channels-last*), which is what {term}`tensor cores <tensor core>` read.
+# pooling. The {term}`layout` is the order of a feature map in memory: {term}`NCHW` (a whole channel after the other) or
+# NHWC (all channels of a pixel together, *channels-last*), which is what {term}`tensor cores <tensor core>` read.
 
 # %%
 KINDS = {
@@ -482,8 +484,8 @@ else:
 # Where the GPU works for a small part of a call, the caller waits for the host, which launches one kernel after the
 # other. There the number of kernels counts, not their bytes.
 #
-# **IOBinding against `run()`, batch 1.** Two things differ: who copies, and on which {term}`stream` the session works.
-# The course lends the session a stream of its own, so that its copies and the kernels are in one queue. Each is tried
+# **IOBinding against `run()`, batch 1.** Two things differ: who copies, and on which stream the session works. The
+# course lends the session a stream of its own, so that its copies and the kernels are in one queue. Each is tried
 # apart, and all take turns.
 
 
@@ -653,13 +655,13 @@ if norms["as exported"] or not norms["traced, as run"]:
 # also computed what depends on no input: casts, shapes, constants.
 #
 # ONNX Runtime merges what its provider can do in one kernel; the line above says what that was here. The CPU provider
-# has a convolution that adds the shortcut and applies the `Relu` while the result is still in registers, so a feature
-# map is written to memory once instead of three times. It also has a memory layout of its own that fills the vector
-# units, hence the `Reorder` operators.
+# has a convolution that adds the shortcut and applies the `Relu` while the result is still in {term}`registers
+# <register>`, so a feature map is written to memory once instead of three times. It also has a memory layout of its own
+# that fills the {term}`vector units <vector unit>`, hence the `Reorder` operators.
 #
 # Does it matter who optimizes? The graphs take turns, each as ONNX Runtime runs it, and the traced one also as it is.
-# (Threads of ONNX Runtime go on asking for work for a while after a run, as a section below explains. Here they are
-# told to stop, so that a session does not disturb the next one's turn.)
+# (Threads of ONNX Runtime go on asking for work for a while after a run, see [spinning](#spinning). Here they are told
+# to stop, so that a session does not disturb the next one's turn.)
 
 # %%
 images = np.zeros((1, 3, 224, 224), np.float32)
@@ -719,7 +721,7 @@ tables.show_table(pd.DataFrame([time_both(session, batch) for batch in batches])
 
 # %% [markdown]
 # On a GPU the difference is the way across the bus, and a larger batch has more to carry. On a CPU both columns read
-# the same memory, and "none" is what one expects: a difference inside the noise.
+# the same memory, and *none* is what one expects.
 #
 # ## Knobs
 #
@@ -919,7 +921,7 @@ session = ort.InferenceSession(dynamic, providers=["CPUExecutionProvider"])
 print(session.get_inputs()[0].shape, "answers with", session.run(None, {INPUT: four})[0].shape)
 
 # %% [markdown]
-# A name where the number was, and four pictures get four answers.
+# With a name where the number was, four pictures get four answers.
 #
 # ### The array has the wrong type
 #
@@ -1008,9 +1010,8 @@ else:
 # ```
 # The range that is printed has no upper end. A size of one broadcasts, and a size of zero makes everything empty, so
 # `torch.export` treats both as special cases that deserve a trace of their own, and an example of two stands for all
-# the others. Where the example of one is refused, the
-# batch was marked as dynamic and the trace had made it the constant 1. `torch.onnx.export` asks it not to be so
-# careful, and succeeds with one image in recent versions.
+# the others. Where the example of one is refused, the batch was marked as dynamic and the trace had made it the
+# constant 1. `torch.onnx.export` asks it not to be so careful, and succeeds with one image in recent versions.
 # ````
 #
 # ```{exercise}
@@ -1070,8 +1071,9 @@ else:
 #
 # ## Key points
 #
-# - An ONNX file is a graph of defined operators. What was dynamic in Python is fixed in it unless you name it.
-# - Optimization happens twice, in the exporter and in the session. Write the optimized graph to a file and count.
+# - What a file gains you: any runtime can open it, without Python, and two optimizers rewrite it, the exporter's and
+#   the session's. Write the optimized graph to a file and count.
+# - What was dynamic in Python is fixed in the file unless you name it.
 # - A row that looks odd has a cause: profile it. Count kernels at batch 1, and sum them by what they are for at 256.
 # - `run()` includes the copies; an IOBinding leaves them to you; with fixed addresses the launches can become a CUDA
 #   graph.

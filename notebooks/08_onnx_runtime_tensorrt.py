@@ -44,7 +44,7 @@
 # group of neighbours into one engine, and leaves the others to the next provider in the list
 # {cite}`onnx_runtime_tensorrt`. The program that calls the session does not change.
 #
-# The price is a longer start, and one more thing that can silently be something else.
+# The price is a longer start, and one more way for something else to answer in silence.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -153,13 +153,15 @@ options = {
 
 # %% [markdown]
 # *Precision.* The course exports in FP16 first, so the file is in half precision already. `trt_fp16_enable` allows
-# kernels for it. On an FP32 file the same option lets TensorRT choose FP16 where that is faster, unasked for accuracy.
+# kernels for it. On an FP32 file the same option lets TensorRT choose FP16 where that is faster, whatever it costs in
+# accuracy.
 #
-# *Cache.* `trt_engine_cache_enable` writes the engine to a folder and reads it next time. `trt_timing_cache_enable`
-# keeps how long each kernel took, which helps when an engine must be built again.
+# *Cache.* `trt_engine_cache_enable` writes the {term}`engine` to a folder and reads it next time.
+# `trt_timing_cache_enable` keeps how long each kernel took (a {term}`timing cache`), which helps when an engine must be
+# built again.
 #
-# *Shapes.* An engine holds for a range of shapes. The three profiles name its ends and the one to optimize for; equal
-# ones make an engine for one shape, and that is what the course measures.
+# *Shapes.* An engine holds for a range of shapes. Its {term}`profile <optimization profile>` names the smallest, the
+# largest and the one to optimize for; equal ones make an engine for one shape, and that is what the course measures.
 #
 # A service that wants an answer at any price lists the CUDA provider second:
 
@@ -205,7 +207,7 @@ def ask_parser(model):
 
 
 # %% [markdown]
-# Asked about the three networks of the course:
+# The three networks of the course:
 
 
 # %%
@@ -236,7 +238,7 @@ else:
 # and the fusions across it. So look at how many groups there are, not at how many nodes are in them;
 # `trt_min_subgraph_size` leaves small groups to the next provider.
 #
-# A session tells where each node went, for any provider, if asked to write it down:
+# A session of any provider writes down where each node went, if asked to:
 
 
 # %%
@@ -258,8 +260,8 @@ else:
     print(placed(onnx_file("resnet18"), ["CPUExecutionProvider"]))
 
 # %% [markdown]
-# The sum of the counts is the whole graph. Where a provider that was meant to run all of it has fewer nodes, the others
-# are somewhere else.
+# The counts add up to the whole graph. Where a provider that was meant to run all of it has fewer nodes, the others are
+# somewhere else.
 #
 # ## Is it still the same model?
 #
@@ -283,7 +285,7 @@ for model in MODELS:
 # ## How fast can it be?
 #
 # TensorRT does the same multiplications as the CUDA provider, so the bounds are those of the [chapter on ONNX
-# Runtime](07_onnx_runtime): below the first no program gets, and above the second something is lost that the roofline
+# Runtime](07_onnx_runtime): no program gets below the first, and above the second something is lost that the roofline
 # does not know.
 
 # %%
@@ -291,8 +293,11 @@ bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
 bracket.table((1, 256))
 
 # %% [markdown]
-# Guess before you read on. At batch 1, how many times the lower bound does a session of the CUDA provider take, and how
-# much of that can other kernels save?
+# ```{admonition} Guess
+# :class: tip
+# At batch 1, how many times the lower bound does a session of the CUDA provider take, and how much of that can other
+# kernels save?
+# ```
 #
 # :::{dropdown} What was measured
 # {glue:text}`08-gap`; copies are not counted. {glue:text}`08-verdict`. On a laptop's GPU with other versions, the first
@@ -301,9 +306,8 @@ bracket.table((1, 256))
 #
 # ## How fast is it?
 #
-# The same IOBinding on the CUDA provider is the fair comparison: session, binding and copies are the same, the
-# kernels are not. The CUDA provider's CUDA graph and PyTorch's eager loop stand beside it. A row that could not be
-# measured says why below the table.
+# The same {term}`IOBinding` on the CUDA provider is the fair comparison: session, binding and copies are the same, the
+# kernels are not. The CUDA provider's {term}`CUDA graph` and PyTorch's eager loop stand beside it.
 
 # %%
 rivals = ["onnxruntime-iobinding", "onnxruntime-cudagraph", "pytorch", "onnxruntime-tensorrt"]
@@ -320,9 +324,9 @@ bracket.figure(compared.shown("resnet18", "fp16"), 1)
 glue_answer("08", bracket, compared, "onnxruntime-tensorrt", reference=("ONNX-TensorRT", "ONNX"))
 
 # %% [markdown]
-# What lies beyond the band is launches and kernels that one picture cannot fill. Other kernels shorten the second part
-# and fused ones both; a CUDA graph around the session shortens the first. The row of the CUDA provider's graph shows
-# what that alone is worth.
+# What lies beyond the band is launches, and kernels too small to fill the GPU. Better kernels shorten the second part
+# and fused ones both; a CUDA graph around the session shortens the first, and the row of the CUDA provider's graph
+# shows what that alone is worth.
 #
 # (section-08-contribute)=
 # ### On readers' machines
@@ -355,9 +359,9 @@ tables.show_table(tables.reference_rows("ONNX-TensorRT"), "Quadro T2000, batch 1
 #
 # ### The start
 #
-# The time that an engine saves later is spent first. Opening a session with the CUDA provider loads the file and
-# chooses kernels; the TensorRT provider builds an engine, which tries many of them. What a build takes, for each
-# model, where one can be made:
+# Whatever time an engine saves later, its build is paid for first. Opening a session with the CUDA provider loads the
+# file and chooses kernels; the TensorRT provider builds an engine, which tries many of them. What a build takes, for
+# each model, where one can be made:
 
 # %%
 if parses:
@@ -376,7 +380,7 @@ else:
     print(nothing_parses)
 
 # %% [markdown]
-# TensorRT for RTX compiles and does not try. TensorRT times candidates on the GPU, which takes as long as they run.
+# TensorRT for RTX only compiles. TensorRT also times candidates on the GPU, which takes as long as they run.
 #
 # What does a cache save? The same session twice, with an empty folder and with the engine in it:
 
@@ -502,10 +506,10 @@ print(f"onnxruntime {ort.__version__} needs libnvinfer.so.{backend.linked_tensor
 #
 # ### FP32 rows that are TF32
 #
-# TensorRT multiplies FP32 numbers in TF32 unless told otherwise, and this provider has no option to tell it
+# TensorRT multiplies FP32 numbers in {term}`TF32` unless told otherwise, and this provider has no option to tell it
 # ([onnxruntime#26029](https://github.com/microsoft/onnxruntime/issues/26029)). The environment variable
-# `NVIDIA_TF32_OVERRIDE=0` does, but it is read once for each process. So the course builds each engine in a process
-# of its own, and loads the engine only from the cache:
+# `NVIDIA_TF32_OVERRIDE=0` does, but it is read once for each process. So the course builds each engine in a process of
+# its own, and loads the engine only from the cache:
 
 # %%
 show_source(backend.environment)
@@ -591,14 +595,14 @@ else:
 # for build_s in (10, 60, 300):
 #     print(f"a build of {build_s} s pays after {build_s / saved_s:,.0f} pictures")
 # ```
-# The seconds of the build over the seconds saved with each picture. A service gets there soon; a program that looks at
-# a folder of pictures and ends may not, unless it finds the engine in the cache.
+# The seconds of the build over the seconds saved with each picture. A busy service gets there soon; a program that
+# looks at a folder of pictures and ends may not, unless it finds the engine in the cache.
 # ````
 #
 # ## Key points
 #
-# - The provider splits a graph: engines for what TensorRT's parser takes, the next provider for the rest. Count the
-#   groups.
+# - Your program stays as it is: one more provider in the list, engines for what TensorRT's parser takes, the next
+#   provider for the rest. Count the groups.
 # - The first run builds the engine. Set the profiles, keep the cache, fill it before the service starts.
 # - An engine in a cache belongs to a GPU and to versions; keep both beside it.
 # - A provider that is available may not be in use, and one that is in use may run a single node. Count the nodes.

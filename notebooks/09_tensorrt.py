@@ -38,12 +38,12 @@
 # %% [markdown]
 # ## Why this framework exists
 #
-# For one convolution there are dozens of kernels: other tile sizes, other layouts, with or without tensor cores. Which
-# one is fastest depends on the GPU and on the shape, and nobody can tell from the source code. A framework that runs
-# any model on any GPU has to guess, or to try at first use.
+# For one convolution there are dozens of kernels: other tile sizes, other layouts, with or without {term}`tensor cores
+# <tensor core>`. Which one is fastest depends on the GPU and on the shape, and nobody can tell from the source code. A
+# framework that runs any model on any GPU has to guess, or to try at first use.
 #
-# TensorRT has a separate step for it, the *build*. It takes the whole graph, merges layers, tries kernels on the GPU
-# at hand, and writes the result to a file, the *engine*. A build takes seconds to minutes. The program that serves
+# TensorRT has a separate step for it, the *build*. It takes the whole graph, merges layers, tries kernels on the GPU at
+# hand, and writes the result to a file, the {term}`engine`. A build takes seconds to minutes. The program that serves
 # the model only loads the engine and executes it.
 #
 # The price: an engine holds for this GPU, this version of TensorRT and these shapes {cite}`tensorrt`.
@@ -101,8 +101,8 @@ plots.show_figure(
 # %% [markdown]
 # ### Is it here?
 #
-# TensorRT needs an NVIDIA GPU even to build. Its library is not on PyPI: the packages there fetch it from NVIDIA's
-# own index when they are installed.
+# TensorRT needs an NVIDIA GPU even to build. Its library is not on PyPI: the packages there fetch it from NVIDIA's own
+# index when they are installed.
 #
 # There is a second edition, *TensorRT for RTX*, for GeForce and RTX cards {cite}`tensorrt_rtx`. Its Python API is the
 # same for all that this chapter does, and it builds without any GPU: kernels are not tried, but compiled on the
@@ -164,9 +164,9 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# `STRONGLY_TYPED` says that the file decides about precision: a tensor that is FP16 in the file is FP16 in the
-# engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT choose. That flag is
-# deprecated in TensorRT 10 and gone in TensorRT 11 {cite}`tensorrt_migration`.
+# The flag makes a {term}`strongly typed network`, in which the file decides about precision: a tensor that is FP16 in
+# the file is FP16 in the engine, and nothing else is. Older programs set `BuilderFlag.FP16` instead and let TensorRT
+# choose. That flag is deprecated in TensorRT 10 and gone in TensorRT 11 {cite}`tensorrt_migration`.
 #
 # The parser returns `False` when it fails, and raises nothing. The reasons wait in a list until somebody asks.
 
@@ -184,8 +184,8 @@ else:
 #
 # ### Shapes
 #
-# A kernel is chosen for a shape, so the builder must be told. A *profile* names the smallest batch, the one to optimize
-# for, and the largest:
+# A kernel is chosen for a shape, so the builder must be told. An {term}`optimization profile` names the smallest batch,
+# the one to optimize for, and the largest:
 
 # %%
 if builds:
@@ -217,11 +217,11 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# TF32 is on by default and the course turns it off: FP32 means IEEE here unless a label says otherwise. The flag is
-# about FP32 numbers only, and it stays in TensorRT 11.
+# {term}`TF32` is on by default and the course turns it off: FP32 means IEEE here unless a label says otherwise. The
+# flag is about FP32 numbers only, and it stays in TensorRT 11.
 #
-# A build of TensorRT for RTX tries nothing. TensorRT itself runs the candidates on the GPU, several times each, and
-# takes as long as that takes. These three cells, with every return value checked, are the course's own `build_engine`.
+# A build of TensorRT for RTX tries nothing; TensorRT itself runs the candidates on the GPU, several times each, and
+# takes as long as they do. These three cells, with every return value checked, are the course's own `build_engine`.
 #
 # ### From an engine to logits
 #
@@ -249,7 +249,7 @@ else:
 # a crash. The course's runner compares both with what the engine says before it binds them.
 #
 # `execute_async_v3` only queues the work, on a stream of our own: on the default stream TensorRT adds waits. Shape and
-# addresses stay the same, so the launches can be recorded as a CUDA graph with the same lines as in the
+# addresses stay the same, so the launches can be recorded as a {term}`CUDA graph` with the same lines as in the
 # [chapter on PyTorch](04_pytorch).
 #
 # ## Is it still the same model?
@@ -282,8 +282,11 @@ bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
 bracket.table((1, 256))
 
 # %% [markdown]
-# Guess before you read on. At batch 1, how many times the lower bound do the CUDA graphs of PyTorch and ONNX Runtime
-# take? That is all that better kernels and more fusion could still save.
+# ```{admonition} Guess
+# :class: tip
+# At batch 1, how many times the lower bound do the CUDA graphs of PyTorch and ONNX Runtime take? What is above once is
+# all that better kernels and more fusion could still save.
+# ```
 #
 # :::{dropdown} What was measured
 # {glue:text}`09-gap`; copies are not counted. {glue:text}`09-verdict`. On a laptop's GPU with other versions, the first
@@ -293,8 +296,7 @@ bracket.table((1, 256))
 # ## How fast is it?
 #
 # PyTorch's and ONNX Runtime's CUDA graphs are the fair rivals: they replay a graph, as TensorRT's row does, so that
-# kernels and copies are what differs. PyTorch's eager loop stands beside them. A row that could not be measured says
-# why below the table.
+# kernels and copies are what differs. PyTorch's eager loop stands beside them.
 
 # %%
 rivals = ["pytorch-cudagraph", "onnxruntime-cudagraph", "pytorch", "tensorrt"]
@@ -311,8 +313,8 @@ bracket.figure(compared.shown("resnet18", "fp16"), 1)
 glue_answer("09", bracket, compared, "tensorrt", reference=("TensorRT", "ONNX"))
 
 # %% [markdown]
-# A CUDA graph takes the launches off the host, so what keeps its mark from the band is on the device. There is a kernel
-# for each of the twenty convolutions at least, each has a beginning and an end in which the GPU is not full, and one
+# A CUDA graph takes the launches off the host, so what keeps its mark from the band is on the device. Each of the
+# twenty convolutions is a kernel at least. Each has a beginning and an end in which the GPU is not full, and one
 # picture may not fill it in between, either.
 #
 # (section-09-contribute)=
@@ -346,9 +348,8 @@ tables.show_table(tables.reference_rows("TensorRT"), "Quadro T2000, batch 1, Ten
 #
 # ### Layers, before and after
 #
-# With detailed profiling, the builder writes down which layers of the file each of its own layers came from. A loaded
-# engine can be asked by its *inspector*; that needs the GPU, the log of the build does not. `engine_layers` asks
-# whichever is there.
+# With detailed profiling, the builder writes down which layers of the file each of its own layers came from. The
+# {term}`inspector` of a loaded engine tells it, too, but needs the GPU. `engine_layers` asks whichever is there.
 
 
 # %%
@@ -364,8 +365,8 @@ else:
 
 # %% [markdown]
 # Where one layer of the engine holds several of the file, a convolution with the ReLU behind it or with the addition of
-# a shortcut, the result of the first is still in registers when the others need it: it is not written to memory and
-# read again. What these fusions save is memory traffic and launches; the multiplications are the same.
+# a shortcut, the result of the first is still in {term}`registers <register>` when the others need it: it is not
+# written to memory and read again. These fusions save memory traffic and launches; the multiplications are the same.
 #
 # The names of the kinds are TensorRT's own. `kgen`, where there is one, is a kernel that was generated for the purpose,
 # such as a change of the images' layout to the one that the convolutions read.
@@ -418,7 +419,7 @@ else:
 # %% [markdown]
 # The weights are in the file, in the precision of the engine. A dynamic engine needs kernels that work for every size
 # in its range, and was tuned for the middle one. Whether that costs time at the ends is measured where an engine can
-# run: the two take turns, and an effect inside the noise is said to be none.
+# run; the two take turns.
 
 
 # %%
@@ -448,14 +449,15 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
-# A table is made for each end of the range; the dynamic engine was tuned for its middle.
+# Where the effect is none, take the dynamic engine: one build, one file. Where it is not, build one for the size that
+# most requests have, and keep the dynamic one for the rest.
 #
 # ### How hard to search
 #
 # `builder_optimization_level` goes from 0 to 5 and is 3 unless set. Low levels try less and build sooner.
 #
-# A *timing cache* keeps how long every kernel took, so that the next build need not time it again: after a change of
-# one layer, or of the batch range, most of the answers are known. The course keeps one for each GPU and version.
+# A {term}`timing cache` keeps how long every kernel took, so that the next build need not time it again: after a change
+# of one layer, or of the batch range, most of the answers are known. The course keeps one for each GPU and version.
 
 # %%
 if runs:
@@ -560,7 +562,7 @@ print(", ".join(f"{model} {largest_activation(model):.1f}" for model in MODELS),
 #
 # ### `False` and `None` are ignored
 #
-# The three cells that most tutorials start with, without their checks. The file is not a model:
+# The same three cells without their checks, and a file that is no model:
 
 # %%
 (Path(scratch.name) / "broken.onnx").write_bytes(onnx_file("vanilla_cnn", "fp32").read_bytes()[:100_000])
@@ -603,9 +605,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# `None` once more; the reason is in the log, for whoever reads it.
-#
-# Add a profile, or fix the shape of the input, as `set_batches` does.
+# `None` once more; the reason is in the log, for whoever reads it. Add a profile, or fix the shape of the input, as
+# `set_batches` does.
 #
 # ### The engine comes from elsewhere
 #
@@ -727,8 +728,8 @@ else:
 #
 # ## Key points
 #
-# - A build fuses layers and tries kernels on the GPU at hand. The engine holds for that GPU, that version, those
-#   shapes.
+# - A build fuses layers and tries kernels on the GPU at hand. What you give up: the engine holds for that GPU, that
+#   version, those shapes, and nothing else.
 # - Precision is in the graph: cast before the export. The flags that did it are gone in TensorRT 11.
 # - TensorRT says `False` or `None` where others raise. Check every call and print the parser's errors.
 # - Set shapes and addresses once, execute on a stream of your own, and record it as a CUDA graph.

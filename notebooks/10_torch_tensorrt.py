@@ -15,7 +15,7 @@
 #
 # Can I have TensorRT without leaving PyTorch?
 #
-# A PyTorch module goes in, a PyTorch module comes out; in between, what TensorRT can do has become an engine.
+# A PyTorch module goes in, a PyTorch module comes out; in between, what TensorRT can do has become an {term}`engine`.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -38,8 +38,8 @@
 # %% [markdown]
 # ## Why this framework exists
 #
-# TensorRT wants a file in another format, and gives back something that is not a module any more. Whoever has a
-# program full of PyTorch around the model must rewrite its edges.
+# TensorRT wants a file in another format, and gives back something that is no longer a module. A program full of
+# PyTorch around the model must then be rewritten where the two meet.
 #
 # Torch-TensorRT stays inside {cite}`torch_tensorrt`. It takes the graph that `torch.export` makes, translates each
 # operation to TensorRT's network directly, without ONNX, and puts the engines into a module that is called like the
@@ -109,9 +109,9 @@ glue("10-here", f"This page was executed on {lab.machine_name}. {there if runs e
 # %% [markdown]
 # ```{admonition} Rows without numbers
 # :class: important
-# {glue:text}`10-here`. A cell that compiles says so instead of answering; how a graph is captured and split is
-# PyTorch's own and runs everywhere. Whoever has the library can [contribute the missing rows](section-10-contribute)
-# with three commands.
+# {glue:text}`10-here`. Where the library is missing, a cell that compiles says only what it needs; how a graph is
+# captured and split is PyTorch's own and runs everywhere. Whoever has the library can [contribute the missing
+# rows](section-10-contribute) with three commands.
 # ```
 #
 # ## Export
@@ -138,8 +138,10 @@ else:
 # nothing.
 #
 # The precision is the module's: `.half()` before the export makes an FP16 engine. Since version 2.10 this *explicit
-# typing* is the default. The course sets three options: the whole graph or an error (`require_full_compilation`, with a
-# `min_block_size` of 1), and TF32 off unless the row is labelled so (`disable_tf32`).
+# typing* is the default.
+#
+# The course sets three options: the whole graph or an error (`require_full_compilation`, with a `min_block_size` of 1),
+# and TF32 off unless the row is labelled so (`disable_tf32`).
 #
 # The most useful options and their defaults in version 2.11:
 
@@ -165,7 +167,7 @@ rows = [{"option": name, "default": str(value), "what it does": text} for name, 
 tables.show_table(pd.DataFrame(rows), "Options of torch_tensorrt.dynamo.compile.")
 
 # %% [markdown]
-# Defaults change between versions. For another one than this, look them up again.
+# Defaults change between versions: look them up for yours.
 #
 # ### The graph that is compiled
 #
@@ -180,13 +182,13 @@ counts = Counter(calls)
 tables.show_table(pd.DataFrame(counts.most_common(), columns=["operation", "calls"]), "ResNet-18 after torch.export.")
 
 # %% [markdown]
-# A convolution and its batch normalization are still two operations. TensorRT merges them when it builds the engine,
-# as the file of the [chapter on ONNX Runtime](07_onnx_runtime) had it done before.
+# A convolution and its batch normalization are still two operations. TensorRT merges them when it builds the engine; in
+# the file of the [chapter on ONNX Runtime](07_onnx_runtime) the exporter had done it.
 #
 # ### What falls back to PyTorch
 #
-# Each operation needs a *converter*. Operations without one, and those named in `torch_executed_ops`, stay in PyTorch.
-# What remains is collected into blocks of neighbours, and blocks below `min_block_size` stay in PyTorch, too.
+# Each operation needs a {term}`converter`. Operations without one, and those named in `torch_executed_ops`, stay in
+# PyTorch. What remains is collected into blocks of neighbours, and blocks below `min_block_size` stay in PyTorch, too.
 #
 # Torch-TensorRT has two partitioners. One of them (`use_fast_partitioner=False`) is built on a class of PyTorch, so the
 # split can be tried without TensorRT. Suppose that there were no converter for some operation:
@@ -226,10 +228,12 @@ assert often["engines"] < often["blocks"] / 2, "the next paragraph is wrong"
 tables.show_table(pd.DataFrame(split), f"ResNet-18, {len(calls)} operations, blocks of {smallest} or more.")
 
 # %% [markdown]
-# An operation that is there once cuts the graph where it stands, and a piece that is too small falls to PyTorch with
-# it. One that comes back in every layer makes many small pieces, most of them too small. And every border costs: the
-# tensor goes through memory, and somebody calls the next piece. Torch-TensorRT says nothing about that unless asked;
-# `dryrun=True` prints the plan without building.
+# An operation that occurs once cuts the graph where it stands, and a piece that is too small falls to PyTorch with it.
+# One that comes back in every layer makes many small pieces, most of them too small. And every border costs: the tensor
+# goes through memory, and Python calls the next piece.
+#
+# Torch-TensorRT says nothing about that unless asked; `dryrun=True` prints the plan without building. What does it make
+# of the whole graph, and of one without `relu`?
 
 # %%
 if runs:
@@ -243,8 +247,7 @@ else:
     print("needs Torch-TensorRT and a GPU")
 
 # %% [markdown]
-# The course asks for the whole graph (`require_full_compilation`), and looks at the saved program again before it is
-# run: whatever is not an engine in it is refused.
+# The course asks for the whole graph, and before it runs a saved program, it lists what in it is not an engine:
 
 # %%
 show_source(backend.outside_of_engines)
@@ -257,7 +260,7 @@ outside = Counter(backend.outside_of_engines(program.graph))
 print(f"a program without engines: {sum(outside.values())} operations in PyTorch")
 
 # %% [markdown]
-# The course's runner wants an empty list here, and refuses anything else.
+# The course's runner wants an empty list, and refuses anything else.
 #
 # ## Is it still the same model?
 #
@@ -280,9 +283,9 @@ for model in MODELS:
 #
 # ## How fast can it be?
 #
-# The kernels are TensorRT's, and the bounds those of every program that does the same multiplications
-# ([where the time goes](03_where_the_time_goes)): with no traffic but what every program needs, or with operations that
-# run one by one at the ceilings.
+# The kernels are TensorRT's; the bounds are those of every program that does the same multiplications ([where the time
+# goes](03_where_the_time_goes)): below, no traffic but what each of them needs; above, operations that run one by one
+# at the ceilings.
 
 # %%
 bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
@@ -300,8 +303,8 @@ bracket.table((1, 256))
 #
 # ## How fast is it?
 #
-# The fair rival is the eager module: both are called as a Python function, without a CUDA graph around them. PyTorch's
-# CUDA graph stands beside them. A row that could not be measured says why below the table.
+# The fair rival is the eager module: both are called as a Python function, without a {term}`CUDA graph` around them.
+# PyTorch's CUDA graph stands beside them.
 
 # %%
 rivals = ["pytorch", "pytorch-cudagraph", "torch-tensorrt"]
@@ -318,8 +321,8 @@ bracket.figure(compared.shown("resnet18", "fp16"), 1)
 glue_answer("10", bracket, compared, "torch-tensorrt", reference=("Torch-TensorRT", "PyTorch"))
 
 # %% [markdown]
-# What the graph is quicker by is, above all, waiting for launches (its convolutions take their ReLU along, too). What
-# still keeps it from the band is in the kernels.
+# Between the eager module and its graph lie the launches ([why](04_pytorch.ipynb#why)) and the ReLUs that the graph's
+# convolutions take along; between the graph and the band lie the kernels.
 #
 # (section-10-contribute)=
 # ### On readers' machines
@@ -375,14 +378,14 @@ else:
     print("needs Torch-TensorRT and a GPU")
 
 # %% [markdown]
-# The difference is what launching costs in this process, one kernel after the other.
+# The difference is what launching one kernel after the other costs in this process.
 #
 # ## Knobs
 #
 # ### CUDA graphs
 #
 # `torch_tensorrt.runtime.enable_cudagraphs(module)` is the knob that was just turned. It copies inputs to where the
-# graph reads them and outputs from where it writes, so a result that was kept is not overwritten by the next replay.
+# graph reads them and outputs from where it writes, so the next replay does not overwrite a result that you kept.
 #
 # ### How hard to search, and TF32
 #
@@ -408,7 +411,8 @@ else:
     print("needs Torch-TensorRT and a GPU")
 
 # %% [markdown]
-# A level that compiles sooner is worth it while you try things out; the last column says how much sooner.
+# While you try things out, a level that compiles sooner may be worth a slower call; the last column says how much
+# sooner.
 #
 # ### Saving and loading
 #
@@ -459,8 +463,8 @@ else:
 #
 # ### `undefined symbol` at import
 #
-# The package is compiled against one PyTorch and one TensorRT, and another one of either has other symbols
-# ([pytorch/TensorRT#3031](https://github.com/pytorch/TensorRT/issues/3031),
+# The package is compiled against one PyTorch and one TensorRT; in other versions of these, the symbols that it wants
+# are missing ([pytorch/TensorRT#3031](https://github.com/pytorch/TensorRT/issues/3031),
 # [pytorch/TensorRT#3350](https://github.com/pytorch/TensorRT/issues/3350)). Its minor version is PyTorch's, so compare
 # before you import:
 
@@ -497,7 +501,7 @@ sizes = blocks(head)
 print(f"blocks of {sizes} operations, {sum(size >= smallest for size in sizes)} of them large enough for an engine")
 
 # %% [markdown]
-# Set `min_block_size=1` for a model that you want as a whole, and count what is outside of engines.
+# If you want such a model in an engine, set `min_block_size=1`, and count what is outside of it.
 #
 # ### The batch is fixed
 #
@@ -604,12 +608,12 @@ print([tuple(flexible.module()(torch.zeros(size, 3, 224, 224)).shape) for size i
 #
 # ## Key points
 #
-# - A module goes in and a module comes out; the program around it stays as it is.
+# - Yes: a module goes in, a module comes out, and the program around it stays as it is.
 # - What has no converter stays in PyTorch. Count what is outside of engines, and demand full compilation where you
 #   mean it.
 # - Precision is the module's own: cast before the export.
 # - The saved program holds engines. It belongs to a GPU, a PyTorch and a TensorRT.
-# - A call costs what it costs, however fast the engine is: try a CUDA graph.
+# - Calling has its price, however fast the engine is: try a CUDA graph.
 #
 # ## Further reading
 #

@@ -168,8 +168,8 @@ if "BatchNormInference" in count_operations(graph):
 
 # %% [markdown]
 # MobileNetV2 has a batch normalization after every convolution, and the file has none. Their scales were multiplied
-# into the filters while converting; what is left of each is an `Add`. A `Clamp` is a ReLU6, and a `GroupConvolution`
-# is a depthwise convolution, which treats each channel by itself.
+# into the filters while converting; what is left of each is an `Add`. A `Clamp` is a ReLU6, and a `GroupConvolution` is
+# a {term}`depthwise convolution`, which treats each channel by itself.
 #
 # ## Two hints
 #
@@ -190,8 +190,8 @@ plots.show_figure(
 
 # %% [markdown]
 # Together, an answer comes early. Apart, cores never wait for each other, so more answers come in a second, each of
-# them late. OpenVINO asks for the goal, not for numbers of threads: `PERFORMANCE_HINT` is `LATENCY` or `THROUGHPUT`,
-# and the plugin derives the rest from the processor and the model {cite}`openvino_hints`.
+# them late. OpenVINO asks for the goal, not for numbers of threads: `PERFORMANCE_HINT` is `LATENCY` where callers wait,
+# `THROUGHPUT` where a queue is never empty, and the plugin derives the rest {cite}`openvino_hints`.
 
 
 # %%
@@ -282,9 +282,9 @@ for model in MODELS:
 #
 # Bounds come first, from both sides, with ceilings that are measured on this CPU as in the [chapter on where the time
 # goes](03_where_the_time_goes). An image takes at least the time of its arithmetic, at the rate of a large matrix
-# product on all cores, and at least that of the traffic that is left when all is fused. (Traffic is a bound only for
-# what is not in the processor's caches already, where the weights of a small network may well stay from one image to
-# the next.) Operations that run one by one at the ceilings take the time of the last column.
+# product on all cores, and at least that of the traffic that is left when all is fused. (What the caches keep from one
+# image to the next, such as the weights of a small network, is no traffic.) Operations that run one by one at the
+# ceilings take the time of the last column.
 
 # %%
 bracket = Bracket("mobilenet_v2", "fp32", ceilings("cpu"))
@@ -295,8 +295,8 @@ bracket.table((1, 8))
 # expect for one image, from PyTorch's loop and from a compiled graph?
 #
 # :::{dropdown} What was measured
-# {glue:text}`11-gap`. (A row that gets below the bound has better kernels than the product that the ceiling was
-# measured with, or the machine had other work just then.)
+# {glue:text}`11-gap`. (A row below the bound has better kernels than the product that the ceiling was measured with, or
+# other work slowed that product down.)
 # :::
 #
 # ## How fast is it?
@@ -349,9 +349,9 @@ glue("11-gap", bracket.gap([row for rows in one.values() for row in rows]))
 bracket.figure(compared.shown("mobilenet_v2"), 1)
 
 # %% [markdown]
-# On a CPU the one who asks for an operation is the one who computes it, so nothing waits for a launch. A mark beyond
-# the band has kernels that are slower than a large matrix product and a large copy, as those of a network of thin
-# layers are. What a compiler can do about it, the section "Why?" shows.
+# On a CPU nothing waits for a launch: who asks for an operation computes it. A mark beyond the band has kernels slower
+# than a large matrix product and a large copy, as those of thin layers often are. [Why?](11_openvino.ipynb#why) shows
+# what a compiler can do about it.
 #
 # ### Where the milliseconds are
 #
@@ -361,7 +361,7 @@ bracket.figure(compared.shown("mobilenet_v2"), 1)
 compared.parts("mobilenet_v2")
 
 # %% [markdown]
-# There is no bus to cross: the input is read where it is, and only the logits are copied.
+# The input is read where it is; only the logits are copied.
 #
 # ### One caller or many
 #
@@ -395,8 +395,8 @@ compared.batches("mobilenet_v2")
 
 # %% [markdown]
 # On a GPU a batch fills thousands of lanes that one image leaves empty. A CPU has few cores, and one image may keep
-# them busy already. Then a batch of eight takes eight times as long, and its curve is flat; it may even fall, once the
-# activations no longer fit into the caches. Where the curve rises, one image left cores idle.
+# them busy already. Then a batch of eight takes eight times as long, and the rate stays flat; it may even fall, once
+# the activations no longer fit into the caches. Where it rises, one image left cores idle.
 #
 # ## Why?
 #
@@ -443,8 +443,8 @@ glue("11-fused", sum("+" in origin for origin in origins))
 #
 # ### Which kernels?
 #
-# The name of a kernel says what it is for: `dw` is a depthwise convolution, `1x1` one without a neighbourhood, and the
-# end the type of its operands. `avx2` and `avx512` are instructions for vectors of 256 and 512 bits, `amx` is
+# The name of a kernel says what it is for: `dw` is a depthwise convolution, `1x1` one that looks at no neighbours, and
+# the ending is the type of its operands. `avx2` and `avx512` are instructions for vectors of 256 and 512 bits, `amx` is
 # {term}`AMX`, which multiplies small matrices of 16 or 8 bits.
 
 # %%
@@ -464,9 +464,9 @@ sums = both.groupby("precision", sort=False)["ms"].sum()
 print(", ".join(f"{precision}: {total:.2f} ms in all layers" for precision, total in sums.items()))
 
 # %% [markdown]
-# BF16 halves the bytes that move and, where the processor multiplies it, shortens the products. A depthwise
-# convolution has few products for each byte, so what it can gain comes from the bytes. Additional layers that convert
-# between the types are what BF16 costs. On a processor that has it, the sums above say what is left of the gain.
+# BF16 halves the bytes that move and, where the processor multiplies it, shortens the products. A depthwise convolution
+# has few products for each byte, so what it can gain comes from the bytes. What BF16 costs are layers that convert
+# between the types. On a processor that has it, the sums above say what is left of the gain.
 #
 # ## Knobs
 #
@@ -504,7 +504,7 @@ tables.show_table(turns.table().rename(columns={"": "option"}), caption, {"times
 print(f"{threads} threads are {turns.ratio('latency hint', 'one thread')[0]:.1f} times as fast as one")
 
 # %% [markdown]
-# "None" is an effect inside the noise.
+# An effect of *none* is one that the noise hides.
 #
 # *Threads.* One thread against all of them shows how well the network divides. After each layer, all threads wait for
 # the slowest, so it never divides perfectly.
@@ -615,8 +615,8 @@ print(
 )
 
 # %% [markdown]
-# The lines say what there is to save for a small network on this CPU, and the cache holds the weights a second time.
-# For large models, and on the other plugins, it is worth more
+# For a small network on this CPU, that is all there is to save, and the cache holds the weights a second time. For
+# large models, and on the other plugins, it is worth more
 # ([optimum-intel#347](https://github.com/huggingface/optimum-intel/issues/347)).
 #
 # ### Preprocessing inside the graph
@@ -684,10 +684,9 @@ for name, options in {"default": {}, "f32 asked for": fp32}.items():
     print(f"{name}: computes in {', '.join(computed_precisions(compiled))}, largest difference {difference:.0e}")
 
 # %% [markdown]
-# If the list above holds `BF16`, the two lines differ. If it does not, they agree, and BF16 would have to be emulated:
-# asking for it there makes a model slower
-# ([openvino#18866](https://github.com/openvinotoolkit/openvino/issues/18866)). Say `INFERENCE_PRECISION_HINT`
-# explicitly, always.
+# If the list above holds `BF16`, the two lines differ. If it does not, they agree; BF16 would be emulated there, and
+# asking for it makes a model slower ([openvino#18866](https://github.com/openvinotoolkit/openvino/issues/18866)). Say
+# `INFERENCE_PRECISION_HINT` explicitly, always.
 #
 # ### Asked for is not in use
 #
@@ -768,7 +767,7 @@ for name in ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING"):
     print(f"{name}: {latency.get_property(name)} by the hint, {shared.get_property(name)} for one of many processes")
 
 # %% [markdown]
-# Properties tell what became of each request.
+# One thread, on any core: the operating system puts it where there is room.
 #
 # ### The batch does not fit
 #
@@ -868,7 +867,8 @@ print(core.compile_model(static(4), "CPU", fp32)([four])[0].shape)
 #
 # ## Key points
 #
-# - Converting is done once; compiling adapts the graph to the processor: fusion, layout, precision, threads.
+# - How fast a CPU answers is decided when the graph is compiled for it: fusion, layout, precision, threads. Converting
+#   is done once, compiling on the machine that will answer.
 # - Hints say what you want. `LATENCY` puts all cores on one request, `THROUGHPUT` wants a queue that is never empty.
 # - On recent processors FP32 means BF16 until you ask for `f32`. Ask the kernels, not the property.
 # - `save_model` writes FP16 unless told otherwise.

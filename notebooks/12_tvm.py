@@ -42,9 +42,9 @@
 # kernels for that hardware. On hardware without such a library, or for an operation that is not in it, there is
 # nothing to call.
 #
-# TVM keeps apart *what* is computed and *how* {cite}`tvm`. What is computed is a few nested loops that anybody could
-# write. How is a *schedule*: a list of changes to these loops (split, reorder, vectorize, put on threads) that leave
-# the result as it is. A new chip then needs schedules, and no library.
+# TVM keeps apart *what* is computed and *how* {cite}`tvm`. The *what* is a few nested loops that anybody could write.
+# The *how* is a {term}`schedule`: a list of changes to these loops (split, reorder, vectorize, put on threads) that
+# leave the result as it is. A new chip then needs schedules, and no library.
 #
 # The price is that a good schedule must be found, by a rule, by a person or by a search.
 
@@ -125,8 +125,8 @@ imported = from_exported_program(
 
 # %% [markdown]
 # The batch norms are folded before, as in the [chapter on PyTorch](04_pytorch). `CONVERTERS` are three functions of the
-# course's own that take the place of TVM's; the section on what goes wrong says why. These lines are the course's
-# `import_model`.
+# course's own that take the place of TVM's; [what goes wrong](12_tvm.ipynb#what-goes-wrong) says why. Below, the
+# course's `import_model` does the same.
 #
 # The graph is data. Its operations can be counted:
 
@@ -141,7 +141,7 @@ calls = operations_in(imported)
 print({name: calls[name] for name in ("nn.conv2d", "add", "nn.relu", "nn.max_pool2d", "matmul")})
 
 # %% [markdown]
-# The batch norms are gone, as was to be expected.
+# The batch norms are gone; what is left of each is an `add`.
 #
 # ### From operations to loops
 #
@@ -167,8 +167,8 @@ assert (sizes.loc["loop programs"] < sizes.loc["calls"]).all(), "the next paragr
 tables.show_table(sizes.rename_axis("").reset_index(), "ResNet-18, before and after fusing.")
 
 # %% [markdown]
-# Layers of one shape share a program, so there are fewer programs than calls. For its rows the course also changes the
-# layout before, with one more pass (`relax.transform.ConvertLayout`); all of it together is its function `lower`.
+# Layers of one shape share a program, so there are fewer programs than calls. For its rows the course changes the
+# layout first, with one more pass (`relax.transform.ConvertLayout`); all of it together is its function `lower`.
 #
 # The fused programs carry in their names what they compute:
 
@@ -209,8 +209,8 @@ script = by_hand.mod["main"].script()
 print(script[script.index("    for ") : script.index("        v_i0")].rstrip())
 
 # %% [markdown]
-# The two `for` lines have changed and nothing else has. TVM refuses a change that would alter the result: to vectorize
-# the loop over the terms, for example, which add up.
+# Only the two `for` lines have changed. TVM refuses a change that would alter the result: to vectorize the loop over
+# the terms, for example, which add up.
 #
 # On a CPU, three changes matter. Share the outer loops among the cores. Let the innermost loop run over numbers that
 # lie side by side, so that one instruction does many. Keep a small tile of sums in registers while all products are
@@ -222,9 +222,11 @@ print(script[script.index("    for ") : script.index("        v_i0")].rstrip())
 show_source("inference_lib.backends.tvm.cpu", "VectorTiles.tile")
 
 # %% [markdown]
-# The arithmetic is not mentioned: the same function schedules a convolution of any size, a depthwise one, a pooling and
-# a matrix product. Guess before you read on: how many times faster than the plain loops is the small network with it?
-# Bear in mind how many numbers fit into a vector, and how many cores there are.
+# The arithmetic is not mentioned: the same function schedules a convolution of any size, a {term}`depthwise <depthwise
+# convolution>` one, a pooling and a matrix product.
+#
+# Guess before you read on: how many times faster than the plain loops is the small network with it? Bear in mind how
+# many numbers fit into a vector, and how many cores there are.
 #
 # :::{dropdown} What was measured
 # On this page's machine and in its process, the rule is {glue:text}`12-rule` against the loops as written.
@@ -312,10 +314,11 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 #
 # Two things in this list are expensive. `GeneralReduction` takes the depthwise convolutions, and lets the 256 threads
 # of a block add up each sum of nine products together: almost all of them wait. And `Matmul` leaves tensor cores alone
-# unless there are more than 64 rows, columns and terms. A third does not show here: a thread block of `Matmul` computes
-# a tile of 128 by 128 outputs on tensor cores, and of 32 by 64 without. At batch 1, the last convolutions of a network
-# have 49 pixels, which make so few tiles that most of the GPU's {term}`multiprocessors <multiprocessor>` have nothing
-# to do.
+# unless there are more than 64 rows, columns and terms.
+#
+# A third does not show here. A {term}`thread block` of `Matmul` computes a {term}`tile` of 128 by 128 outputs on tensor
+# cores, and of 32 by 64 without. At batch 1, the last convolutions of a network have 49 pixels, which make so few tiles
+# that most of the GPU's {term}`multiprocessors <multiprocessor>` have nothing to do.
 #
 # So the course has three rules that are asked first. This is the one for sums of a few terms; each thread makes one
 # output, and the bias and the ReLU are applied before it is stored:
@@ -324,8 +327,9 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 show_source("inference_lib.backends.tvm.gpu", "ShortSums.apply")
 
 # %% [markdown]
-# The second puts half-precision products on tensor cores. A tensor core multiplies *fragments* of 16 by 16 numbers that
-# the 32 threads of a warp hold together, so a tile is some warps side by side, each with some fragments:
+# The second puts half-precision products on tensor cores. A tensor core multiplies {term}`fragments <fragment>` of 16
+# by 16 numbers that the 32 threads of a {term}`warp` hold together, so a tile is some warps side by side, each with
+# some fragments:
 
 # %%
 show_source("inference_lib.backends.tvm.tensor_cores", "on_tensor_cores")
@@ -383,7 +387,7 @@ else:
 shown
 
 # %% [markdown]
-# The effect is the verdict on the ratio within rounds; *none* is one that the noise hides.
+# The effect is the verdict on the ratio within rounds.
 #
 # ## Compile
 #
@@ -397,7 +401,7 @@ executable = tvm.compile(by_rule, cpu)
 executable.export_library(str(Path(scratch.name) / "small.so"))
 
 # %% [markdown]
-# For a GPU the target is another and dlight's rules stand in the list. The weights are inside, and their type can be
+# For a GPU the target is another, and rules for GPUs stand in the list. The weights are inside, and their type can be
 # read from the library's bytes:
 
 # %% tags=["nbval-check-output"]
@@ -407,11 +411,11 @@ print(Counter(dtype for dtype, _ in stored))
 print(max(shape for _, shape in stored if len(shape) == 2))
 
 # %% [markdown]
-# The largest of them is the first linear layer's.
+# All in FP32; the largest matrix is the first linear layer's.
 #
 # ## Run
 #
-# A small virtual machine calls the loop programs one after another. It needs neither the PyTorch module nor the
+# A small *virtual machine* calls the loop programs one after another. It needs neither the PyTorch module nor the
 # schedule, only the library:
 
 # %% tags=["nbval-check-output"]
@@ -421,20 +425,19 @@ expected = load_pretrained("vanilla_cnn")(torch.from_numpy(image.numpy())).numpy
 print("PyTorch's logits:", np.allclose(logits, expected, atol=1e-3))
 
 # %% [markdown]
-# Input and output are tensors of TVM's. They share memory with PyTorch's by DLPack, without a copy:
+# Input and output are TVM's tensors. They share memory with PyTorch's by {term}`DLPack`, without a copy:
 # `tvm.runtime.from_dlpack(images)` on the way in and `torch.from_dlpack(logits)` on the way out. On a GPU, where both
 # queue their work, they must also share a stream (`tvm_ffi.use_raw_stream`), or one reads before the other has written.
 #
-# PyTorch's way of capturing a CUDA graph would do harm here. Each run takes memory for its feature maps from TVM's pool
-# and gives it back, so a captured run would go on writing to memory that has another owner by then. TVM has a way of
-# its own: told to before it compiles (`relax.backend.use_cuda_graph`), it plans the memory of all feature maps, keeps
-# it, and moves the kernels between the input and the output to a function that its virtual machine captures at the
-# first run. That is a second row, "TVM (CUDA graph)".
+# PyTorch's way of capturing a {term}`CUDA graph` would do harm here. Each run takes memory for its feature maps from
+# TVM's pool and gives it back, so a captured run would go on writing to memory that has another owner by then. TVM has
+# its own way, to be asked for before it compiles (`relax.backend.use_cuda_graph`): the memory of all feature maps is
+# planned and kept, and the virtual machine captures the kernels between input and output at the first run. That is a
+# second row, "TVM (CUDA graph)".
 #
 # ## Is it still the same model?
 #
-# Each batch size is compiled for itself. On a machine with a GPU, the rows are those of the GPU and of its host. A row
-# that could not be measured says why below the table.
+# Each batch size is compiled for itself. On a machine with a GPU, the rows are those of the GPU and of its host.
 
 # %%
 records = lab.benchmark(["tvm", "tvm-cudagraph"])
@@ -521,8 +524,8 @@ for bracket in brackets:
     display(bracket.figure(compared.shown(bracket.model, "fp16"), 1))
 
 # %% [markdown]
-# Between a row and its own graph lie, above all, launches. Between a graph and the band lie kernels: compare the two
-# networks there, and the two libraries of kernels within each.
+# Between a row and its own graph lie the launches, between a graph and the band the kernels. Compare the two networks
+# there, and TVM's kernels with the library's within each.
 #
 # ### Where the milliseconds are
 #
@@ -532,7 +535,7 @@ for bracket in brackets:
 compared.parts("resnet18", "fp32")
 
 # %% [markdown]
-# The part that a compiler can shorten is the middle one.
+# A compiler can shorten only the middle part.
 #
 # ### Larger batches
 #
@@ -546,8 +549,8 @@ compared.batches("resnet18", "fp16")
 #
 # ## Why?
 #
-# The virtual machine tells a function before and after each call, so that every loop program can be timed. The numbers
-# include a wait after each, so do not add them up to a run.
+# The virtual machine calls a function of ours before and after each loop program, so each can be timed. The numbers
+# include a wait after each, so their sum is more than a run takes.
 
 # %%
 on_device = tvm.runtime.tensor(image.numpy(), device=tvm.device(lab.device, 0))
@@ -583,14 +586,14 @@ tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLO
 
 # %% [markdown]
 # The last column is what fusing is about. TVM computes the bias, the shortcut and the ReLU on a tile before it leaves
-# the chip, so they are not there; in PyTorch each is a pass over a feature map, unless its library has a kernel that
-# takes it along.
+# the chip, so they cost no pass of their own; in PyTorch each is a pass over a feature map, unless its library has a
+# kernel that takes it along.
 #
-# The rates are what a library is about. A few tiles for all shapes meet many kernels and a choice among them for each
-# shape. cuDNN also has algorithms that need fewer products, such as {term}`Winograd`'s {cite}`winograd`, and kernels
-# that fetch the next numbers while they multiply the last ones. All of that is for large products, of which ResNet-18
-# consists. MobileNetV2 consists of thin ones and of depthwise convolutions, with a few terms each, which wait for
-# memory in whatever order they are computed. So look at both networks above before you call a compiler slow.
+# The rates are what a library is about. TVM's few tiles for all shapes meet many kernels, and a choice among them for
+# each shape. cuDNN also has algorithms that need fewer products, such as {term}`Winograd`'s {cite}`winograd`, and
+# kernels that fetch the next numbers while they multiply the last ones. All of that is for large products, of which
+# ResNet-18 consists. MobileNetV2 consists of thin ones and of depthwise convolutions, with a few terms each, which wait
+# for memory in whatever order they are computed. So look at both networks above before you call a compiler slow.
 #
 # ## Knobs
 #
@@ -612,7 +615,7 @@ caption = f"vanilla_cnn, FP32, batch 1. {lab.machine.name('cpu')}."
 tables.show_table(in_turn(targets).table(), caption)
 
 # %% [markdown]
-# What a library that is made for any machine gives away on this one is the effect in the last column.
+# That is what code for any machine gives away on this one.
 #
 # ### Threads
 #
@@ -643,12 +646,13 @@ threads(1, 0)  # all of them again
 tables.show_table(threaded.table(), caption)
 
 # %% [markdown]
-# One row against the next says how well the small network divides.
+# The rows say how well the small network divides.
 #
 # ### Layout, on a GPU
 #
-# For a CPU the course converts images to channels-last, so that channels fill the vectors. What suits a GPU depends on
-# its rules: in which order does a thread block fetch its tiles? Compile for both layouts, at both precisions:
+# For a CPU the course converts images to {term}`channels-last`, so that channels fill the vectors. What suits a GPU
+# depends on its rules: in which order does a thread block fetch its tiles? Compile for both layouts, at both
+# precisions:
 
 # %%
 if lab.device == "cuda":
@@ -689,13 +693,14 @@ for kept in sorted(lib.SCHEDULES.glob("*/database_tuning_record.json")):
 print("used here:", "these" if lib.tuned_schedules(lab.device) else "rules alone")
 
 # %% [markdown]
-# A program is found by its structure: the same loops of the same lengths. Another batch size is another program.
-# A schedule also fits the machine that it was searched on: how many tiles there are for how many cores is a part of it,
-# and what won on two cores may lose on sixteen. In the first figure of this chapter, against the rule, the tuned
-# schedule is {glue:text}`12-tuned`.
-# The rows of this chapter use a tuned schedule where there is one for their device, and the rules elsewhere.
+# A program is found by its structure: the same loops of the same lengths. Another batch size is another program. A
+# schedule also fits the machine that it was searched on: how many tiles there are for how many cores is a part of it,
+# and what won on two cores may lose on sixteen.
 #
-# To make your own, on the machine that they are for (`pip install xgboost-cpu cloudpickle` first):
+# In the first bars of this chapter, against the rule, the tuned schedule is {glue:text}`12-tuned`. The rows of this
+# chapter use a tuned schedule where there is one for their device, and the rules elsewhere.
+#
+# To make your own, on the machine that will use them (`pip install xgboost-cpu cloudpickle` first):
 #
 # ```
 # python -m inference_lib.backends.tvm.tuning vanilla_cnn cuda --trials 640
@@ -719,7 +724,7 @@ for name, converters in {"TVM's converter": None, "the course's": CONVERTERS}.it
 
 # %% [markdown]
 # The course's converter adds up in FP32, adds the bias there, and rounds once. It is found by the operation's name,
-# `conv2d.default`, so the trace must not be decomposed further before (`run_ep_decomposition`):
+# `conv2d.default`, so the trace must not be decomposed before (`run_ep_decomposition=False`):
 
 # %%
 show_source("inference_lib.backends.tvm.graph", "convert_convolution")
@@ -746,9 +751,8 @@ print("clip:               ", transpositions({k: v for k, v in CONVERTERS.items(
 print("maximum and minimum:", transpositions(CONVERTERS))
 
 # %% [markdown]
-# Two are left, instead of one before and one after each `clip`.
-#
-# Count the operations after each pass. A compiler that cannot do something well does it anyway.
+# Two are left, instead of one before and one after each `clip`. Count the operations after each pass: a compiler that
+# cannot do something well does it anyway.
 #
 # ### A vector of 24 numbers
 #
@@ -773,8 +777,8 @@ tables.show_table(lengths.table(), f"MobileNetV2, FP32, batch 1. {lab.machine.na
 glue("12-lengths", told(lengths, "powers of two", "any length"))
 
 # %% [markdown]
-# Powers of two are {glue:text}`12-lengths` here. Neither version gives a warning. Look at the slowest program, and ask
-# what is odd about its numbers.
+# Powers of two are {glue:text}`12-lengths` here, and neither version gives a warning. When a program is slow, look at
+# the lengths in it.
 #
 # ### One letter turns the tensor cores off
 #
@@ -789,7 +793,7 @@ for architecture in ("sm_90a", "sm_90"):
     print(f"{architecture}: tensor cores {'are' if 'wmma' in script else 'are not'} used")
 
 # %% [markdown]
-# Look for the instruction in the program, not for the option in the script.
+# Look for the instruction in the program, not for the option in your script.
 #
 # ### The batch is fixed
 #
@@ -820,13 +824,13 @@ show_source("inference_lib.backends.tvm.backend", "import_tensor_programs")
 # ### Versions that do not fit
 #
 # TVM comes in two packages, `apache-tvm` and `apache-tvm-ffi`, and `pip` takes the newest of the second. With version
-# 0.1.15 or later, the search of TVM 0.27 ends in a segmentation fault on our machines. Pin both.
+# 0.1.15 or later, the search of TVM 0.27 ends in a segmentation fault on our machines. Pin both; this page ran with:
 
 # %%
 print(get_backend("tvm").versions())
 
 # %% [markdown]
-# These versions are the ones that this page ran with.
+# Each row's record keeps them.
 #
 # ## Exercises
 #
@@ -897,10 +901,10 @@ print(get_backend("tvm").versions())
 # ## Key points
 #
 # - TVM keeps what is computed (loops) apart from how (a schedule), and writes the kernels itself.
-# - The loops stay the same, and the schedule decides about the time: here the rule was {glue:text}`12-rule`. Rules cost
+# - The loops stay the same, and the schedule decides the time: here the rule was {glue:text}`12-rule`. Rules cost
 #   nothing, a search costs minutes to hours, and what it finds can be kept.
-# - Fusing puts the bias, the shortcut and the ReLU into the loops of the convolution. Inside of these, a vendor's
-#   library has more ways to choose from.
+# - As fast as a vendor's library? Graph against graph, TVM is {glue:text}`12-resnet-graphs` with ResNet-18 and
+#   {glue:text}`12-mobile-graphs` with MobileNetV2. Its strength is fusing, the library's a kernel for every shape.
 # - Everything is compiled in: device, instructions, batch size, precision.
 # - Count what a pass did. What it could not do well, it did not refuse.
 #

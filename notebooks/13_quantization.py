@@ -37,9 +37,9 @@
 # %% [markdown]
 # ## Why eight bits?
 #
-# A processor multiplies more small numbers than large ones at a time: the same wires hold four products of 8-bit
-# integers or one of FP32. Small numbers also cost less to move. A network that was trained in FP32 mostly does not
-# need all of its digits, so they can be dropped after training. That is *post-training* {term}`quantization`
+# A processor multiplies more small numbers than large ones at a time: where one FP32 number fits, four 8-bit integers
+# do. Small numbers also cost less to move. A network that was trained in FP32 mostly does not need all of its digits,
+# so they can be dropped after training. That is *post-training* {term}`quantization`
 # {cite}`quantization_paper,quantization_white_paper`.
 #
 # What has to be chosen is the {term}`scale`: how much one step is worth. For weights, it follows from the weights. For
@@ -134,11 +134,12 @@ print("stand for:  ", dequantize(q, scale, 0).round(3))
 print("half a step:", round(scale / 2, 4), " largest error:", np.abs(dequantize(q, scale, 0) - x).max().round(4))
 
 # %% [markdown]
-# The error is half a step at most, and a step is the largest number over 255. So a single outlier makes every other
-# number coarser: that is the whole art of calibration.
+# The error is half a step at most, and a step is the largest number over 255. So a single {term}`outlier` makes every
+# other number coarser; what to do about outliers is the whole art of calibration.
 #
 # *Symmetric* means $z = 0$: one multiplication fewer for every product, and half of the integers are wasted on a tensor
-# that is never negative. *Affine* spends them. After a ReLU the two meet: unsigned integers with $z = 0$ waste nothing.
+# that is never negative. *Affine* uses them all. After a ReLU the two meet: unsigned integers with $z = 0$ waste
+# nothing.
 #
 # ## How fast can it be?
 #
@@ -211,16 +212,17 @@ show_source("inference_lib.seam.calibration", "Calibration")
 
 # %% [markdown]
 # **OpenVINO** leaves the work to NNCF, the Neural Network Compression Framework {cite}`nncf`. It knows what OpenVINO
-# can fuse, and corrects biases for what rounding shifts on average. Accuracy control comes [below](section-13-spared).
+# can fuse, and corrects biases for what rounding shifts on average. It can also find the layers that [stay in
+# FP32](section-13-spared).
 
 # %%
 show_source("inference_lib.backends.openvino", "quantize_ir")
 
 # %% [markdown]
 # **PyTorch** captures a program, lets a *quantizer* annotate it for one kind of hardware, observes it, and writes the
-# nodes in. `torch.compile` fuses them {cite}`torchao_pt2e`. The import matters: the functions of the same names that
-# were once in `torch.ao` are gone, and a program that was not captured with `strict=True` is left in FP32 without a
-# word ([pytorch#160095](https://github.com/pytorch/pytorch/issues/160095) is a relative of this).
+# nodes in. `torch.compile` fuses them {cite}`torchao_pt2e`. Two traps: the functions of the same names that were once
+# in `torch.ao` are gone, and a program that was not captured with `strict=True` is left in FP32 without a word
+# ([pytorch#160095](https://github.com/pytorch/pytorch/issues/160095) is a relative of this).
 
 # %%
 show_source("inference_lib.backends.shared.pt2e", "quantize_program")
@@ -272,9 +274,11 @@ tables.show_table(counts.rename_axis("operator").reset_index(), "Operators of va
 
 # %% [markdown]
 # `QLinearConv` and `QGemm` multiply integers. What is still called `Conv` multiplies FP32 numbers, and a label "INT8"
-# over such a graph would be wrong. So the course reads back, for every export in eight bits, which part of the
-# multiply-adds really has 8-bit factors: from this graph, from the kernels' names in OpenVINO, from a profile in
-# PyTorch, from the plans of cuDNN. It is a column of every table below.
+# over such a graph would be wrong.
+#
+# So the course reads back, for every export in eight bits, which part of the multiply-adds really has 8-bit factors:
+# from this graph, from the kernels' names in OpenVINO, from a profile in PyTorch, from the plans of cuDNN. It is a
+# column of every table below.
 #
 # ## Is it still the same model?
 #
@@ -305,6 +309,7 @@ tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
 # {cite}`mcnemar`). The interval says how large the difference may be on other pictures of this kind.
 #
 # An accuracy that is 0.1 points lower on a few hundred pictures is no evidence of anything. Nor is one that is higher.
+# On all 10,000, it is ten answers more lost than won, and *p* says how often luck does that.
 
 # %% tags=["remove-cell"]
 lost = tables.accuracy_lost(measured)
@@ -377,8 +382,8 @@ else:
     print("the rows of a GPU need one; the scoreboard has those of the published edition")
 
 # %% [markdown]
-# Time is not all that eight bits save, and calibration is not free. An export is timed alone; energy is read on a GPU,
-# at batch 1. The same frameworks' rows in more bits stand beside:
+# Time is not all that eight bits save, and calibration is not free. The same frameworks' rows in more bits stand
+# beside; energy is read on a GPU:
 
 # %%
 least = min(record.batch_size for record in measured)
@@ -463,7 +468,7 @@ glue("13-left", f"{share['products']:.0f}")
 
 # %% [markdown]
 # The products ran {glue:text}`13-products` times as fast. They were {glue:text}`13-share` % of the FP32 model's time
-# and are {glue:text}`13-left` % of the INT8 model's. The rest is [Amdahl's law](../book/glossary): what does not shrink
+# and are {glue:text}`13-left` % of the INT8 model's. That is [Amdahl's law](../book/glossary): what does not shrink
 # decides in the end.
 #
 # ## Knobs
@@ -518,8 +523,9 @@ FORMATS = {"error of the logits, %": "{:.2f}", "answers changed, %": "{:.1f}"}
 # ### How to calibrate
 #
 # *Min-max* takes the extremes that were seen. *Percentile* cuts off the rarest numbers, here one in a thousand, so that
-# the others get finer steps. *Entropy* chooses the cut whose histogram resembles the original most. `quantize_static`
-# makes that histogram with 128 bins and then looks for the best 128 of them; it has no option for more bins.
+# the others get finer steps. *Entropy* chooses the cut whose histogram resembles the original most. But
+# `quantize_static` makes that histogram with 128 bins and looks for the best 128 of them, with no option for more: it
+# has nothing to cut.
 
 # %%
 few = 4 if lab.profile.name == "smoke" else 32
@@ -560,16 +566,16 @@ one, many = by_count[1], by_count[4 * few]
 glue("13-one-picture", f"{one:.1f} % with one picture, {many:.1f} % with {4 * few}")
 
 # %% [markdown]
-# For vanilla_cnn, {glue:text}`13-best-method` does the least damage here, and the worst of the three does
-# {glue:text}`13-method-spread` times as much. The error of min-max is {glue:text}`13-one-picture`: from too few
-# pictures the extremes are not known, and what is larger is cut off. Which method wins depends on the network's
-# outliers, so try them; it is one argument.
+# For vanilla_cnn, the least damage here is that of {glue:text}`13-best-method`, and the worst of the three does
+# {glue:text}`13-method-spread` times as much. Which one wins depends on the network's outliers, so try them; it is one
+# argument. The error of min-max is {glue:text}`13-one-picture`: from too few pictures the extremes are not known, and
+# what is larger is cut off.
 #
 # ### One scale for a tensor, or one for each channel?
 #
 # The channels of a layer differ in size. With one scale for all of them the smallest are left with few steps. Folding a
 # batch norm into a convolution multiplies each channel's weights by a factor of their own, which evens the ranges out
-# or drives them apart. A {term}`depthwise convolution` has most to lose, since a channel of its has only nine weights.
+# or drives them apart. A {term}`depthwise convolution` has most to lose, since a channel has only nine weights there.
 
 
 # %%
@@ -615,8 +621,9 @@ for place, other in zip(("per-tensor", "symmetric"), others, strict=True):
     glue(f"13-{place}", ", ".join(f"{ratio:.1f} times on {model}" for model, ratio in times.items()))
 
 # %% [markdown]
-# The error with one scale for each tensor, compared with one for each channel: {glue:text}`13-per-tensor`. Symmetric
-# activations, compared with affine ones: {glue:text}`13-symmetric`.
+# The error with one scale for each tensor, compared with one for each channel: {glue:text}`13-per-tensor`. Take one for
+# each channel of the weights wherever the kernels know it. Symmetric activations, compared with affine ones:
+# {glue:text}`13-symmetric`.
 #
 # ### A batch norm that was not folded
 #
@@ -701,7 +708,7 @@ print(f"{', '.join(kept)} in FP32, the rest in eight bits: {without_worst:.2f} %
 
 # %% [markdown]
 # Independent errors add up by their squares; the first line has that sum beside what all layers do together. The second
-# line is what three layers give back, as far as an imitation can tell.
+# line says what is left when three layers are spared, as far as an imitation can tell.
 #
 # (section-13-spared)=
 # ### Layers that stay in FP32
@@ -778,8 +785,8 @@ for place, name in (("spared", "all but the worst three"), ("controlled", "with 
 # %% [markdown]
 # Keeping the worst three in FP32 takes away {glue:text}`13-spared`. Accuracy control takes away
 # {glue:text}`13-controlled`. A negative number would mean that the imitation blamed the wrong layers: it does not
-# correct biases, and rounds in other places. On a GPU, the backend `cudnn` keeps those layers in FP16 that gain no time
-# either.
+# correct biases, and rounds in other places. On a GPU, the backend `cudnn` also keeps in FP16 the layers that gain no
+# time.
 #
 # ## When it is not faster, and why
 #
@@ -788,7 +795,7 @@ for place, name in (("spared", "all but the worst three"), ("controlled", "with 
 # x86 processors multiply an *unsigned* by a *signed* 8-bit number. Signed activations have to be shifted first, and
 # without {term}`VNNI` the kernels are slow enough to lose to FP32
 # ([onnxruntime#6732](https://github.com/microsoft/onnxruntime/issues/6732)). The line above the table says whether this
-# processor has such instructions: with them, signed activations cost less.
+# processor has such instructions.
 
 # %%
 variants = {
@@ -814,7 +821,7 @@ glue("13-signed-fp32", signs.effect("signed activations (S8S8)", "FP32"))
 
 # %% [markdown]
 # On this machine the effect of signed activations, compared with unsigned ones, is: {glue:text}`13-signed`; compared
-# with FP32: {glue:text}`13-signed-fp32`. The mend is the middle row.
+# with FP32: {glue:text}`13-signed-fp32`. Where signed ones lose, the mend is the middle row.
 #
 # ### Dynamic quantization of a convolutional network
 #
@@ -841,8 +848,8 @@ glue("13-static", passes.effect("static", "dynamic"))
 # ### Q and DQ in the wrong place
 #
 # ONNX Runtime multiplies integers where both factors come from integers *and* the result goes to integers. An operator
-# in between that was left in FP32, a shortcut's addition for example, breaks the chain: the products before it stay in
-# FP32, and what they read was rounded for nothing. Here, only the inputs of ResNet-18's convolutions are quantized.
+# in between that was left in FP32, such as a shortcut's addition, breaks the chain: the products before it stay in
+# FP32, and what they read was rounded for nothing. To see it, quantize only the inputs of ResNet-18's convolutions:
 
 # %%
 broken = quantized(
@@ -862,8 +869,8 @@ links = turns_of({"FP32": exported("resnet18"), "islands": broken, "a chain": ch
 tables.show_table(links.table(), f"resnet18, ONNX Runtime. {lab.machine.name('cpu')}.", {"times faster": "{:.2f}"})
 
 # %% [markdown]
-# For TensorRT the rule is another one, since it fuses the addition into the convolution: there, quantizing between
-# convolution and shortcut breaks the fusion, and `signed_inputs` above leaves it out
+# TensorRT's rule is another one, since it fuses the addition into the convolution: quantizing between the two breaks
+# the fusion, and `signed_inputs` above leaves it out
 # ([NVIDIA/TensorRT#2242](https://github.com/NVIDIA/TensorRT/issues/2242)). Look at what runs, not at what you wrote.
 #
 # ### Nodes that fall to the CPU
@@ -929,9 +936,8 @@ else:
 #
 # A network is as fast in eight bits as the layers that *get* faster are large. ResNet-18 is almost all convolutions
 # that add up hundreds of products for each number. MobileNetV2 has depthwise ones between them, with nine products for
-# each number: cuDNN is not asked for those, a small kernel of the course computes them, and their time is in loading,
-# converting and storing. A profile of one replay sorts the kernels into the libraries' (cuDNN's convolutions, and the
-# linear layer's), the depthwise ones, and the rest:
+# each number, which a small kernel of the course computes instead of cuDNN. A profile of one replay sorts the kernels
+# into the libraries' (cuDNN's convolutions, and the linear layer's), the depthwise ones, and the rest:
 
 # %%
 KINDS = {"depthwise": "depthwise"} | dict.fromkeys(("pictures", "max_pool", "mean"), "the rest")
@@ -962,9 +968,8 @@ for name in ("resnet18", "mobilenet_v2"):
     display(tables.show_table(by_kind, f"{name}, batch 256, one replay. {words.machines(on_gpu)}."))
 
 # %% [markdown]
-# Read the last column line by line. A kind of kernel that does not get faster although its numbers have half the bytes
-# does not wait for memory; and where such a kind has much of the time, the whole gets little from eight bits. That is
-# Amdahl's law, and the reason to profile before you quantize.
+# Read the last column line by line. Kernels that do not get faster although their numbers have half the bytes do not
+# wait for memory; where they have much of the time, the whole gains little. So profile before you quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
@@ -990,13 +995,12 @@ for bits in (8, 7):
 
 # %% [markdown]
 # Weights of seven bits always fit. That is `reduce_range`, which the course sets where the processor needs it. It costs
-# a bit of every weight; how much that is, you will find out in an exercise.
+# a bit of every weight; what that does, the [first exercise](13_quantization.ipynb#exercises) finds out.
 #
 # ### Grouped convolutions
 #
 # A depthwise convolution reads one channel to write one: nine products for each number, where a dense one has nine for
-# each number *and channel*. Its time is in moving numbers, and kernels that multiply many at a time find nothing to
-# multiply.
+# each number *and channel*. Kernels that multiply many at a time find little to multiply.
 
 
 # %%
@@ -1037,7 +1041,8 @@ glue("13-grouped", f"{dense:.1f} times for dense ones, {depthwise:.1f} times for
 # ### Batch 1 on a large GPU
 #
 # One picture does not fill a large GPU, whatever its numbers are made of. Its time is that of one kernel after the
-# other, and a kernel of 8-bit numbers starts no sooner. Read the table from the smallest batch to the largest.
+# other, and a kernel of 8-bit numbers starts no sooner. Read the table from the smallest batch to the largest; INT8 is
+# the quicker one where its ratio is above 1.
 
 # %%
 pool = on_gpu or [r for r in lab.gpu_records() if r.backend == "cudnn"]
@@ -1079,7 +1084,7 @@ else:
 #     print(f"{name}: error {error:.2f} %, {beside.difference:+.2f} points ({beside.low:+.2f} to {beside.high:+.2f})")
 # ```
 # A step is twice as wide, so the weights' share of the error doubles; the activations' share stays. Their squares add
-# up, so the whole grows by less than two. The accuracies differ by a picture or two, and the interval says that this
+# up, so the whole grows by less than two. Where the accuracies differ by a picture or two, the interval says that this
 # is nothing.
 # ````
 #
@@ -1128,9 +1133,9 @@ else:
 # print(f"here: {100 * share:.0f} % of the time {times:.1f} times as fast: {1 / (1 - share + share / times):.2f}")
 # print(f"measured: {spent['FP32'].sum() / spent['INT8'].sum():.2f}")
 # ```
-# At 2.5 times, the time is 0.4 of what it was, so the products may take 0.2 where they took 0.8. What is measured
-# differs from Amdahl's number by what the rest did meanwhile: it shrinks where it is in eight bits, too, and grows by
-# conversions.
+# The whole takes 0.2 + 0.8 / 3 of its time, and is 2.1 times as fast. At 2.5 times, the time is 0.4 of what it was, so
+# the products may take 0.2 where they took 0.8: four times as fast. What is measured differs from Amdahl's number by
+# what the rest did meanwhile: it shrinks where it is in eight bits, too, and grows by conversions.
 # ````
 #
 # ```{exercise}
@@ -1157,11 +1162,12 @@ else:
 #
 # ## Key points
 #
+# - Why not four times? What does not shrink decides: conversions, depthwise convolutions, launches, whatever stays in
+#   FP32.
+# - Why slower? A graph with Q and DQ nodes promises integers. Only what runs tells whether the promise was kept.
 # - Quantizing is choosing scales. Weights tell theirs, activations need pictures, and those are training pictures.
-# - A graph with Q and DQ nodes promises integers. Only what runs tells whether the promise was kept.
 # - A scale for each channel, unsigned activations after ReLU, folded batch norms: the defaults to insist on.
-# - Differences in accuracy are paired. A coin decides whether they mean something, and on few pictures they do not.
-# - What does not shrink decides: conversions, depthwise convolutions, launches, whatever is left in FP32.
+# - The same model? Compare on the same pictures, and let a coin decide; few pictures prove nothing.
 #
 # ## Further reading
 #

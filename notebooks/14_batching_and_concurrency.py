@@ -40,7 +40,7 @@
 #
 # Every row of this book has one caller, who sends a batch, waits, and sends the next. A service has many callers. Each
 # sends a single picture, none knows of the others, and all want their answer soon. What is quick for one may be
-# wasteful for many, because a processor that works on one picture leaves most of itself idle.
+# wasteful for many: a large processor that works on one picture leaves much of itself idle.
 #
 # The remedy is {term}`dynamic batching`. Requests wait in a queue; whoever is free takes all that are there, up to a
 # limit, and computes them together.
@@ -122,9 +122,9 @@ show_source(type(classifier).submit if on_gpu else type(classifier).infer)
 # after the way across the bus, not before it, because the enlarged picture has hundreds of times as many bytes.
 #
 # On a GPU, this preparation is captured in a CUDA graph as well, so that eight operations are one launch. A launch is
-# not the only thing that is saved. Each call of PyTorch gives up Python's lock for an instant, and where other threads
-# run Python, too, one of them takes it. What is quick for one caller is slow under load, for no reason that a profile
-# of one caller shows.
+# not the only thing that is saved. Each call of PyTorch gives up {term}`Python's lock <GIL>` for an instant, and where
+# other threads run Python, too, one of them takes it. So what is quick for one caller may be slow under load, for a
+# reason that no profile of one caller shows.
 #
 # ## Is it still the same model?
 #
@@ -216,9 +216,9 @@ glue("14-steepest", f"{steps_ms.max() / typical:.1f}")
 #
 # Two numbers describe a classifier under load. *Alone* is the time from the arrival of a batch to its answer. *Busy* is
 # the time from one batch's answer to the next one's, when the next batch is always there. Both are measured through the
-# queue that this chapter is about, for what a service feels is the whole way: a batch is gathered from its requests,
-# handed to another thread, computed and answered, while somebody else sends more. Where the two differ, something of
-# one batch goes on beside another.
+# queue that this chapter is about, the whole way: a batch is gathered from its requests, handed to another thread,
+# computed and answered, while somebody else sends more. Where *busy* is the shorter, something of one batch goes on
+# beside another.
 
 # %%
 service = measure_service(classifier, lab.profile.budget_s)
@@ -233,9 +233,9 @@ times = pd.DataFrame(
 tables.show_table(times, f"Batches of the classifier. {lab.machine_name}.", {"images/s": "{:,.0f}"})
 
 # %% [markdown]
-# On a GPU, the next batch is gathered in pinned memory and sent while this one is computed, so two batches are under
-# way ([chapter 04](04_pytorch) shows the same with a stream for each direction). On a CPU, the one who gathers is the
-# one who computes, and little but the hand-over between threads is hidden.
+# On a GPU, the next batch is gathered in {term}`pinned memory` and sent while this one is computed, so two batches are
+# under way ([chapter 04](04_pytorch) shows the same with a stream for each direction). On a CPU, the one who gathers is
+# the one who computes, so there is little to hide.
 #
 # ### Two streams
 #
@@ -280,9 +280,9 @@ else:
 #
 # ### Two processes
 #
-# A second process has its own interpreter, its own CUDA context and its own copy of the weights. On a GPU, two
-# processes take turns by time slice: their kernels do not run side by side unless NVIDIA's MPS is there. On a CPU, they
-# share the cores.
+# A second process has its own interpreter, its own {term}`CUDA context` and its own copy of the weights. On a GPU, two
+# processes take turns by time slice: their kernels do not run side by side unless NVIDIA's {term}`MPS` is there. On a
+# CPU, they share the cores.
 
 # %%
 size = min(8, largest)
@@ -346,9 +346,9 @@ print(f"computed by the caller: about {overhead * 1e3:.0f} microseconds more (it
 print(f"computed by another thread: about {handed * 1e3:.0f} microseconds more")
 
 # %% [markdown]
-# A caller who waits for the answer anyway, and finds nobody else, computes it alone, because to wake another thread,
-# and to be woken by it, is most of what a queue costs. Under load nobody finds the queue empty, and the cost of a
-# hand-over is shared by a batch.
+# A caller who waits for the answer anyway, and finds nobody else, computes it alone. That spares waking another thread
+# and being woken by it, which is the difference of the last two lines. Under load nobody finds the queue empty, and a
+# batch shares the cost of its hand-over.
 
 # %% [markdown]
 # ### The life of one batch
@@ -384,9 +384,9 @@ plots.show_figure(
 #
 # ### Without batching
 #
-# If requests come at random at a rate of $\lambda$, and each takes $s$ seconds, the queue is called M/D/1, and the mean
-# wait is $s\,u / 2(1-u)$, where $u = \lambda s$ is the load. At half load a request waits for half a service, at nine
-# tenths for four and a half. Load near one is not "well used". It is a queue that grows.
+# If requests come at random at a rate of $\lambda$, and each takes $s$ seconds, the queue is called {term}`M/D/1`, and
+# the mean wait is $s\,u / 2(1-u)$, where $u = \lambda s$ is the load. At half load a request waits for half a service,
+# at nine tenths for four and a half. Load near one is not "well used". It is a queue that grows.
 
 # %%
 s = service.alone_s(1)
@@ -514,12 +514,13 @@ glue(
 # it is worst.
 # :::
 #
-# The simulation knows batches, and it draws their times from what was measured a moment ago. It does not know the load
-# generator, which takes a core, and Python's lock, at other times than the one who fed the queue for the table of
-# batches. {glue:text}`14-shared` Nor does it know what else the machine does. A run that MLPerf would not count is
-# marked: it was too short, or too slow, for its rules.
+# The simulation draws the times of batches from what was measured a moment ago. It does not know the load generator,
+# which takes a core, and Python's lock, when it likes. {glue:text}`14-shared` Nor does it know what else the machine
+# does. A run that MLPerf would not count is marked: it was too short, or too slow, for its rules.
 #
 # ### How large were the batches?
+#
+# In the last run of the table:
 
 # %% tags=["hide-input"]
 trial = trials[-1]
@@ -572,11 +573,12 @@ glue("14-of-best", f"{100 * service.capacity / service.carried(best):.0f}")
 # The rule knows the mean of each batch's times. The simulation draws from all of them, so where some batches were
 # slow, it allows less. A largest batch of one is the M/D/1 queue from above.
 #
-# Beware of a largest batch beyond the best one. A queue that is never empty makes no batches but the largest, so the
-# more is asked of it, the less it carries. Here, the best size is {glue:text}`14-best`, and batches of the largest size
-# carry {glue:text}`14-of-best` % of what batches of the best one do.
+# So how large should the largest batch be? The size that carries most, or the largest that takes half of your limit if
+# that is smaller. Beware of a largest batch beyond the best one: a queue that is never empty makes no batches but the
+# largest. Here, the best size is {glue:text}`14-best`, and batches of the largest size carry {glue:text}`14-of-best` %
+# of what batches of the best one do.
 #
-# `python -m inference_lib load` searches the rate on the real queue, as MLPerf's rules want it, and takes minutes.
+# `python -m inference_lib load` searches the rate on the real queue, by MLPerf's rules, and takes minutes.
 
 # %% [markdown]
 # ## What goes wrong
@@ -604,9 +606,9 @@ for callers in (1, 8):
 #
 # ### The preferred size, plus one
 #
-# A batch of the size that everything was tuned for, and one picture more. With TensorRT it may fall into another
-# profile ([triton#8141](https://github.com/triton-inference-server/server/issues/8141)); with fixed sizes it is padded
-# to the next one.
+# Everything was tuned for one batch size, and one picture more comes. With TensorRT it may fall into another
+# {term}`profile <optimization profile>` ([triton#8141](https://github.com/triton-inference-server/server/issues/8141));
+# with fixed sizes it is padded to the next one.
 
 # %%
 coarse = Service(
@@ -830,8 +832,9 @@ stack.close()
 #
 # ## Key points
 #
+# - The hundredth need not wait for ninety-nine inferences: whoever is free takes all that wait. Under load, batches set
+#   their own size, as many as come while one is computed.
 # - A batch trades latency for throughput, up to a size at which the device is full; beyond it, only latency grows.
-# - Under load, batches set their own size: as many as come while one is computed.
 # - A batch may take half of the latency limit (a third with two under way).
 # - Waiting for company costs at low rates and does nothing at high ones. Start with zero.
 # - Warm up every size, keep the largest batch to what fits, and let a failed batch fail alone.

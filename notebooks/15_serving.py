@@ -43,8 +43,10 @@
 # chapters before, and most of it is Python.
 #
 # Two kept servers do the part between HTTP and processes. *LitServe* is small: an HTTP process and model processes on
-# one machine. *Ray Serve* spreads replicas over GPUs and machines. Both are used here around one application, whose
-# code does not know which of them it is in. A third, called *local*, is that application in one process with the [queue
+# one machine. *Ray Serve* spreads replicas over GPUs and machines. So take the first for one machine, the second for
+# more, and write your own only if you want to keep up the rest of this page as well.
+#
+# Both are used here around one application; a third, called *local*, is that application in one process with the [queue
 # of the last chapter](14_batching_and_concurrency), to compare with.
 #
 # NVIDIA's Triton has no Python package that holds the server, so it does not run here; a section below writes what it
@@ -190,8 +192,7 @@ for engine in urls:
 # %% [markdown]
 # ## What does a request cost?
 #
-# A bound first: the answer cannot come before the model has computed it, so the model's own time is the least that a
-# request can take.
+# A bound first: no answer comes before the model has computed it.
 #
 # Guess before you read on: a photograph of 640 by 480 pixels is sent to each server. Which share of the time to its
 # answer is the model's, and which part is the largest?
@@ -201,8 +202,8 @@ for engine in urls:
 # :::
 #
 # The parts that run in this process take turns, and so do three requests over HTTP: one that asks for nothing but a
-# sign of life, one with raw bytes, one with the photograph. What is left of the second, when sign of life and queue are
-# taken off, are the hops from process to process.
+# sign of life, one with raw bytes, one with the photograph. Take sign of life and queue off the second, and what is
+# left is the hops from process to process.
 
 # %%
 noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
@@ -279,8 +280,8 @@ glue("15-largest", ", ".join(f"{largest_part[e]} ({e})" for e in costs))
 # ### Decoding
 #
 # A JPEG can be decoded at a half, a quarter or an eighth of its size, since it stores frequencies, and the high ones
-# need not be computed. The application asks for that (`draft`). And decoding gives up Python's lock, so a pool of
-# threads uses all cores:
+# need not be computed. The application asks for that (`draft`). And decoding gives up {term}`Python's lock <GIL>`, so a
+# pool of threads can use all cores:
 
 
 # %%
@@ -301,7 +302,7 @@ decoding = lab.turns(
 tables.show_table(decoding.table(), f"16 photographs of 640 x 480. {lab.machine_name}.")
 
 # %% [markdown]
-# On a GPU, nvJPEG decodes as well, and torchvision hands it out. It pays for large photographs in large batches.
+# On a GPU, nvJPEG decodes as well, and torchvision hands it out. Does it pay for sixteen photographs of this size?
 
 # %%
 if on_gpu:
@@ -346,8 +347,7 @@ tables.show_table(wire, f"One picture on its way. {lab.machine_name}.", {"kB": "
 #
 # ### Batch before the copy
 #
-# Gather the small pictures first, and prepare and send them together: one copy, one kernel launch, one look at each
-# setting, for all of them.
+# Gather the small pictures first, then prepare and send them together: one copy and one launch for all.
 
 # %%
 eight = list(pictures[:8])
@@ -365,10 +365,10 @@ tables.show_table(gathering.table(), f"Eight pictures, prepared and on the devic
 #
 # ### Callers who wait do not see the queue
 #
-# A load test with ten callers who wait for their answers is a *closed loop*. When the server stands still, so do they:
-# nobody asks, and the requests that would have suffered are never sent. The percentiles look fine. This is called
-# {term}`coordinated omission`. In an *open loop*, requests come at their times, as they do from people who know nothing
-# of each other.
+# A load test with ten callers who wait for their answers is a {term}`closed loop`. When the server stands still, so do
+# they: nobody asks, and the requests that would have suffered are never sent. The percentiles look fine. This is called
+# {term}`coordinated omission`. In an {term}`open loop`, requests come at their times, as they do from people who know
+# nothing of each other.
 #
 # Here is a server that is quick, and stands still once:
 
@@ -459,10 +459,10 @@ for engine, rate in goodput.items():
 #
 # ## Overload
 #
-# At half as much again as the server can do, what should happen? A queue without a limit takes everybody. It grows as
-# long as the load lasts, and everybody waits longer than the one before. Soon, all answers come too late, and the
-# server computes at full speed for nobody. What helps is {term}`admission control`: it says no at once to those whom
-# it could not answer in time.
+# Half as much again is asked as the server can do. What should happen? A queue without a limit takes everybody. It
+# grows as long as the load lasts, and everybody waits longer than the one before. Soon, all answers come too late, and
+# the server computes at full speed for nobody. What helps is {term}`admission control`: it says no at once to those
+# whom it could not answer in time.
 #
 # Of three requests, two can be answered. Guess before you read on: how many of a hundred are answered in time without a
 # limit, and how many with one?
@@ -516,8 +516,8 @@ glue("15-good-verdict", "Refusing some saved the others." if limited > free else
 # with one. {glue:text}`15-good-verdict`
 # :::
 #
-# Over HTTP, the refusal is status 429 with `Retry-After`, which tells a well-behaved
-# client when to come back. A client that tries again at once only adds to the load that was refused.
+# Over HTTP, the refusal is status 429 with `Retry-After`, which tells a well-behaved client when to come back. A client
+# that tries again at once only adds to the load that was refused.
 #
 # ### An answer that nobody waits for
 #
@@ -540,8 +540,8 @@ print(f"one HTTP process: about {one_http:,.0f} signs of life a second, one afte
 print(f"replicas that one HTTP process can feed: about {one_http / service.capacity:.1f}")
 
 # %% [markdown]
-# The second number is where scaling stops being linear. From there on, the replicas wait for HTTP, and more of them
-# change nothing; more HTTP processes would. With two GPUs, Ray Serve shows both:
+# At the last number, scaling stops being linear. From there on, the replicas wait for HTTP, and more of them change
+# nothing; more HTTP processes would. With two GPUs, Ray Serve shows how far it goes:
 
 # %%
 if on_gpu and torch.cuda.device_count() >= 2 and "ray" in urls:
@@ -561,7 +561,8 @@ else:
 # %% [markdown]
 # ## What does a million pictures cost?
 #
-# At your price. Replace the number; it is the only one on this page that nobody measured.
+# A million over the rate is the time in seconds; you pay by the hour. Put in your price: it is the only number on this
+# page that nobody measured.
 
 # %%
 price_per_hour = 2.50  # what your machine costs, in your currency
@@ -598,9 +599,9 @@ else:
 # %% [markdown]
 # ### An idle server that is not idle
 #
-# A loop that asks "is there something?" without a pause keeps a core busy and, if the queue lives in another process,
-# that process too. LitServe's loop with batches does so, and on few cores it takes them from those
-# who would answer. The mend is to wait for the first request, and only then to look for company:
+# A loop that asks "is there something?" without a pause keeps a core busy, and a second one if the queue lives in
+# another process. LitServe's loop with batches does so, and on few cores it takes them from those who would answer. The
+# mend is to wait for the first request, and only then to look for company:
 
 # %%
 if "litserve" in urls:
@@ -636,9 +637,10 @@ print("and it still answers:", ask(connection(urls["local"]), "POST", "/classify
 # ### Ready, but not warm
 #
 # Kubernetes sends traffic as soon as a pod says that it is ready, and the first request of each batch size [may take
-# seconds](14_batching_and_concurrency). `/health` says that the process lives, `/ready` that every batch size has run.
-# Mixing them up either sends requests to a server that compiles, or restarts one that does
-# nothing wrong. The manifests in `deploy/` use the first as liveness and the second as readiness.
+# seconds](14_batching_and_concurrency.ipynb#the-first-request-of-each-size-takes-seconds). `/health` says that the
+# process lives, `/ready` that every batch size has run. Mixing them up either sends requests to a server that compiles,
+# or restarts one that does nothing wrong. The manifests in `deploy/` use the first as liveness and the second as
+# readiness.
 #
 # ### The deployment cuts off its last answers
 #
@@ -679,8 +681,7 @@ else:
     print("ONNX Runtime is not installed")
 
 # %% [markdown]
-# The `model_warmup` lines are there for the reason above. The file's syntax is checked by the course's tests; no server
-# has read it here.
+# The `model_warmup` lines warm up every size. The course's tests check the syntax; no server has read the file here.
 
 # %% tags=["remove-cell"]
 threads.shutdown()
@@ -705,8 +706,8 @@ stack.close()
 #     decoding = "cannot gain as much" if parts["decode"] < gained else f"must fall by {gained / parts['decode']:.0%}"
 #     print(f"{engine}: {gained / totals[engine]:.0%} less; decoding {decoding}")
 # ```
-# By half of the model's share, which is what Amdahl's law says. The rest of the bar does not know that a framework was
-# changed.
+# By half of the model's share, which is what [Amdahl's law](../book/glossary) says. The rest of the bar does not know
+# that a framework was changed.
 # ````
 #
 # ```{exercise}
@@ -751,8 +752,9 @@ stack.close()
 #     with ThreadPoolExecutor(4) as callers:
 #         print(f"  four callers: {sum(callers.map(ask_and_sleep, range(4))):.0f} requests a second")
 # ```
-# Little's law: the number under way is rate times latency. A closed loop with four callers sends a tenth of the
-# requests when the server becomes ten times slower. That is how it hides the trouble.
+# [Little's law](../book/glossary): the number under way is rate times latency, so four callers at 40 ms, forty at 400.
+# A closed loop with four sends a tenth of the requests when the server becomes ten times slower. That is how it hides
+# the trouble.
 # ````
 #
 # ```{exercise}
@@ -782,9 +784,10 @@ stack.close()
 #
 # ## Key points
 #
-# - The model may be the smallest part of a request. Measure the bar before you shorten a piece of it.
+# - The model may be the smallest part of a request: decoding, HTTP and hops are the rest. Measure the bar before you
+#   shorten a piece of it.
 # - Send bytes, decode small and in parallel, batch before the copy.
-# - Load with arrivals that do not wait, and measure from the time at which a request was due.
+# - You notice that it falls over only if arrivals do not wait, and time counts from when a request was due.
 # - A queue has a limit, and every wait an end. Say no early, in one line, with a status that tells what to do.
 # - Ready means warm. The end means that what is under way is answered.
 #

@@ -114,10 +114,10 @@ plots.show_figure(
 #
 # ## How much is there to gain?
 #
-# The reference project's loop is what most people write first: PyTorch, FP32, copy to the device, call the model, copy
-# back. What could it gain at most? A bound, before any row is shown: the loop's time over the least that the
-# multiplications and the weights of the network take in 16 bits, by the ceilings of the [chapter on where the time
-# goes](03_where_the_time_goes).
+# The *reference loop* is what most people write first, and so did the project that this course grew from: PyTorch,
+# FP32, copy to the device, call the model, copy back. What could it gain at most? A bound, before any row is shown: the
+# loop's time over the least that the multiplications and the weights of the network take in 16 bits, by the ceilings of
+# the [chapter on where the time goes](03_where_the_time_goes).
 
 # %%
 at_batch_1 = select(shown, batch_size=1)
@@ -155,15 +155,15 @@ else:
 # ## How to read a row
 #
 # - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it predicts
-#   what the FP32 eager model predicts. Rows that may have lost something are asked for all pictures; a quick run, and
-#   rows that round as FP32 does, get the first of them only. What such a row gained and lost there is added to the
-#   FP32 model's accuracy on the most pictures, so that the column compares.
+#   what the FP32 eager model predicts. Rows that may have lost something answer all pictures; a quick run, and rows
+#   that round as FP32 does, only the first ones. What they gain and lose there is added to the FP32 model's accuracy on
+#   the most pictures, so that the column compares.
 # - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
 #   every answer. **95 %** is the interval of that median, from at least three starts of every row (the [chapter on
 #   measuring](02_measuring_inference) says how); a quick run has one start, and no interval.
 # - **device** is the time of the model alone on a GPU, its cache flushed before.
 # - **against the quickest** compares within the same rounds, so it can be surer than two intervals beside each other.
-#   Where they leave it open which is faster it says so: those rows are tied. A bare number is the ratio of a quick run.
+#   Where these rounds leave open which is faster, the rows are tied. A bare number is the ratio of a quick run.
 # - **throughput** queues batches back to back, their pictures already on the device. It is not the reciprocal of
 #   latency.
 # - **GPU memory** is what the process added, the CUDA context included.
@@ -172,11 +172,11 @@ else:
 #   trustworthy, such as other work on the machine, a full queue slower than a single caller, clocks that were held
 #   down.
 #
-# The layout is that of the project this course grew from, which measured six frameworks at batch 1 on a Quadro T2000,
-# a laptop GPU. Its table follows each of ours.
+# The layout is that of this reference project, which measured six frameworks at batch 1 on a Quadro T2000, a laptop
+# GPU. Its table follows each of ours.
 #
 # These tables are long, and show batch 1 alone. [The explorer](../book/explorer) has every row of every machine to sort
-# and to filter, with limits of yours and a price of yours.
+# and to filter, with your limits and your price.
 
 
 # %%
@@ -426,8 +426,9 @@ else:
 #
 # ## On readers' machines
 #
-# Whoever has another machine can measure the same rows there and bring the records. Each machine has a table of its
-# own, since two cards are not to be compared row by row, and says how its second run judged the claims of the first.
+# Whoever has another machine can measure the same rows there and [bring the records](../book/reproducing). Each machine
+# has a table of its own, since two cards are not to be compared row by row, and says how its second run judged the
+# claims of the first.
 #
 # {{ machines: }}
 #
@@ -522,9 +523,9 @@ else:
 #
 # ## Throughput over latency
 #
-# Larger batches spread the cost of a call over more images, and make the first picture of a batch wait for the last.
-# A row is worth considering only if no other row is both quicker and more productive: those that remain form the
-# Pareto front.
+# Larger batches spread the cost of a call over more images, and make the first picture of a batch wait for the last. A
+# row is worth considering only if no other row is both quicker and more productive: those that remain form the
+# {term}`Pareto front`.
 
 # %%
 show_source(pareto_front)
@@ -727,9 +728,9 @@ glue("16-least", "; ".join(least) or words.NOT_MEASURED)
 # ## The price of getting started
 #
 # Exporting, loading and the first inference come before the first answer. A row that starts later and then runs faster
-# pays for itself after so many inferences; a program that stops before should have used the plain loop. An export
-# and a load count if the export was timed with nothing else running; of those made beside others, nothing is told.
-# `python -m inference_lib starts` times each alone. The rule in full:
+# pays for itself after so many inferences; a program that stops before should have used the plain loop. Starts are
+# compared only where they were timed with nothing else running, which `python -m inference_lib starts` does. The rule
+# in full:
 
 # %%
 show_source(break_even)
@@ -944,8 +945,8 @@ caption = f"ResNet-18, FP16, batch 1. {plots.provenance(select(gpu, model='resne
 tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU records")
 
 # %% [markdown]
-# Busy says whether the GPU waits for the host. How well its arithmetic units are used is a question for images per
-# second and a roofline.
+# Busy says whether the GPU waits for the host. How well its arithmetic units are used, images per second and a roofline
+# say.
 #
 # ### Comparing across machines
 #
@@ -1038,6 +1039,9 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 #
 # ## Key points
 #
+# - Which one? For one picture on {glue:text}`16-gpu`: {glue:text}`16-best-vanilla_cnn` (Vanilla CNN),
+#   {glue:text}`16-best-resnet18` (ResNet-18), {glue:text}`16-best-mobilenet_v2` (MobileNetV2), or what ties with it.
+#   For a job of yours, `choose`: a rule over measurements ages less than a recommendation.
 # - Compare rows of one machine; compare machines by ratios.
 # - A verdict has an interval and can be a tie. Ask how many verdicts a second run repeated.
 # - Same weights, same predictions: check agreement first, then speed decides.
@@ -1045,7 +1049,6 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 # - Eight bits trade accuracy for speed: look at what they lose before you look at what they gain.
 # - Money follows the images per second. Energy has a meter of its own.
 # - A faster start or a faster run: the number of inferences decides.
-# - Choose by a rule over measurements, and keep the reasons.
 #
 # ## Further reading
 #

@@ -119,7 +119,7 @@ plots.show_figure(figure, alt="Ten small grey pictures, the digits from 0 to 9."
 
 # %% [markdown]
 # One folder a class is the layout that torchvision's `ImageFolder` reads. With folders `train` and `test` above the
-# classes the split is yours; without them, as here, a fifth of each class is set aside by a seed.
+# classes the split is yours; without them, as here, a seed sets a fifth of each class aside.
 #
 # A picture is decoded as a person sees it: upright, even where a camera stored it lying and noted so in the file (its
 # EXIF tag), transparent parts on white, 16 bits brought to 8. Tools differ in this, and a network that was trained with
@@ -218,12 +218,12 @@ for path in shown[3:6]:
 # %% [markdown]
 # `python -m inference_lib predict network.py:small@digits-small.safetensors PICTURE --backend onnxruntime` prints the
 # same, with any framework. It is the smallest proof that an export works, and a weak one: three pictures may be right
-# by luck.
+# by luck, or wrong by the network's own fault.
 #
 # ## Is it still the same model?
 #
-# So the pictures that were set aside for testing decide; the last column says how many of them. Their labels give the
-# accuracy, and the FP32 network in PyTorch gives the answers for the {term}`agreement`:
+# So the pictures that were set aside for testing decide; the last column says how many. Their labels give the accuracy,
+# the FP32 network's own answers in PyTorch the {term}`agreement`:
 
 # %%
 model = with_pictures(model, folder / "digits")
@@ -295,7 +295,7 @@ print(f"a picture alone costs {one / (many / 32):.1f} times as much as one of 32
 
 # %% [markdown]
 # What is lost on a picture alone is what a graph, a compiled library or a larger batch can win. A network with large
-# layers loses less. The ratio of *your* network says where to read on: far above one, calls are the cost, and
+# layers loses less. So the ratio of *your* network says where to read on: far above one, calls are the cost, and
 # [compilers](06_torch_compile), [graphs](04_pytorch) and [batches](14_batching_and_concurrency) are the cure; near one,
 # arithmetic is, and [fewer bits](13_quantization) are.
 #
@@ -479,8 +479,8 @@ with torch.inference_mode():
         print(f"{precision}: {accuracy.problem(found, PRECISIONS[precision]) or 'agrees'}")
 
 # %% [markdown]
-# {term}`BF16` has the range of FP32. Where FP16 is wanted, scale the weights down before the layer that overflows, or
-# leave that layer in FP32.
+# {term}`BF16` has the range of FP32, and fewer digits: take it where FP16 overflows, and FP16 elsewhere. Where it must
+# be FP16, scale down the weights before the layer that overflows, or leave that layer in FP32.
 #
 # ### Prepared otherwise than in training
 #
@@ -531,13 +531,12 @@ said = [[record.title, record.batch_size, record.why_not or "measured"] for reco
 tables.show_table(pd.DataFrame(said, columns=["framework", "batch", "what it said"]), "A file whose batch is 4.")
 
 # %% [markdown]
-# `dynamic_shapes`, as in the export above, leaves it open. A file that came from somebody else has to be asked for
-# again.
+# `dynamic_shapes`, as in the export above, leaves it open. If the file came from somebody else, ask for another.
 #
 # ### Half a file
 #
 # Weights of more than 2 GB lie beside the ONNX file, and are forgotten when it is copied. A download may end early.
-# Either way a framework says so in its own words; they are worth reading to the end of the line:
+# Each framework says so in its own words; read them to the end of the line:
 
 # %%
 (folder / "half.onnx").write_bytes(fixed.read_bytes()[:3000])
@@ -666,11 +665,11 @@ for record, reason in decision.excluded:
 #
 # ## Key points
 #
-# - A network is a function in a file, a name of torchvision, an ONNX file, or what `train` wrote. Code runs only where
-#   you name it.
+# - All of this book holds for your network: a function in a file, a name of torchvision, an ONNX file, or what `train`
+#   wrote. Code runs only where you name it.
 # - Accuracy needs labels, agreement needs none: noise is enough to find a wrong export.
 # - The figures that prepare a picture belong to the weights. Keep them in the same file.
-# - What an exporter refuses is usually Python: a branch on data, a second output. Both are mended in the module.
+# - What breaks first is Python: a branch on data, a second output. Both are mended in the module.
 # - A picture alone against one of a batch: the ratio says how much of the time is overhead, and what there is to win.
 #
 # ## Further reading

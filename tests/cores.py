@@ -15,9 +15,12 @@ EVERY = sorted(os.sched_getaffinity(0))
 
 
 def _own() -> list[int]:
-    share = len(EVERY) // int(WORKERS) if WORKER else 0
-    first = share * int(WORKER.removeprefix("gw")) if WORKER else 0
-    return EVERY[first : first + share] or EVERY
+    """Return as many cores as each process may have; where there are fewer cores than processes, two share one."""
+    if not WORKER:
+        return EVERY
+    share = max(1, len(EVERY) // int(WORKERS))
+    first = share * int(WORKER.removeprefix("gw")) % len(EVERY)
+    return EVERY[first : first + share]
 
 
 OWN = _own()

@@ -56,23 +56,23 @@ class Turns:
         return pd.DataFrame(rows)
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], turn_s: float, seed: int = 0) -> Turns:
-    """Time ``calls``, each of which waits for what it starts, in rounds of random order.
+def take_turns(calls: Mapping[str, Callable[[], object]], turn_s: float, rounds: int = ROUNDS, seed: int = 0) -> Turns:
+    """Time ``calls``, each of which waits for what it starts, in ``rounds`` of random order.
 
     A turn lasts about ``turn_s`` seconds, one call at least, after a first one that does not count.
     """
     samplers = {name: timing.sampler(call) for name, call in calls.items()}
     counts = {}
     order = random.Random(seed)
-    rounds: dict[str, list[float]] = {name: [] for name in calls}
-    with bar((1 + ROUNDS) * len(calls), "turns") as shown:
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    with bar((1 + rounds) * len(calls), "turns") as shown:
         for name, sample in samplers.items():
             timing.warm_up(sample, budget_s=turn_s)
             counts[name] = max(LEAST_ITERATIONS, round(turn_s * 1e3 / max(timing.take(sample, 1)[0], 1e-3)))
             shown.update()
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name in order.sample(list(calls), len(calls)):
                 samplers[name]()
-                rounds[name].append(median(timing.take(samplers[name], counts[name])))
+                taken[name].append(median(timing.take(samplers[name], counts[name])))
                 shown.update()
-    return Turns(rounds)
+    return Turns(taken)
