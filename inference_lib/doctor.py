@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import signal
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from textwrap import fill, shorten
 from typing import NamedTuple
@@ -31,41 +32,31 @@ def report(verbose: bool = False) -> str:
 
     ``verbose`` tells the whole reason for every kind of device, and what would mend it, in notes below.
     """
-    found = _ask_all()
-    machine = this_machine()
+    found, machine = _ask_all(), this_machine()
     lines = [
         f"GPU     {machine.gpu or 'none'}" + (f", driver {machine.driver}" if machine.driver else ""),
         f"CPU     {machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB",
         f"Python  {machine.python}, torch {machine.packages.get('torch', 'missing')}",
         "",
+        _row("backend", "version", DEVICE_KINDS, "" if verbose else "why not"),
     ]
-    if verbose:
-        return "\n".join(lines + _with_notes(found))
     here = [place for place, kind in enumerate(DEVICE_KINDS) if kind == "cpu" or machine.gpu]
-    lines.append(_row("backend", "version", [*DEVICE_KINDS, "why not"]))
-    for name, each in found.items():
-        why = next((each.reasons[place] for place in here if each.reasons[place]), "")
-        lines.append(_row(name, each.version, ["no" if reason else "yes" for reason in each.reasons] + [why]))
-    return "\n".join([*lines, "", "What would mend them: doctor --verbose"])
-
-
-def _with_notes(found: dict[str, Found]) -> list[str]:
-    """Return a line a backend, with a note's number for each device that it cannot use, and the notes."""
-    lines = [_row("backend", "version", DEVICE_KINDS)]
     notes: dict[str, int] = {}
     for name, each in found.items():
-        texts = ["; ".join(filter(None, why)) for why in zip(each.reasons, each.remedies, strict=True)]
-        numbers = [notes.setdefault(text, len(notes) + 1) if text else 0 for text in texts]
-        lines.append(_row(name, each.version, [f"no [{number}]" if number else "yes" for number in numbers]))
-    wrapped = (fill(f"[{n}] {text}", WIDTH, subsequent_indent="    ") for text, n in notes.items())
-    return [*lines, "", *wrapped]
+        if verbose:
+            texts = ["; ".join(filter(None, why)) for why in zip(each.reasons, each.remedies, strict=True)]
+            works = [f"no [{notes.setdefault(text, len(notes) + 1)}]" if text else "yes" for text in texts]
+            lines.append(_row(name, each.version, works))
+        else:
+            why = next((each.reasons[place] for place in here if each.reasons[place]), "")
+            lines.append(_row(name, each.version, ["no" if reason else "yes" for reason in each.reasons], why))
+    wrapped = [fill(f"[{number}] {text}", WIDTH, subsequent_indent="    ") for text, number in notes.items()]
+    return "\n".join([*lines, "", *(wrapped if verbose else ["What would mend them: doctor --verbose"])])
 
 
-def _row(backend: str, version: str, rest: "list[str] | tuple[str, ...]") -> str:
-    start = f"{backend:<23}{shorten(version, 14, placeholder='...'):<15}"
-    columns, text = rest[: len(DEVICE_KINDS)], " ".join(rest[len(DEVICE_KINDS) :])
-    line = start + "".join(f"{column:<8}" for column in columns)
-    return (line + shorten(text, WIDTH - len(line), placeholder=" ...")).rstrip()
+def _row(backend: str, version: str, works: Sequence[str], why: str = "") -> str:
+    line = f"{backend:<23}{shorten(version, 14, placeholder='...'):<15}" + "".join(f"{each:<8}" for each in works)
+    return (line + shorten(why, WIDTH - len(line), placeholder=" ...")).rstrip()
 
 
 def _ask_all() -> dict[str, Found]:

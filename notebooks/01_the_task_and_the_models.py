@@ -91,7 +91,7 @@ plots.show_figure(
     figure,
     alt="Flow: a picture of 28 x 28 bytes, normalized and enlarged, is an input of 3 x 224 x 224 floats; "
     "the network answers with ten logits; the largest names the class.",
-    caption="From a picture to its class. The book measures everything to the right of the input.",
+    caption="From a picture to its class. The book measures everything below the input.",
 )
 
 # %% [markdown]

@@ -98,6 +98,7 @@ from inference_lib.records.statistics import (
 )
 from inference_lib.report import glue, plots, select, show_source, tables, words
 from inference_lib.seam import Workload, build
+from inference_lib.support.progress import each
 from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
 
 lab = open_lab(profile, device, records_dir)
@@ -853,7 +854,7 @@ for (name, times), color in zip(real.rounds.items(), ("#D55E00", "#0072B2", "#00
         right.plot(numbers, logs, "o-", color=color, markersize=3)
 left.set(xlabel="round", ylabel="median of a turn, ms")
 right.set(xlabel="round", ylabel="times the call's, same round")
-left.legend(fontsize="x-small")
+figure.legend(loc="outside upper center", ncols=4)
 plots.show_figure(
     figure,
     alt="Left, the median of every turn of four calls over the rounds; right, their ratio to the first call in the "
@@ -879,7 +880,7 @@ for name, values in moved.items():
 # %%
 sample = timing.sampler(infer)
 series_claims = turns_claims = 0
-for seed in range(15):
+for seed in each(range(15), "A/A tests"):
     first, second = timing.take(sample, 3 * ROUNDS), timing.take(sample, 3 * ROUNDS)
     series_claims += verdict_of(by_medians(first, second)) in ("faster", "slower")
     aa = take_turns({"a": infer, "b": infer}, turn_s=0.003 * once, seed=seed)

@@ -1071,8 +1071,8 @@ else:
 #
 # ## Key points
 #
-# - What a file gains you: any runtime can open it, without Python, and two optimizers rewrite it, the exporter's and
-#   the session's. Write the optimized graph to a file and count.
+# - What a file gains you: it runs without Python and PyTorch, and two optimizers rewrite it, the exporter's and the
+#   session's. Write the optimized graph to a file and count.
 # - What was dynamic in Python is fixed in the file unless you name it.
 # - A row that looks odd has a cause: profile it. Count kernels at batch 1, and sum them by what they are for at 256.
 # - `run()` includes the copies; an IOBinding leaves them to you; with fixed addresses the launches can become a CUDA

@@ -73,13 +73,14 @@ from inference_lib.backends.tensorrt import ENGINE_FILE, EngineRunner, load_tens
 from inference_lib.report import glue, plots, show_source, tables, words
 from inference_lib.report.bracket import Bracket, glue_answer
 from inference_lib.seam import Artifact, Workload, build
+from inference_lib.support.progress import each
 
 scratch = tempfile.TemporaryDirectory()
 lab = open_lab(profile, device, records_dir)
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
 # %% [markdown]
-# Build and execution, from left to right:
+# Build and execution, from the top down:
 
 # %% tags=["hide-input"]
 stages = [
@@ -95,7 +96,7 @@ plots.flow(stages, axes)
 plots.show_figure(
     figure,
     alt="Flow: an ONNX file, the network, the builder, the engine file, the runtime with its context, the logits.",
-    caption="Left of the engine is the build, once for each GPU. Right of it is what a service does.",
+    caption="Above the engine is the build, once for each GPU. Below it is what a service does.",
 )
 
 # %% [markdown]
@@ -409,7 +410,7 @@ def built(precision, batches, **options):
 
 
 if builds:
-    plans = {label: built(*choice) for label, choice in choices.items()}
+    plans = {label: built(*choice) for label, choice in each(choices.items(), "engines")}
     table = pd.DataFrame([{"engine": label} | facts for label, (_, facts) in plans.items()])
     formats = {"engine, MB": "{:.1f}", "build, s": "{:.2f}"}
     display(tables.show_table(table, f"ResNet-18, {name}, {lab.machine_name}.", formats))
@@ -442,7 +443,7 @@ def take_turns(plans, precision, batch_size):
 
 known = Path(scratch.name) / "known.cache" if builds and name == "tensorrt" else None
 if runs:
-    for size in (1, 32):
+    for size in each((1, 32), "engines"):
         own, _ = built("fp16", size, timings=known)
         display(take_turns({"engine of its own": own, "dynamic engine": plans["dynamic, FP16"][0]}, "fp16", size))
 else:
@@ -462,7 +463,7 @@ else:
 # %%
 if runs:
     levels = {}
-    for level in (3, 0):
+    for level in each((3, 0), "engines"):
         plan, facts = built("fp16", 1, configure=lambda c, level=level: setattr(c, "builder_optimization_level", level))
         print(f"level {level}: built in {facts['build, s']:.1f} s")
         levels[f"level {level}"] = plan
@@ -477,7 +478,7 @@ else:
 # %%
 if runs and name == "tensorrt":
     timings = Path(scratch.name) / "timings.cache"
-    for attempt in ("empty", "filled"):
+    for attempt in each(("empty", "filled"), "engines"):
         print(f"timing cache {attempt}: built in {built('fp16', 1, timings=timings)[1]['build, s']:.1f} s")
 else:
     print("needs TensorRT and a GPU")
@@ -493,7 +494,8 @@ else:
 # %%
 if runs:
     policies = {
-        f"TF32 {'on' if tf32 else 'off'}": built("fp32", 8, tf32=tf32, timings=known)[0] for tf32 in (False, True)
+        f"TF32 {'on' if tf32 else 'off'}": built("fp32", 8, tf32=tf32, timings=known)[0]
+        for tf32 in each((False, True), "engines")
     }
     display(take_turns(policies, "fp32", 8))
 else:

@@ -293,8 +293,8 @@ bracket.table((1, 256))
 
 # %% [markdown]
 # Guess before you read on. The eager module launches every operation by itself. At batch 1, how many times the lower
-# bound does it take, and how many times does its CUDA graph? What lies between the two is, above all, what fewer
-# launches can save; the rest is left to better kernels.
+# bound does it take, and how many times does its CUDA graph? What lies between the two, fewer launches can save; the
+# rest is left to better kernels.
 #
 # :::{dropdown} What was measured
 # {glue:text}`10-gap`; copies are not counted. {glue:text}`10-verdict`. On a laptop's GPU with other versions, the first

@@ -80,6 +80,7 @@ from inference_lib.measure.operations import operations
 from inference_lib.report import glue, plots, show_source, tables, words
 from inference_lib.report.bracket import Bracket
 from inference_lib.seam import Workload, build
+from inference_lib.support.progress import each
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # torch.export's, about its own insides
 lib.use_all_cores()  # TVM would take half of them; see "Threads"
@@ -263,7 +264,7 @@ plain = lib.lower(small_network, cpu)
 versions = {"as written": plain, "rule": lib.schedule(plain, cpu)}
 if schedules := lib.tuned_schedules("cpu"):
     versions["tuned"] = lib.schedule(plain, cpu, schedules)
-machines = {name: machine_of(module) for name, module in versions.items()}
+machines = {name: machine_of(module) for name, module in each(versions.items(), "compiling")}
 scheduled = in_turn(machines)
 plots.show_bars(
     {name: scheduled.ms(name) for name in machines},
@@ -378,9 +379,9 @@ def as_exported(workload):
 if lab.device == "cuda":
     tried = [Workload("mobilenet_v2", 8, "fp16", "cuda"), Workload("resnet18", 1, "fp32", "cuda")]
     rows = []
-    for each in tried:
-        dlights = compiled_anew(each, rules=lib.dlight_rules())
-        rows.append(on_gpu(each, {"dlight's rules": dlights, "the course's rules first": as_exported(each)}))
+    for workload in each(tried, "networks"):
+        dlights = compiled_anew(workload, rules=lib.dlight_rules())
+        rows.append(on_gpu(workload, {"dlight's rules": dlights, "the course's rules first": as_exported(workload)}))
     shown = tables.show_table(pd.concat(rows), f"Median of one run, compute only. {lab.machine_name}.")
 else:
     shown = "needs a GPU"
@@ -657,10 +658,10 @@ tables.show_table(threaded.table(), caption)
 # %%
 if lab.device == "cuda":
     rows = []
-    for precision in ("fp32", "fp16"):
-        each = Workload("resnet18", 1, precision, "cuda")
-        other = compiled_anew(each, layout=lib.PYTORCH_LAYOUT)
-        rows.append(on_gpu(each, {lib.PYTORCH_LAYOUT[0]: other, lib.LAYOUTS["cuda"][0]: as_exported(each)}))
+    for precision in each(("fp32", "fp16"), "precisions"):
+        workload = Workload("resnet18", 1, precision, "cuda")
+        other = compiled_anew(workload, layout=lib.PYTORCH_LAYOUT)
+        rows.append(on_gpu(workload, {lib.PYTORCH_LAYOUT[0]: other, lib.LAYOUTS["cuda"][0]: as_exported(workload)}))
     caption = f"Compute only; the course uses {lib.LAYOUTS['cuda'][0]}. {lab.machine_name}."
     shown = tables.show_table(pd.concat(rows), caption)
 else:

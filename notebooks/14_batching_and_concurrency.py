@@ -73,6 +73,7 @@ from inference_lib.serve.service import Service, measure_service
 from inference_lib.serve.settings import SERVED, Settings
 from inference_lib.serve.simulator import Knobs, poisson, simulate
 from inference_lib.serve.trials import LoadTest, queue_overhead, queued, simulated_rate
+from inference_lib.support.progress import each
 from inference_lib.zoo.fashion_mnist import load_fashion_mnist, preprocess
 
 lab = open_lab(profile, device, records_dir)
@@ -179,7 +180,7 @@ def milliseconds(size, calls=3):
     return min(samples[1:])
 
 
-sweep = pd.DataFrame({"batch": sweep_sizes, "ms": [milliseconds(size) for size in sweep_sizes]})
+sweep = pd.DataFrame({"batch": sweep_sizes, "ms": [milliseconds(size) for size in each(sweep_sizes, "batch sizes")]})
 sweep["images/s"] = sweep["batch"] / sweep["ms"] * 1e3
 
 # %% tags=["hide-input"]
@@ -321,8 +322,9 @@ for name, rate in rates.items():
 glue("14-two-processes", f"{rates['two processes'] / rates['one process']:.2f}")
 
 # %% [markdown]
-# Two processes do {glue:text}`14-two-processes` times the work of one here. What a second process buys for certain is
-# another thing: when one dies, the other goes on.
+# Two processes do {glue:text}`14-two-processes` times the work of one here; what the first two lines differ by is the
+# price of asking another process. What a second process buys for certain is another thing: when one dies, the other
+# goes on.
 #
 # ## The queue
 #
@@ -440,13 +442,13 @@ curves = {
 }
 
 # %% tags=["hide-input"]
-figure, panels = plots.new_figure(columns=2, height=3.2)
+figure, panels = plots.new_figure(columns=2, height=3.6)
 for axes, percent in zip(panels, (50, 99), strict=True):
     for (wait, outcomes), color in zip(curves.items(), ["#0072B2", "#009E73", "#E69F00", "#D55E00"], strict=True):
         values = [outcome.quantile_ms(percent) for outcome in outcomes]
         axes.plot(loads * service.capacity, values, ".-", color=color, label=f"wait {wait:.1f} ms")
     axes.set(xlabel="requests/s", ylabel=f"p{percent}, ms", yscale="log")
-panels[0].legend()
+figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
 plots.show_figure(
     figure,
     alt="Two panels, p50 and p99 over the arrival rate, one line for each of four waiting times.",
@@ -530,7 +532,8 @@ measured = [n * trial.run.batches[n] / sum(k * v for k, v in trial.run.batches.i
 played = trial.simulated.batches
 simulated_share = {n: n * played[n] / sum(k * v for k, v in played.items()) for n in played}
 axes.bar(sizes_seen, measured, color="#0072B2", alpha=0.6, label="measured")
-axes.plot(sorted(played), [simulated_share[n] for n in sorted(played)], "k_", markersize=8, label="simulated")
+marks = [simulated_share[n] for n in sorted(played)]
+axes.plot(sorted(played), marks, "_", color=plots.INK, markersize=8, label="simulated")
 axes.set(xlabel="pictures in a batch", ylabel="share of requests")
 axes.legend()
 plots.show_figure(
@@ -602,7 +605,8 @@ for callers in (1, 8):
         raise CourseError("one caller who waits was batched with somebody; the text says that this cannot be")
 
 # %% [markdown]
-# Test with as many callers as you expect, or with arrivals that do not wait for answers.
+# Test with as many callers as you expect, or with arrivals that do not wait for answers. (On few cores, eight calling
+# threads may cost more than their batches bring.)
 #
 # ### The preferred size, plus one
 #

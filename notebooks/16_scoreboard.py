@@ -52,6 +52,8 @@ device = "auto"  # "auto", "cuda" or "cpu"
 records_dir = None  # where records are written; None: _build/records
 
 # %%
+import itertools
+
 import numpy as np
 import pandas as pd
 from IPython.display import display
@@ -233,27 +235,35 @@ show_boards("mobilenet_v2")
 
 
 # %% tags=["hide-input"]
-def model_panels(height: float) -> tuple:
+def model_panels(height: float, **grid: int) -> tuple:
     """Return a figure with a titled panel for each model, and the panels by model."""
-    figure, panels = plots.new_figure(height=height, columns=len(MODELS))
+    figure, panels = plots.new_figure(height=height, **grid)
     for model, panel in zip(MODELS, panels, strict=True):
         panel.set_title(model)
     return figure, dict(zip(MODELS, panels, strict=True))
 
 
-def draw_bars(panel, rows: dict, unit: str, named: bool) -> None:
-    """Draw one bar a row; ``rows`` maps a label to a record, an interval and the text beside the bar."""
-    records, lengths, texts = zip(*rows.values(), strict=True) if rows else ((), (), ())
-    style = {"color": [style_of(r.backend).color for r in records], "height": 0.6}
-    bars = panel.barh(
-        range(len(rows)), [i.value for i in lengths], xerr=plots.reach(lengths), ecolor=plots.INK, **style
-    )
-    panel.bar_label(bars, texts, padding=3, fontsize="small")
-    panel.set_yticks(range(len(rows)), list(rows) if named else [""] * len(rows))
-    panel.invert_yaxis()
-    panel.grid(visible=False, axis="y")
-    panel.margins(x=0.45)
-    panel.set_xlabel(unit)
+def bars_of_models(rows: dict, unit: str) -> tuple:
+    """Return a figure of a bar for each row of each model, its name above it, and the panels by model.
+
+    ``rows`` maps a model to its rows, and a row's label to a record, an interval and the text beside the bar.
+    """
+    names = list(dict.fromkeys(name for mine in rows.values() for name in mine))
+    figure, panels = model_panels(0.42 * len(names) + 1.0, columns=len(MODELS))
+    for model, panel in panels.items():
+        for name, (record, length, text) in rows[model].items():
+            style = {"color": style_of(record.backend).color, "ecolor": plots.INK, "height": 0.38}
+            bar = panel.barh(names.index(name), length.value, xerr=plots.reach([length]), **style)
+            panel.bar_label(bar, [text], padding=3, fontsize=plots.SMALL)
+        panel.set(yticks=[], ylim=(len(names) - 0.6, -0.9))
+        panel.spines["left"].set_visible(False)
+        panel.margins(x=0.5)
+    first = panels["vanilla_cnn"]
+    for place, name in enumerate(names):
+        above = first.text(0, place - 0.3, name, transform=first.get_yaxis_transform(), fontsize=plots.SMALL)
+        above.set_in_layout(False)  # it may be longer than the panel is wide: there is room to its right
+    figure.supxlabel(unit, fontsize="medium")
+    return figure, panels
 
 
 def add_legend(figure, records: list) -> None:
@@ -261,7 +271,7 @@ def add_legend(figure, records: list) -> None:
     styles = {record.title: style_of(record.backend) for record in records}
     marks = [Line2D([], [], color=s.color, marker=s.marker, linestyle="") for s in styles.values()]
     if styles:
-        figure.legend(marks, styles, loc="outside lower center", ncols=3)
+        figure.legend(marks, styles, loc="outside lower center", ncols=2)
 
 
 # %% [markdown]
@@ -271,17 +281,17 @@ def add_legend(figure, records: list) -> None:
 # %% tags=["hide-input"]
 titles = list(dict.fromkeys(r.title for r in wide))
 
-figure, panels = model_panels(height=0.32 * len(titles) + 1.2)
-for model, panel in panels.items():
-    rows = {}
-    for title in titles:
-        if loop[model] and (mine := select(wide, model=model, title=title)):
-            best = quickest(mine)
-            beside = compare(loop[model][0], best)
-            ratio = Interval(beside.ratio, beside.low, beside.high)
-            rows[title] = (best, ratio, f"{ratio.value:.1f} {PRECISIONS[best.precision].title}")
-    draw_bars(panel, rows, "times the loop's speed", named=panel is panels["vanilla_cnn"])
-    panel.axvline(1, color=plots.INK, linewidth=1)
+rows = {model: {} for model in MODELS}
+for model, title in itertools.product(MODELS, titles):
+    if loop[model] and (mine := select(wide, model=model, title=title)):
+        best = quickest(mine)
+        beside = compare(loop[model][0], best)
+        ratio = Interval(beside.ratio, beside.low, beside.high)
+        rows[model][title] = (best, ratio, f"{ratio.value:.1f} {PRECISIONS[best.precision].title}")
+figure, panels = bars_of_models(rows, "times the loop's speed")
+for panel in panels.values():
+    for bar in panel.patches:
+        panel.vlines(1, bar.get_y(), bar.get_y() + bar.get_height(), color=plots.INK, linewidth=1)
 plots.show_figure(
     figure,
     alt="For each model, the speed of every framework's quickest precision over the PyTorch FP32 loop at batch 1.",
@@ -441,7 +451,7 @@ else:
 checked = [r for r in at_batch_1 if r.accuracy]
 found = {model: [r.accuracy.accuracy_percent for r in select(checked, model=model)] or [0.0] for model in MODELS}
 room = 0.6 * max(map(np.ptp, found.values())) + 0.1  # above and below the middle, percentage points
-figure, panels = model_panels(height=4.0)
+figure, panels = model_panels(height=6.0, rows=len(MODELS))
 for model, panel in panels.items():
     for record in select(checked, model=model):
         style, alpha = style_of(record.backend), plots.precision_alpha(record.precision)
@@ -449,10 +459,11 @@ for model, panel in panels.items():
         error = plots.reach([record.median("end_to_end")])
         panel.errorbar(*point, xerr=error, fmt=style.marker, color=style.color, alpha=alpha, markersize=5, elinewidth=1)
     middle = (min(found[model]) + max(found[model])) / 2
-    panel.set(xscale="log", xlabel="latency, ms", ylim=(middle - room, middle + room))
+    panel.set(xscale="log", ylim=(middle - room, middle + room))
     panel.margins(x=0.12)
     plots.plain_ticks(panel, "x")
-panels["vanilla_cnn"].set_ylabel("test accuracy, %")
+panels["mobilenet_v2"].set_xlabel("latency, ms")
+panels["resnet18"].set_ylabel("test accuracy, %")
 add_legend(figure, checked)
 plots.show_figure(
     figure,
@@ -540,7 +551,7 @@ def coordinates(records: list) -> tuple[list[float], list[float]]:
     return [latency_ms(r) for r in records], [images_per_s(r) for r in records]
 
 
-figure, panels = model_panels(height=4.0)
+figure, panels = model_panels(height=7.5, rows=len(MODELS))
 for model, panel in panels.items():
     mine = select(shown, model=model)
     front = pareto_front(mine)
@@ -554,12 +565,12 @@ for model, panel in panels.items():
         style, point = style_of(record.backend), (latency_ms(record), images_per_s(record))
         error = plots.reach([record.median("end_to_end")])
         panel.errorbar(*point, xerr=error, fmt=style.marker, color=style.color, markersize=7, elinewidth=1)
-        panel.annotate(record.batch_size, point, xytext=(-4, 6), textcoords="offset points", fontsize=8)
+        panel.annotate(record.batch_size, point, xytext=(-4, 6), textcoords="offset points", fontsize=plots.SMALL)
     panel.sharey(panels["vanilla_cnn"])
-    panel.set(xscale="log", yscale="log", xlabel="latency of a batch, ms")
+    panel.set(xscale="log", yscale="log")
     panel.margins(0.15)
-    panel.label_outer()
-panels["vanilla_cnn"].set_ylabel("images per second, end to end")
+panels["mobilenet_v2"].set_xlabel("latency of a batch, ms")
+panels["resnet18"].set_ylabel("images per second, end to end")
 add_legend(figure, select(shown))
 for panel in panels.values():
     plots.plain_ticks(panel, "x")
@@ -602,11 +613,14 @@ tables.show_table(front_table, "The Pareto fronts, the quickest row first.")
 
 # %% tags=["hide-input"]
 holding = [r for r in at_batch_1 if r.gpu_memory_mib is not None]
-figure, panels = model_panels(height=0.24 * len({words.label(r) for r in holding}) + 1.2)
-for model, panel in panels.items():
-    mine = select(holding, model=model)
-    rows = {words.label(r): (r, Interval(r.gpu_memory_mib), f"{r.gpu_memory_mib:,.0f}") for r in mine}
-    draw_bars(panel, rows, "GPU memory, MiB", named=panel is panels["vanilla_cnn"])
+rows = {
+    model: {
+        words.label(r): (r, Interval(r.gpu_memory_mib), f"{r.gpu_memory_mib:,.0f}")
+        for r in select(holding, model=model)
+    }
+    for model in MODELS
+}
+figure, _ = bars_of_models(rows, "GPU memory, MiB")
 plots.show_figure(
     figure,
     alt="GPU memory of the process at batch 1 for each framework, precision and model.",
@@ -664,13 +678,14 @@ tables.show_table(table, f"A million pictures, copies included. {plots.provenanc
 
 # %% tags=["hide-input"]
 metered = [r for r in at_batch_1 if r.load and r.load.energy_mj_per_image]
-figure, panels = model_panels(height=0.24 * len({words.label(r) for r in metered}) + 1.2)
-for model, panel in panels.items():
-    rows = {
+rows = {
+    model: {
         words.label(r): (r, Interval(r.load.energy_mj_per_image), f"{r.load.energy_mj_per_image:,.0f}")
         for r in select(metered, model=model)
     }
-    draw_bars(panel, rows, "millijoules a picture", named=panel is panels["vanilla_cnn"])
+    for model in MODELS
+}
+figure, _ = bars_of_models(rows, "millijoules a picture")
 plots.show_figure(
     figure,
     alt="Energy of the GPU for one picture at batch 1 for each framework, precision and model, in millijoules.",
@@ -764,7 +779,7 @@ for part, color in parts.items():
 for position, record in enumerate(building):
     text = pays(record, loop["resnet18"][0]) if loop["resnet18"] else ""
     text = "the loop" if record in loop["resnet18"] else f"pays after: {text}"
-    axes.annotate(text, (left[position], position), xytext=(4, -3), textcoords="offset points", fontsize="small")
+    axes.annotate(text, (left[position], position), xytext=(4, -3), textcoords="offset points", fontsize=plots.SMALL)
 axes.set_yticks(range(len(building)), [words.label(r) for r in building])
 axes.invert_yaxis()
 axes.grid(visible=False, axis="y")

@@ -1,7 +1,8 @@
 """Whether processes are there."""
 
-import time
 from pathlib import Path
+
+from waits import wait_until
 
 
 def alive(pid: int) -> bool:
@@ -14,7 +15,5 @@ def alive(pid: int) -> bool:
 
 def ends(pid: int, within_s: float = 20.0) -> bool:
     """Say whether a process that is to end does so in time."""
-    deadline = time.monotonic() + within_s
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: not alive(pid), within_s)
     return not alive(pid)

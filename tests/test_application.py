@@ -41,7 +41,7 @@ def engine_that(raises: Exception | None = None, never: bool = False) -> Applica
             raise raises
         if never:
             await asyncio.sleep(60)
-        return Prediction(np.zeros(10))
+        return Prediction(np.zeros(10), 1)
 
     async def ready() -> bool:
         return False
@@ -195,7 +195,7 @@ def test_an_engine_that_does_not_answer_is_504() -> None:
 
 def test_a_queue_that_has_ended_is_503_and_not_ready() -> None:
     ended = BatchQueue([Told()])
-    app = local(ended, NAMES)
+    app = local(ended, NAMES, LIMITS)
     assert ask(app, "GET", "/ready")[0] == 200
     ended.close()
     assert ask(app, "GET", "/ready")[0] == 503

@@ -498,27 +498,21 @@ def test_a_model_that_is_wrong_on_the_whole_test_set_is_a_failed_row(folder: Rec
 # What makes a record less trustworthy
 
 
-def load(*reasons: str) -> Load:
-    return Load(busy_percent=90, throttle_reasons=list(reasons), samples=4, seconds=1.2)
-
-
-def test_a_steady_cell_at_full_clocks_has_no_flags(make_record: MakeRecord) -> None:
-    assert flags(make_record(clocks=Clocks(sm_mhz=1980, throttle_reasons=[]), load=load())) == []
-
-
 @pytest.mark.parametrize(
-    ("clocks", "under_load"), [(["power cap"], []), ([], ["power cap"]), (["power cap"], ["power cap"])]
+    ("clocks", "under_load", "found"),
+    [
+        ([], [], []),
+        (["power cap"], [], ["clocks were held down: power cap"]),
+        ([], ["power cap"], ["clocks were held down: power cap"]),
+        (["power cap"], ["power cap"], ["clocks were held down: power cap"]),
+        (["temperature"], ["power cap"], ["clocks were held down: power cap, temperature"]),
+    ],
 )
-def test_clocks_held_down_in_either_phase_flag_the_record(
-    make_record: MakeRecord, clocks: list, under_load: list
+def test_clocks_held_down_in_either_phase_flag_the_record_with_each_reason_once(
+    make_record: MakeRecord, clocks: list, under_load: list, found: list
 ) -> None:
-    record = make_record(clocks=Clocks(sm_mhz=1200, throttle_reasons=clocks), load=load(*under_load))
-    assert flags(record) == ["clocks were held down: power cap"]
-
-
-def test_every_reason_is_named_once(make_record: MakeRecord) -> None:
-    record = make_record(clocks=Clocks(sm_mhz=1200, throttle_reasons=["temperature"]), load=load("power cap"))
-    assert flags(record) == ["clocks were held down: power cap, temperature"]
+    load = Load(busy_percent=90, throttle_reasons=under_load, samples=4, seconds=1.2)
+    assert flags(make_record(clocks=Clocks(sm_mhz=1200, throttle_reasons=clocks), load=load)) == found
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from drawn import smallest_text
 from executed_course import executed_course
 from rendered import rendered
 
@@ -50,6 +51,13 @@ def test_every_figure_says_what_it_shows(pages: dict[str, BeautifulSoup]) -> Non
         for image in page.find_all("img"):
             assert image.get("alt"), (name, image)
             assert not re.search(r"\.(png|svg|jpe?g)$", image["alt"]), (name, image["alt"])
+
+
+@pytest.mark.slow
+def test_the_text_of_every_figure_can_be_read_on_a_phone(pages: dict[str, BeautifulSoup]) -> None:
+    drawn = {name: page.select("figure.measured svg") for name, page in pages.items()}
+    small = {name: [d["aria-label"] for d in found if smallest_text(str(d)) < 8] for name, found in drawn.items()}
+    assert not {name: found for name, found in small.items() if found}
 
 
 @pytest.mark.slow

@@ -165,26 +165,8 @@ def test_nbval_finds_the_published_outputs_again(tmp_path: Path) -> None:
         if "parameters" in cell.metadata.get("tags", []):
             cell.source = f'profile, device, records_dir = "smoke", "cpu", {str(tmp_path)!r}'
     nbformat.write(page, tmp_path / "page.ipynb")
-    options = [
-        "--nbval-lax",
-        "--nbval-current-env",
-        "--nbval-cell-timeout=600",
-        f"--rootdir={tmp_path}",
-        "-c",
-        os.devnull,
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        os.devnull,
-        *options,
-        str(tmp_path / "page.ipynb"),
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
+    command = [sys.executable, "-m", "pytest", *options, "-c", os.devnull, f"--rootdir={tmp_path}", "page.ipynb"]
     environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:]

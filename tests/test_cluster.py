@@ -178,8 +178,8 @@ def test_what_is_compared_stays_together_and_everyone_has_work(tmp_path: Path) -
 def test_what_a_station_says_is_handed_on_while_the_head_waits(tmp_path: Path) -> None:
     made, _, lines = head(tmp_path, [99])
     said = iter([["exporting"], ["exported"]])
-    made._said = lambda: next(said, [])
-    made._ray.wait = lambda futures, timeout: (futures[:1], futures[1:]) if lines else ([], futures)
+    made.said = lambda: next(said, [])
+    made.ray.wait = lambda futures, timeout: (futures[:1], futures[1:]) if lines else ([], futures)
     made.measure(many()[:2])
     assert lines == ["exporting", "exported"]
 

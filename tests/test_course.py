@@ -83,7 +83,7 @@ def run(tiny: Course, *names: str, **options: object) -> list[str]:
 
 
 def test_chapters_come_from_the_table_of_contents(tiny: Course) -> None:
-    assert [(c.name, c.title) for c in course.chapters(tiny)] == [("01_first", "A title"), ("02_second", "A title")]
+    assert [chapter.name for chapter in course.chapters(tiny)] == ["01_first", "02_second"]
 
 
 def test_a_chapter_is_found_by_name_or_number(tiny: Course) -> None:
@@ -145,6 +145,8 @@ def test_a_chapter_runs_once_until_something_changes(tiny: Course, capsys: pytes
         {"environment_sha256": "x"},
     ):
         assert not course.is_up_to_date(chapter, dict(stamp) | changed, tiny)
+    (tiny.executed / "01_first.failed.ipynb").touch()  # by code that was taken back
+    assert not course.is_up_to_date(chapter, dict(stamp), tiny)
 
 
 def test_a_summary_is_run_again_after_the_others(tiny: Course) -> None:
@@ -382,8 +384,6 @@ def test_runs_stand_side_by_side_in_the_edition(executed: Course, make_record: C
     RecordStore(second).write(make_record(3.0, run="2"))
     book.publish(records=second, course=executed)
     assert RecordStore(executed.published / "records").runs() == ["1", "2"]
-    for record in RecordStore(executed.published / "records").read():
-        RecordStore(executed.published / "records").find(record.key)
 
 
 def test_an_edition_is_replaced_as_a_whole_or_not_at_all(executed: Course, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,8 +466,6 @@ def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(tiny: Course)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == {
         path: mtime for path, mtime in before.items() if path.is_file()
     }
-    with pytest.raises(CourseError, match="unknown edition 'first'"):
-        book.stage("first", tiny)
 
 
 def test_a_card_says_how_long_the_chapter_ran_and_where(executed: Course) -> None:
@@ -518,16 +516,21 @@ def test_the_published_edition_leaves_out_what_was_not_published(
     assert f"the published edition has no {left_out} yet" in capsys.readouterr().out
 
 
-def test_a_new_style_sheet_renders_every_page_again(tmp_path: Path) -> None:
-    """Sphinx leaves the old one in place where no page changed."""
-    staged, rendered = tmp_path / "book" / "_static", tmp_path / "work" / "_build" / "html" / "_static"
-    for folder in (staged, rendered):
-        folder.mkdir(parents=True)
-        (folder / "course.css").write_text("p {}")
-    assert not book._static_files_changed(tmp_path, tmp_path / "work")
-    (staged / "course.css").write_text("p { color: red }")
-    assert book._static_files_changed(tmp_path, tmp_path / "work")
-    assert not book._static_files_changed(tmp_path, tmp_path / "nothing-rendered-yet")
+SPHINX = """
+import pathlib, sys
+static = pathlib.Path(sys.argv[4], "_build", "html", "_static")
+static.mkdir(parents=True, exist_ok=True)
+(static / "course.css").write_text("the first one")
+"""
+
+
+def test_a_new_style_sheet_is_shown_though_no_page_changed(tiny: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "JUPYTER_BOOK", SPHINX)
+    (tiny.root / "_config.yml").write_text("title: Tiny\n")
+    (tiny.root / "book" / "_static").mkdir(parents=True)
+    (tiny.root / "book" / "_static" / "course.css").write_text("p { color: red }")
+    folder = book.render("local", course=tiny).folder
+    assert (folder / "_static" / "course.css").read_text() == "p { color: red }"
 
 
 def staged_pages(course_: Course) -> tuple[dict[str, nbformat.NotebookNode], list[str]]:

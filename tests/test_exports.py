@@ -96,20 +96,9 @@ def test_the_command_says_what_failed_and_measures_nothing(
 # Real processes
 
 
-CELLS = rivals(["pytorch", "torchscript"])
-"""Looked for and never exported: the exporters of these tests do something else."""
-
-
 @pytest.fixture
 def nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, "find_artifact", lambda *_: None)
-
-
-@pytest.mark.usefixtures("nothing_there")
-def test_an_export_that_is_killed_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "Exporter", objects.KilledExporter)
-    failed = export_missing(CELLS, print)
-    assert [str(error) for error in failed.values()] == ["the worker process died (signal 9)"] * 2
 
 
 @pytest.mark.usefixtures("nothing_there")
@@ -128,7 +117,7 @@ def test_the_next_export_starts_when_one_has_ended_and_never_more_than_there_are
 def test_an_export_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, "Exporter", objects.HungExporter)
     monkeypatch.setattr(exports, "EXPORT_LIMIT_S", 0.5)
-    failed = export_missing(CELLS, print, timed=False)
+    failed = export_missing(rivals(["pytorch", "torchscript"]), print, timed=False)
     assert all("the worker process was ended" in str(error) for error in failed.values())
     assert len(failed) == 2
 

@@ -56,6 +56,16 @@ def test_a_comparison_has_this_device_here_and_the_gpu_where_published(make_lab:
     assert {r.device for r in (*alone.here, *alone.published)} == {"cpu"}
 
 
+def test_a_comparison_has_the_precisions_that_are_asked_for(
+    make_lab: Callable[[str], Lab], make_record: MakeRecord
+) -> None:
+    lab = make_lab("cpu")
+    for precision in ("tf32", "fp16", "bf16"):
+        lab.store.write(make_record(device="cpu", precision=precision, profile="quick"))
+    assert [r.precision for r in lab.compare(["pytorch"]).here] == ["fp32", "fp16", "bf16"]
+    assert [r.precision for r in lab.compare(["pytorch"], precisions=["tf32"]).here] == ["tf32"]
+
+
 def test_records_are_those_of_this_machine_profile_and_run(make_lab: Callable[[str], Lab]) -> None:
     assert sorted(told(make_lab("cpu").records())) == [("cpu", HERE), ("cuda", HERE)]
 

@@ -2,14 +2,16 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from serving import PICTURE, Told
 
+from inference_lib.commands import load
 from inference_lib.records.record import Record
-from inference_lib.serve import loops
-from inference_lib.serve.loadgen import Run, highest_rate, read_summary, run_loadgen
+from inference_lib.serve import loadgen, loops
+from inference_lib.serve.classifier import out_of_the_collectors_way
+from inference_lib.serve.loadgen import SCENARIOS, Run, highest_rate, read_summary, run_loadgen
 from inference_lib.serve.loops import closed_loop, open_loop
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.simulator import Knobs
@@ -33,6 +35,13 @@ Result is : INVALID
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """Let the garbage of the tests before be collected once, and not for every load."""
+    with out_of_the_collectors_way():
+        yield
+
+
 def test_a_summary_becomes_numbers_and_the_rules_that_were_not_kept() -> None:
     run = read_summary(SUMMARY, "server", 500.0, Counter())
     assert not run.valid
@@ -51,7 +60,7 @@ def test_a_run_with_requests_that_got_nothing_does_not_count() -> None:
 def test_runs_of_one_load_are_kept_in_a_record_with_intervals(make_record: Callable[..., Record]) -> None:
     def run(p99: float, errors: int = 0) -> Run:
         counted = Counter(TimedOutError=errors) if errors else Counter()
-        return Run("server", not errors, [], 500.0, 490.0, {"p99": p99}, counted, "", Counter({8: 10}), errors)
+        return Run("server", not errors, [], 500.0, 490.0, {"p99": p99}, counted, Counter({8: 10}), errors)
 
     knobs = Knobs(8, 0.002)
     said = serving_of("queue", knobs, [run(4.0), run(5.0), run(4.5, 2)], 10.0, goodput=700.0)
@@ -68,7 +77,7 @@ def test_a_summary_without_a_result_is_an_error() -> None:
         read_summary("LoadGen stopped", "server", 1.0, Counter())
 
 
-@pytest.mark.parametrize("scenario", ["single_stream", "multi_stream", "server", "offline"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_scenario_runs_and_every_request_is_answered(scenario: str) -> None:
     told = Told()
     with BatchQueue([told], limit=64) as queue:
@@ -107,7 +116,28 @@ def test_a_queue_that_has_ended_ends_the_run_all_the_same() -> None:
     assert run_loadgen(queue, [PICTURE], "server", 0.1, rate=200).errors["ClosedError"] >= 1
 
 
-def test_an_unknown_scenario_is_named() -> None:
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_model_that_hangs_ends_the_run_with_a_line(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loadgen, "ANSWER_S", 0.3)
+    told = Told()
+    told.go.clear()
+    with BatchQueue([told], limit=8) as queue:
+        with pytest.raises(CourseError, match=r"^\d+ requests got no answer, and there was none at all for 0.3 s; "):
+            run_loadgen(queue, [PICTURE], scenario, 0.1, rate=500)
+        told.go.set()  # what comes now is too late, and LoadGen must not hear of it
+
+
+def test_a_model_that_pauses_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loadgen, "ANSWER_S", 5.0)
+    told = Told()
+    told.go.clear()
+    with BatchQueue([told]) as queue:
+        threading.Timer(1.5, told.go.set).start()
+        assert not run_loadgen(queue, [PICTURE], "single_stream", 0.1).errors
+
+
+def test_an_unknown_scenario_is_named_and_the_command_line_knows_the_others() -> None:
+    assert load.SCENARIOS == SCENARIOS
     with pytest.raises(CourseError, match="choose one of: single_stream"):
         run_loadgen(BatchQueue([Told()]), [PICTURE], "poisson", 0.1)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import tqdm.std
 from jupyter_client.manager import KernelManager
 from test_benchmark import PAIR, TINY
 from torch import nn
+from waits import Clock
 
 from inference_lib.course.run import ThisInterpreter, _line
 from inference_lib.measure import exports, passes
@@ -27,16 +29,7 @@ from inference_lib.serve.loadgen import Run, highest_rate
 from inference_lib.serve.loops import Sent, closed_loop, open_loop
 from inference_lib.support import progress
 from inference_lib.support.progress import Bar, bar, each, say, ticking, watched
-from inference_lib.zoo.training import RECIPES, LabelledImages, fit
-
-
-class Clock:
-    """Seconds that pass only when told to."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from inference_lib.zoo.training import RECIPES, Checkpoint, LabelledImages, fit
 
 
 class Stream(io.StringIO):
@@ -323,10 +316,10 @@ def test_a_load_says_how_many_of_its_seconds_are_left(
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_training_has_a_bar_unless_it_is_told_not_to(bars: list[str], asked: bool) -> None:
+def test_training_has_a_bar_unless_it_is_told_not_to(bars: list[str], asked: bool, tmp_path: Path) -> None:
     images = LabelledImages(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64))
     recipe = replace(RECIPES["vanilla_cnn"], epochs=2, batch_size=16)
     tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
-    fit("tiny", tiny, recipe, images, images, progress=asked)
+    fit("tiny", tiny, recipe, images, images, asked, Checkpoint(tmp_path / "kept.pt", []))
     assert any("| 8 of 8, " in text and "epoch=2, validation=" in text for text in bars) is asked
     assert bool(bars) is asked

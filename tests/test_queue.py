@@ -9,29 +9,12 @@ from itertools import chain
 import numpy as np
 import pytest
 from serving import PICTURE, Told, picture
+from waits import Answers, wait_until
 
 from inference_lib.serve import queue as waiting
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.request import ClosedError, FailedError, OverloadedError, Request, TimedOutError
 from inference_lib.support.errors import CourseError
-
-
-class Answers:
-    """What requests were answered with, and a way to wait for so many."""
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self._came = threading.Condition()
-
-    def __call__(self, request: Request) -> None:
-        with self._came:
-            self.requests.append(request)
-            self._came.notify()
-
-    def wait(self, count: int) -> list[Request]:
-        with self._came:
-            assert self._came.wait_for(lambda: len(self.requests) >= count, 10), f"{len(self.requests)} of {count} came"
-        return self.requests
 
 
 @pytest.fixture
@@ -69,7 +52,7 @@ def test_those_who_wait_are_computed_together_up_to_the_largest_batch(told: Told
         answers.wait(7)
     assert told.batches == [1, 4, 2]
     assert queue.batches == {1: 1, 4: 1, 2: 1}
-    assert [request.batch for request in answers.requests] == [1, 4, 4, 4, 4, 2, 2]
+    assert [request.batch for request in answers.came] == [1, 4, 4, 4, 4, 2, 2]
 
 
 def test_the_first_waits_for_company_and_a_full_batch_for_nobody(told: Told) -> None:
@@ -94,9 +77,7 @@ def test_two_batches_are_under_way_where_the_classifier_takes_two() -> None:
         told.go.clear()
         for _ in range(3):
             queue.submit(PICTURE, answers)
-        deadline = time.monotonic() + 10
-        while queue.length > 1 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until(lambda: queue.length == 1)
         assert queue.length == 1
         told.go.set()
         answers.wait(3)
@@ -166,9 +147,7 @@ def test_while_a_caller_computes_others_wait_their_turn(depth: int) -> None:
             queue.submit(PICTURE, answers)
         second = threading.Thread(target=lambda: asked.append(queue.ask(PICTURE)))
         second.start()
-        deadline = time.monotonic() + 10
-        while queue.length < 4 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until(lambda: queue.length == 4)
         told.go.set()
         answers.wait(3)
         caller.join(10)
@@ -286,9 +265,7 @@ def test_what_takes_the_place_of_a_dead_one_after_the_end_is_closed_too(
             queue.ask(PICTURE)
         assert making.wait(10)
     ended.set()
-    deadline = time.monotonic() + 5
-    while not fresh.closed and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_until(lambda: fresh.closed)
     assert fresh.closed
 
 
@@ -321,7 +298,7 @@ def test_one_of_two_replicas_goes_on_alone() -> None:
         for _ in range(40):
             queue.submit(PICTURE, answers)
         answers.wait(40)
-        failed = [request for request in answers.requests if request.error]
+        failed = [request for request in answers.came if request.error]
         assert len(failed) == len(broken.batches) <= 1
 
 
@@ -365,7 +342,7 @@ def test_the_end_does_not_wait_for_ever(told: Told, monkeypatch: pytest.MonkeyPa
     held_up(queue, told, answers)
     queue.submit(PICTURE, answers)
     queue.close()
-    (refused,) = answers.requests
+    (refused,) = answers.came
     assert isinstance(refused.error, ClosedError)
     told.go.set()
     answers.wait(2)

@@ -1,6 +1,7 @@
 """Records survive the way to disk and back; a reader never sees half of one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,16 +13,20 @@ import pytest
 from conftest import P99_OVER_MEDIAN
 
 from inference_lib.records.machine import Machine
-from inference_lib.records.record import Accuracy, Record
+from inference_lib.records.record import Accuracy, Build, Record
+from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import LEAST_FOR_P99
 from inference_lib.records.store import RecordStore, select, select_all
+from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 
 MakeRecord = Callable[..., Record]
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path, make_record: MakeRecord) -> None:
-    store, record = RecordStore(tmp_path), make_record()
+@pytest.mark.parametrize("export_s", [None, 1.0])  # None: the export was not timed
+def test_a_record_comes_back_as_it_was(tmp_path: Path, make_record: MakeRecord, export_s: float | None) -> None:
+    build = Build(export_s=export_s, load_s=1, first_inference_s=1, artifact_mib=1)
+    store, record = RecordStore(tmp_path), make_record(build=build)
     store.write(record)
     assert store.read() == [record]
     assert store.find(record.key) == record
@@ -55,6 +60,21 @@ def test_other_cells_have_files_of_their_own(tmp_path: Path, make_record: MakeRe
     store.write(other)
     assert len(store.read()) == 2
     assert (store.find(first.key), store.find(other.key)) == (first, other)
+
+
+def test_runs_are_in_the_order_of_their_numbers(tmp_path: Path, make_record: MakeRecord) -> None:
+    names = ["1", "2", "10", "cool 9", "cool 11"]
+    store = RecordStore(tmp_path)
+    for run in reversed(names):
+        store.write(make_record(run=run))
+    assert [record.run for record in store.read()] == store.runs() == runs_of(store.read()) == names
+    assert runs_of([]) == []
+
+
+def test_nothing_else_puts_runs_in_an_order() -> None:
+    as_text = re.compile(r"\b(?:sorted|min|max)\([^\n]*\.run\b(?!\.)")
+    files = {path.stem: path.read_text() for path in (paths.ROOT / "inference_lib").rglob("*.py")}
+    assert [name for name, text in files.items() if as_text.search(text)] == ["runs"]
 
 
 def test_two_machines_have_files_of_their_own(tmp_path: Path, make_record: MakeRecord, machine: Machine) -> None:

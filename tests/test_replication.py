@@ -10,6 +10,7 @@ from inference_lib.cli import main
 from inference_lib.records.record import Record
 from inference_lib.records.replication import pairs, replication, summary
 from inference_lib.records.store import RecordStore
+from inference_lib.report.tables import replicated
 
 MakeRecord = Callable[..., Record]
 COUNTS = ["pairs", "claims", "contradicted", "not_confirmed", "compatible_percent"]
@@ -122,6 +123,16 @@ def test_the_exit_status_says_whether_too_many_claims_were_contradicted(
     for kind in counts.values():
         assert set(COUNTS) <= set(kind)
         assert kind["contradicted"] == 2
+
+
+def test_the_second_run_is_compared_with_the_tenth_and_not_the_other_way_round(
+    tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = a_run(make_record, FIRST, "2"), a_run(make_record, FIRST | {"d": 2.0}, "10")
+    _, text, _ = printed(capsys, "--records", str(stored(tmp_path, second, first)), "--format", "json")
+    counts = json.loads(text)["end_to_end"]
+    assert (counts["claims"], counts["not_confirmed"]) == (5, 2)
+    assert replicated([*second, *first]) == replication(first, second)
 
 
 def test_the_limit_is_two_percent_unless_asked(two_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

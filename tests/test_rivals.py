@@ -2,16 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 from IPython.display import HTML
 
-from inference_lib.lab import Lab
-from inference_lib.measure.profiles import get_profile
-from inference_lib.records.machine import Machine
 from inference_lib.records.record import Record
-from inference_lib.records.store import RecordStore
 from inference_lib.report import words
 from inference_lib.report.rivals import Rivals
 
@@ -63,14 +58,10 @@ def test_what_is_no_rival_is_left_out_and_what_was_not_measured_keeps_its_row(ma
     assert comparison(here=[*others, failed, kept]).shown("resnet18", "fp32") == [kept]
 
 
-def test_a_gpu_s_records_are_shown_before_the_cpu_s(make_rival: MakeRecord) -> None:
-    cpu, gpu = make_rival("tvm", device="cpu"), make_rival("tvm")
-    assert comparison(here=[cpu], published=[gpu]).shown("resnet18", "fp32") == [gpu]
-
-
-def test_a_gpu_here_is_shown_before_the_published_one(make_rival: MakeRecord) -> None:
-    here, published = make_rival("tvm", milliseconds=1.0), make_rival("tvm", milliseconds=3.0)
+def test_a_gpu_here_is_shown_before_the_published_one_and_that_before_a_cpu_here(make_rival: MakeRecord) -> None:
+    cpu, here, published = make_rival("tvm", device="cpu"), make_rival("tvm", milliseconds=1.0), make_rival("tvm")
     assert comparison(here=[here], published=[published]).shown("resnet18", "fp32") == [here]
+    assert comparison(here=[cpu], published=[published]).shown("resnet18", "fp32") == [published]
 
 
 @pytest.mark.parametrize("published", [{"precision": "fp32"}, {"model": "vanilla_cnn"}])
@@ -154,6 +145,13 @@ def test_a_tie_is_shown_as_one_and_so_is_what_cannot_be_told(make_rival: MakeRec
     assert any(text.startswith("cannot tell (") for text in said)
 
 
+def test_from_one_start_there_is_a_ratio_and_no_verdict(make_rival: MakeRecord) -> None:
+    records = [make_rival("tvm", milliseconds=1.0, count=1), make_rival("pytorch", milliseconds=2.0, count=1)]
+    html = comparison(here=records).table().data
+    assert re.findall(r"<th [^>]*>(.*?)</th>", html)[-3:] == ["ms", "against TVM", "on the device, ms"]
+    assert cells_of(html)[1][3:] == ["2.000", "0.50", "1.600"]
+
+
 def test_a_row_that_was_not_measured_says_why_below_the_table(make_rival: MakeRecord) -> None:
     absent = make_rival("pytorch", count=0, status="unavailable", reason="not <here>")
     html = comparison(here=[make_rival("tvm"), absent]).table().data
@@ -214,37 +212,3 @@ def test_rows_of_another_batch_alone_leave_an_empty_figure(make_rival: MakeRecor
     latencies, parts, batches = figures(comparison(here=[make_rival("tvm", batch_size=8)]))
     assert all(">nothing measured yet<" in figure.data for figure in (latencies, parts))
     assert ">nothing measured yet<" not in batches.data
-
-
-@pytest.fixture
-def lab(tmp_path: Path, machine: Machine) -> Lab:
-    stores = RecordStore(tmp_path / "here"), RecordStore(tmp_path / "published")
-    return Lab(get_profile("quick"), "cpu", machine, *stores)
-
-
-@pytest.fixture
-def filled(lab: Lab, make_rival: MakeRecord) -> Lab:
-    """Return a lab on the CPU whose two shelves both have a CPU's and a GPU's record."""
-    for store, milliseconds in ((lab.store, 2.0), (lab.published_store, 3.0)):
-        for device in ("cpu", "cuda"):
-            store.write(make_rival("tvm", milliseconds=milliseconds, device=device, profile="quick"))
-    return lab
-
-
-def test_a_lab_compares_its_device_with_the_published_gpu(filled: Lab) -> None:
-    compared = filled.compare(RIVALS)
-    assert [(r.device, round(r.latency.end_to_end.p50, 6)) for r in compared.here] == [("cpu", 2.0)]
-    assert [(r.device, round(r.latency.end_to_end.p50, 6)) for r in compared.published] == [("cuda", 3.0)]
-
-
-def test_a_comparison_on_the_cpu_has_no_gpu_in_it(filled: Lab) -> None:
-    compared = filled.compare(RIVALS, device="cpu")
-    assert {r.device for r in (*compared.here, *compared.published)} == {"cpu"}
-    assert compared.shown("resnet18", "fp32") == compared.here
-
-
-def test_a_lab_compares_the_precisions_that_are_asked_for(lab: Lab, make_rival: MakeRecord) -> None:
-    for precision in ("fp32", "tf32", "fp16", "bf16"):
-        lab.store.write(make_rival("tvm", device="cpu", precision=precision, profile="quick"))
-    assert [r.precision for r in lab.compare(RIVALS).here] == ["fp32", "fp16", "bf16"]
-    assert [r.precision for r in lab.compare(RIVALS, precisions=["tf32"]).here] == ["tf32"]

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from serving import PICTURE
+from waits import Answers
 
 from inference_lib.cli import main, parser
 from inference_lib.commands import serve as command
@@ -42,22 +43,6 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Replies:
-    def __init__(self) -> None:
-        self.came: list[Reply] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, reply: Reply) -> None:
-        with self._changed:
-            self.came.append(reply)
-            self._changed.notify()
-
-    def wait(self, count: int) -> list[Reply]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.came) >= count, 40), f"{len(self.came)} of {count} came"
-        return self.came
-
-
 @pytest.fixture(params=["local", "litserve", pytest.param("ray", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest) -> str:
     pytest.importorskip({"local": "uvicorn"}.get(request.param, request.param))
@@ -67,7 +52,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 def kill_a_worker(server: psutil.Process, url: str, client: Client) -> None:
     """Kill the model's process while requests come; nobody waits for it, and another one takes its place."""
     worker = max(server.children(), key=lambda child: "spawn_main" in " ".join(child.cmdline()))
-    replies, sent, deadline = Replies(), 0, time.monotonic() + 60
+    replies, sent, deadline = Answers[Reply](), 0, time.monotonic() + 60
     client.submit(PICTURE, replies)
     time.sleep(0.3)
     os.kill(worker.pid, signal.SIGKILL)
@@ -83,7 +68,7 @@ def kill_a_worker(server: psutil.Process, url: str, client: Client) -> None:
 
 def test_a_server_answers_and_at_its_end_those_under_way_are_answered(engine: str) -> None:
     port = free_port()
-    url, replies = f"http://127.0.0.1:{port}", Replies()
+    url, replies = f"http://127.0.0.1:{port}", Answers[Reply]()
     options = [*MODEL, "--engine", engine, "--port", str(port), "--max-batch", "2", "--max-wait-ms", str(SLOW_MS)]
     with running_server(url, options, 120) as server, Client(url) as client:
         for _ in range(2):
@@ -155,13 +140,20 @@ with running_server(sys.argv[1], sys.argv[2:], 120) as server:
 """
 
 
-def test_a_server_does_not_outlive_who_started_it(root: Path) -> None:
+def test_a_server_is_loaded_over_http_and_does_not_outlive_who_started_it(
+    capsys: pytest.CaptureFixture, root: Path
+) -> None:
+    pytest.importorskip("mlperf_loadgen")
     port = free_port()
-    url, options = f"http://127.0.0.1:{port}", [*MODEL, "--engine", "local", "--port", str(port)]
-    command = [sys.executable, "-c", HOLDER, url, *options]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", HOLDER, url, *MODEL, "--engine", "local", "--port", str(port), "--max-batch", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         server = psutil.Process(int(holder.stdout.readline()))
-        assert answers(f"{url}/ready")
+        for scenario in ("single_stream", "server"):
+            main(["load", "--url", url, "--scenario", scenario, "--rate", "200", "--seconds", "0.2"])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[0] for line in lines] == ["single_stream", "server"]
+        assert all("Error" not in line for line in lines)
         holder.kill()  # as a kernel is that is restarted: nothing of it runs any more
     gone, _ = psutil.wait_procs([server], 20)
     assert gone
@@ -232,10 +224,9 @@ def test_sizes_leave_little_to_be_padded() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["serve", "--engine", "torchserve"], "unknown engine 'torchserve'; choose one of: litserve, ray, local"),
         (["serve", "--backend", "caffe"], "unknown backend"),
         (["serve", "--model", "vgg"], "unknown model 'vgg'"),
-        (["load", "--scenario", "burst"], "unknown scenario 'burst'"),
+        (["load", "--replicas", "2"], "one replica works in this process; give --replicas with --engines or --soak"),
         (["load", "--url", "http://127.0.0.1:9"], "is not ready; start it with"),
     ],
 )
@@ -244,24 +235,21 @@ def test_a_mistake_at_the_prompt_is_one_line(arguments: list[str], says: str, ca
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["serve", "load"])
+def test_without_the_extra_it_is_said_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "inference_lib.serve.settings", None)
+    assert main([name, "--device", "cpu"]) == 1
+    assert "run `pip install -c constraints.txt -e .[serve]`" in capsys.readouterr().err
+
+
 def test_the_options_of_a_server_are_its_settings() -> None:
-    given = [
-        "serve",
-        "--device",
-        "cpu",
-        "--max-batch",
-        "12",
-        "--max-wait-ms",
-        "3",
-        "--max-queue",
-        "7",
-        "--port",
-        "9000",
-    ]
+    given = ["serve", "--device", "cpu", "--max-batch", "12", "--max-wait-ms", "3", "--max-queue", "7"]
+    given += ["--port", "9000"]
     settings = command.settings_of(parser(given).parse_args(given))
     assert (settings.sizes, settings.max_wait_s, settings.limits.under_way) == ((1, 2, 4, 8, 12), 0.003, 7)
     assert settings.url == "http://127.0.0.1:9000"
-    assert settings.class_names[9] == "Ankle boot"
 
 
 def test_a_load_in_this_process_is_predicted_measured_and_kept(
@@ -279,15 +267,3 @@ def test_a_load_in_this_process_is_predicted_measured_and_kept(
     assert serving.goodput_per_s == serving.arrival_rate > 0
     assert set(serving.batches) <= {1, 2}
     assert serving.latency["p99"].low_ms <= serving.latency["p99"].ms <= serving.latency["p99"].high_ms
-
-
-def test_a_load_over_http_runs_every_scenario_that_is_asked_for(capsys: pytest.CaptureFixture, root: Path) -> None:
-    pytest.importorskip("mlperf_loadgen")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with running_server(url, [*MODEL, "--engine", "local", "--port", str(port), "--max-batch", "2"], 120):
-        for scenario in ("single_stream", "server"):
-            main(["load", "--url", url, "--scenario", scenario, "--rate", "200", "--seconds", "0.2"])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["single_stream", "server"]
-    assert all("Error" not in line for line in lines)

@@ -20,7 +20,8 @@ from bs4 import BeautifulSoup
 from chromium import a_tab
 
 from inference_lib import cli
-from inference_lib.course import book, pages, reference, site
+from inference_lib.course import book, reference, site
+from inference_lib.course.pages import Marks
 from inference_lib.course.run import Chapter, Course
 from inference_lib.course.site import Site
 from inference_lib.records.record import Record
@@ -111,7 +112,7 @@ def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_chapter_links_to_its_source_and_to_colab_where_these_are() -> None:
-    chapter = Chapter("04_pytorch", Path("04_pytorch.py"), "PyTorch")
+    chapter = Chapter("04_pytorch", Path("04_pytorch.py"))
     assert "http" not in site.take_away(chapter, Site(), published=True)
     assert "http" not in site.take_away(chapter, Site("https://example.org"), published=True)
     assert "github.com" not in site.take_away(chapter, Site("", "https://example.org/code"), published=True)
@@ -287,14 +288,14 @@ def test_the_readme_alone_can_be_written_anew(
 
 def test_the_published_edition_shows_no_records_of_this_machine(small: Course, make_record: MakeRecord) -> None:
     RecordStore(small.records).write(make_record(7.0, backend="tvm"))
-    assert "7.000" in pages.fill("{{ explorer }}", "local", small)
-    assert "7.000" not in pages.fill("{{ explorer }}", "published", small)
+    assert "7.000" in Marks("local", small).fill("{{ explorer }}")
+    assert "7.000" not in Marks("published", small).fill("{{ explorer }}")
 
 
 def test_a_page_without_measurements_says_so(tmp_path: Path) -> None:
-    nothing = Course(tmp_path, tmp_path / "_build")
-    assert "Nothing was measured yet" in pages.fill("a\n\n{{ opening }}\n", "local", nothing)
-    assert "Nothing is published yet" in pages.fill("{{ edition }}", "local", nothing)
+    nothing = Marks("local", Course(tmp_path, tmp_path / "_build"))
+    assert "Nothing was measured yet" in nothing.fill("a\n\n{{ opening }}\n")
+    assert "Nothing is published yet" in nothing.fill("{{ edition }}")
 
 
 # The library's reference
@@ -329,7 +330,7 @@ class Thing(Base):
     def _own(self) -> None: ...
 
 
-def find(name: str, size: int = 1, *others: int, folder: str = "a, b: c", **rest: dict[str, int]) -> "Thing":
+def find(name: str, size: int = 1, *others: int, folder: str = "a, b", **rest: dict[str, int]) -> "Thing":
     """Return it.
 
     Raises:
@@ -354,7 +355,7 @@ def test_the_reference_is_the_docstrings(tmp_path: Path) -> None:
         "### `Thing`\n\n```python\nclass Thing(Base)\n```\n\nA thing of `Other`.",
         "- `size: int | None`: In bytes, as told.",
         "Thing.large -> bool\n```\n\nWhether it is.",
-        "find(\n    name: str,\n    size: int = 1,\n    *others: int,\n    folder: str = 'a, b: c',\n    **rest: dict",
+        "find(\n    name: str,\n    size: int = 1,\n    *others: int,\n    folder: str = 'a, b',\n    **rest: dict",
         "Raises:\n\n- CourseError: there is none, or there are two.\n- OSError: the disk.",
     ):
         assert part in page

@@ -251,7 +251,8 @@ def test_a_missing_triton_is_said_for_a_gpu_alone(name: str, monkeypatch: pytest
 def test_a_compiler_that_is_switched_off_is_noticed(tmp_path: Path) -> None:
     """The variable is read when PyTorch is imported, so another process has to see it."""
     program = (
-        "import sys; from pathlib import Path; from inference_lib.backends import Workload, build, get_backend\n"
+        "import sys; from pathlib import Path; from inference_lib.backends import get_backend\n"
+        "from inference_lib.seam import Workload, build\n"
         "from inference_lib.support.errors import CourseError\n"
         "backend = get_backend('torch-compile')\n"
         "try: build(backend, Workload('vanilla_cnn', 1, 'fp32', 'cpu'), Path(sys.argv[1]))\n"

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from inference_lib.zoo.training import RECIPES, LabelledImages, augment, split, 
 def small_task(monkeypatch):
     """Two brightnesses to tell apart, few images, small batches."""
 
-    def load(part, directory):
+    def load(part):
         generator = np.random.default_rng(len(part))
         labels = generator.integers(0, 2, 96 if part == "train" else 16).astype(np.int64)
         noise = generator.integers(0, 50, (len(labels), 28, 28))
@@ -28,8 +29,9 @@ def small_task(monkeypatch):
     monkeypatch.setitem(RECIPES, "vanilla_cnn", replace(RECIPES["vanilla_cnn"], batch_size=16, learning_rate=0.005))
 
 
-def quick(**options):
-    return train("vanilla_cnn", **({"device": "cpu", "epochs": 1, "limit": 32, "progress": False} | options))
+@pytest.fixture
+def quick(tmp_path):
+    return partial(train, "vanilla_cnn", directory=tmp_path, epochs=1, limit=32, progress=False)
 
 
 def numbered(count: int) -> LabelledImages:
@@ -37,29 +39,26 @@ def numbered(count: int) -> LabelledImages:
     return LabelledImages(numbers[:, None, None].expand(-1, 28, 28), numbers)
 
 
-def test_training_learns():
+def test_training_learns_while_the_rate_rises_then_falls(quick):
     result = quick(epochs=4, limit=None)
     losses = [entry["train_loss"] for entry in result.history]
     assert losses[-1] < 0.7 * losses[0]
     assert result.test_accuracy > 80
+    rates = [entry["lr"] for entry in result.history]
+    assert len(rates) == 4
+    assert rates[0] < rates[1] > rates[2] > rates[3]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not():
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(quick):
     first, again, other = (quick(seed=seed).model.state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["head.2.weight"], other["head.2.weight"])
 
 
-def test_the_learning_rate_rises_then_falls_over_the_asked_epochs():
-    rates = [entry["lr"] for entry in quick(epochs=4, limit=64).history]
-    assert len(rates) == 4
-    assert rates[0] < rates[1] > rates[2] > rates[3]
-
-
-def test_weights_and_learning_curve_are_stored_as_measured(tmp_path):
-    result = quick(directory=tmp_path, limit=None)
+def test_weights_and_learning_curve_are_stored_as_measured(quick, tmp_path):
+    result = quick(limit=None)
     stored = load_pretrained("vanilla_cnn", tmp_path)
-    test = training._load("test", tmp_path, "cpu")
+    test = training._load("test", "cpu")
     assert training.accuracy(stored, test) == result.test_accuracy
     content = json.loads((tmp_path / "vanilla_cnn.history.json").read_text())
     assert content["history"] == result.history
@@ -68,23 +67,9 @@ def test_weights_and_learning_curve_are_stored_as_measured(tmp_path):
     assert (content["device"], content["seed"]) == ("CPU", 0)
 
 
-def test_without_a_folder_nothing_is_stored(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    quick(limit=16)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_mistake_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(CourseError, match=r"no NVIDIA GPU.*--device cpu"):
-        quick(device="cuda")
-    with pytest.raises(CourseError, match="0 epochs"):
-        quick(epochs=0)
-    for limit in (0, -5):
-        with pytest.raises(CourseError, match=f"a limit of {limit} images trains nothing; choose 1 or more"):
-            quick(limit=limit)
-    with pytest.raises(CourseError, match="unknown model 'lenet'"):
-        train("lenet", device="cpu")
+def test_an_unknown_model_is_refused_in_one_line(tmp_path):
+    with pytest.raises(CourseError, match="unknown model 'lenet'; choose one of: vanilla_cnn"):
+        train("lenet", directory=tmp_path)
 
 
 def test_every_model_has_a_recipe():
@@ -157,7 +142,7 @@ def test_the_command_line_says_what_was_measured(tmp_path, capsys):
     assert (tmp_path / "vanilla_cnn.safetensors").is_file()
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(quick, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained for nothing"))
     with pytest.raises(CourseError, match=r"cannot write weights to .*file.*--output"):
@@ -168,7 +153,7 @@ class StoppedError(Exception):
     pass
 
 
-def test_an_interrupted_training_goes_on_after_its_last_epoch_and_gives_the_same_weights(tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_after_its_last_epoch_and_gives_the_same_weights(quick, tmp_path, monkeypatch):
     whole = quick(epochs=4, directory=tmp_path / "whole")
     validate, epochs = training.accuracy, []
 
@@ -180,9 +165,9 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch_and_gives_the_same
 
     monkeypatch.setattr(training, "accuracy", stop_in_the_third_epoch)
     with pytest.raises(StoppedError):
-        quick(epochs=4, directory=tmp_path)
+        quick(epochs=4)
     monkeypatch.setattr(training, "accuracy", lambda *arguments: epochs.append("again") or validate(*arguments))
-    resumed = quick(epochs=4, directory=tmp_path)
+    resumed = quick(epochs=4)
     assert epochs == [1, 2, 3, *["again"] * 4]  # two epochs, then the stored weights on both sets
     expected, found = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
@@ -190,10 +175,10 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch_and_gives_the_same
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_training_with_other_choices_starts_anew(tmp_path):
+def test_a_training_with_other_choices_starts_anew(quick, tmp_path):
     checkpoint = training.Checkpoint(tmp_path / ".vanilla_cnn.unfinished.pt", [{}, 1, None])
     checkpoint.save({}, [{"epoch": 1}], torch.device("cpu"))
-    assert len(quick(epochs=2, directory=tmp_path).history) == 2
+    assert len(quick(epochs=2).history) == 2
     checkpoint.path.write_bytes(b"cut short")
     with pytest.raises(CourseError, match="is damaged; delete it"):
-        quick(directory=tmp_path)
+        quick()

@@ -3,18 +3,10 @@
 import math
 
 import pytest
+from waits import Clock
 
 from inference_lib.measure import timing, turns
 from inference_lib.measure.turns import ROUNDS, Turns, take_turns
-
-
-class Clock:
-    """Seconds that pass only when told to."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

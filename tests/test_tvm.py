@@ -218,43 +218,24 @@ def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(
     assert "the third does not run" in capsys.readouterr().out
 
 
-@pytest.fixture(scope="module")
-def builder() -> Any:
-    """One builder of tuning candidates: its processes take seconds to start."""
+def test_candidates_are_compiled_and_timed_and_a_broken_one_takes_no_other_along() -> None:
     pytest.importorskip("cloudpickle")
-    from inference_lib.backends.tvm.tuning import candidate_builder
-
-    return candidate_builder()
-
-
-def test_a_scheduled_program_is_timed_and_a_broken_one_says_why(builder: Any) -> None:
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+    from tvm.s_tir.meta_schedule.builder import BuilderInput
 
-    from inference_lib.backends.tvm.tuning import microseconds, normalized
+    from inference_lib.backends.tvm.tuning import candidate_builder, microseconds, normalized, tuning_target
 
-    target = target_of("cpu")
+    builder, target = candidate_builder(), tuning_target("cpu")
     lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
-    name = next(v.name_hint for v in lowered.get_global_vars() if "conv2d" in v.name_hint)
+    name = next(v for v in lowered.get_global_vars() if "conv2d" in v.name_hint)
     program = normalized(lowered[name])
     arguments = ArgInfo.from_prim_func(program["main"])
     assert 1 < microseconds(program, arguments, target, builder) < 1e6
     with pytest.raises(CourseError, match="does not run"):
         microseconds(program, arguments[:1], target, builder)
-
-
-def test_candidates_are_compiled_and_a_broken_one_takes_no_other_along(builder: Any) -> None:
-    from tvm.s_tir.meta_schedule.builder import BuilderInput
-
-    from inference_lib.backends.tvm.tuning import tuning_target
-
-    target = tuning_target("cpu")
-    lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
-    name = next(v for v in lowered.get_global_vars() if "conv2d" in v.name_hint)
-    program = lowered[name].with_attr("global_symbol", "main")
-    sound = BuilderInput(tvm.IRModule({"main": program}), target)
-    unsound = BuilderInput(tvm.IRModule({"main": program, "other": program}), target)  # two of one name
+    twice = tvm.IRModule({"main": program["main"], "other": program["main"]})  # two of one name
     for _ in range(2):  # the second round in the processes of the first
-        good, broken = builder.build([sound, unsound])
+        good, broken = builder.build([BuilderInput(program, target), BuilderInput(twice, target)])
         assert Path(good.artifact_path).exists()
         assert good.error_msg is None
         assert broken.artifact_path is None

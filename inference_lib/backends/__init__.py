@@ -10,7 +10,7 @@ from inference_lib.backends.torch_compile import AotInductor, TorchCompile
 from inference_lib.backends.torch_tensorrt import TorchTensorRt
 from inference_lib.backends.torchscript import TorchScript
 from inference_lib.backends.tvm.backend import Tvm
-from inference_lib.seam import Artifact, Availability, Backend, Runner, Support, Workload, build
+from inference_lib.seam import Backend
 from inference_lib.support.errors import unknown_name
 
 BACKENDS: dict[str, Backend] = {
@@ -59,17 +59,3 @@ def get_backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise unknown_name("backend", name, tuple(BACKENDS))
     return BACKENDS[name]
-
-
-__all__ = [
-    "Artifact",
-    "Availability",
-    "BACKENDS",
-    "Backend",
-    "Runner",
-    "SERVED_WITHOUT_PYTHON",
-    "Support",
-    "Workload",
-    "build",
-    "get_backend",
-]

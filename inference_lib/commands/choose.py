@@ -74,9 +74,10 @@ Shelf = tuple[str, str, str]
 
 def _shelves(options: argparse.Namespace) -> dict[Shelf, list["Record"]]:
     from inference_lib.records.pairs import of_all_pictures
+    from inference_lib.records.runs import runs_of
 
     records = common.read_records(options.records)
-    run = options.run or min(record.run for record in records)
+    run = options.run or runs_of(records)[0]
     found: dict[Shelf, list[Record]] = {}
     for record in of_all_pictures(records):
         if record.run == run and options.device in (None, record.device):

@@ -35,8 +35,8 @@ def run(options: argparse.Namespace) -> int:
         print(shown(parcel.add(options.add, paths.PUBLISHED / "machines")))
         return 0
     if options.check:
-        with parcel.unpacked(options.check) as (_, found):
-            return _told(found, problems(found))
+        found = parcel.unpack(options.check)
+        return _told(found, problems(found))
     if options.out.suffix != ".zip":
         raise CourseError(f"{options.out} does not end in .zip, and a contribution does")
     records, own = parcel.without_own(common.read_records(options.records))
@@ -55,5 +55,5 @@ def _told(found: "Contribution", problems: list[str]) -> int:
     for problem in problems:
         common.say(f"not believed: {problem}")
     if not problems:
-        print(found.description.model_dump_json(indent=1))
+        print(found.description())
     return common.EXIT_ERROR if problems else 0

@@ -59,15 +59,13 @@ def exported(backend: "Backend", workload: "Workload", root: Path) -> "Artifact"
         CourseError: the framework cannot be used, or cannot export it; the line says why.
 
     """
-    from inference_lib.seam import build, supports
+    from inference_lib.measure.plan import Rival, why_not
+    from inference_lib.seam import build
     from inference_lib.support.failures import keep, reason_of
     from inference_lib.support.files import shown
 
-    available, support = backend.availability(workload.device.kind), supports(backend, workload)
-    if not available.usable:
-        raise CourseError(f"{backend.title} cannot be used here: {available.reason}; {available.remedy}")
-    if not support.ok:
-        raise CourseError(f"{backend.title} cannot export {workload}: {support.reason}")
+    if found := why_not(Rival(backend.name, workload)):
+        raise CourseError(f"{backend.title} cannot export {workload}: {found[1]}")
     try:
         with redirect_stderr(io.StringIO()):  # what an exporter prints beside what it raises
             return build(backend, workload, root)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference_lib.commands import options as common
-from inference_lib.commands.serve import model_options, settings_of
+from inference_lib.commands.serve import ENGINES, model_options, settings_of
+from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from inference_lib.seam import Runner
@@ -18,6 +19,9 @@ HELP = "put a queue or a server under load with MLPerf LoadGen, and find the rat
 RUNS = 3
 """Of the load that is kept: from three on, there are intervals."""
 
+SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
+"""LoadGen's, see ``serve/loadgen.py``, which takes long to import."""
+
 PICTURES = 1024
 """Test pictures that are sent."""
 
@@ -26,9 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     model_options(parser)
     parser.add_argument("--url", help="of a server; without it, the model runs behind a queue in this process")
-    parser.add_argument("--engines", nargs="+", metavar="ENGINE", help="start these servers, one after the other")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, help="start these servers, one after the other")
     parser.add_argument("--port", type=common.port, default=8000, help="of the servers that are started")
-    parser.add_argument("--scenario", default="server", help="single_stream, multi_stream, server or offline")
+    parser.add_argument("--scenario", choices=SCENARIOS, default="server")
     parser.add_argument(
         "--rate", type=common.positive, help="requests a second; without it, the highest rate is searched"
     )
@@ -47,14 +51,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int | None:
     """Measure, and print what was found; 1 where a request was lost, or a run that was asked for does not count."""
     from inference_lib.seam import FASHION_MNIST
-    from inference_lib.serve.loadgen import SCENARIOS, import_loadgen
-    from inference_lib.support.errors import unknown_name
 
-    if options.scenario not in SCENARIOS:
-        raise unknown_name("scenario", options.scenario, SCENARIOS)
-    import_loadgen()
+    with common.serve_extra():
+        import mlperf_loadgen  # noqa: F401 (what measures; the model takes longer)
+
+        settings = settings_of(options)
     FASHION_MNIST.ensure()
-    settings = settings_of(options)
     if options.url:
         return _over_http(options, options.url)
     if options.engines:
@@ -74,6 +76,8 @@ def _in_process(options: argparse.Namespace, settings: "Settings") -> int:
     from inference_lib.serve.simulator import Knobs
     from inference_lib.serve.trials import LoadTest
 
+    if settings.replicas > 1:
+        raise CourseError("one replica works in this process; give --replicas with --engines or --soak")
     loaded = settings.loaded()
     knobs = Knobs(settings.max_batch, settings.max_wait_s, settings.limits.under_way)
     with loaded as classifier:
@@ -100,7 +104,6 @@ def _kept(test: "LoadTest", settings: "Settings", rate: float, folder: Path) -> 
     from inference_lib.measure.plan import Rival, empty_record
     from inference_lib.measure.profiles import get_profile
     from inference_lib.records.store import RecordStore
-    from inference_lib.seam import Workload
     from inference_lib.serve.trials import serving_of
 
     runs: list[Run] = []
@@ -114,8 +117,8 @@ def _kept(test: "LoadTest", settings: "Settings", rate: float, folder: Path) -> 
     gpu = sample_load(asked.device.index, once, test.seconds) if asked.on_gpu else None
     while len(runs) < RUNS:
         once()
-    workload = Workload(asked.model, settings.max_batch, asked.precision, asked.device)
-    record = empty_record(Rival(settings.backend, workload), replace(get_profile("quick"), name="load"), "1", "ok")
+    rival = Rival(settings.backend, replace(asked, batch_size=settings.max_batch))
+    record = empty_record(rival, replace(get_profile("quick"), name="load"), "1", "ok")
     record.serving = serving_of("queue", test.knobs, runs, test.limit_ms, rate, gpu)
     return RecordStore(folder).write(record)
 
@@ -156,7 +159,7 @@ def _print_rates(test: "LoadTest", largest: "Runner") -> float:
     limit = f"p99 within {test.limit_ms:g} ms"
     print(f"simulated: {test.simulated_rate():,.0f} requests/s with {limit}")
     rate, runs = test.highest_rate()
-    offline = test.offline()
+    offline = test.run("offline", test.service.capacity)
     print("\n".join(_line(run) for run in (*runs, offline)))
     print(f"highest rate with {limit}: {rate:,.0f} requests/s")
     print(f"of the offline rate through the same queue: {100 * rate / offline.samples_per_s:.0f} %")
@@ -168,12 +171,12 @@ def _print_rates(test: "LoadTest", largest: "Runner") -> float:
 
 def _over_http(options: argparse.Namespace, url: str) -> int:
     """Print one run against a server, or the highest rate that it carries."""
-    from inference_lib.serve.client import Client
     from inference_lib.serve.loadgen import highest_rate, run_loadgen
     from inference_lib.serve.server_process import answers
     from inference_lib.support import progress
-    from inference_lib.support.errors import CourseError
 
+    with common.serve_extra():
+        from inference_lib.serve.client import Client
     limit_ms, pictures = options.p99_ms or 25.0, _pictures()
     if not answers(f"{url.rstrip('/')}/ready"):
         raise CourseError(f"{url} is not ready; start it with `python -m inference_lib serve`, and wait for GET /ready")
@@ -209,7 +212,7 @@ def _soak(options: argparse.Namespace, settings: "Settings") -> int:
     from inference_lib.serve.soak import soak
 
     limit_ms = options.p99_ms or 100.0
-    found = soak(settings, options.seconds, options.kill_every, 0.8, limit_ms, options.rate, common.say)
+    found = soak(settings, options.seconds, options.kill_every, limit_ms, options.rate, common.say)
     print(f"{found.seconds:g} s at {found.rate:,.0f} requests/s: {found.sent:,} sent, {found.answered:,} with logits")
     print(f"with a reason instead: {', '.join(f'{n} {kind}' for kind, n in found.errors.items()) or 'none'}")
     print(f"without an answer: {found.lost}")

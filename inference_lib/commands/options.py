@@ -1,13 +1,13 @@
 """Options that several commands take, and what they say while they work."""
 
 import argparse
-import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError, unknown_name
@@ -35,8 +35,10 @@ def device(parser: argparse.ArgumentParser) -> None:
 
 
 def _device(text: str) -> str:
-    """Return ``text``, which names one of several GPUs, or a device as the rest of the course calls it."""
-    return text if re.fullmatch(r"cuda:[0-9]{1,3}", text) else _one_of("device", (*DEVICES, "cuda:1"))(text)
+    """Return ``text``, which names a device as the rest of the course calls it, or one of several GPUs."""
+    if text not in DEVICES and not re.fullmatch(r"cuda:[0-9]{1,3}", text):
+        raise unknown_name("device", text, (*DEVICES, "cuda:1"))
+    return text
 
 
 def see_one_gpu(options: argparse.Namespace) -> None:
@@ -75,18 +77,7 @@ def _gpus() -> int:
 
 def profile(parser: argparse.ArgumentParser) -> None:
     """Add ``--profile``."""
-    parser.add_argument("--profile", default="quick", type=_one_of("profile", PROFILES), help="quick or full")
-
-
-def _one_of(kind: str, names: tuple[str, ...]) -> Callable[[str], str]:
-    """Return what takes one of ``names`` from a command line, and refuses others before anything is imported."""
-
-    def read(text: str) -> str:
-        if text not in names:
-            raise unknown_name(kind, text, names)
-        return text
-
-    return read
+    parser.add_argument("--profile", default="quick", choices=PROFILES, help="how thorough (default: quick)")
 
 
 def folder(text: str) -> Path:
@@ -96,44 +87,24 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def count(text: str, least: int = 1) -> int:
-    """Return the number in ``text``: 1 or more, and no more than 32 bits hold."""
-    number = int(text)
-    if not least <= number < 2**31:
-        raise argparse.ArgumentTypeError(f"{text:.40} is not a number from {least} on")
-    return number
+def _number(kind: type, least: float, most: float, wrong: str) -> Callable[[str], Any]:
+    """Return what takes a number from ``least`` to ``most`` from a command line; of another, it says what is wrong."""
+
+    def read(text: str) -> Any:
+        number = kind(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text:.40} {wrong}")
+        return number
+
+    read.__name__ = "whole number" if kind is int else "number"  # named where the text is no number at all
+    return read
 
 
-def seed(text: str) -> int:
-    """Return the number in ``text``: 0 or more."""
-    return count(text, 0)
-
-
-def port(text: str) -> int:
-    """Return the number in ``text``: one that a server may listen at."""
-    number = count(text)
-    if number > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port; choose one up to 65535")
-    return number
-
-
-def positive(text: str, least: float = 1e-9) -> float:
-    """Return the number in ``text``: above 0, and finite."""
-    number = float(text)
-    if not least <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text:.40} is not a number {'above' if least else 'from'} 0")
-    return number
-
-
-def not_negative(text: str) -> float:
-    """Return the number in ``text``: 0 or more, and finite."""
-    return positive(text, 0)
-
-
-count.__name__ = seed.__name__ = port.__name__ = (
-    "whole number"  # what argparse calls them where the text is no number at all
-)
-positive.__name__ = not_negative.__name__ = "number"
+count = _number(int, 1, 2**31 - 1, "is not a number from 1 on")
+seed = _number(int, 0, 2**31 - 1, "is not a number from 0 on")
+port = _number(int, 1, 65535, "is not a port; choose one up to 65535")
+positive = _number(float, 1e-9, sys.float_info.max, "is not a number above 0")
+not_negative = _number(float, 0, sys.float_info.max, "is not a number from 0")
 
 
 def model_options(parser: argparse.ArgumentParser, *, pictures: bool = True) -> None:
@@ -182,6 +153,15 @@ def read_records(folder: Path) -> list["Record"]:
     if not found:
         raise CourseError(f"no records in {folder}; make some with `python -m inference_lib benchmark`")
     return found
+
+
+@contextmanager
+def serve_extra() -> Iterator[None]:
+    """Let a package be missing that is imported inside: CourseError says what brings it."""
+    try:
+        yield
+    except ImportError as error:
+        raise CourseError(f"{error}; run `pip install -c constraints.txt -e .[serve]`") from error
 
 
 def say(line: str) -> None:

@@ -66,9 +66,8 @@ def _logits(model: "Model", inputs: list["np.ndarray"], options: argparse.Namesp
 
 def _classes(model: "Model", logits: Any, top: int) -> dict[str, float]:
     """Return the most probable classes and their probabilities, which are the softmax of the logits."""
-    import numpy as np
+    from scipy.special import softmax
 
-    parts = np.exp(logits - logits.max())
-    parts /= parts.sum()
+    parts = softmax(logits)
     names = model.class_names or [f"class {number}" for number in range(len(logits))]
-    return {names[place]: float(parts[place]) for place in np.argsort(-parts)[:top]}
+    return {names[place]: float(parts[place]) for place in (-parts).argsort()[:top]}

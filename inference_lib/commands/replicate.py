@@ -54,10 +54,9 @@ def _two_runs(folders: list[Path]) -> list[tuple[Path, str]]:
     """Return folder and name of two runs: two of one folder, or the first of each of two folders."""
     from inference_lib.records.store import RecordStore
 
-    found = [(folder, run) for folder in folders for run in RecordStore(folder).runs()]
-    if len(folders) == 2:
-        found = [next(pair for pair in found if pair[0] == folder) for folder in folders if RecordStore(folder).runs()]
+    of_each = 1 if len(folders) == 2 else 2
+    found = [(folder, run) for folder in folders for run in RecordStore(folder).runs()[:of_each]]
     if len(found) < 2:
-        named = " and ".join(str(folder) for folder in folders)
+        named = " and ".join(map(str, folders))
         raise CourseError(f"{named}: two runs are needed; measure again with `benchmark --run 2`")
     return found[:2]

@@ -9,7 +9,6 @@ from inference_lib.commands import options as common
 from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
-    from inference_lib.records.changes import Change
     from inference_lib.records.record import Record
 
 HELP = "print the scoreboard of a folder of records, or what got slower between two"
@@ -43,49 +42,35 @@ def _of_sizes(records: list["Record"], options: argparse.Namespace) -> list["Rec
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from inference_lib.records.changes import changes
+    from inference_lib.records.changes import WORSE, changes
 
     before, after = (_of_sizes(_side(name, options.records), options) for name in options.compare)
     found = changes(before, after)
     if not found:
         named = " and ".join(options.compare)
         raise CourseError(f"{named} have no cell of one machine in common that the first of them measured")
-    print(_in_format([_row(change) for change in found], options.format))
-    worse = [change for change in found if change.is_worse]
+    print(_in_format(found, options.format))
+    worse = [change for change in found if change["verdict"] in WORSE]
     common.say(f"{len(worse)} of {len(found)} rows got worse")
-    if untold := sum(change.found is not None and change.found.low is None for change in found):
+    if untold := sum(change["ratio"] is not None and change["low"] is None for change in found):
         common.say(f"{untold} rows have too few invocations for a verdict; measure with --profile full")
     return common.EXIT_ERROR if worse else 0
 
 
 def _side(name: str, folder: Path) -> list["Record"]:
     """Return the records that ``name`` means: those of a folder, in its first run, or a run of ``folder``."""
+    from inference_lib.records.runs import runs_of
+
     if Path(name).is_dir():
         records = common.read_records(Path(name))
-        run = min(record.run for record in records)
+        run = runs_of(records)[0]
     else:
         records, run = common.read_records(folder), name
     found = [record for record in records if record.run == run]
     if not found:
-        runs = ", ".join(sorted({record.run for record in records}))
+        runs = ", ".join(runs_of(records))
         raise CourseError(f"{name} is neither a folder nor a run in {folder}, which has: {runs}")
     return found
-
-
-def _row(change: "Change") -> dict[str, Any]:
-    found = change.found
-    times = [record.latency.end_to_end.p50 if record.latency else None for record in (change.before, change.after)]
-    names = ("backend", "model", "precision", "batch_size", "device")
-    return {name: getattr(change.before, name) for name in names} | {
-        "before_ms": times[0],
-        "after_ms": times[1],
-        "ratio": found.ratio if found else None,
-        "low": found.low if found else None,
-        "high": found.high if found else None,
-        "host": change.host,
-        "verdict": change.verdict,
-        "note": change.after.why_not,
-    }
 
 
 def _in_format(rows: list[dict[str, Any]], kind: str) -> str:
@@ -102,4 +87,4 @@ def _in_format(rows: list[dict[str, Any]], kind: str) -> str:
     for name in ("before ms", "after ms", "ratio", "low", "high", "host"):
         table[name] = [None if pd.isna(value) else f"{value:.3f}" for value in table[name]]
     table = table.replace("", None).dropna(axis="columns", how="all")
-    return tables.markdown_table(table) if kind == "markdown" else tables.text_table(table)
+    return tables.text_table(table, "pipe" if kind == "markdown" else "simple")

@@ -10,11 +10,14 @@ if TYPE_CHECKING:
 
 HELP = "put a model behind HTTP: pictures in, classes out"
 
+ENGINES = ("litserve", "ray", "local")
+"""LitServe: processes on one machine. Ray Serve: the same on several. Local: our queue, in the server's process."""
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     model_options(parser)
-    parser.add_argument("--engine", default="litserve", help="litserve, ray or local (default: litserve)")
+    parser.add_argument("--engine", choices=ENGINES, default="litserve", help="what serves (default: litserve)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: 127.0.0.1)")
     parser.add_argument("--port", type=common.port, default=8000)
 
@@ -41,17 +44,11 @@ def run(options: argparse.Namespace) -> None:
     import importlib
 
     from inference_lib.serve.server_process import end_with_the_holder
-    from inference_lib.serve.settings import ENGINES
-    from inference_lib.support.errors import CourseError, unknown_name
 
     end_with_the_holder()
-    settings = settings_of(options)
-    if options.engine not in ENGINES:
-        raise unknown_name("engine", options.engine, ENGINES)
-    try:
+    with common.serve_extra():
+        settings = settings_of(options)
         engine = importlib.import_module(f"inference_lib.serve.{options.engine}_engine")
-    except ImportError as error:
-        raise CourseError(f"{options.engine} is not installed ({error}); pip install 'inference-lib[serve]'") from error
     settings.loaded()  # exports what is missing, once, before replicas look for it side by side
     common.say(f"{settings.workload.model} on {options.engine}: {settings.url} (GET /ready says when)")
     engine.serve(settings)

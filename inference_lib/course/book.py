@@ -13,33 +13,31 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nbformat
 
-from inference_lib.course import contribution, pages, reference, theme
+from inference_lib.course import reference, theme
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
-from inference_lib.course.run import COURSE, FAILED, Chapter, Course, Failure, chapters, find_chapters
+from inference_lib.course.pages import Marks
+from inference_lib.course.run import COURSE, ESCAPES, FAILED, Chapter, Course, chapters
 from inference_lib.course.site import PREVIEW, TAKEN_AWAY, Site, configured, take_away
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
 from inference_lib.report.opening import png
 from inference_lib.report.words import NOT_MEASURED
-from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.errors import CourseError
 from inference_lib.support.files import make_writable, shown
 
 PUBLISHED = "published"
-EDITIONS = ("local", PUBLISHED)
 
 THOROUGH = "full"
 """The profile of an edition, and the run that its sentences are about; others show whether they hold."""
 
 NOT_FOR_AN_EDITION = "publish what a GPU made with --profile full, or say --any-profile"
-
-BROKEN = "broken"
-"""Marks, while a book is staged, a page without the outputs that it should have."""
 
 GLUED = re.compile(r"{glue(:\w+)?}`(?P<key>[^`:]+)[^`]*`")
 """A number in a sentence, by the key under which a cell keeps it."""
@@ -91,10 +89,10 @@ def publish(
 
     """
     executed, records = executed or course.executed, records or course.records
-    names = [chapter.name for chapter in chapters(course) if (executed / f"{chapter.name}.ipynb").exists()]
-    if not names:
+    found = [chapter for chapter in chapters(course) if (executed / f"{chapter.name}.ipynb").exists()]
+    if not found:
         raise CourseError(f"no executed chapters in {shown(executed)}; run `python -m inference_lib run`")
-    notebooks = {chapter.name: read_executed(chapter, executed) for chapter in find_chapters(names, course)}
+    notebooks = {chapter.name: read_executed(chapter, executed) for chapter in found}
     measured = RecordStore(records).read()
     if not measured:
         raise CourseError(f"no records in {shown(records)}; name their folder with --records")
@@ -102,7 +100,8 @@ def publish(
         _check_thorough(notebooks, measured)
     edition = {record.key: record for record in (*RecordStore(course.published / "records").read(), *measured)}
     _check_one_gpu(edition.values())
-    with _replacing(course.published) as folder:
+    make_writable(course.published.parent, "publish")
+    with _replacing(course.published, course.published) as folder:
         for name, notebook in notebooks.items():
             nbformat.write(clean(notebook, course.root), folder / f"{name}.ipynb")
         for record in measured:
@@ -110,7 +109,7 @@ def publish(
         for kept in (records.parent / "ceilings").glob("cuda-*.json"):
             _write_if_changed(folder / "ceilings" / kept.name, kept.read_bytes())
     update_readme(course)
-    return names
+    return list(notebooks)
 
 
 def update_readme(course: Course = COURSE) -> None:
@@ -149,41 +148,32 @@ def _check_one_gpu(records: Iterable[Record]) -> None:
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield a copy of ``folder`` to change; it takes the folder's place at the end, unless something goes wrong."""
-    fresh = folder.with_name(f".{folder.name}.part")
+def _replacing(folder: Path, start: Path) -> Iterator[Path]:
+    """Yield a copy of ``start`` to change; it takes the place of ``folder`` at the end, unless something goes wrong.
+
+    ``folder`` is whole at any time: of its two names, it has one.
+    """
+    fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
-    make_writable(folder.parent, "publish")
-    _put_back(folder)
-    if folder.exists():
-        shutil.copytree(folder, fresh)
-    fresh.mkdir(exist_ok=True)
+    _put_back(old, folder)  # a process that was killed may have left it there
     try:
+        if start.exists():
+            shutil.copytree(start, fresh)
+        fresh.mkdir(exist_ok=True)
         yield fresh
-        _put_in_place(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Let ``fresh`` take the place of ``folder``, which is whole at any time: of two names, it has one."""
-    old = _put_back(folder)
-    try:
         if folder.exists():
             os.replace(folder, old)
         os.replace(fresh, folder)
     finally:
-        _put_back(folder)
+        _put_back(old, folder)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _put_back(folder: Path) -> Path:
-    """Return where ``folder`` waits while it is replaced: empty now, whatever a process that was killed left there."""
-    old = folder.with_name(f".{folder.name}.old")
+def _put_back(old: Path, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
     elif old.exists():
         os.replace(old, folder)
-    return old
 
 
 def stale_published(course: Course = COURSE) -> list[str]:
@@ -203,53 +193,46 @@ def stale_published(course: Course = COURSE) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Staged:
-    """What Jupyter Book renders, and which chapters have no outputs to show there."""
+class Edition:
+    """A book that was laid out or rendered, and which of its chapters have no outputs to show."""
 
     folder: Path
-    broken: list[str] = field(default_factory=list)
+    broken: list[str]
 
 
-def stage(edition: str, course: Course = COURSE) -> Staged:
+def stage(edition: str, course: Course = COURSE) -> Edition:
     """Lay out what Jupyter Book renders. Files that did not change are not touched.
 
     Raises:
-        CourseError: no such edition; or the code of a published chapter has changed since.
+        CourseError: the code of a published chapter has changed since.
 
     """
-    if edition not in EDITIONS:
-        raise unknown_name("edition", edition, EDITIONS)
-    staged = Staged(course.build / "stage" / edition)
-    site = Site.of_environment()
+    staged = Edition(course.build / "stage" / edition, [])
+    marks, site = Marks(edition, course), Site.of_environment()
     wanted = {name: (course.root / name).read_bytes() for name in (CONFIG, TOC)}
-    opened = pages.opening_of(edition, course) if site.address else None
+    opened = marks.opening if site.address else None
     wanted[CONFIG] = configured(wanted[CONFIG], site, opened.alt if opened else "")
     if opened:
         wanted[Path("book/_static") / PREVIEW] = png(opened)
     for path in sorted((course.root / "book").rglob("*")):
-        if path.is_file() and not path.relative_to(course.root / "book").parts[0].startswith(
-            (PUBLISHED, f".{PUBLISHED}")
-        ):
-            content = path.read_bytes()
-            filled = pages.fill(content.decode(), edition, course).encode() if path.suffix == ".md" else content
-            wanted[path.relative_to(course.root)] = filled
-    wanted |= _library_pages(wanted[TOC])
-    brought = contribution.machines(course.published / "machines")
-
-    def shown_machines(found: re.Match[str]) -> str:
-        return contribution.as_markdown(brought, found["rivals"].split())
-
+        name = path.relative_to(course.root)
+        if path.is_file() and not name.parts[1].startswith((PUBLISHED, f".{PUBLISHED}")):
+            wanted[name] = marks.fill(path.read_text()).encode() if path.suffix == ".md" else path.read_bytes()
+    for room in reference.ROOMS:
+        name = Path("book", f"{reference.page_name(room)}.md")
+        if str(name.with_suffix("")).encode() in wanted[TOC]:
+            wanted[name] = reference.page_of(room).encode()
     for chapter in chapters(course):
-        page = _local_page(chapter, course) if edition == "local" else _published_page(chapter, course)
-        if page is None:
+        published = (course.published / f"{chapter.name}.ipynb").exists()
+        if edition == PUBLISHED and not published:
             wanted[TOC] = _without(chapter, wanted[TOC])
             continue
-        page = _reworded(page, lambda text: MACHINES.sub(shown_machines, text))
-        if page.metadata.pop(BROKEN, False):
-            staged.broken.append(chapter.name)
+        page, whole = _page(chapter, edition, course)
+        page = _reworded(page, partial(marks.fill, chapter=chapter.name))
+        if whole:
+            page.cells.append(nbformat.v4.new_markdown_cell(take_away(chapter, site, published), id="take-away"))
         else:
-            ending = take_away(chapter, site, (course.published / f"{chapter.name}.ipynb").exists())
-            page.cells.append(nbformat.v4.new_markdown_cell(ending, id="take-away"))
+            staged.broken.append(chapter.name)
         wanted[Path("notebooks") / f"{chapter.name}.ipynb"] = nbformat.writes(page).encode()
         wanted[Path(TAKEN_AWAY) / f"{chapter.name}.py"] = chapter.source.read_bytes()
         wanted[Path(TAKEN_AWAY) / f"{chapter.name}.ipynb"] = nbformat.writes(source_notebook(chapter.source)).encode()
@@ -261,53 +244,38 @@ def stage(edition: str, course: Course = COURSE) -> Staged:
     return staged
 
 
-def _library_pages(contents: bytes) -> dict[Path, bytes]:
-    """Return the pages of the library's reference that the table of contents names."""
-    found = reference.pages().items()
-    return {Path("book") / f"{name}.md": text.encode() for name, text in found if f"book/{name}".encode() in contents}
-
-
-def _published_page(chapter: Chapter, course: Course) -> Notebook | None:
-    """Return the page of a chapter in the published edition, None where it has none."""
-    if not (course.published / f"{chapter.name}.ipynb").exists():
-        return None
-    page = merge(source_notebook(chapter.source), read_executed(chapter, course.published, PUBLISH_AGAIN))
-    return _fill_in(page, run_times(chapter.name, course.published))
-
-
-def _local_page(chapter: Chapter, course: Course) -> Notebook:
-    """Return the page of a chapter in the local edition; without fresh outputs, it says why there are none."""
-    times = run_times(chapter.name, course.executed, course.published)
-    failed = course.executed / f"{chapter.name}{FAILED}"
+def _page(chapter: Chapter, edition: str, course: Course) -> tuple[Notebook, bool]:
+    """Return the page of a chapter, and whether it has the outputs that it should; if not, it says why."""
+    source, failed = source_notebook(chapter.source), course.executed / f"{chapter.name}{FAILED}"
+    if edition == PUBLISHED:
+        return merge(source, read_executed(chapter, course.published, PUBLISH_AGAIN)), True
     if failed.exists():
-        return _fill_in(_failed_page(chapter, nbformat.read(failed, as_version=4)), times)
+        return _failed_page(chapter, source, nbformat.read(failed, as_version=4)), False
     try:
-        return _fill_in(merge(source_notebook(chapter.source), read_executed(chapter, course.executed)), times)
+        return merge(source, read_executed(chapter, course.executed)), True
     except CourseError as error:
-        return _broken_page(chapter.title, [], f"This chapter was not executed: {error}.")
+        return _broken_page(source.cells[:1], f"This chapter was not executed: {error}."), False
 
 
-def _failed_page(chapter: Chapter, executed: Notebook) -> Notebook:
+def _failed_page(chapter: Chapter, source: Notebook, executed: Notebook) -> Notebook:
     """Return what was executed of a chapter before it failed, with the failing cell, the reason and its traceback."""
-    failure = executed.metadata.get(STAMP, {}).get("failure", {})
-    done, left, shown_cells = code_cells(executed), failure.get("cell", 0), []
+    failure = executed.metadata[STAMP]["failure"]
+    done, left, shown_cells = code_cells(executed), failure["cell"], []
     for cell in clean(executed).cells:
         shown_cells += [cell]
         if left and cell is done[left - 1]:
             cell.outputs = [output for output in cell.outputs if output.output_type != "error"]
             break
-    text = f"This chapter failed {Failure(**failure)}." if failure else "This chapter failed."
-    if failure.get("traceback"):
+    text = f"This chapter failed {failure['said']}."
+    if failure["traceback"]:
         text += f"\n\n:::{{dropdown}} The traceback\n```text\n{failure['traceback']}\n```\n:::"
     text += f"\n\nMend the cause, then {RUN_AGAIN.format(name=chapter.name)}."
-    return _broken_page(chapter.title, shown_cells if left else [], text)
+    return _broken_page(shown_cells if left else source.cells[:1], text)
 
 
-def _broken_page(title: str, cells: list[Notebook], text: str) -> Notebook:
-    """Return a page that opens with an admonition, then shows the cells there are."""
+def _broken_page(cells: list[Notebook], text: str) -> Notebook:
+    """Return a page of ``cells``, with a note that says what is wrong after the first, which has the title."""
     note = nbformat.v4.new_markdown_cell(f"::::{{error}}\n{text}\n::::", id="failure")
-    if not cells:
-        cells = [nbformat.v4.new_markdown_cell(f"# {title}", id="title")]
     page = clean(nbformat.v4.new_notebook(cells=[cells[0], note, *cells[1:]]))
     keys = {
         output.metadata["scrapbook"]["name"]
@@ -315,7 +283,6 @@ def _broken_page(title: str, cells: list[Notebook], text: str) -> Notebook:
         for output in cell.outputs
         if "scrapbook" in output.get("metadata", {})
     }
-    page.metadata[BROKEN] = True
     return _reworded(
         page, lambda text: GLUED.sub(lambda found: found[0] if found["key"] in keys else NOT_MEASURED, text)
     )
@@ -335,31 +302,12 @@ def merge(source: Notebook, executed: Notebook) -> Notebook:
     return clean(source)
 
 
-RUN_TIMES = "{{ run_times }}"
-"""Stands in a chapter's markdown for what executing it took, here and on the machine of the published edition."""
-
-
-def run_times(name: str, *folders: Path) -> str:
-    """Return how long the chapter called ``name`` ran on each machine that executed it."""
-    found = (folder / f"{name}.ipynb" for folder in dict.fromkeys(folders))
-    stamps = (nbformat.read(path, as_version=4).metadata.get(STAMP, {}) for path in found if path.exists())
-    return "; ".join(f"{s['seconds']:.0f} s on {s['machine']} ({s['profile']} profile)" for s in stamps)
-
-
-def _fill_in(page: Notebook, times: str) -> Notebook:
-    return _reworded(page, lambda text: text.replace(RUN_TIMES, times or "not executed yet"))
-
-
 def _reworded(page: Notebook, change: Callable[[str], str]) -> Notebook:
     """Return ``page`` with every text changed."""
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = change(cell.source)
     return page
-
-
-MACHINES = re.compile(r"{{ machines:(?P<rivals>[\w -]*)}}")
-"""Stands where a chapter shows what machines that readers brought measured of some backends, or, named none, of all."""
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:
@@ -371,19 +319,11 @@ def _write_if_changed(path: Path, content: bytes) -> None:
 # Rendering
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """A rendered edition: its first page, and the chapters that have no outputs to show."""
-
-    first_page: Path
-    broken: list[str]
-
-
-def render(edition: str = "local", strict: bool = True, course: Course = COURSE) -> Rendered:
+def render(edition: str = "local", course: Course = COURSE) -> Edition:
     """Render an edition with Jupyter Book and print where it is.
 
-    Pages that did not change since the last time are not built again. ``strict`` makes warnings errors, unless a
-    chapter is broken: others refer to what it would have.
+    Pages that did not change since the last time are not built again. Warnings are errors, unless a chapter is broken:
+    others refer to what it would have.
 
     Raises:
         CourseError: a published chapter's outputs are stale, or Jupyter Book fails; what was rendered before stays.
@@ -394,26 +334,21 @@ def render(edition: str = "local", strict: bool = True, course: Course = COURSE)
     source = staged.folder
     work, log = course.build / "render" / edition, course.build / "render" / f"{edition}.log"
     target = course.build / ("html" if edition == "local" else "published/html")
-    if _static_files_changed(source, work):
-        shutil.rmtree(work)  # Sphinx copies them only where it builds a page again
     work.mkdir(parents=True, exist_ok=True)
     print(f"rendering the {edition} edition: ", end="", flush=True)
     start = time.monotonic()
-    if not _jupyter_book(source, work, log, strict and not staged.broken):
+    if not _jupyter_book(source, work, log, strict=not staged.broken):
         shutil.rmtree(work)  # a page that is not built again would not repeat its warnings
         print("failed")
         complaints = _first_complaints(log).replace(f"{source}/", "")
         raise CourseError(f"the {edition} edition cannot be rendered, see {shown(log)}: {complaints}")
-    _replace_tree(work / "_build" / "html", target)
+    with _replacing(target, work / "_build" / "html") as rendered:
+        theme.mend_pages(rendered)
+        for path in (source / "book" / "_static").glob("*"):
+            shutil.copy(path, rendered / "_static")  # Sphinx does so only where it builds a page again
     print(f"{time.monotonic() - start:.1f} s")
     print(target / "index.html")
-    return Rendered(target / "index.html", staged.broken)
-
-
-def _static_files_changed(source: Path, work: Path) -> bool:
-    rendered = work / "_build" / "html" / "_static"
-    pairs = [(path, rendered / path.name) for path in (source / "book" / "_static").glob("*")]
-    return any(old.exists() and old.read_bytes() != path.read_bytes() for path, old in pairs)
+    return Edition(target, staged.broken)
 
 
 def _jupyter_book(source: Path, work: Path, log: Path, strict: bool) -> bool:
@@ -428,15 +363,6 @@ def _jupyter_book(source: Path, work: Path, log: Path, strict: bool) -> bool:
 
 
 def _first_complaints(log: Path) -> str:
-    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in log.read_text().splitlines()]
+    lines = [ESCAPES.sub("", line).strip() for line in log.read_text().splitlines()]
     found = [line for line in lines if "WARNING" in line or "ERROR" in line] or [line for line in lines[-1:] if line]
     return " | ".join(found[:3]) + (f" | and {len(found) - 3} more" if len(found) > 3 else "")
-
-
-def _replace_tree(source: Path, target: Path) -> None:
-    """Put a copy of ``source``, mended, in place of ``target``."""
-    fresh = target.with_name(target.name + ".part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(source, fresh)
-    theme.mend_pages(fresh)
-    _put_in_place(fresh, target)

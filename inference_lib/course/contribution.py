@@ -4,23 +4,22 @@ Each stands beside the edition's own in ``book/published/machines/NAME``: a desc
 show a machine by itself, so that no two cards are ever mixed.
 """
 
-import math
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field
 
 from inference_lib.backends import BACKENDS
 from inference_lib.course.notebook import raw_html
 from inference_lib.measure import accuracy
 from inference_lib.measure.profiles import get_profile
-from inference_lib.records.record import Record
+from inference_lib.records.record import SCHEMA_VERSION, Record
 from inference_lib.records.replication import cell, replication
-from inference_lib.records.statistics import QUANTILES
-from inference_lib.records.store import RecordStore, select
+from inference_lib.records.runs import runs_of
+from inference_lib.records.store import RecordStore, select, select_all
 from inference_lib.report.rivals import Rivals
 from inference_lib.report.words import held
 from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS
@@ -41,36 +40,39 @@ WORDS = re.compile(r"[\w .,:;()@+/'-]{0,120}")
 """A name of hardware, software or a person: nothing that a page would take for markup."""
 
 
-class Description(BaseModel):
-    """What a page says of a contributed machine. All but the name and who measured is read off the records."""
+class Contribution(BaseModel):
+    """One machine with all that was measured on it. All but the name and who measured is read off the records."""
 
     name: str
     measured_by: str = ""
-    machines: dict[str, str]
-    """What a reader calls the machine, by the kind of device that did the work."""
-    measured_on: date
-    """The last day."""
-    runs: list[str]
-    versions: dict[str, str]
-    rows: int
-    """Measured cells of the first run."""
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """One machine with all that was measured on it."""
-
-    description: Description
-    records: list[Record]
+    records: list[Record] = Field(min_length=1)
 
     @property
-    def first_run(self) -> list[Record]:
-        """The records of the first run, measured or not; the others say how far its claims hold."""
-        return [record for record in self.records if record.run == self.description.runs[0]]
+    def machines(self) -> dict[str, str]:
+        """What a reader calls the machine, by the kind of device that did the work."""
+        return {record.device: record.machine.name(record.device) for record in self.records}
+
+    @property
+    def runs(self) -> list[str]:
+        """The names of the runs; the first is shown, the others say how far its claims hold."""
+        return runs_of(self.records)
+
+    def description(self) -> str:
+        """Return what a reader is told of it, as JSON; ``rows`` are the measured cells of the first run."""
+        about = {
+            "name": self.name,
+            "measured_by": self.measured_by,
+            "machines": self.machines,
+            "measured_on": str(max(record.measured_on for record in self.records)),
+            "runs": self.runs,
+            "versions": self.records[0].machine.packages,
+            "rows": len(select(self.records, run=self.runs[0])),
+        }
+        return json.dumps(about, indent=1, ensure_ascii=False)
 
 
 def describe(records: Sequence[Record], name: str = "", measured_by: str = "") -> Contribution:
-    """Return ``records`` with what they say of their machine; without a ``name``, it is the machine's own.
+    """Return ``records`` as those of one machine; without a ``name``, it is the machine's own.
 
     Raises:
         CourseError: there are none.
@@ -79,19 +81,9 @@ def describe(records: Sequence[Record], name: str = "", measured_by: str = "") -
     if not records:
         tried = f"no cell of the course's networks that two runs with --profile {THOROUGH.name} tried"
         raise CourseError(f"there is nothing to contribute: {tried}")
-    machines = {record.device: record.machine.name(record.device) for record in records}
-    own = machines.get("cuda") or next(iter(machines.values()))
-    runs = sorted({record.run for record in records})
-    described = Description(
-        name=name or re.sub(r"[^a-z0-9]+", "-", own[:60].lower()).strip("-"),
-        measured_by=measured_by,
-        machines=machines,
-        measured_on=max(record.measured_on for record in records),
-        runs=runs,
-        versions=records[0].machine.packages,
-        rows=len(select(records, run=runs[0])),
-    )
-    return Contribution(described, list(records))
+    found = Contribution(name=name, measured_by=measured_by, records=list(records))
+    own = found.machines.get("cuda") or next(iter(found.machines.values()))
+    return found.model_copy(update={"name": name or re.sub(r"[^a-z0-9]+", "-", own[:60].lower()).strip("-")})
 
 
 # What would not be believed
@@ -99,7 +91,6 @@ def describe(records: Sequence[Record], name: str = "", measured_by: str = "") -
 
 def problems(found: Contribution) -> list[str]:
     """Return why a contribution is not believed, a line each; none if it is."""
-    about = found.description
     lines = [*_wrong_with_the_whole(found)]
     cells: dict[str, list[Record]] = {}
     for record in found.records:
@@ -108,7 +99,7 @@ def problems(found: Contribution) -> list[str]:
     lines += [f"{problem}: {_named(records)}" for problem, records in cells.items()]
     if lines:
         return lines
-    first, second = (select(found.records, run=run) for run in about.runs[:2])
+    first, second = (select(found.records, run=run) for run in found.runs[:2])
     return [*_not_measured_twice(first, second), *_not_replicated(first, second)]
 
 
@@ -118,21 +109,17 @@ def _named(records: Sequence[Record]) -> str:
 
 
 def _wrong_with_the_whole(found: Contribution) -> Iterator[str]:
-    about, records = found.description, found.records
-    if not NAME.fullmatch(about.name):
+    if not NAME.fullmatch(found.name):
         yield "the name of a machine is made of small letters, digits and hyphens; give one with --name"
-    if about != describe(records, about.name, about.measured_by).description:
-        yield f"{DESCRIPTION} does not say what the records say"
-    if not all(map(WORDS.fullmatch, (about.measured_by, *about.machines.values(), *about.versions.values()))):
-        yield f"{DESCRIPTION} holds more than names and versions"
-    if len({record.key for record in records}) < len(records):
+    if not WORDS.fullmatch(found.measured_by):
+        yield "who measured is told in more than a name"
+    if len({record.key for record in found.records}) < len(found.records):
         yield "two records are of the same cell"
-    for device, name in about.machines.items():
-        if any(record.device == device and record.machine.name(device) != name for record in records):
-            yield f"the records of {device} are several machines'; contribute one at a time"
-    if len(about.runs) < 2:
+    if any(record.machine.name(record.device) != found.machines[record.device] for record in found.records):
+        yield "the records are several machines'; contribute one at a time"
+    if len(found.runs) < 2:
         yield "there is one run; measure the same grid again with --run 2, so that its claims can be checked"
-    if not about.rows:
+    if not select(found.records, run=found.runs[0]):
         yield "nothing was measured in the first run"
 
 
@@ -140,6 +127,8 @@ def _wrong_with_what_it_says(record: Record) -> Iterator[str]:
     """Yield what is odd about the words of a record, whatever was measured."""
     machine = record.machine
     words = [record.version, record.run, record.rivals, machine.name(record.device), machine.driver or ""]
+    if record.schema_version != SCHEMA_VERSION:
+        yield f"it has record schema {record.schema_version}, this library reads {SCHEMA_VERSION}"
     if record.profile != THOROUGH.name:
         yield f"measured with another profile than {THOROUGH.name}"
     if record.backend not in BACKENDS or record.title != BACKENDS[record.backend].title:
@@ -157,7 +146,10 @@ def _wrong_with_what_it_says(record: Record) -> Iterator[str]:
 
 
 def _wrong_with_its_numbers(record: Record) -> Iterator[str]:
-    """Yield what is odd about a measured record: too little of it, or numbers that no clock gives."""
+    """Yield what is odd about a measured record: too little of it, or numbers that no clock gives.
+
+    That times are positive and quantiles as many as they should be, a record says itself when it is read.
+    """
     rounds = THOROUGH.rounds_at(record.batch_size)
     on_gpu = record.device == "cuda"
     if not record.fingerprint or not record.version or "torch" not in record.machine.packages:
@@ -174,9 +166,7 @@ def _wrong_with_its_numbers(record: Record) -> Iterator[str]:
             yield f"an invocation has fewer than {rounds} rounds of {THOROUGH.least_iterations} inferences"
         if len(invocation.device_ms) != (len(times) if on_gpu else 0):
             yield "its rounds on the device are not those end to end"
-        if not all(math.isfinite(ms) and ms > 0 for ms in (*times, *quantiles, *invocation.device_ms)):
-            yield "a time in it is not a positive number"
-        elif len(quantiles) != QUANTILES or quantiles != sorted(quantiles):
+        if quantiles != sorted(quantiles):
             yield "the distribution of its inferences is none"
         elif not all(quantiles[0] * 0.99 <= ms <= quantiles[-1] * 1.01 for ms in times):
             yield "a round took longer or shorter than any of its inferences"
@@ -206,35 +196,30 @@ def _not_replicated(first: Sequence[Record], second: Sequence[Record]) -> Iterat
 # On disk
 
 
-def read(folder: Path) -> Contribution:
-    """Return the contribution in ``folder``.
-
-    Raises:
-        CourseError: its description or one of its records cannot be read.
-
-    """
-    try:
-        about = Description.model_validate_json((folder / DESCRIPTION).read_bytes())
-    except FileNotFoundError as error:
-        raise CourseError(f"{shown(folder)} has no {DESCRIPTION}; pack it with `contribute`") from error
-    except ValidationError as error:
-        said = first_line(error.errors()[0]["msg"])
-        raise CourseError(f"{DESCRIPTION} of {folder.name} is not a description ({said})") from error
-    return Contribution(about, RecordStore(folder / RECORDS).read())
+def write(found: Contribution, folder: Path) -> None:
+    """Write a contribution to ``folder``, a file a record."""
+    for record in found.records:
+        RecordStore(folder / RECORDS).write(record)
+    (folder / DESCRIPTION).write_text(f"{found.description()}\n")
 
 
 def machines(folder: Path) -> dict[str, Contribution]:
     """Return the contributed machines in ``folder``, by name.
 
     Raises:
-        CourseError: one of them cannot be read, or is not called what its description says.
+        CourseError: one of them cannot be read.
 
     """
-    found = {path.name: read(path) for path in sorted(folder.glob("[!.]*")) if path.is_dir()}
-    for name, each in found.items():
-        if each.description.name != name:
-            raise CourseError(f"{shown(folder / name)} is called {each.description.name} in its {DESCRIPTION}")
-    return found
+    return {path.name: _read(path) for path in sorted(folder.glob("[!.]*")) if path.is_dir()}
+
+
+def _read(folder: Path) -> Contribution:
+    records = RecordStore(folder / RECORDS).read()
+    try:
+        who = json.loads((folder / DESCRIPTION).read_bytes())["measured_by"]
+        return Contribution(name=folder.name, measured_by=who, records=records)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CourseError(f"{shown(folder)} is no contribution: {first_line(str(error))}; add it again") from error
 
 
 # What a page shows
@@ -255,13 +240,14 @@ def as_markdown(found: Mapping[str, Contribution], rivals: Sequence[str] = ()) -
 
 
 def _section(found: Contribution, rivals: Sequence[str]) -> str:
-    about, measured = found.description, select(found.first_run, backend=list(rivals))
+    first, second = (select(found.records, run=run) for run in found.runs[:2])
+    measured = select(first, backend=list(rivals))
     if not measured:
         return ""
-    rows = [record for record in found.first_run if record.backend in rivals]
+    rows = select_all(found.records, run=found.runs[0], backend=list(rivals))
     smallest = min(record.batch_size for record in measured)
     table = Rivals.of(rivals, rows, [], list(PRECISIONS)).table(smallest)
-    who = f", measured by {about.measured_by}" if about.measured_by else ""
-    counts = replication(*(select(found.records, run=run) for run in about.runs[:2]))["end_to_end"]
-    said = f"**{about.name}** ({', '.join(about.machines.values())}{who}): {held(counts)}."
+    who = f", measured by {found.measured_by}" if found.measured_by else ""
+    counts = replication(first, second)["end_to_end"]
+    said = f"**{found.name}** ({', '.join(found.machines.values())}{who}): {held(counts)}."
     return f"{said}\n\n{raw_html(table.data)}"

@@ -6,17 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from inference_lib.support import paths
-from inference_lib.support.errors import CourseError
-from inference_lib.support.hashes import sha256_of
+import jupytext
+import nbformat
 
-try:
-    import jupytext
-    import nbformat
-except ModuleNotFoundError as missing:
-    raise CourseError(
-        f"{missing.name} is not installed, and chapters need it; run `pip install -c constraints.txt -e .[book]`"
-    ) from missing
+from inference_lib.support import paths
+from inference_lib.support.hashes import sha256_of
 
 Notebook = nbformat.NotebookNode
 

@@ -1,64 +1,84 @@
-"""Prose pages with parts that are made from records when the book is rendered, each where its mark stands."""
+"""What is made when an edition is rendered, and put where a mark such as ``{{ explorer }}`` stands in a page's text."""
 
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import nbformat
 
 from inference_lib.course import contribution
-from inference_lib.course.notebook import raw_html
+from inference_lib.course.contribution import Contribution
+from inference_lib.course.notebook import STAMP, raw_html
 from inference_lib.course.run import Course
 from inference_lib.records.record import Record
-from inference_lib.records.store import RecordStore
+from inference_lib.records.runs import runs_of
+from inference_lib.records.store import RecordStore, select
 from inference_lib.report import explorer
 from inference_lib.report.opening import Opening, figure, opening
 from inference_lib.report.plots import provenance
 
-MARK = re.compile(r"^{{ (?P<name>opening|explorer|edition) }}$", re.MULTILINE)
+MARK = re.compile(r"{{ (?P<name>opening|explorer|edition|machines|run_times):?(?P<said>[\w -]*) }}")
 
 STATIC = "../_static"
 """Where the static files of the site are, seen from a page under ``book/``."""
 
 
-def fill(text: str, edition: str, course: Course) -> str:
-    """Return the Markdown of a page of ``edition`` with what its marks stand for."""
-    made: dict[str, Callable[[], str]] = {
-        "opening": lambda: _opening(edition, course),
-        "explorer": lambda: _explorer(edition, course),
-        "edition": lambda: _edition(course),
-    }
-    return MARK.sub(lambda found: made[found["name"]](), text)
+@dataclass(frozen=True)
+class Marks:
+    """The marks of one edition, ``local`` or ``published``; the published one shows nothing of this machine."""
 
+    edition: str
+    course: Course
 
-def published(course: Course) -> list[Record]:
-    """Return the records of the published edition."""
-    return RecordStore(course.published / "records").read()
+    def fill(self, text: str, chapter: str = "") -> str:
+        """Return the Markdown of a page, which may be the ``chapter`` of that name, with what its marks stand for."""
 
+        def made(found: re.Match[str]) -> str:
+            if found["name"] == "machines":
+                return contribution.as_markdown(self._brought, found["said"].split())
+            if found["name"] == "run_times":
+                return self._run_times(chapter)
+            return {"opening": self._opening, "explorer": self._explorer, "edition": self._measured_on}[found["name"]]()
 
-def here(edition: str, course: Course) -> list[Record]:
-    """Return the records made on this machine; the published edition shows none of them."""
-    return RecordStore(course.records).read() if edition == "local" else []
+        return MARK.sub(made, text)
 
+    @cached_property
+    def opening(self) -> Opening | None:
+        """What opens the book: of the published GPU, or of this machine where nothing is published."""
+        return opening(self._published or self._here, self.course.published / "ceilings")
 
-def opening_of(edition: str, course: Course) -> Opening | None:
-    """Return what opens the book: of the published GPU, or of this machine where nothing is published."""
-    return opening(published(course) or here(edition, course), course.published / "ceilings")
+    @cached_property
+    def _published(self) -> list[Record]:
+        return RecordStore(self.course.published / "records").read()
 
+    @cached_property
+    def _here(self) -> list[Record]:
+        return RecordStore(self.course.records).read() if self.edition == "local" else []
 
-def _opening(edition: str, course: Course) -> str:
-    found = opening_of(edition, course)
-    return raw_html(figure(found).data) if found else "*Nothing was measured yet, so there is no figure.*"
+    @cached_property
+    def _brought(self) -> dict[str, Contribution]:
+        return contribution.machines(self.course.published / "machines")
 
+    def _opening(self) -> str:
+        nothing = "*Nothing was measured yet, so there is no figure.*"
+        return raw_html(figure(self.opening).data) if self.opening else nothing
 
-def _explorer(edition: str, course: Course) -> str:
-    """Return all rows there are: the published machine's, those that readers brought, and this machine's."""
-    brought = contribution.machines(course.published / "machines").values()
-    records = [*published(course), *(r for each in brought for r in each.records), *here(edition, course)]
-    style = f'<link rel="stylesheet" href="{STATIC}/explorer.css">'
-    return raw_html(f"{style}\n{explorer.page(records, f'{STATIC}/explorer.js')}")
+    def _explorer(self) -> str:
+        """Return all rows there are: the published machine's, those that readers brought, and this machine's."""
+        brought = [record for each in self._brought.values() for record in each.records]
+        page = explorer.page([*self._published, *brought, *self._here], f"{STATIC}/explorer.js")
+        return raw_html(f'<link rel="stylesheet" href="{STATIC}/explorer.css">\n{page}')
 
+    def _measured_on(self) -> str:
+        """Return what the published edition was measured on, by run."""
+        records = [record for record in self._published if record.ok]
+        lines = [f"- Run {run}: {provenance(select(records, run=run))}" for run in runs_of(records)]
+        return "\n".join(lines) or "- Nothing is published yet."
 
-def _edition(course: Course) -> str:
-    """Return what the published edition was measured on, by run."""
-    records = [record for record in published(course) if record.ok]
-    runs = sorted({record.run for record in records})
-    lines = [f"- Run {run}: {provenance([r for r in records if r.run == run])}" for run in runs]
-    return "\n".join(lines) or "- Nothing is published yet."
+    def _run_times(self, chapter: str) -> str:
+        """Return how long a chapter ran, here and on the machine of the published edition."""
+        folders = [*([self.course.executed] if self.edition == "local" else []), self.course.published]
+        found = [folder / f"{chapter}.ipynb" for folder in folders]
+        stamps = [nbformat.read(path, as_version=4).metadata.get(STAMP, {}) for path in found if path.exists()]
+        said = [f"{s['seconds']:.0f} s on {s['machine']} ({s['profile']} profile)" for s in stamps]
+        return "; ".join(said) or "not executed yet"

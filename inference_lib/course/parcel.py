@@ -1,35 +1,28 @@
-"""A contribution as one file: packed here, unpacked where nothing in it can do harm, added to the others."""
+"""A contribution as one file: what of a machine's records goes into it, and how it joins the others."""
 
 import os
-import re
-import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 
-from inference_lib.course.contribution import (
-    DESCRIPTION,
-    RECORDS,
-    THOROUGH,
-    Contribution,
-    describe,
-    problems,
-    read,
-)
+from pydantic import ValidationError
+
+from inference_lib.course.contribution import THOROUGH, Contribution, describe, problems, write
 from inference_lib.records.record import Record
 from inference_lib.records.replication import cell
-from inference_lib.records.store import RecordStore
+from inference_lib.records.runs import runs_of
 from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError, first_line
 from inference_lib.support.files import make_writable, shown
 from inference_lib.support.places import places_in
 
-MEMBER = re.compile(rf"{re.escape(DESCRIPTION)}|{RECORDS}/[\w.-]{{1,200}}\.json", re.ASCII)
-MOST_FILES, MOST_BYTES, MOST_BYTES_A_FILE = 10_000, 200 * 2**20, 2 * 2**20
-"""What an archive may hold: an edition has a thousand records of 15 kB or so."""
+MEMBER = "contribution.json"
+"""The one member of the archive that is read; whatever else is in it stays there."""
+
+MOST_BYTES = 200 * 2**20
+"""What it may hold: an edition has a thousand records of 15 kB or so."""
 
 
 def without_own(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
@@ -50,7 +43,7 @@ def of_this_machine(records: Iterable[Record], name: str = "", measured_by: str 
     Those are the cells of the thorough profile that both of the first two runs tried, whatever came of it.
     """
     thorough = [record for record in records if record.profile == THOROUGH.name]
-    runs = sorted({record.run for record in thorough})[:2]
+    runs = runs_of(thorough)[:2]
     tried = [{cell(record) for record in thorough if record.run == run} for run in runs]
     both = set.intersection(*tried) if tried else set()
     chosen = [record for record in thorough if record.run in runs and cell(record) in both]
@@ -70,68 +63,33 @@ def pack(found: Contribution, archive: Path) -> None:
     part = archive.with_name(f".{archive.name}.part")
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr(DESCRIPTION, found.description.model_dump_json(indent=1))
-            for record in found.records:
-                text = record.model_dump_json(indent=1, exclude_none=True)
-                file.writestr(f"{RECORDS}/{record.key.file_name}", text)
+            file.writestr(MEMBER, found.model_dump_json(indent=1, exclude_none=True))
         os.replace(part, archive)
     finally:
         part.unlink(missing_ok=True)
 
 
-@contextmanager
-def unpacked(archive: Path, parent: Path | None = None) -> Iterator[tuple[Path, Contribution]]:
-    """Unpack a contribution into a passing folder beside others in ``parent``, and yield it with what it holds.
-
-    Nothing is written but files with the names that a contribution has, in that folder: no links, no paths, no more
-    and no larger than an edition's.
+def unpack(archive: Path) -> Contribution:
+    """Return the contribution in a file that may come from anybody: it is read into memory, and nothing is written.
 
     Raises:
         CourseError: the file is no such archive.
 
     """
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".contribution-", ignore_cleanup_errors=True) as made:
-        folder = Path(made, "machine")
-        (folder / RECORDS).mkdir(parents=True)
-        for name, content in _members(archive):
-            (folder / name).write_bytes(content)
-        try:
-            found = read(folder)
-        except CourseError as error:  # which names the file in a folder that will be gone
-            raise CourseError(f"{shown(archive)}: {str(error).replace(f'{folder}/', '')}") from error
-        yield folder, found
-
-
-def _members(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Yield name and content of each file in an archive that holds nothing else than a contribution does."""
     try:
-        with zipfile.ZipFile(archive) as file:
-            members = file.infolist()
-            _check_members(archive, members)
-            for member in members:
-                with file.open(member) as stream:
-                    content = stream.read(MOST_BYTES_A_FILE + 1)  # what the archive says of sizes may be wrong
-                if len(content) > MOST_BYTES_A_FILE:
-                    raise _refusal(archive, f"{member.filename} is too large")
-                yield PurePosixPath(member.filename), content
+        with zipfile.ZipFile(archive) as file, file.open(MEMBER) as stream:
+            content = stream.read(MOST_BYTES + 1)  # what the archive says of its size may be wrong
+        if len(content) > MOST_BYTES:
+            raise _refusal(archive, f"it holds more than {MOST_BYTES // 2**20} MiB")
+        return Contribution.model_validate_json(content)
+    except KeyError as error:
+        raise _refusal(archive, f"it has no {MEMBER}") from error
+    except ValidationError as error:
+        raise _refusal(archive, first_line(error.errors()[0]["msg"])) from error
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as error:
         raise _refusal(archive, f"it cannot be unpacked ({first_line(str(error)) or type(error).__name__})") from error
     except OSError as error:
         raise CourseError(f"cannot read {shown(archive)}: {error.strerror or error}") from error
-
-
-def _check_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
-    names = [member.filename for member in members]
-    if odd := next((name for name in names if not MEMBER.fullmatch(name)), None):
-        raise _refusal(archive, f"{odd!r:.80} in it is neither {DESCRIPTION} nor a record")
-    if any(member.external_attr >> 16 & 0o170000 not in (0, 0o100000) for member in members):
-        raise _refusal(archive, "something in it is not a plain file")
-    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-        raise _refusal(archive, "it is compressed in another way")
-    if len(set(names)) < len(names):
-        raise _refusal(archive, "two files in it have the same name")
-    if len(names) > MOST_FILES or sum(member.file_size for member in members) > MOST_BYTES:
-        raise _refusal(archive, f"it holds more than {MOST_FILES:,} files or {MOST_BYTES // 2**20} MiB")
 
 
 def _refusal(archive: Path, why: str) -> CourseError:
@@ -139,22 +97,20 @@ def _refusal(archive: Path, why: str) -> CourseError:
 
 
 def add(archive: Path, machines_folder: Path) -> Path:
-    """Put the machine of a contribution beside the others, and return its folder; the records are written anew.
+    """Put the machine of a contribution beside the others, and return its folder.
 
     Raises:
         CourseError: it is not believed, its name is taken, or the folder cannot be written.
 
     """
+    found = unpack(archive)
+    if wrong := problems(found):
+        raise CourseError(f"{shown(archive)} is not believed: {wrong[0]}")
     make_writable(machines_folder, "add a machine")
-    with unpacked(archive, machines_folder) as (folder, found):
-        if wrong := problems(found):
-            raise CourseError(f"{shown(archive)} is not believed: {wrong[0]}")
-        target = machines_folder / found.description.name
-        if target.exists():
-            raise CourseError(f"{shown(target)} is there already; move it away to take this one")
-        shutil.rmtree(folder)
-        for record in found.records:
-            RecordStore(folder / RECORDS).write(record)
-        (folder / DESCRIPTION).write_text(found.description.model_dump_json(indent=1) + "\n")
-        os.replace(folder, target)
+    target = machines_folder / found.name
+    if target.exists():
+        raise CourseError(f"{shown(target)} is there already; move it away to take this one")
+    with tempfile.TemporaryDirectory(dir=machines_folder, prefix=".", ignore_cleanup_errors=True) as made:
+        write(found, Path(made, "machine"))
+        os.replace(Path(made, "machine"), target)
     return target

@@ -28,13 +28,8 @@ def page_name(room: str) -> str:
     return f"library_{room}"
 
 
-def pages() -> dict[str, str]:
-    """Return the Markdown of each room's page, by its name."""
-    return {page_name(room): page_of(room) for room in ROOMS}
-
-
 def page_of(room: str, library: Path = LIBRARY) -> str:
-    """Return the page of a room: its modules, and what is public in them."""
+    """Return the Markdown of a room's page: its modules, and what is public in them."""
     folder = library / room
     files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
     parts = [f"# inference_lib: {room}", f"{ROOMS[room].capitalize()}."]
@@ -76,26 +71,11 @@ def _signature(node: ast.FunctionDef) -> str:
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     if any(ast.unparse(decorator).endswith("property") for decorator in node.decorator_list):
         return f"{node.name}{returns}"
-    found = f"{node.name}({ast.unparse(node.args)}){returns}"
-    if len(found) <= 88:
-        return found
-    arguments = ",\n    ".join(_arguments(node.args))
-    return f"{node.name}(\n    {arguments},\n){returns}"
-
-
-def _arguments(found: ast.arguments) -> Iterator[str]:
-    """Yield each argument as it is written, its default included."""
-
-    def written(argument: ast.arg, default: ast.expr | None) -> str:
-        return ast.unparse(argument) + (f" = {ast.unparse(default)}" if default else "")
-
-    plain = [*found.posonlyargs, *found.args]
-    yield from map(written, plain, [*[None] * (len(plain) - len(found.defaults)), *found.defaults])
-    if found.vararg or found.kwonlyargs:
-        yield f"*{ast.unparse(found.vararg) if found.vararg else ''}"
-    yield from map(written, found.kwonlyargs, found.kw_defaults)
-    if found.kwarg:
-        yield f"**{ast.unparse(found.kwarg)}"
+    arguments = re.sub(r"(?<=[\w\]])=", " = ", ast.unparse(node.args))
+    if len(f"{node.name}({arguments}){returns}") > 88:
+        each = re.sub(r", (?=[*]|\w+: )", ",\n    ", arguments)
+        arguments = f"\n    {each},\n"
+    return f"{node.name}({arguments}){returns}"
 
 
 def _fields(body: Sequence[ast.stmt]) -> Iterator[str]:

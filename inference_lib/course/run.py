@@ -12,10 +12,18 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from nbformat.reader import NotJSONError
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.shared.cuda import resolve_device
@@ -29,20 +37,6 @@ from inference_lib.support import paths, progress
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, shown, write_atomically
 from inference_lib.support.hashes import library_hash, sha256_of
-
-try:
-    import nbformat
-    import papermill
-    import yaml
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-    from nbclient.exceptions import DeadKernelError
-    from nbformat.reader import NotJSONError
-except ModuleNotFoundError as missing:
-    raise CourseError(
-        f"{missing.name} is not installed, and chapters need it; run `pip install -c constraints.txt -e .[book]`"
-    ) from missing
 
 
 @dataclass(frozen=True)
@@ -82,35 +76,17 @@ ESCAPES = re.compile(r"\x1b\[[\d;]*m")
 
 @dataclass(frozen=True)
 class Chapter:
-    """One chapter: its name (``04_pytorch``), its source, and the title a reader sees."""
+    """One chapter: its name (``04_pytorch``) and its source."""
 
     name: str
     source: Path
-    title: str
 
 
 def chapters(course: Course = COURSE) -> list[Chapter]:
     """Return the chapters of the table of contents that have a source, in reading order."""
-    contents = yaml.safe_load((course.root / "_toc.yml").read_text())
-    sources = [course.root / f"{entry}.py" for entry in _files(contents) if entry.startswith("notebooks/")]
-    return [Chapter(source.stem, source, _title(source)) for source in sources if source.exists()]
-
-
-def _files(contents: Any) -> Iterator[str]:
-    """Yield every ``file`` entry of a table of contents."""
-    if isinstance(contents, list):
-        for item in contents:
-            yield from _files(item)
-    elif isinstance(contents, dict):
-        if "file" in contents:
-            yield contents["file"]
-        for value in contents.values():
-            yield from _files(value)
-
-
-def _title(source: Path) -> str:
-    heading = re.search(r"^# # (.+)$", source.read_text(), re.MULTILINE)
-    return heading.group(1).strip() if heading else source.stem
+    listed = re.findall(r"^ *- file: (notebooks/\S+)$", (course.root / "_toc.yml").read_text(), re.MULTILINE)
+    sources = [course.root / f"{name}.py" for name in listed]
+    return [Chapter(source.stem, source) for source in sources if source.exists()]
 
 
 def find_chapters(names: Sequence[str] | None, course: Course = COURSE) -> list[Chapter]:
@@ -132,11 +108,12 @@ def find_chapters(names: Sequence[str] | None, course: Course = COURSE) -> list[
 def is_up_to_date(chapter: Chapter, stamp: dict[str, str], course: Course = COURSE) -> bool:
     """Whether the chapter was executed here by the same code, with the same profile and on the same device.
 
-    A chapter whose source says ``summary: true`` under ``inference_lib`` shows the records of all others, so it must
-    also be the last that was executed.
+    One that failed since then is not: the code that failed may have been taken back. A chapter whose source says
+    ``summary: true`` under ``inference_lib`` shows the records of all others, so it must also be the last that was
+    executed.
     """
     path = course.executed / f"{chapter.name}.ipynb"
-    if not path.exists():
+    if not path.exists() or (course.executed / f"{chapter.name}{FAILED}").exists():
         return False
     made_by = nbformat.read(path, as_version=4).metadata.get(STAMP, {})
     if any(made_by.get(key) != value for key, value in stamp.items()):
@@ -259,7 +236,8 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
     finished, failed = course.executed / f"{chapter.name}.ipynb", course.executed / f"{chapter.name}{FAILED}"
     part = course.executed / f".{chapter.name}.part.ipynb"
     spent = course.executed / f".{chapter.name}.{profile}-{device}.seconds"
-    start = time.monotonic() - _seconds_in(spent)
+    # What interrupted attempts measured is used again, so their time counts, too.
+    start = time.monotonic() - (float(spent.read_text()) if spent.exists() else 0.0)
     try:
         with _line(said) as cells:
             executed = _execute(notebook, part, profile, device, course, cells)
@@ -269,9 +247,7 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
         print("interrupted")
         raise
     except Exception as error:  # whatever went wrong in one chapter, the others can still run
-        failure = _failure(part, error)
-        print(f"failed {failure}; see {shown(failed)}")
-        _keep(part, failed, failure, course)
+        print(f"failed {_keep(part, failed, error, course)}; see {shown(failed)}")
         return False
     seconds = round(time.monotonic() - start, 1)
     spent.unlink(missing_ok=True)
@@ -282,11 +258,6 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
     failed.unlink(missing_ok=True)
     print(f"{seconds:.1f} s")
     return True
-
-
-def _seconds_in(spent: Path) -> float:
-    """Return what interrupted attempts took: what they measured is used again, so their time counts, too."""
-    return float(spent.read_text()) if spent.exists() else 0.0
 
 
 @contextmanager
@@ -320,47 +291,27 @@ def _execute(
     )
 
 
-def _keep(part: Path, failed: Path, failure: "Failure", course: Course) -> None:
-    """Keep what was executed of a chapter that failed, and where and why it did, in its stamp."""
-    notebook = _begun(part)
-    notebook.metadata[STAMP] = {"failure": asdict(failure)}
+def _keep(part: Path, failed: Path, error: Exception, course: Course) -> str:
+    """Keep what was executed of a chapter that failed, and in its stamp where and why it did, which is returned."""
+    try:
+        notebook = nbformat.read(part, as_version=4)
+    except (FileNotFoundError, NotJSONError):  # papermill did not come to write it, or not to the end
+        notebook = nbformat.v4.new_notebook()
+    failure = _failure(code_cells(notebook), error)
+    notebook.metadata[STAMP] = {"failure": failure}
     nbformat.write(clean(notebook, course.root), part)
     os.replace(part, failed)
+    return failure["said"]
 
 
-def _begun(part: Path) -> Notebook:
-    """Return what was executed of a chapter: nothing, where papermill did not come to write it, or not to the end."""
-    try:
-        return nbformat.read(part, as_version=4)
-    except (FileNotFoundError, NotJSONError):
-        return nbformat.v4.new_notebook()
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Where a chapter stopped, and why."""
-
-    cell: int
-    """The code cell's number, 0 where none was begun."""
-    first_line: str
-    reason: str
-    """One line."""
-    traceback: str = ""
-
-    def __str__(self) -> str:
-        where = f"at code cell {self.cell} (`{self.first_line}`)" if self.cell else "before its first cell"
-        return f"{where}: {self.reason}"
-
-
-def _failure(part: Path, error: Exception) -> Failure:
-    """Return where a chapter stopped, and why."""
-    cells = code_cells(_begun(part))
+def _failure(cells: list[Notebook], error: Exception) -> dict[str, Any]:
+    """Return the number of the code cell that failed (0: none was begun), where and why in a line, a traceback."""
     begun = [n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("start_time")]
     reason, traceback = f"{type(error).__name__}: {_last_line(str(error))}", ""
     if isinstance(error, DeadKernelError):
         reason = "the kernel died, perhaps for want of memory"
     if not begun:
-        return Failure(0, "", reason)
+        return {"cell": 0, "said": f"before its first cell: {reason}", "traceback": ""}
     cell = cells[begun[-1] - 1]
     for output in cell.outputs:
         if output.output_type == "error":
@@ -368,9 +319,10 @@ def _failure(part: Path, error: Exception) -> Failure:
             if output.ename == "KeyboardInterrupt":  # by nobody at a keyboard: that ends all of them
                 reason = f"it did not end within {CELL_S:,} s"
             traceback = without_paths(ESCAPES.sub("", "\n".join(output.traceback)))
-    return Failure(begun[-1], cell.source.strip().splitlines()[0], reason, traceback)
+    first_line = cell.source.strip().splitlines()[0]
+    said = f"at code cell {begun[-1]} (`{first_line}`): {reason}"
+    return {"cell": begun[-1], "said": said, "traceback": traceback}
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return (text.strip().splitlines() or [""])[-1].strip()

@@ -20,19 +20,12 @@ MATHJAX = re.compile(
 )
 FORMULA = 'class="math'
 
-REPLACED = {
-    # An entry of a list is a list item for a screen reader, too.
-    'role="doc-biblioentry"': 'role="listitem"',
-}
-
 
 def mend(html: str) -> str:
     """Return a rendered page without the scripts that it does not use, and readable by a screen reader."""
     for unused in (HEAVY_ICONS, KERNELS, *([] if FORMULA in html else [MATHJAX])):
         html = unused.sub("", html)
-    for old, new in REPLACED.items():
-        html = html.replace(old, new)
-    return html
+    return html.replace('role="doc-biblioentry"', 'role="listitem"')  # what is in a list is an item of it
 
 
 def mend_pages(folder: Path) -> None:

@@ -45,21 +45,13 @@ NO_CLUSTER = "no Ray cluster answers at {}; start one with `ray start --head`"
 class Station:
     """What runs beside a GPU: a session of its own. Public methods are what the cluster's head asks for."""
 
-    def __init__(
-        self,
-        place: tuple[int, int],
-        say: Progress,
-        profile: Profile,
-        run: str,
-        options: dict[str, Any],
-        known: Sequence[Record],
-    ) -> None:
-        """Begin at ``place``: the so-manieth station of so many on this host."""
+    def __init__(self, place: tuple[int, int], known: Sequence[Record], **options: Any) -> None:
+        """Begin at ``place``, the so-manieth station of so many on this host, with the ``options`` of a session."""
         keep_to_share(*place)
         store = RecordStore(Path(tempfile.mkdtemp(prefix="station-")))
         for record in known:
             store.write(record)
-        self._session = Session(profile, store, run, progress=say, **options)
+        self._session = Session(store=store, **options)
 
     def prepare(self, rivals: Sequence[Rival]) -> tuple[list[Record], list[RivalSet]]:
         """Export what ``rivals`` lack; return what is known of them, and the sets to measure."""
@@ -109,71 +101,60 @@ def benchmark_on_cluster(
 
     """
     with _connected(address) as ray:
-        kind = rivals[0].workload.device.kind
-        known = store.read() if options.get("reuse", True) else []
-        said = _Said()
-        shares = [Share(name, begin(said.by(name), profile, run, options, known)) for name, begin in _places(ray, kind)]
-        progress(f"{len(shares)} stations: {', '.join(share.name for share in shares)}")
-        return _Head(ray, profile, store, run, progress, shares, said.lines).measure(rivals)
-
-
-class _Said:
-    """What the stations say, in a queue of Ray's: the head hands it on while it waits."""
-
-    def __init__(self) -> None:
         from ray.util.queue import Queue
 
-        self._queue = Queue(actor_options={"num_cpus": 0})
+        lines = Queue(actor_options={"num_cpus": 0})  # what the stations say; the head hands it on while it waits
+        known = store.read() if options.get("reuse", True) else []
+        shares = [
+            Share(name, begin(known, profile=profile, run=run, progress=_sayer(lines, name), **options))
+            for name, begin in _places(ray, rivals[0].workload.device.kind)
+        ]
+        progress(f"{len(shares)} stations: {', '.join(share.name for share in shares)}")
+        head = _Head(ray, profile, store, run, progress, shares, lambda: lines.get_nowait_batch(lines.qsize()))
+        return head.measure(rivals)
 
-    def by(self, name: str) -> Progress:
-        """Return what the station called ``name`` says a line with."""
-        queue = self._queue
-        return lambda line: queue.put(f"{name}: {line}")
 
-    def lines(self) -> list[str]:
-        """Return what was said since the last call."""
-        return self._queue.get_nowait_batch(self._queue.qsize())
+def _sayer(lines: Any, name: str) -> Progress:
+    """Return what the station called ``name`` says a line with."""
+    return lambda line: lines.put(f"{name}: {line}")
 
 
+@dataclass
 class _Head:
     """Deals the sets out, collects the records, and deals again what a dead station leaves."""
 
-    def __init__(
-        self,
-        ray: Any,
-        profile: Profile,
-        store: RecordStore,
-        run: str,
-        progress: Progress,
-        shares: list[Share],
-        said: Callable[[], list[str]],
-    ) -> None:
-        self._ray, self._profile, self._store, self._run = ray, profile, store, run
-        self._progress, self._shares, self._said = progress, shares, said
-        self._tries: dict[Rival, int] = {}
-        self._records: dict[Rival, Record] = {}
+    ray: Any
+    profile: Profile
+    store: RecordStore
+    run: str
+    progress: Progress
+    shares: list[Share]
+    said: Callable[[], list[str]]
+    """Returns the lines that the stations said since the last call."""
+    tries: dict[Rival, int] = field(default_factory=dict)
+    records: dict[Rival, Record] = field(default_factory=dict)
 
     def measure(self, rivals: Sequence[Rival]) -> list[Record]:
         waiting = list(rivals)
         while waiting:
             self._deal(waiting)
             waiting = self._work(self._prepare())
-        return [self._records[rival] for rival in rivals]
+        return [self.records[rival] for rival in rivals]
 
     def _deal(self, rivals: Sequence[Rival]) -> None:
         """Give what is compared to the station with the least to do, the most expensive first."""
-        for share in self._shares:
+        for share in self.shares:
             share.rivals, share.left = [], []
         groups: dict[tuple[Model, int], list[Rival]] = {}
         for rival in rivals:
             groups.setdefault((rival.workload.model, rival.workload.batch_size), []).append(rival)
-            self._tries[rival] = self._tries.get(rival, 0) + 1
+            self.tries[rival] = self.tries.get(rival, 0) + 1
         for group in sorted(groups.values(), key=_cost, reverse=True):
-            min(self._shares, key=lambda share: _cost(share.rivals)).rivals += group
+            min(self.shares, key=lambda share: _cost(share.rivals)).rivals += group
 
     def _prepare(self) -> list[Rival]:
         """Let every station export its share; return the rivals of those that died."""
-        asked = {share.actor.prepare.remote(share.rivals): share for share in self._shares if share.rivals}
+        asked = {share.actor.prepare.remote(share.rivals): share for share in self.shares if share.rivals}
         lost: list[Rival] = []
         for share, answer in self._answers(asked, again=lambda share: None):
             if answer is None:
@@ -181,7 +162,7 @@ class _Head:
                 continue
             records, sets = answer
             self._take(zip(share.rivals, records, strict=True))
-            numbers = range(1, self._profile.invocations + 1)
+            numbers = range(1, self.profile.invocations + 1)
             share.left = [(one, number) for number in numbers for one in sets]
         return lost
 
@@ -194,8 +175,8 @@ class _Head:
             one, number = share.left[0]
             return share.actor.invocation.remote(one, number, f"({len(share.left)} to go)")
 
-        asked = {future: share for share in self._shares if (future := next_of(share)) is not None}
-        with bar(sum(len(share.left) for share in self._shares), "measuring") as shown:
+        asked = {future: share for share in self.shares if (future := next_of(share)) is not None}
+        with bar(sum(len(share.left) for share in self.shares), "measuring") as shown:
             for share, answer in self._answers(asked, again=next_of):
                 if answer is None:
                     sets = {one.name: one for one, _ in share.left}
@@ -213,8 +194,8 @@ class _Head:
             for future in self._first_of(list(asked)) or list(asked):
                 share = asked.pop(future)
                 try:
-                    answer = self._ray.get(future, timeout=1)
-                except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
+                    answer = self.ray.get(future, timeout=1)
+                except (self.ray.exceptions.RayActorError, self.ray.exceptions.GetTimeoutError) as error:
                     self._bury(share, error)
                     yield share, None
                     continue
@@ -226,36 +207,36 @@ class _Head:
         """Wait for one of ``futures``, handing on what is said meanwhile; return what there is, in the end nothing."""
         end = time.monotonic() + ANSWER_LIMIT_S
         while True:
-            ready, _ = self._ray.wait(futures, timeout=LISTEN_S)
-            for line in self._said():
-                self._progress(line)
+            ready, _ = self.ray.wait(futures, timeout=LISTEN_S)
+            for line in self.said():
+                self.progress(line)
             if ready or time.monotonic() > end:
                 return ready
 
     def _bury(self, share: Share, error: Exception) -> None:
-        self._ray.kill(share.actor)
-        self._shares.remove(share)
-        self._progress(f"{share.name}: the station died ({type(error).__name__})")
-        if not self._shares:
+        self.ray.kill(share.actor)
+        self.shares.remove(share)
+        self.progress(f"{share.name}: the station died ({type(error).__name__})")
+        if not self.shares:
             raise CourseError(f"every station of the cluster died, the last one was {share.name}; nothing can go on")
 
     def _take(self, found: Iterable[tuple[Rival, Record]]) -> None:
         for rival, record in found:
             empty = record.ok and not record.invocations
-            self._records[rival] = record if empty else self._store.keep(record)
+            self.records[rival] = record if empty else self.store.keep(record)
 
     def _to_try_again(self, lost: Sequence[Rival]) -> list[Rival]:
-        given_up = [rival for rival in lost if self._tries[rival] >= TRIES]
+        given_up = [rival for rival in lost if self.tries[rival] >= TRIES]
         for rival in given_up:
-            failed = empty_record(rival, self._profile, self._run, "failed", f"its station died, {TRIES} times")
-            begun = self._records.get(rival)
+            failed = empty_record(rival, self.profile, self.run, "failed", f"its station died, {TRIES} times")
+            begun = self.records.get(rival)
             if begun:  # it names the machine, which is not this one
                 failed = failed.model_copy(update={"machine": begun.machine})
             if begun and begun.invocations:  # not all of them, so no row that is to be protected
-                self._store.write(failed)
-                self._records[rival] = failed
+                self.store.write(failed)
+                self.records[rival] = failed
             else:
-                self._records[rival] = self._store.keep(failed)
+                self.records[rival] = self.store.keep(failed)
         return [rival for rival in lost if rival not in given_up]
 
 

@@ -65,12 +65,12 @@ def timeline(call: Callable[[], object], device: str) -> pd.DataFrame:
     return table
 
 
-def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 3) -> pd.DataFrame:
+def layers(model: nn.Module, images: torch.Tensor) -> pd.DataFrame:
     """Time every layer of ``model`` where it stands in the network, the slowest first.
 
-    Returns ``layer``, ``kind``, ``ms`` (median), ``FLOP`` (convolutions and linear layers, two for each multiply-add)
-    and ``bytes`` (input, output and weights). Between a layer's two readings of the clock lie a GPU's kernels, or
-    their launches where the GPU has to wait for those.
+    Returns ``layer``, ``kind``, ``ms`` (median of three), ``FLOP`` (convolutions and linear layers, two for each
+    multiply-add) and ``bytes`` (input, output and weights). Between a layer's two readings of the clock lie a GPU's
+    kernels, or their launches where the GPU has to wait for those.
     """
     stream = torch.cuda.current_stream() if images.is_cuda else None
     found = {name: layer for name, layer in model.named_modules() if not list(layer.children())}
@@ -97,7 +97,7 @@ def layers(model: nn.Module, images: torch.Tensor, repetitions: int = 3) -> pd.D
         model(images)  # not counted: libraries choose their kernels
         for marks in times.values():
             marks.clear()
-        for _ in range(repetitions):
+        for _ in range(3):
             model(images)
     for hook in hooks:
         hook.remove()

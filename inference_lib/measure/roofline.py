@@ -58,10 +58,6 @@ class Work:
         """FLOP per byte when all is fused."""
         return self.operations / self.bytes_fused
 
-    def bytes_moved(self, traffic: Traffic) -> int:
-        """Return the bytes of one of the two kinds of traffic."""
-        return self.bytes_unfused if traffic == "unfused" else self.bytes_fused
-
 
 def count(model: nn.Module, shape: Sequence[int], precision: str = "fp32") -> Work:
     """Count what ``model`` has to do for one batch of ``shape`` with all tensors in ``precision``.
@@ -223,10 +219,8 @@ def bounds(work: Work, ceilings: Ceilings, precision: str, traffic: Traffic = "u
     """Return the seconds that a batch takes at least for its arithmetic (``compute``) and its traffic (``memory``)."""
     if precision not in ceilings.flops:
         raise unknown_name("precision", precision, tuple(ceilings.flops))
-    return {
-        "compute": work.operations / ceilings.flops[precision],
-        "memory": work.bytes_moved(traffic) / ceilings.bandwidth,
-    }
+    moved = {"unfused": work.bytes_unfused, "fused": work.bytes_fused}[traffic]
+    return {"compute": work.operations / ceilings.flops[precision], "memory": moved / ceilings.bandwidth}
 
 
 def attainable(work: Work, ceilings: Ceilings, precision: str, traffic: Traffic = "unfused") -> float:

@@ -46,10 +46,10 @@ class Pair:
     @property
     def distance(self) -> float | None:
         """How far apart the ratios are, in units of what their intervals allow; None where one has no interval."""
-        halves = (self.first.log_half_width, self.second.log_half_width)
-        if None in halves:
+        one, other = self.first.log_half_width, self.second.log_half_width
+        if one is None or other is None:
             return None
-        allowed = math.hypot(*(half for half in halves if half is not None))
+        allowed = math.hypot(one, other)
         return abs(math.log(self.first.ratio / self.second.ratio)) / max(allowed, 1e-12)
 
     @property

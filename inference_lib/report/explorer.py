@@ -18,6 +18,8 @@ from inference_lib.backends import SERVED_WITHOUT_PYTHON
 from inference_lib.records.comparison import SAME_WITHIN
 from inference_lib.records.pairs import of_all_pictures
 from inference_lib.records.record import Record
+from inference_lib.records.runs import runs_of
+from inference_lib.records.store import select_all
 from inference_lib.report.choose import is_level, latency_ms
 from inference_lib.report.plots import provenance
 from inference_lib.report.style import style_of
@@ -58,7 +60,7 @@ def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
         found.setdefault((record.machine.name(record.device), record.profile), []).append(record)
     several = len({profile for _, profile in found}) > 1
     return {
-        f"{machine} ({profile})" if several else machine: [r for r in mine if r.run == min(each.run for each in mine)]
+        f"{machine} ({profile})" if several else machine: select_all(mine, run=runs_of(mine)[0])
         for (machine, profile), mine in found.items()
     }
 
@@ -114,16 +116,11 @@ def data(records: Iterable[Record]) -> dict[str, Any]:
 
 def _ties(numbered: Sequence[tuple[int, Record]]) -> Iterator[tuple[int, int]]:
     """Yield the number of each row with that of a better one that it is tied with, both at the same batch size."""
-
-    def question(each: tuple[int, Record]) -> tuple[str, int]:
-        return each[1].model, each[1].batch_size
-
-    measured = sorted((each for each in numbered if each[1].ok and each[1].latency), key=question)
-    for _, same in itertools.groupby(measured, question):
-        ranked = sorted(same, key=lambda each: latency_ms(each[1]))
-        for (better, fast), (number, slow) in itertools.combinations(ranked, 2):
-            if is_level(fast, slow):
-                yield number, better
+    measured = [each for each in numbered if each[1].ok and each[1].latency]
+    ranked = sorted(measured, key=lambda each: latency_ms(each[1]))
+    for (better, fast), (number, slow) in itertools.combinations(ranked, 2):
+        if (fast.model, fast.batch_size) == (slow.model, slow.batch_size) and is_level(fast, slow):
+            yield number, better
 
 
 def page(records: Sequence[Record], script: str) -> str:

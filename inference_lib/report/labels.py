@@ -9,10 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis, Tick, XTick
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
-from matplotlib.transforms import BboxBase
+from matplotlib.transforms import Bbox, BboxBase
 
 DISTANCES = (6, 12, 20, 30, 42, 56)
 """From a point to its label, in points; a near place is better than a far one."""
+
+POINT = 5
+"""The size of a point that a label keeps free, in points."""
 
 NUMBER = re.compile(r"[-\N{MINUS SIGN}]?[\d.,]+")
 """A tick's label that others make up for; one that is a name has none."""
@@ -32,7 +35,7 @@ def places(first: int) -> Iterator[tuple[float, float, str, str]]:
 
 
 def spread(axes: Axes, first: int = 0) -> None:
-    """Give every label of ``axes`` the best of its ``places`` where it covers no label that has one already.
+    """Give every label of ``axes`` the best of its ``places`` where it covers no point and no label that has one.
 
     Labels are what ``axes.annotate`` made. Call this last, when the figure has everything that takes room in it. A
     label that finds no free place within the figure is taken away: a table says what it said.
@@ -40,8 +43,11 @@ def spread(axes: Axes, first: int = 0) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
-    taken: list[BboxBase] = []
-    for label in [child for child in axes.texts if isinstance(child, Annotation)]:
+    labels = [child for child in axes.texts if isinstance(child, Annotation)]
+    half = POINT / 2 * figure.dpi / 72
+    points = [axes.transData.transform(label.xy) for label in labels]
+    taken: list[BboxBase] = [Bbox.from_extents(*(point - half), *(point + half)) for point in points]
+    for label in labels:
         for across, up, aside, above in places(first):
             label.set_position((across, up))
             label.set(ha=aside, va=above)

@@ -11,6 +11,7 @@ from IPython.display import HTML
 from inference_lib.measure.plan import BASELINE
 from inference_lib.measure.roofline import bounds, published_ceilings, work_of
 from inference_lib.records.record import Record
+from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select
 from inference_lib.report import plots
@@ -21,9 +22,6 @@ from inference_lib.seam import MODELS, PRECISIONS
 
 SHOWN = "resnet18"
 """The network of the figure."""
-
-WIDTH = 5.4
-"""Inches: on a phone the figure is shrunk to the width of the screen, and its text must stay large enough to read."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,7 @@ def opening(records: Sequence[Record], ceilings: Path | None = None) -> Opening 
     Of a GPU where there is one, with the bound where its ceilings are in the folder ``ceilings`` (by default, the
     published ones). Rows in eight bits are left out: they are another trade.
     """
-    first = min((record.run for record in records), default="")
-    timed = [record for record in select(records, run=first, batch_size=1) if record.latency]
+    timed = [record for record in select(records, run=runs_of(records)[:1], batch_size=1) if record.latency]
     exact = [record for record in timed if not PRECISIONS[record.precision].calibrated]
     measured = select(exact, device="cuda") or exact
     model = next((name for name in (SHOWN, *MODELS) if select(measured, model=name)), None)
@@ -114,7 +111,7 @@ def svg(found: Opening) -> str:
 def png(found: Opening) -> bytes:
     """Return the figure as a picture for places that show nothing else, black on white, about 1,200 pixels wide."""
     buffer = io.BytesIO()
-    _drawn(found).savefig(buffer, format="png", dpi=1200 / WIDTH, facecolor="white")
+    _drawn(found).savefig(buffer, format="png", dpi=1200 / plots.WIDTH, facecolor="white")
     return buffer.getvalue()
 
 
@@ -127,7 +124,7 @@ def _drawn(found: Opening) -> plots.Figure:
         names.append(found.bound_label)
         medians.append(Interval(found.bound_ms))
         colors.append(plots.INK)
-    drawn, (axes,) = plots.new_figure(WIDTH, height=0.31 * len(names) + 0.7)
+    drawn, (axes,) = plots.new_figure(height=0.31 * len(names) + 0.7)
     bars = axes.barh(
         range(len(names)),
         [m.value for m in medians],

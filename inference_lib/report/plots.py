@@ -1,7 +1,8 @@
 """Figures from records, drawn once for light and dark pages.
 
 A figure is an inline SVG: its ink is the page's text colour, its background the page's own, its text is text. Each
-carries a description for readers who do not see it, and a caption that names the machine.
+carries a description for readers who do not see it, and a caption that names the machine. It is drawn for a phone: a
+wide screen shows it in its own size, a narrow one shrinks the whole, and the smallest text can still be read.
 """
 
 import html
@@ -9,7 +10,9 @@ import io
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -31,6 +34,12 @@ from inference_lib.seam import PRECISIONS
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 
+WIDTH = 5.4
+"""Inches. A phone shows a figure so wide at 0.92 pixels a point."""
+
+SMALL = 9.0
+"""Points: the smallest text in a figure of that width. On a phone it is 8 pixels high."""
+
 # The style of the whole book; set for the process, so that whatever a chapter adds to a figure has it too.
 mpl.rcParams.update(
     {
@@ -48,7 +57,7 @@ mpl.rcParams.update(
         "xtick.color": INK,
         "ytick.color": INK,
         "legend.frameon": False,
-        "legend.fontsize": "small",
+        "legend.fontsize": SMALL,
         "font.family": "sans-serif",
         "font.size": 10,
         "lines.linewidth": 1.8,
@@ -57,13 +66,19 @@ mpl.rcParams.update(
 )
 
 
-LEGEND_LINE = 0.2
-"""The height of a legend's line, inches."""
+LINE = 0.2
+"""The height of a line of a legend or of a box, inches."""
+
+FLOW_GAP = 0.3
+"""Between a row of boxes and the next, inches."""
+
+UNIT_WIDTH = 51
+"""The unit of a scale is broken where it is longer, characters; where several panels share the width, sooner."""
 
 PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
 
 
-def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float = WIDTH, height: float = 3.6, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a figure (inches) and its axes in the book's style."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -71,7 +86,9 @@ def new_figure(width: float = 7.2, height: float = 3.6, columns: int = 1, rows: 
 
 
 def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
-    """Return ``figure`` as inline SVG with its description and caption; no text in it covers another."""
+    """Return ``figure`` as inline SVG with its description and caption; no text covers another or is too small."""
+    for text in figure.findobj(Text):
+        text.set_fontsize(max(text.get_fontsize(), SMALL * figure.get_figwidth() / WIDTH))
     for axes in figure.axes:
         for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
             if isinstance(axis.get_major_formatter(), LogFormatter):
@@ -170,7 +187,7 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
             label=label(line[0]),
         )
         for record, point in zip(line, points, strict=True):
-            axes.annotate(str(record.batch_size), point, (4, -9), textcoords="offset points", fontsize="x-small")
+            axes.annotate(str(record.batch_size), point, (4, -9), textcoords="offset points", fontsize=SMALL)
     axes.set(
         xscale="log", yscale="log", xlabel="end-to-end latency of a batch, ms", ylabel="images per second, end to end"
     )
@@ -220,19 +237,28 @@ def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
 
 
 def _rows(axes: Axes, names: Sequence[str], unit: str) -> None:
-    """Name what lies in horizontal rows, the first on top, and the unit of their scale."""
+    """Name what lies in horizontal rows, the first on top, and the unit of their scale, broken where it is long."""
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel=unit)
+    place = axes.get_subplotspec()
+    axes.set(xlabel=textwrap.fill(unit, UNIT_WIDTH // (place.get_gridspec().ncols if place else 1)))
 
 
 def _legend_above(axes: Axes, columns: int = 2) -> None:
-    """Put the legend over the axes, where it covers no data, and make the figure so much taller."""
-    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+    """Put the legend over the axes, in as many of ``columns`` as there is room for, and make the figure so much taller.
+
+    There, it covers no data.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * math.ceil(len(legend.get_texts()) / columns))
+    lines = axes.get_legend_handles_labels()
+    for across in range(columns, 0, -1):
+        legend = figure.legend(*lines, loc="outside upper left", ncols=across, columnspacing=1, borderaxespad=0)
+        if across == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + LINE * math.ceil(len(legend.get_texts()) / across))
 
 
 def plain_ticks(axes: Axes, *names: str) -> None:
@@ -247,22 +273,28 @@ def plain_ticks(axes: Axes, *names: str) -> None:
 
 
 def flow(stages: Sequence[Sequence[str]], axes: Axes) -> None:
-    """Draw boxes from left to right, a column a stage, an arrow from each box to every box of the next stage."""
-    box = {"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": INK}
+    """Draw boxes from the top down, a row a stage, an arrow from each box to every box of the next stage.
+
+    The figure becomes as tall as they need.
+    """
+    box = {"boxstyle": "round,pad=0.4", "facecolor": "none", "edgecolor": INK}
     before: list[Text] = []
-    for column, stage in enumerate(stages):
-        now = [
-            axes.text(column, (len(stage) - 1) / 2 - row, text, ha="center", va="center", fontsize="small", bbox=box)
-            for row, text in enumerate(stage)
-        ]
+    depth = 0.0
+    for stage in stages:
+        height = LINE * (1 + max(text.count("\n") for text in stage))
+        places = [((number + 0.5) / len(stage), depth + height / 2) for number in range(len(stage))]
+        style: dict[str, Any] = {"fontsize": SMALL, "ha": "center", "va": "center", "bbox": box}
+        now = [axes.text(*place, text, **style) for place, text in zip(places, stage, strict=True)]
         for start, end in itertools.product(before, now):
             patches = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
-            arrow = {"arrowstyle": "->", "color": INK, "shrinkA": 3, "shrinkB": 3}
+            arrow = {"arrowstyle": "->", "color": INK, "shrinkA": 2, "shrinkB": 2}
             axes.annotate("", end.get_position(), start.get_position(), arrowprops=arrow | patches)
-        before = now
-    tallest = max(map(len, stages))
-    axes.set(xlim=(-0.5, len(stages) - 0.5), ylim=(-tallest / 2, tallest / 2))
+        before, depth = now, depth + height + FLOW_GAP
+    axes.set(xlim=(0, 1), ylim=(depth - FLOW_GAP, 0))
     axes.set_axis_off()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(depth - FLOW_GAP / 2)
 
 
 def timeline(rows: dict[str, list[tuple[float, float]]], colors: Sequence[str], axes: Axes) -> None:
@@ -302,7 +334,7 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
         roof = np.minimum(ceilings.flops[precision], intensity * ceilings.bandwidth) / 1e12
         axes.plot(intensity, roof, color=INK, alpha=precision_alpha(precision))
         label = f"{PRECISIONS[precision].title} {roof[-1]:,.{0 if roof[-1] >= 100 else 2}f} TFLOP/s"
-        axes.annotate(label, (high, roof[-1]), (6, 0), textcoords="offset points", va="center", fontsize="small")
+        axes.annotate(label, (high, roof[-1]), (6, 0), textcoords="offset points", va="center", fontsize=SMALL)
     for point in points.to_dict("records"):
         style, place = style_of(point["backend"]), (point["FLOP/byte"], point["FLOP/s"] / 1e12)
         alpha = precision_alpha(point["precision"])
@@ -310,7 +342,7 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
     alike = points.groupby(["model", "batch", "FLOP/byte"], sort=False)["FLOP/s"]
     for point in points.loc[alike.idxmax()].to_dict("records"):
         label, place = f"{point['model']}, {point['batch']}", (point["FLOP/byte"], point["FLOP/s"] / 1e12)
-        axes.annotate(label, place, (6, -3), textcoords="offset points", fontsize="x-small")
+        axes.annotate(label, place, (6, -3), textcoords="offset points", fontsize=SMALL)
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOP per byte, nothing fused", ylabel="TFLOP/s")
     plain_ticks(axes, "x", "y")
 
@@ -325,6 +357,6 @@ def show_bars(values: Mapping[str, float], color: str, unit: str, alt: str, capt
 def bars(labels: Sequence[str], values: Sequence[float], color: str, unit: str, axes: Axes) -> None:
     """Draw one horizontal bar a label, its value beside it."""
     drawn = axes.barh(range(len(labels)), values, color=color, height=0.6)
-    axes.bar_label(drawn, fmt="{:,.4g}", padding=3, fontsize="small", color=INK)
+    axes.bar_label(drawn, fmt="{:,.4g}", padding=3, fontsize=SMALL, color=INK)
     axes.margins(x=0.15)
     _rows(axes, labels, unit)

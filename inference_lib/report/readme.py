@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from inference_lib.records.record import Record
+from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import select, select_all
 from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
 from inference_lib.report.opening import opening, svg
 from inference_lib.report.plots import provenance
-from inference_lib.report.tables import ends, markdown_table, replicated, replication_counts
+from inference_lib.report.tables import ends, replicated, replication_counts, text_table
 from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS
 from inference_lib.support.files import write_atomically
@@ -34,18 +35,17 @@ TWO_RUNS = (
 
 def results(records: Sequence[Record]) -> str:
     """Return the README's results: a small table a model, what the grid lacks, and how its claims held."""
-    first = min((record.run for record in records), default="")
-    gpu = [r for r in records if r.device == "cuda" and r.run == first]
+    gpu = select_all(records, device="cuda", run=runs_of(records)[:1])
     measured = select(gpu)
     if not measured:
         return "Nothing published yet."
     models = dict.fromkeys(record.model for record in measured)
-    best = [f"**{model}**\n\n{markdown_table(best_rows(measured, model))}" for model in models]
+    best = [f"**{model}**\n\n{text_table(best_rows(measured, model), 'pipe')}" for model in models]
     parts = [provenance(measured), *best, *absent(gpu)]
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
-    return "\n\n".join([*parts, TWO_RUNS, markdown_table(replication_counts(held))])
+    return "\n\n".join([*parts, TWO_RUNS, text_table(replication_counts(held), "pipe")])
 
 
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Show a reader the library's real source, never a copy of it that can age."""
 
-import importlib
 import inspect
+import pkgutil
 import textwrap
 from typing import Any
 
@@ -14,7 +14,5 @@ def show_source(thing: Any, name: str = "") -> None:
     It is displayed, not returned, so that one cell can show several.
     """
     if isinstance(thing, str):
-        thing = importlib.import_module(thing)
-        for part in name.split("."):
-            thing = getattr(thing, part)
+        thing = pkgutil.resolve_name(f"{thing}:{name}")
     display(Markdown(f"```python\n{textwrap.dedent(inspect.getsource(thing)).rstrip()}\n```"))

@@ -14,6 +14,7 @@ from pandas.io.formats.style import Styler
 from inference_lib.records.pairs import pairs
 from inference_lib.records.record import Record
 from inference_lib.records.replication import replication
+from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select
 from inference_lib.report.choose import quickest
@@ -295,16 +296,15 @@ def show_table(
     Columns may have two levels; formats go by the lower one.
     """
     lowest = {name: str(name[-1] if isinstance(name, tuple) else name) for name in table.columns}
-    by_unit = {last: form for last in lowest.values() if (form := _form_of_unit(last))}
-    wanted = SCOREBOARD_FORMATS | by_unit | (formats or {})  # what a caller asks for comes last
-    known = {name: wanted[last] for name, last in lowest.items() if last in wanted}
+    wanted = {LARGEST: _form(LARGEST)} | {last: _form(last) for last in lowest.values()} | (formats or {})
+    known = {name: wanted[last] for name, last in lowest.items() if wanted[last]}
     numbers = [n for n, last in lowest.items() if last == INTERVAL or pd.api.types.is_numeric_dtype(table[n])]
     styled = (
         Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
-        .format(known, na_rep=MISSING)
+        .format(known, na_rep=MISSING, escape="html")
         .format(wanted[LARGEST], na_rep=NOT_A_NUMBER, subset=[n for n, last in lowest.items() if last == LARGEST])
         .hide(axis="index")
-        .set_caption(caption)
+        .set_caption(html.escape(caption, quote=False))
         .set_td_classes(pd.DataFrame("number", index=table.index, columns=table.columns)[numbers])
         .set_table_attributes('class="measured"')
     )
@@ -324,31 +324,20 @@ def show_scoreboard(records: Sequence[Record], model: str, caption: str) -> HTML
     return show_table(table, caption, notes=notes)
 
 
-def _form_of_unit(name: str) -> str | None:
-    """Return the number format of a column whose name ends in a unit: ``load, s``."""
-    return next((form for unit, form in UNIT_FORMATS.items() if name.endswith(unit)), None)
+def _form(name: str) -> str | None:
+    """Return the number format of a column by its name, or by the unit at the name's end: ``load, s``."""
+    by_unit = next((form for unit, form in UNIT_FORMATS.items() if name.endswith(unit)), None)
+    return SCOREBOARD_FORMATS.get(name, by_unit)
 
 
-def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """Return ``table`` as text, with the scoreboard's number formats and a dash for what is missing."""
-    shown = table.astype(object)
+def text_table(table: pd.DataFrame, form: str = "simple") -> str:
+    """Return ``table`` for a terminal, or in Markdown (``pipe``): a gap is a dash, numbers are right-aligned."""
+    shown, numbers = table.astype(object), [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
     for name in table.columns:
-        text = SCOREBOARD_FORMATS.get(name) or _form_of_unit(str(name)) or "{}"
+        text = _form(str(name)) or "{}"
         shown[name] = [MISSING if pd.isna(value) else text.format(value) for value in table[name]]
-    return shown
-
-
-def markdown_table(table: pd.DataFrame) -> str:
-    """Return ``table`` as a Markdown table, numbers right-aligned."""
-    numbers = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
-    return formatted(table).to_markdown(
-        index=False, disable_numparse=True, colalign=["right" if n else "left" for n in numbers]
-    )
-
-
-def text_table(table: pd.DataFrame) -> str:
-    """Return ``table`` for a terminal, with the scoreboard's number formats."""
-    return formatted(table).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
+    sides = ["right" if number else "left" for number in numbers]
+    return shown.to_markdown(index=False, tablefmt=form, disable_numparse=True, colalign=sides)
 
 
 def in_format(records: Sequence[Record], kind: str) -> str:
@@ -357,24 +346,25 @@ def in_format(records: Sequence[Record], kind: str) -> str:
         return flat_table(records).to_csv(index=False).rstrip("\n")
     if kind == "json":
         return flat_table(records).to_json(orient="records", indent=1)
-    title, table = ("**{}**\n\n{}", markdown_table) if kind == "markdown" else ("{}\n{}", text_table)
-    return "\n\n".join(title.format(name, table(found)) for name, found in _scoreboards(records))
+    title, form = ("**{}**\n\n{}", "pipe") if kind == "markdown" else ("{}\n{}", "simple")
+    return "\n\n".join(title.format(name, text_table(found, form)) for name, found in _scoreboards(records))
 
 
 def _scoreboards(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield a title and a table for each machine, run, model and batch size that has records."""
-    shelves: dict[tuple[str, str], list[Record]] = {}
+    """Yield a title and a table for each machine, profile, run, model and batch size that has records."""
+    shelves: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        shelves.setdefault((record.machine.name(record.device), record.run), []).append(record)
-    for (machine, run), mine in shelves.items():
+        shelves.setdefault((record.machine.name(record.device), record.profile, record.run), []).append(record)
+    for (machine, profile, run), mine in shelves.items():
         for model, batch_size in sorted({(r.model, r.batch_size) for r in mine}):
-            yield f"{model}, batch {batch_size}, {machine}, run {run}", scoreboard(mine, model, batch_size)
+            title = f"{model}, batch {batch_size}, {machine}, {profile} profile, run {run}"
+            yield title, scoreboard(mine, model, batch_size)
 
 
 def replicated(records: Iterable[Record]) -> dict[str, dict[str, Any]] | None:
     """Return what the first two runs among ``records`` say of each other's claims; None where there is one run."""
     measured = [record for record in records if record.ok]
-    runs = sorted({record.run for record in measured})
+    runs = runs_of(measured)
     return replication(*(select(measured, run=run) for run in runs[:2])) if len(runs) > 1 else None
 
 
@@ -391,9 +381,6 @@ def text_replication(found: dict[str, dict[str, Any]]) -> str:
     """Return what two runs said of each other's claims, for a terminal: the counts, then the worst pairs."""
     parts = [text_table(replication_counts(found))]
     for kind, row in found.items():
-        worst = pd.DataFrame(row["worst"])
-        if len(worst):
-            parts.append(
-                f"furthest apart, {kind.replace('_', ' ')}\n{worst.to_markdown(index=False, tablefmt='simple')}"
-            )
+        if row["worst"]:
+            parts.append(f"furthest apart, {kind.replace('_', ' ')}\n{text_table(pd.DataFrame(row['worst']))}")
     return "\n\n".join(parts)

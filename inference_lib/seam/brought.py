@@ -141,9 +141,7 @@ def _of_module(
     class_names: tuple[str, ...] = (),
 ) -> Model:
     module = _module(make, title, shape)
-    figures, class_names = figures or _figures(module, shape, title), class_names or _class_names(module)
-    outputs = _outputs(module, title, shape)
-    weights = state_hash(module)
+    outputs, weights = _outputs(module, title, shape), state_hash(module)
     identity = sha256_of([weights.encode(), shown(shape).encode(), *_sources(module)])
     return Model(
         _name(label or title, identity),
@@ -154,8 +152,8 @@ def _of_module(
         create=partial(_module, make, title),
         hashed=partial(str, identity),
         dataset=RANDOM,
-        class_names=class_names,
-        prepare=_prepare(figures),
+        class_names=class_names or tuple(getattr(module, "class_names", ())),
+        prepare=_prepare(figures or _figures(module, shape, title)),
     )
 
 
@@ -174,10 +172,6 @@ def _figures(module: nn.Module, shape: tuple[int, ...], title: str) -> Preproces
         raise CourseError(
             f"{title}: its preprocessing may have mean, std and margin: {cause_line(str(error))}"
         ) from error
-
-
-def _class_names(module: nn.Module) -> tuple[str, ...]:
-    return tuple(getattr(module, "class_names", ()))
 
 
 def _name(label: str, identity: str) -> str:

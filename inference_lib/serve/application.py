@@ -9,6 +9,7 @@ import io
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from inference_lib.serve.classifier import PICTURE
 from inference_lib.serve.request import ClosedError, OverloadedError, TimedOutError
@@ -27,6 +27,7 @@ MOST_PIXELS = 4096 * 4096
 """A picture may be small as a file and huge in memory; this one would be 16 MB, in grey."""
 
 RETRY_AFTER_S = 1
+RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 PICTURE_BYTES = PICTURE[0] * PICTURE[1]
 LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
@@ -36,8 +37,8 @@ class Prediction:
     """What an engine answers for one picture."""
 
     logits: np.ndarray
-    batch: int = 0
-    """Pictures that were computed together; 0 where the engine does not tell."""
+    batch: int
+    """Pictures that were computed together."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Limits:
     """How long an engine may take for one."""
 
 
-class Application:
-    """An ASGI application (https://asgi.readthedocs.io) in front of an engine.
+class Application(Starlette):
+    """An ASGI application (https://www.starlette.io) in front of an engine.
 
     Routes: POST /classify (a JPEG or PNG file), POST /classify-raw (784 bytes), GET /health (the process lives),
     /ready (every batch size is warm), /metrics (Prometheus' text format).
@@ -63,24 +64,23 @@ class Application:
         predict: Callable[[np.ndarray], Awaitable[Prediction]],
         ready: Callable[[], Awaitable[bool]],
         class_names: tuple[str, ...],
-        limits: Limits | None = None,
+        limits: Limits,
     ) -> None:
         """Put the routes before an engine: ``predict`` takes a picture (uint8, 28 x 28)."""
-        self._predict, self._ready, self._names = predict, ready, class_names
-        self._limits = limits or Limits()
+        self._predict, self._ready, self._names, self._limits = predict, ready, class_names, limits
         self._under_way = 0
         self._count()
-        self._routes = Starlette(
+        super().__init__(
             routes=[
-                Route("/classify", self._classify, methods=["POST"]),
-                Route("/classify-raw", self._classify_raw, methods=["POST"]),
+                Route("/classify", partial(self._answer, read=decode_aside), methods=["POST"]),
+                Route("/classify-raw", partial(self._answer, read=raw), methods=["POST"]),
                 Route("/health", self._health),
                 Route("/ready", self._is_ready),
                 Route("/metrics", self._metrics),
             ],
             exception_handlers={HTTPException: _one_line, Exception: _one_line},
         )
-        self._routes.router.redirect_slashes = False
+        self.router.redirect_slashes = False
 
     def _count(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -89,17 +89,6 @@ class Application:
         batches = [2**power for power in range(11)]
         self._batch = Histogram("batch_size", "Pictures computed together", registry=registry, buckets=batches)
         Gauge("under_way", "Requests being answered", registry=registry).set_function(lambda: self._under_way)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as ASGI wants it."""
-        await self._routes(scope, receive, send)
-
-    async def _classify(self, request: Request) -> Response:
-        # a large file would hold up everybody else
-        return await self._answer(request, lambda body: asyncio.to_thread(decode, body))
-
-    async def _classify_raw(self, request: Request) -> Response:
-        return await self._answer(request, raw)
 
     async def _answer(self, request: Request, read: Callable[[bytes], Awaitable[np.ndarray]]) -> Response:
         start, status = time.perf_counter(), 500
@@ -123,21 +112,16 @@ class Application:
             self._seconds.observe(time.perf_counter() - start)
 
     async def _body(self, request: Request) -> bytes:
-        """Return the body; a caller who is slow to send it is told so."""
+        """Return the body, unless it is too slow or, whatever its header said, longer than it may be."""
+        most, body = self._limits.body_bytes, bytearray()
         try:
-            return await asyncio.wait_for(self._read(request), self._limits.timeout_s)
+            async with asyncio.timeout(self._limits.timeout_s):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > most:
+                        raise HTTPException(413, f"the body is longer than {most:,} bytes; send a smaller picture")
         except TimeoutError as error:
             raise HTTPException(408, f"the body did not come within {self._limits.timeout_s:g} s") from error
-
-    async def _read(self, request: Request) -> bytes:
-        """Read the body, and stop where it is longer than it may be, whatever its header said."""
-        most = self._limits.body_bytes
-        body = bytearray()
-        try:
-            async for part in request.stream():
-                body += part
-                if len(body) > most:
-                    raise HTTPException(413, f"the body is longer than {most:,} bytes; send a smaller picture")
         except ClientDisconnect as error:
             raise HTTPException(400, "the body ended early") from error
         return bytes(body)
@@ -151,9 +135,9 @@ class Application:
         except (TimeoutError, TimedOutError) as error:
             raise HTTPException(504, f"no answer within {self._limits.timeout_s:g} s; try again later") from error
         except ClosedError as error:
-            raise HTTPException(503, "the server is ending; ask another one", _retry()) from error
+            raise HTTPException(503, "the server is ending; ask another one", RETRY) from error
         except Exception as error:  # whatever an engine raises: the batch failed, or its worker died
-            raise HTTPException(503, f"the batch was lost ({type(error).__name__}); try again", _retry()) from error
+            raise HTTPException(503, f"the batch was lost ({type(error).__name__}); try again", RETRY) from error
 
     async def _health(self, _: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -161,7 +145,7 @@ class Application:
     async def _is_ready(self, _: Request) -> Response:
         if await self._ready():
             return PlainTextResponse("ready\n")
-        return PlainTextResponse("not ready: not every batch size is warm\n", 503, _retry())
+        return PlainTextResponse("not ready: not every batch size is warm\n", 503, RETRY)
 
     async def _metrics(self, _: Request) -> Response:
         return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4")
@@ -186,6 +170,11 @@ def decode(body: bytes) -> np.ndarray:
         raise HTTPException(415, "the body is neither a JPEG nor a PNG file that can be read") from error
 
 
+async def decode_aside(body: bytes) -> np.ndarray:
+    """Decode in a thread: a large file would hold up everybody else."""
+    return await asyncio.to_thread(decode, body)
+
+
 async def raw(body: bytes) -> np.ndarray:
     """Return the picture (uint8, 28 x 28) in 784 bytes; HTTPException for another number of them."""
     if len(body) != PICTURE_BYTES:
@@ -193,12 +182,8 @@ async def raw(body: bytes) -> np.ndarray:
     return np.frombuffer(body, np.uint8).reshape(PICTURE)
 
 
-def _retry() -> dict[str, str]:
-    return {"Retry-After": str(RETRY_AFTER_S)}
-
-
 def _busy(why: str) -> HTTPException:
-    return HTTPException(429, f"{why}; try again in {RETRY_AFTER_S} s", _retry())
+    return HTTPException(429, f"{why}; try again in {RETRY_AFTER_S} s", RETRY)
 
 
 async def _one_line(_: Request, error: Exception) -> Response:

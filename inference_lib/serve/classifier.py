@@ -6,11 +6,10 @@ nobody reads their logits.
 """
 
 import gc
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ import torch
 
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.measure.plan import Rival, why_not
 from inference_lib.seam import FASHION_MNIST, Runner, Workload, build
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
@@ -209,10 +209,16 @@ class Loaded:
             CourseError: the backend cannot run the workload here, or the model takes other pictures than the course's.
 
         """
-        self.title, self.workload = get_backend(backend).title, workload
-        _check(backend, workload)
-        self._backend, self._sizes, self._stack = get_backend(backend), sizes, ExitStack()
-        self._artifacts = {size: build(self._backend, _sized(workload, size), root) for size in sizes}
+        self._backend = get_backend(backend)
+        self.title = self._backend.title
+        if found := why_not(Rival(backend, workload)):
+            raise CourseError(f"{self.title} cannot run {workload}: {found[1]}")
+        if workload.model.dataset != FASHION_MNIST:
+            raise CourseError(
+                f"{workload.model} does not take the pictures of Fashion-MNIST; serve one of the course's models"
+            )
+        self._stack = ExitStack()
+        self._artifacts = {size: build(self._backend, replace(workload, batch_size=size), root) for size in sizes}
         self.runners: dict[int, Runner] = {}
 
     def __enter__(self) -> HostClassifier | DeviceClassifier:
@@ -250,27 +256,8 @@ def out_of_the_collectors_way() -> Iterator[None]:
             gc.unfreeze()
 
 
-def warm(classifier: Classifier) -> float:
-    """Infer a few batches of every size; return the seconds it took."""
-    start = time.perf_counter()
+def warm(classifier: Classifier) -> None:
+    """Infer a few batches of every size."""
     for size in classifier.sizes:
         for _ in range(WARM_UP):
             classifier.submit(np.zeros((size, *PICTURE), np.uint8))()
-    return time.perf_counter() - start
-
-
-def _sized(workload: Workload, size: int) -> Workload:
-    return Workload(workload.model, size, workload.precision, workload.device)
-
-
-def _check(backend: str, workload: Workload) -> None:
-    found = get_backend(backend)
-    available, support = found.availability(workload.device.kind), found.supports(workload)
-    if not available.usable:
-        raise CourseError(f"{found.title} cannot be used here: {available.reason}; {available.remedy}")
-    if not support.ok:
-        raise CourseError(f"{found.title} cannot run {workload}: {support.reason}")
-    if workload.model.dataset != FASHION_MNIST:
-        raise CourseError(
-            f"{workload.model} does not take the pictures of Fashion-MNIST; serve one of the course's models"
-        )

@@ -4,8 +4,9 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
+import aiohttp
 import numpy as np
 
 from inference_lib.support.errors import CourseError
@@ -31,34 +32,20 @@ class Client:
     """Pictures as raw bytes to one server, over connections that are kept open, from one thread with an event loop."""
 
     def __init__(self, url: str) -> None:
-        """Start the thread.
-
-        Raises:
-            CourseError: the package aiohttp is missing.
-
-        """
-        try:
-            import aiohttp
-        except ImportError as error:
-            raise CourseError(f"the HTTP client is not installed ({error}); pip install aiohttp") from error
-        self._aiohttp, self._url = aiohttp, f"{url.rstrip('/')}/classify-raw"
+        """Start the thread."""
+        self._url = f"{url.rstrip('/')}/classify-raw"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._session: Any = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(ANSWER_S)
+        self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(ANSWER_S)
 
-    async def _open(self) -> Any:
-        limits = self._aiohttp.ClientTimeout(total=ANSWER_S)
-        connector = self._aiohttp.TCPConnector(limit=CONNECTIONS)
-        return self._aiohttp.ClientSession(connector=connector, timeout=limits)
+    async def _open(self) -> aiohttp.ClientSession:
+        limits, connector = aiohttp.ClientTimeout(total=ANSWER_S), aiohttp.TCPConnector(limit=CONNECTIONS)
+        return aiohttp.ClientSession(connector=connector, timeout=limits)
 
     def submit(self, picture: np.ndarray, done: Callable[[Reply], object]) -> None:
         """Send a picture (uint8, 28 x 28) and return; ``done`` gets the reply, in the client's thread."""
-        self.post(picture.tobytes(), done)
-
-    def post(self, body: bytes, done: Callable[[Reply], object]) -> None:
-        """Send any bytes and return."""
-        asyncio.run_coroutine_threadsafe(self._post(body, done), self._loop)
+        asyncio.run_coroutine_threadsafe(self._post(picture.tobytes(), done), self._loop)
 
     async def _post(self, body: bytes, done: Callable[[Reply], object]) -> None:
         try:

@@ -8,7 +8,6 @@ import asyncio
 import queue
 import time
 import uuid
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -77,21 +76,17 @@ class ClassifierAPI(ls.LitAPI):
         self._stack = ExitStack()
         self._classifier = self._stack.enter_context(self._settings.loaded(int(index or 0)))
 
-    def batch(self, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Return the pictures as they are; they are gathered where the model wants them."""
-        return inputs
-
     def predict(self, x: Any) -> Any:
-        """Return logits and batch size: of a list of pictures, or of one where the largest batch is 1.
+        """Return logits and batch size: of pictures that LitServe stacked, or of one where the largest batch is 1.
 
         LitServe calls this otherwise once batching is on (Lightning-AI/LitServe#412).
         """
         if self.max_batch_size == 1:
-            return self._infer([x])[0]
+            return self._infer(x[None])[0]
         return self._infer(x)
 
-    def _infer(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
-        return [(row, len(pictures)) for row in self._classifier.submit(np.stack(pictures))()]
+    def _infer(self, pictures: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        return [(row, len(pictures)) for row in self._classifier.submit(pictures)()]
 
 
 class Server(ls.LitServer):
@@ -110,7 +105,8 @@ class Server(ls.LitServer):
             disable_openapi_url=True,
         )
         self.monitor_internal = WATCH_S
-        self.application = Application(self._predict, self._all_ready, settings.class_names, settings.limits)
+        names = settings.workload.model.class_names
+        self.application = Application(self._predict, self._all_ready, names, settings.limits)
         self.app.router.routes[:] = [Mount("/", self.application)]
         self._watching: asyncio.Task[None] | None = None
 

@@ -11,12 +11,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import mlperf_loadgen as loadgen
 import numpy as np
 
 from inference_lib.serve.classifier import out_of_the_collectors_way
@@ -30,6 +32,9 @@ SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
 
 LIMIT_S = 60.0
 """How long a run may go on beyond three times its least duration: LoadGen then stops sending."""
+
+ANSWER_S = 60.0
+"""How long LoadGen may hear of no request before the run is given up: by itself, it would wait for ever."""
 
 QUANTILES = {"p50": "50.00", "p90": "90.00", "p99": "99.00", "p99.9": "99.90"}
 
@@ -51,8 +56,8 @@ class Answered(Protocol):
 class Target(Protocol):
     """What is put under load."""
 
-    def submit(self, picture: np.ndarray, done: Callable[[Any], object]) -> None:
-        """Send a picture (uint8, 28 x 28) and return; ``done`` gets an ``Answered``. May raise why it is refused."""
+    def submit(self, picture: np.ndarray, done: Callable[[Answered], object]) -> None:
+        """Send a picture (uint8, 28 x 28) and return; ``done`` gets what became of it. May raise why it is refused."""
         ...
 
 
@@ -71,8 +76,6 @@ class Run:
     """p50, p90, p99 and p99.9, from the scheduled time to the answer, refused requests included."""
     errors: Counter[str] = field(default_factory=Counter)
     """Requests without an answer, by the kind of error."""
-    summary: str = field(default="", repr=False)
-    """All that LoadGen said."""
     batches: Counter[int] = field(default_factory=Counter)
     """How many batches of each size were computed; empty where the target does not tell."""
     longest_queue: int = 0
@@ -105,26 +108,31 @@ def run_loadgen(
         seed: of the times and the choice of pictures.
 
     Raises:
-        CourseError: an unknown scenario, or a package that is missing.
+        CourseError: an unknown scenario, or requests that nobody answers.
 
     """
     if scenario not in SCENARIOS:
         raise unknown_name("scenario", scenario, SCENARIOS)
-    loadgen = import_loadgen()
     if isinstance(target, BatchQueue):
-        load: _OneByOne = _ToQueue(target, pictures, loadgen, patient=scenario == "offline")
+        load: _OneByOne = _ToQueue(target, pictures, patient=scenario == "offline")
     else:
-        load = _OneByOne(target, pictures, loadgen)
-    settings = _settings(loadgen, scenario, seconds, rate, limit_ms, seed)
+        load = _OneByOne(target, pictures)
+    settings = _settings(scenario, seconds, rate, limit_ms, seed)
     with tempfile.TemporaryDirectory() as folder:
         system = loadgen.ConstructFastSUT(load.issue, lambda: None)
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
         try:
-            with out_of_the_collectors_way(), ticking(seconds, f"load, s ({scenario.replace('_', ' ')})"):
-                loadgen.StartTestWithLogSettings(system, library, settings, _quiet(loadgen, folder))
+            shown = ticking(seconds, f"load, s ({scenario.replace('_', ' ')})")
+            with out_of_the_collectors_way(), shown, load.watched():
+                loadgen.StartTestWithLogSettings(system, library, settings, _quiet(folder))
         finally:
             loadgen.DestroyQSL(library)
             loadgen.DestroyFastSUT(system)
+        if load.given_up:
+            raise CourseError(
+                f"{load.given_up} requests got no answer, and there was none at all for {ANSWER_S:g} s; "
+                "try one picture by itself: where that hangs, too, it is the model or its framework"
+            )
         summary = Path(folder, "mlperf_log_summary.txt").read_text()
     run = read_summary(summary, scenario, rate if scenario == "server" else None, load.errors)
     run.batches, run.longest_queue = load.batches(), load.longest
@@ -132,31 +140,76 @@ def run_loadgen(
 
 
 class _OneByOne:
-    """Sends each request by itself: over HTTP, there is no other way."""
+    """Sends each request by itself: over HTTP, there is no other way.
+
+    LoadGen waits until it has heard of every request that it sent, so it is told of all: answered, refused, or given up
+    because nobody answers any more. What is answered later than that is not told again.
+    """
 
     longest = 0
 
-    def __init__(self, target: Target, pictures: Sequence[np.ndarray], loadgen: Any) -> None:
+    def __init__(self, target: Target, pictures: Sequence[np.ndarray]) -> None:
         self.errors: Counter[str] = Counter()
+        self.given_up = 0
+        """Requests without an answer when the run was given up; 0 where it was not."""
         self._lock = threading.Lock()
-        self._target, self._pictures, self._loadgen = target, pictures, loadgen
+        self._target, self._pictures = target, pictures
+        self._under_way, self._news = set[int](), time.monotonic()
 
     def issue(self, samples: list[int], indices: list[int]) -> None:
+        """Send requests for LoadGen, or tell it at once that nobody will answer."""
+        with self._lock:
+            self._news = time.monotonic()
+            self._under_way.update(() if self.given_up else samples)
+        if self.given_up:
+            self._tell(samples)
+        else:
+            self._send(samples, indices)
+
+    def _send(self, samples: list[int], indices: list[int]) -> None:
         for sample, index in zip(samples, indices, strict=True):
             try:
                 self._target.submit(self._pictures[index], partial(self._answered, sample))
-            except Exception as error:  # LoadGen waits for every request that it sent
+            except Exception as error:  # a refusal is an answer
                 self.complete([sample], error)
 
     def _answered(self, sample: int, answered: Answered) -> None:
         self.complete([sample], answered.error)
 
     def complete(self, samples: Sequence[int], error: Exception | None) -> None:
-        if error is not None:
-            with self._lock:
+        with self._lock:
+            if self.given_up:
+                return
+            self._news = time.monotonic()
+            self._under_way.difference_update(samples)
+            if error is not None:
                 self.errors[type(error).__name__] += len(samples)
-        response = self._loadgen.QuerySampleResponse
-        self._loadgen.QuerySamplesComplete([response(sample, 0, 0) for sample in samples])
+        self._tell(samples)
+
+    def _tell(self, samples: Iterable[int]) -> None:
+        loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample, 0, 0) for sample in samples])
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Give the run up when nothing is heard of the requests under way for ``ANSWER_S`` seconds."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(ANSWER_S / 20):
+                with self._lock:
+                    silent = self._under_way and time.monotonic() - self._news > ANSWER_S
+                    self.given_up = len(self._under_way) if silent else 0
+                if silent:
+                    self._tell(self._under_way)
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
 
     def batches(self) -> Counter[int]:
         """Return how many batches of each size were computed: a server does not tell."""
@@ -169,18 +222,20 @@ class _ToQueue(_OneByOne):
     An object, a lock and a call for each request would take longer than a fast model does.
     """
 
-    def __init__(self, queue: BatchQueue, pictures: Sequence[np.ndarray], loadgen: Any, patient: bool) -> None:
-        super().__init__(queue, pictures, loadgen)
+    def __init__(self, queue: BatchQueue, pictures: Sequence[np.ndarray], patient: bool) -> None:
+        super().__init__(queue, pictures)
         self._queue, self._pool, self._before = queue, np.asarray(pictures), Counter(queue.batches)
         self._room = max(1, queue.limit // 2) if patient else 0
 
-    def issue(self, samples: list[int], indices: list[int]) -> None:
+    def _send(self, samples: list[int], indices: list[int]) -> None:
         self.longest = max(self.longest, self._queue.length)
         step = self._room or len(samples)
         for start in range(0, len(samples), step):
             part = slice(start, start + step)
-            while self._queue.length > self._queue.limit - self._room:  # offline, there is all the time in the world
-                time.sleep(RETRY_S)
+            while self._queue.length > self._queue.limit - self._room and not self.given_up:
+                time.sleep(RETRY_S)  # offline, there is all the time in the world
+            if self.given_up:
+                return
             try:
                 self._queue.submit_many(self._pool[indices[part]], samples[part], self._done)
             except Exception as error:  # the queue has ended, or does not take such pictures
@@ -193,16 +248,7 @@ class _ToQueue(_OneByOne):
         return Counter(self._queue.batches) - self._before
 
 
-def import_loadgen() -> Any:
-    """Return the module ``mlperf_loadgen``; CourseError says how to get it."""
-    try:
-        import mlperf_loadgen
-    except ImportError as error:
-        raise CourseError(f"MLPerf LoadGen is not installed ({error}); pip install mlcommons-loadgen") from error
-    return mlperf_loadgen
-
-
-def _settings(loadgen: Any, scenario: str, seconds: float, rate: float, limit_ms: float, seed: int) -> Any:
+def _settings(scenario: str, seconds: float, rate: float, limit_ms: float, seed: int) -> Any:
     settings = loadgen.TestSettings()
     settings.scenario = getattr(loadgen.TestScenario, NAMES[scenario])
     settings.mode = loadgen.TestMode.PerformanceOnly
@@ -217,7 +263,7 @@ def _settings(loadgen: Any, scenario: str, seconds: float, rate: float, limit_ms
     return settings
 
 
-def _quiet(loadgen: Any, folder: str) -> Any:
+def _quiet(folder: str) -> Any:
     output = loadgen.LogOutputSettings()
     output.outdir, output.copy_summary_to_stdout = folder, False
     settings = loadgen.LogSettings()
@@ -251,7 +297,6 @@ def read_summary(summary: str, scenario: str, rate: float | None, errors: Counte
         float(per_s) if scenario != "multi_stream" else each * 1e9 / float(lines["Mean latency (ns)"]),
         {name: float(lines[f"{percent} percentile latency (ns)"]) / 1e6 for name, percent in QUANTILES.items()},
         errors,
-        summary,
     )
 
 

@@ -20,7 +20,7 @@ GRACE_S = 20
 """How long the end of the server waits for answers."""
 
 
-def application(queue: BatchQueue, class_names: tuple[str, ...], limits: Limits | None = None) -> Application:
+def application(queue: BatchQueue, class_names: tuple[str, ...], limits: Limits) -> Application:
     """Return the application in front of ``queue``."""
 
     async def predict(picture: np.ndarray) -> Prediction:
@@ -55,7 +55,7 @@ def serve(settings: Settings) -> None:
             classifiers = [stack.enter_context(closing(settings.remote(n))) for n in range(settings.replicas)]
         queue = stack.enter_context(settings.queue(classifiers, remake))
         uvicorn.run(
-            application(queue, settings.class_names, settings.limits),
+            application(queue, settings.workload.model.class_names, settings.limits),
             host=settings.host,
             port=settings.port,
             log_level="warning",

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,13 +18,6 @@ from inference_lib.support.progress import ticking
 
 DRAINED_S = 60.0
 """How long the last answers are waited for."""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A request that was not even taken."""
-
-    error: Exception
 
 
 @dataclass(frozen=True)
@@ -103,18 +95,17 @@ class _Load:
         with self._changed:
             self._open += 1
 
-        def done(answered: Any) -> None:
-            error = type(answered.error).__name__ if answered.error else ""
+        def note(error: Exception | None) -> None:
             with self._changed:
-                self.requests.append(Sent(due, sent, self.now(), error))
+                self.requests.append(Sent(due, sent, self.now(), type(error).__name__ if error else ""))
                 self._open -= 1
                 self._changed.notify()
             then()
 
         try:
-            target.submit(picture, done)
+            target.submit(picture, lambda answered: note(answered.error))
         except Exception as error:  # a refusal is an answer
-            done(Refused(error))
+            note(error)
 
     def answered(self) -> list[Sent]:
         with self._changed:

@@ -255,7 +255,9 @@ class BatchQueue:
             if batch:
                 logits = replica.classifier.submit(np.concatenate([request.pictures for request in batch]))
         except Exception as error:  # whatever a framework raises is answered, and the queue goes on
-            logits = _raiser(error)
+            failed: Future[np.ndarray] = Future()
+            failed.set_exception(error)
+            logits = failed.result
         return partial(self._finish, replica, batch, logits)
 
     def _finish(self, replica: Replica, batch: list[Request], logits: Callable[[], np.ndarray]) -> None:
@@ -332,10 +334,3 @@ def _request(pictures: np.ndarray, done: Callable[[list[Request]], object], tags
         kind = f"{pictures.dtype}, {' x '.join(map(str, pictures.shape[1:]))}"
         raise CourseError(f"the queue takes pictures of uint8, {PICTURE[0]} x {PICTURE[1]}, not of {kind}")
     return Request(pictures, done, time.perf_counter(), tags)
-
-
-def _raiser(error: Exception) -> Callable[[], np.ndarray]:
-    def logits() -> np.ndarray:
-        raise error
-
-    return logits

@@ -79,7 +79,7 @@ def application(settings: Settings) -> Any:
             except Exception:  # no replica, or none that answers
                 return False
 
-        return Application(predict, ready, settings.class_names, settings.limits)
+        return Application(predict, ready, settings.workload.model.class_names, settings.limits)
 
     http: Any = ray_serve.deployment(
         ray_serve.ingress(build)(),

@@ -9,7 +9,6 @@ import numpy as np
 from inference_lib.measure.workers import Worker, WorkerError
 from inference_lib.seam import Workload
 from inference_lib.serve.classifier import Loaded
-from inference_lib.support import paths
 
 START_S = 300.0
 """How long a replica may take until it is warm: some compile every size."""
@@ -43,7 +42,7 @@ class RemoteClassifier:
 
     depth = 1
 
-    def __init__(self, backend: str, workload: Workload, sizes: Sequence[int], root: Path = paths.ARTIFACTS) -> None:
+    def __init__(self, backend: str, workload: Workload, sizes: Sequence[int], root: Path) -> None:
         """Start the process and wait until every size is warm; raise WorkerError why it does not come up."""
         self._asked = (backend, workload, sizes, root)
         self._worker = Worker(Held, *self._asked)

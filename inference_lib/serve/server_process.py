@@ -40,8 +40,9 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
             f"somebody listens at {url} already, and would be taken for it; end that, or use another port"
         )
     command = [sys.executable, "-m", "inference_lib", "serve", *arguments]
-    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would stop a server that says much
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile("w+") as said,  # a pipe that nobody reads would stop a server that says much
+        subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=said,
@@ -49,7 +50,8 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
             text=True,
             start_new_session=True,
             env=os.environ | {HELD: "1"},
-        )
+        ) as process,
+    ):
         try:
             _wait_until_ready(url, process, said, start_s)
             yield process
@@ -59,7 +61,6 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
                 process.wait(END_S)
             with suppress(ProcessLookupError):  # what it started, in its session; as a rule, nobody is left
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def end_with_the_holder() -> None:
@@ -89,10 +90,10 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[str]", said: IO[str],
     raise CourseError(f"the server was not ready within {limit_s:.0f} s; start it by hand and read what it says")
 
 
-def answers(url: str, limit_s: float = 2.0) -> bool:
-    """Whether ``url`` answers with status 200 within ``limit_s`` seconds; no proxy is asked, nor is one under load."""
+def answers(url: str) -> bool:
+    """Whether ``url`` answers with status 200 within two seconds; no proxy is asked, nor is one under load."""
     try:
-        with DIRECT.open(url, timeout=limit_s) as response:
+        with DIRECT.open(url, timeout=2.0) as response:
             return response.status == 200
     except OSError:
         return False

@@ -1,21 +1,18 @@
 """What a server is asked to be: a plain value that travels to its processes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from inference_lib.seam import Workload
+from inference_lib.seam import CPU, Device, Workload
 from inference_lib.serve.application import Limits
 from inference_lib.serve.classifier import Classifier, Loaded, sizes_up_to
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.replica import RemoteClassifier
 from inference_lib.support import paths
-
-ENGINES = ("litserve", "ray", "local")
-"""LitServe: processes on one machine. Ray Serve: the same on several. Local: our queue, in the server's process."""
 
 SERVED = {"cuda": ("pytorch-cudagraph", "resnet18", "fp16"), "cpu": ("onnxruntime", "vanilla_cnn", "fp32")}
 """What the chapters on serving serve, by the kind of device: backend, model, precision."""
@@ -42,12 +39,6 @@ class Settings:
         return sizes_up_to(self.max_batch)
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """What the classes are called."""
-        model = self.workload.model
-        return model.class_names or tuple(map(str, range(model.outputs)))
-
-    @property
     def url(self) -> str:
         """Where the server answers."""
         return f"http://{self.host}:{self.port}"
@@ -66,6 +57,5 @@ class Settings:
         return BatchQueue(classifiers, remake, self.max_batch, self.max_wait_s, limits.under_way, limits.timeout_s)
 
     def _on_its_gpu(self, number: int) -> Workload:
-        asked = self.workload
-        device = f"cuda:{number % torch.cuda.device_count()}" if asked.on_gpu else "cpu"
-        return Workload(asked.model, 1, asked.precision, device)
+        on_gpu = self.workload.on_gpu
+        return replace(self.workload, device=Device("cuda", number % torch.cuda.device_count()) if on_gpu else CPU)

@@ -29,6 +29,9 @@ SETTLE = 0.1
 
 LAST_ANSWERS_S = 60.0
 
+LOAD = 0.8
+"""Part of what the replicas carry that is sent where no rate is named."""
+
 
 @dataclass(frozen=True)
 class Soak:
@@ -59,12 +62,11 @@ def soak(
     settings: Settings,
     seconds: float,
     kill_every_s: float,
-    load: float = 0.8,
     limit_ms: float = 100.0,
     rate: float | None = None,
     say: Callable[[str], object] = bool,
 ) -> Soak:
-    """Put replicas under ``load`` of what they can do, or under ``rate``, and kill one now and then.
+    """Put replicas under ``rate`` requests a second, or ``LOAD`` of what they can do, and kill one now and then.
 
     ``settings`` names the model, the number of replicas, the largest batch and the waiting time.
     """
@@ -77,7 +79,7 @@ def soak(
     with ExitStack() as stack:
         for number in range(settings.replicas):
             made.append(stack.enter_context(closing(settings.remote(number))))
-        asked = rate or load * _capacity(made)
+        asked = rate or LOAD * _capacity(made)
         say(f"{settings.replicas} replicas, {asked:,.0f} requests a second for {seconds:g} s")
         with settings.queue(list(made), again) as queue, ticking(seconds, "soak, s"):
             return _Load(queue, made, asked, seconds).run(kill_every_s, limit_ms, say)
@@ -124,11 +126,8 @@ class _Load:
         return self._report(limit_ms)
 
     def _send(self, number: int) -> None:
-        def done(request: object) -> None:
-            self._note(number, getattr(request, "error", None))
-
         try:
-            self.queue.submit(np.zeros(PICTURE, np.uint8), done)
+            self.queue.submit(np.zeros(PICTURE, np.uint8), lambda request: self._note(number, request.error))
         except Exception as error:  # a refusal is an answer
             self._note(number, error)
 

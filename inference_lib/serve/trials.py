@@ -93,10 +93,6 @@ class LoadTest:
         start = self.simulated_rate() or self.service.capacity / 10
         return highest_rate(lambda rate: self.run("server", rate), start, self.limit_ms)
 
-    def offline(self) -> Run:
-        """Send everything at once: how much the queue does where nobody minds the latency."""
-        return self.run("offline", self.service.capacity)
-
 
 def queued(classifier: Classifier, knobs: Knobs) -> BatchQueue:
     """Return a queue with ``knobs`` before a classifier, to be entered."""

@@ -21,6 +21,7 @@ from inference_lib.zoo.networks import ARCHITECTURES, IMAGE_SHAPE
 from inference_lib.zoo.trained import Trained, save_trained
 from inference_lib.zoo.training import (
     RECIPES,
+    UNWRITABLE,
     Checkpoint,
     LabelledImages,
     Recipe,
@@ -74,7 +75,7 @@ def train_on(
     """
     if (epochs is not None and epochs < 1) or (limit is not None and limit < 2):
         raise CourseError("nothing can be trained in so few epochs, or with so few pictures; choose larger numbers")
-    make_writable(directory, "write weights", "make the folder writable or choose another with --output")
+    make_writable(directory, *UNWRITABLE)
     started = time.perf_counter()
     found = image_folder.scan(folder)
     if not found.train.files:
@@ -207,8 +208,7 @@ def _recipe(spec: str, images: int, epochs: int | None, pretrained: bool, flip: 
     recipe = RECIPES.get(spec, Recipe(epochs=EPOCHS, weight_decay=WEIGHT_DECAY, erase=ERASE))
     batch = min(256, max(16, 2 ** round(np.log2(max(1, images / STEPS)))))
     rate = recipe.learning_rate * batch / recipe.batch_size * (FINE_TUNING if pretrained else 1)
-    chosen = epochs or (EPOCHS if spec not in RECIPES else recipe.epochs)
-    return replace(recipe, epochs=chosen, batch_size=batch, learning_rate=rate, flip=flip)
+    return replace(recipe, epochs=epochs or recipe.epochs, batch_size=batch, learning_rate=rate, flip=flip)
 
 
 def _names(pictures: Pictures) -> str:

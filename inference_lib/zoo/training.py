@@ -20,15 +20,16 @@ from torch.nn import functional as F
 
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.files import make_writable, write_atomically
-from inference_lib.support.paths import DATA
 from inference_lib.support.progress import bar, no_bar
 from inference_lib.zoo.fashion_mnist import IMAGE_SIZE, enlarge, load_fashion_mnist
-from inference_lib.zoo.networks import ARCHITECTURES, as_stored, create_model, save_pretrained
+from inference_lib.zoo.networks import as_stored, create_model, save_pretrained
 
 VALIDATION_IMAGES = 5_000
 """Training images set aside: recipes are chosen by them, never by the test set."""
 
 EVALUATION_BATCH = 500
+
+UNWRITABLE = ("write weights", "make the folder writable or choose another with --output")
 
 
 @dataclass(frozen=True)
@@ -102,43 +103,43 @@ class LabelledImages:
         """Return the chosen images."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
+    def first(self, count: int | None) -> "LabelledImages":
+        """Return the first ``count``, all where that is None."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
 
 def train(
     name: str,
     *,
+    directory: Path,
     epochs: int | None = None,
-    device: str = "cuda",
+    device: str = "cpu",
     seed: int = 0,
     limit: int | None = None,
-    directory: Path | None = None,
-    data: Path = DATA,
     progress: bool = True,
 ) -> TrainingResult:
-    """Train the model called ``name`` by its recipe, and store weights and learning curve in ``directory`` if given.
+    """Train the model called ``name`` by its recipe, and store weights and learning curve in ``directory``.
 
     ``epochs`` shortens the recipe. ``limit`` uses so many training, validation and test images at most. The same seed
     gives the same weights on a CPU; on a GPU some sums are made in no fixed order. Seeds PyTorch's global generators.
     Each epoch is kept in ``directory`` until the last: the same call goes on after the last one that was finished.
 
-    Raise CourseError for an unknown model, a number that trains nothing, a GPU that is not there, data that cannot be
-    had, and a folder that cannot be written, before anything is trained.
+    Raises:
+        CourseError: an unknown model, data that cannot be had, or a folder that cannot be written; before anything is
+            trained.
+
     """
-    recipe = _recipe(name, epochs)
-    if limit is not None and limit < 1:
-        raise CourseError(f"a limit of {limit} images trains nothing; choose 1 or more")
-    if directory is not None:
-        make_writable(directory, "write weights", "make the folder writable or choose another with --output")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CourseError("no NVIDIA GPU answers; train on the CPU with: --device cpu --limit 2000 --epochs 1")
+    if name not in RECIPES:
+        raise unknown_name("model", name, tuple(RECIPES))
+    recipe = RECIPES[name] if epochs is None else replace(RECIPES[name], epochs=epochs)
+    make_writable(directory, *UNWRITABLE)
     started = time.perf_counter()
-    training, validation = split(_load("train", data, device), seed)
-    training, validation, test = (_first(part, limit) for part in (training, validation, _load("test", data, device)))
+    training, validation = (part.first(limit) for part in split(_load("train", device), seed))
+    test = _load("test", device).first(limit)
     torch.manual_seed(seed)
     # FP32 means IEEE arithmetic in this course; training itself computes in BF16 on a GPU.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    kept = (
-        None if directory is None else Checkpoint(directory / f".{name}.unfinished.pt", [asdict(recipe), seed, limit])
-    )
+    kept = Checkpoint(directory / f".{name}.unfinished.pt", [asdict(recipe), seed, limit])
     averaged, history = fit(name, create_model(name), recipe, training, validation, progress, kept)
     model = as_stored(name, averaged)
     result = TrainingResult(
@@ -152,11 +153,9 @@ def train(
         device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
         seed=seed,
     )
-    if directory is not None:
-        save_pretrained(name, model, directory)
-        save_history(result, directory)
-    if kept is not None:
-        kept.path.unlink(missing_ok=True)
+    save_pretrained(name, model, directory)
+    save_history(result, directory)
+    kept.path.unlink(missing_ok=True)
     return result
 
 
@@ -201,35 +200,16 @@ def augment(images: torch.Tensor, shift: int, erase: int, flip: bool = True) -> 
     return erased.permute(0, 3, 1, 2).reshape(images.shape)
 
 
-def save_history(result: TrainingResult, directory: Path) -> Path:
-    """Write the learning curve and its circumstances as ``directory/NAME.history.json``, and return the path."""
+def save_history(result: TrainingResult, directory: Path) -> None:
+    """Write the learning curve and its circumstances as ``directory/NAME.history.json``; the folder must exist."""
     fields = {key: value for key, value in vars(result).items() if key not in ("model", "recipe")}
     content: dict[str, Any] = {**fields, "recipe": asdict(result.recipe), "torch": torch.__version__}
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{result.name}.history.json"
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-    return path
+    write_atomically(directory / f"{result.name}.history.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _recipe(name: str, epochs: int | None) -> Recipe:
-    """Return the recipe of ``name``, shortened or stretched to ``epochs`` where given."""
-    if name not in ARCHITECTURES:
-        raise unknown_name("model", name, tuple(ARCHITECTURES))
-    recipe = RECIPES[name]
-    if epochs is None:
-        return recipe
-    if epochs < 1:
-        raise CourseError(f"{epochs} epochs train nothing; choose 1 or more")
-    return replace(recipe, epochs=epochs)
-
-
-def _load(part: str, directory: Path, device: str) -> LabelledImages:
-    images, labels = load_fashion_mnist(part, directory)
+def _load(part: str, device: str) -> LabelledImages:
+    images, labels = load_fashion_mnist(part)
     return LabelledImages(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
-
-
-def _first(data: LabelledImages, limit: int | None) -> LabelledImages:
-    return replace(data, images=data.images[:limit], labels=data.labels[:limit])
 
 
 @dataclass(frozen=True)
@@ -272,27 +252,6 @@ def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in state.items()}
 
 
-class Best:
-    """The weights of the epoch that classified the validation images best, the earliest where several did."""
-
-    def __init__(self) -> None:
-        self.accuracy, self.weights = -1.0, dict[str, torch.Tensor]()
-
-    def see(self, model: nn.Module, accuracy: float) -> None:
-        """Keep the weights of ``model`` if it is better than all before."""
-        if accuracy > self.accuracy:
-            self.accuracy = accuracy
-            self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        return {"accuracy": self.accuracy, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what a checkpoint kept."""
-        self.accuracy, self.weights = state["accuracy"], state["weights"]
-
-
 def fit(
     name: str,
     model: nn.Module,
@@ -300,11 +259,11 @@ def fit(
     training: LabelledImages,
     validation: LabelledImages,
     progress: bool,
-    kept: Checkpoint | None = None,
+    kept: Checkpoint,
     *,
     keep_best: bool = False,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train ``model``; return it with averaged weights, and the learning curve.
+    """Train ``model``, from the epoch on that was ``kept``; return it with averaged weights, and the learning curve.
 
     With ``keep_best`` the weights are those of the best epoch by the validation images, else those of the last.
     """
@@ -325,10 +284,9 @@ def fit(
         pct_start=recipe.warmup,
         cycle_momentum=False,
     )
-    best = Best()
     parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
-    parts |= {"best": best} if keep_best else {}
-    history = kept.load(parts, device) if kept is not None else []
+    parts |= {"best": deepcopy(averaged)} if keep_best else {}
+    history = kept.load(parts, device)
     total_steps, done_steps = steps * recipe.epochs, steps * len(history)
     with bar(total_steps, name, done_steps) if progress else no_bar() as shown:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
@@ -351,15 +309,12 @@ def fit(
                 "validation_accuracy": accuracy(averaged, validation),
                 "seconds": time.perf_counter() - started,
             }
+            if keep_best and all(entry["validation_accuracy"] > before["validation_accuracy"] for before in history):
+                parts["best"].load_state_dict(averaged.state_dict())
             history.append(entry)
-            if keep_best:
-                best.see(averaged, entry["validation_accuracy"])
-            if kept is not None:
-                kept.save(parts, history, device)
+            kept.save(parts, history, device)
             shown.set_postfix(epoch=epoch, validation=f"{entry['validation_accuracy']:.2f} %")
-    if keep_best:
-        averaged.load_state_dict(best.weights)
-    return averaged, history
+    return parts["best" if keep_best else "averaged"], history
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
