@@ -117,7 +117,7 @@ figure, (axes,) = plots.new_figure(height=2.7)
 of_class = [pictures[labels == number] for number in range(len(CLASS_NAMES))]
 middles = draw_pictures([np.stack([some[row] for some in of_class]) for row in range(3)], axes)
 for middle, name in zip(middles, CLASS_NAMES, strict=True):
-    axes.text(middle, -6, name, rotation=35, rotation_mode="anchor", fontsize="small")
+    axes.text(middle, -6, name, rotation=65, rotation_mode="anchor", fontsize="small")
 plots.show_figure(
     figure,
     alt=f"Three test pictures of each class: {', '.join(CLASS_NAMES)}.",

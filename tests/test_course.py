@@ -82,6 +82,27 @@ def run(tiny: Course, *names: str, **options: object) -> list[str]:
     return course.run_chapters(list(names) or None, device="cpu", course=tiny, **{"grid": False} | options)
 
 
+@pytest.fixture(scope="module")
+def executed_once(tmp_path_factory: pytest.TempPathFactory) -> Course:
+    """The tiny course as if it had been executed on a GPU with the full profile, for ``executed`` to copy."""
+    made = course_in(tmp_path_factory.mktemp("executed"))
+    run(made)
+    for path in made.executed.glob("*.ipynb"):
+        notebook_ = nbformat.read(path, as_version=4)
+        notebook_.metadata[notebook.STAMP] |= {"profile": "full", "device": "cuda"}
+        nbformat.write(notebook_, path)
+    return made
+
+
+@pytest.fixture
+def executed(tmp_path: Path, executed_once: Course, make_record: Callable[..., Record]) -> Course:
+    """The tiny course as if it had been executed on a GPU with the full profile, and one record."""
+    shutil.copytree(executed_once.root, tmp_path, dirs_exist_ok=True)
+    made = Course(tmp_path, tmp_path / "_build")
+    RecordStore(made.records).write(make_record())
+    return made
+
+
 def test_chapters_come_from_the_table_of_contents(tiny: Course) -> None:
     assert [chapter.name for chapter in course.chapters(tiny)] == ["01_first", "02_second"]
 
@@ -149,17 +170,14 @@ def test_a_chapter_runs_once_until_something_changes(tiny: Course, capsys: pytes
     assert not course.is_up_to_date(chapter, dict(stamp), tiny)
 
 
-def test_a_summary_is_run_again_after_the_others(tiny: Course) -> None:
+def test_a_summary_is_run_again_after_the_others(executed: Course) -> None:
     summary = HEADER.replace("#   kernelspec:", "#   inference_lib:\n#     summary: true\n#   kernelspec:")
-    write_chapter(tiny, "02_second", "print(2)\n", summary)
-    run(tiny)
-    chapter = course.chapters(tiny)[1]
-    stamp = dict(nbformat.read(tiny.executed / "02_second.ipynb", as_version=4).metadata[notebook.STAMP])
-    stamp.pop("summary")
-    assert course.is_up_to_date(chapter, stamp, tiny)
-    later = time.time() + 10
-    os.utime(tiny.executed / "01_first.ipynb", (later, later))
-    assert not course.is_up_to_date(chapter, stamp, tiny)
+    write_chapter(executed, "02_second", "print(2 + 2)\n", summary)
+    chapter, stamp = course.chapters(executed)[1], course._stamp(course.chapters(executed)[1], "full", "cuda")
+    for seconds, fresh in ((-10, True), (10, False)):
+        other = (executed.executed / "02_second.ipynb").stat().st_mtime + seconds
+        os.utime(executed.executed / "01_first.ipynb", (other, other))
+        assert course.is_up_to_date(chapter, stamp, executed) is fresh
 
 
 def test_a_failing_chapter_names_its_cell_and_leaves_the_others_alone(
@@ -297,31 +315,14 @@ def test_cleaning_leaves_only_what_belongs_to_the_chapter(tmp_path: Path) -> Non
     assert cleaned.cells[1].outputs[2].data == {"image/png": f"{tmp_path}/", "text/html": ""}
 
 
+def test_html_from_anybody_does_not_leave_its_block() -> None:
+    assert notebook.raw_html("<li>why\n```\n\n:::\n# A title</li>").count("\n") == 2
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tiny: Course) -> None:
     tiny.build.write_text("a file where a folder should be")
     with pytest.raises(CourseError, match=r"cannot write to .*executed.*make the folder writable"):
         run(tiny)
-
-
-@pytest.fixture(scope="module")
-def executed_once(tmp_path_factory: pytest.TempPathFactory) -> Course:
-    """The tiny course as if it had been executed on a GPU with the full profile, for ``executed`` to copy."""
-    made = course_in(tmp_path_factory.mktemp("executed"))
-    run(made)
-    for path in made.executed.glob("*.ipynb"):
-        notebook_ = nbformat.read(path, as_version=4)
-        notebook_.metadata[notebook.STAMP] |= {"profile": "full", "device": "cuda"}
-        nbformat.write(notebook_, path)
-    return made
-
-
-@pytest.fixture
-def executed(tmp_path: Path, executed_once: Course, make_record: Callable[..., Record]) -> Course:
-    """The tiny course as if it had been executed on a GPU with the full profile, and one record."""
-    shutil.copytree(executed_once.root, tmp_path, dirs_exist_ok=True)
-    made = Course(tmp_path, tmp_path / "_build")
-    RecordStore(made.records).write(make_record())
-    return made
 
 
 def test_publishing_and_staleness(executed: Course) -> None:
@@ -439,21 +440,20 @@ def test_a_book_folder_that_cannot_be_written_is_one_line(executed: Course) -> N
         book.publish(course=executed)
 
 
-def test_without_chapters_or_records_there_is_nothing_to_publish(tiny: Course) -> None:
-    with pytest.raises(CourseError, match="no executed chapters"):
-        book.publish(course=tiny)
-    run(tiny)
+def test_without_chapters_or_records_there_is_nothing_to_publish(executed: Course) -> None:
+    shutil.rmtree(executed.records)
     with pytest.raises(CourseError, match="no records in"):
-        book.publish(course=tiny)
+        book.publish(course=executed)
+    shutil.rmtree(executed.executed)
+    with pytest.raises(CourseError, match="no executed chapters"):
+        book.publish(course=executed)
 
 
-def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(tiny: Course) -> None:
-    (tiny.root / "_config.yml").write_text("title: Tiny\n")
-    (tiny.root / "book").mkdir()
-    run(tiny)
-    source = course.chapters(tiny)[0].source
+def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(executed: Course) -> None:
+    (executed.root / "_config.yml").write_text("title: Tiny\n")
+    source = course.chapters(executed)[0].source
     source.write_text(source.read_text().replace("Some words", "Better words"))
-    folder = book.stage("local", tiny).folder
+    folder = book.stage("local", executed).folder
     page = nbformat.read(folder / "notebooks" / "01_first.ipynb", as_version=4)
     assert "Better words" in page.cells[0].source
     assert [cell.metadata.get("tags") for cell in page.cells] == [None, ["parameters"], None, None]
@@ -462,18 +462,18 @@ def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(tiny: Course)
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     (folder / "left_over.md").write_text("gone from the course")
-    book.stage("local", tiny)
+    book.stage("local", executed)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == {
         path: mtime for path, mtime in before.items() if path.is_file()
     }
 
 
 def test_a_card_says_how_long_the_chapter_ran_and_where(executed: Course) -> None:
-    tiny, source = executed, course.chapters(executed)[0].source
+    source = course.chapters(executed)[0].source
     source.write_text(source.read_text().replace("Some words.", "It took {{ run_times }}."))
     book.publish(course=executed)
-    (tiny.root / "_config.yml").write_text("title: x\n")
-    page = nbformat.read(book.stage("local", tiny).folder / "notebooks" / "01_first.ipynb", as_version=4)
+    (executed.root / "_config.yml").write_text("title: x\n")
+    page = nbformat.read(book.stage("local", executed).folder / "notebooks" / "01_first.ipynb", as_version=4)
     (sentence,) = [line for line in page.cells[0].source.splitlines() if "It took" in line]
     assert sentence.count(this_machine().name("cpu")) == 2  # here, and in the published edition
     assert "full profile" in sentence
@@ -504,16 +504,12 @@ def test_a_machine_that_a_reader_brought_is_shown_without_executing_anything_and
 def test_the_published_edition_leaves_out_what_was_not_published(
     executed: Course, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = executed
-    (tiny.root / "_config.yml").write_text("title: Tiny\n")
-    book.publish(course=tiny)
-    left_out = course.chapters(tiny)[0].name
-    (tiny.published / f"{left_out}.ipynb").unlink()
-    folder = book.stage("published", tiny).folder
-    listed = [f"notebooks/{chapter.name}" in (folder / "_toc.yml").read_text() for chapter in course.chapters(tiny)]
-    assert listed == [False] + [True] * (len(listed) - 1)
-    assert len(listed) > 1
-    assert f"the published edition has no {left_out} yet" in capsys.readouterr().out
+    (executed.root / "_config.yml").write_text("title: Tiny\n")
+    book.publish(course=executed)
+    (executed.published / "01_first.ipynb").unlink()
+    contents = (book.stage("published", executed).folder / "_toc.yml").read_text()
+    assert [f"notebooks/{name}" in contents for name in ("01_first", "02_second")] == [False, True]
+    assert "the published edition has no 01_first yet" in capsys.readouterr().out
 
 
 SPHINX = """
@@ -563,23 +559,26 @@ def test_a_failed_chapter_becomes_a_page_that_shows_where_and_why(tiny: Course) 
     assert notebook.code_cells(pages["02_second"])[-1].outputs[0].text == "4\n"
 
 
-def test_a_chapter_without_fresh_outputs_becomes_a_page_that_says_so(tiny: Course) -> None:
-    run(tiny, "02")
-    pages, broken = staged_pages(tiny)
+def test_a_chapter_without_fresh_outputs_becomes_a_page_that_says_so(executed: Course) -> None:
+    (executed.executed / "01_first.ipynb").unlink()
+    pages, broken = staged_pages(executed)
     assert broken == ["01_first"]
     assert [cell.source.splitlines()[0] for cell in pages["01_first"].cells] == ["# A title", "::::{error}"]
     assert "This chapter was not executed: chapter 01_first has no outputs in" in pages["01_first"].cells[1].source
-    write_chapter(tiny, "02_second", "print(5)\n")
-    pages, broken = staged_pages(tiny)
+    write_chapter(executed, "02_second", "print(5)\n")
+    pages, broken = staged_pages(executed)
     assert broken == ["01_first", "02_second"]
     assert "the code of chapter 02_second has changed since it was executed" in pages["02_second"].cells[1].source
 
 
-def test_what_is_installed_later_makes_a_chapter_stale(tiny: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_installed_later_makes_a_chapter_stale(executed: Course, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that was unavailable for want of a package is measured once it is there."""
-    run(tiny, "01")
-    chapter = course.chapters(tiny)[0]
-    assert course.is_up_to_date(chapter, course._stamp(chapter, "quick", "cpu"), tiny)
+    chapter = course.chapters(executed)[0]
+
+    def fresh() -> bool:
+        return course.is_up_to_date(chapter, course._stamp(chapter, "full", "cuda"), executed)
+
+    assert fresh()
     newer = this_machine().model_copy(update={"packages": {"tensorrt": "10"}})
     for place, name, changed in (
         (course, "this_machine", lambda: newer),
@@ -588,11 +587,11 @@ def test_what_is_installed_later_makes_a_chapter_stale(tiny: Course, monkeypatch
         course.environment_hash.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(place, name, changed)
-            assert not course.is_up_to_date(chapter, course._stamp(chapter, "quick", "cpu"), tiny)
+            assert not fresh()
     course.environment_hash.cache_clear()
     committed = this_machine().model_copy(update={"commit": "another"})
     monkeypatch.setattr(course, "this_machine", lambda: committed)
-    assert course.is_up_to_date(chapter, course._stamp(chapter, "quick", "cpu"), tiny)
+    assert fresh()
     course.environment_hash.cache_clear()
 
 

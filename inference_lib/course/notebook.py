@@ -42,8 +42,8 @@ def code_hash(notebook: Notebook) -> str:
 
 
 def raw_html(page: str) -> str:
-    """Return HTML as a block of a Markdown page, in which a blank line would end a paragraph."""
-    return "```{raw} html\n" + "\n".join(line for line in page.splitlines() if line.strip()) + "\n```"
+    """Return HTML as a block of a Markdown page: in one line, so that no line of it ends the block."""
+    return f"```{{raw}} html\n{' '.join(page.splitlines())}\n```"
 
 
 # What an executed chapter must not tell: where it ran

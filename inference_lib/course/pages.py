@@ -1,4 +1,4 @@
-"""What is made when an edition is rendered, and put where a mark such as ``{{ explorer }}`` stands in a page's text."""
+"""What is made when an edition is rendered, and put where its mark, a name in double braces, stands in a page."""
 
 import re
 from dataclasses import dataclass

@@ -128,8 +128,8 @@ def page(records: Sequence[Record], script: str) -> str:
     found = data(records)
     head = "".join(f'<th scope="col" data-key="{key}"{_css_class(key)}>{title}</th>' for key, title in COLUMNS.items())
     body = "\n".join(f"<tr>{_cells(each)}</tr>" for each in found["rows"])
-    # "</" would end the script element early, whatever stands around it.
-    told = json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
+    # "</script" would end the script element early, and "<!--<script" would keep it from ending.
+    told = json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
     measured = [record for mine in shelves(records).values() for record in mine if record.ok]
     return (
         f'<div id="explorer"></div>\n<div class="measured-table" id="explorer-table" tabindex="0" role="region" '

@@ -35,9 +35,9 @@ INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 
 WIDTH = 5.4
-"""Inches. A phone shows a figure so wide at 0.92 pixels a point."""
+"""Inches. A phone shows a figure so wide at 0.88 pixels a point."""
 
-SMALL = 9.0
+SMALL = 9.2
 """Points: the smallest text in a figure of that width. On a phone it is 8 pixels high."""
 
 # The style of the whole book; set for the process, so that whatever a chapter adds to a figure has it too.
