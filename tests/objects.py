@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from inference_lib.backends.cudnn import compiler
+from inference_lib.backends.cudnn.compilers import CONTEXT_BYTES, Compilers
 from inference_lib.measure.cell import Cell, Turn
 from inference_lib.measure.exports import Exporter
 from inference_lib.measure.plan import Rival
@@ -98,6 +100,7 @@ class CountingExporter(Exporter):
     """Writes how many of its kind were at work when it ended, itself included."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
 
     def export(self, rival: Rival, timed: bool) -> None:
@@ -106,6 +109,32 @@ class CountingExporter(Exporter):
         time.sleep(0.3 * rival.workload.batch_size)
         mine.with_suffix(".ended").write_text(str(len(list(self.folder.glob("*.begun")))))
         mine.unlink()
+
+
+class LoggingExporter(Exporter):
+    """Writes which process exported which batch size, and cannot export one of 2."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self.log = log
+
+    def export(self, rival: Rival, timed: bool) -> None:
+        with self.log.open("a") as log:
+            print(os.getpid(), rival.backend, rival.workload.batch_size, timed, file=log)
+        if rival.workload.batch_size == 2:
+            raise CourseError("cuDNN has no plan")
+
+
+class Compiling:
+    """Keeps cuDNN's compilers, as an export does: two processes, which run ``script`` instead."""
+
+    def __init__(self, script: Path) -> None:
+        vars(torch.cuda).update(current_device=lambda: 0, mem_get_info=lambda: (2 * CONTEXT_BYTES, 2**34))
+        vars(compiler).update(__file__=str(script))
+        self._compilers = Compilers()
+
+    def compilers(self) -> list[int]:
+        return [process._process.pid for process in self._compilers._every]
 
 
 class Writer:

@@ -148,7 +148,7 @@ def test_rivals_of_a_batch_size_are_one_set_and_paired(finished: tuple[list[Reco
 
 @pytest.fixture
 def no_race(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "CountedRace", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr(passes, "Race", lambda *_: pytest.fail("something was measured"))
 
 
 @pytest.mark.usefixtures("no_race", "calm")
@@ -314,7 +314,7 @@ def race(monkeypatch: pytest.MonkeyPatch) -> type[FakeRace]:
     monkeypatch.setattr(
         FakeRace, "outcome", staticmethod(lambda rival, number, attempt: outcome(number)), raising=False
     )
-    monkeypatch.setattr(passes, "CountedRace", FakeRace)
+    monkeypatch.setattr(passes, "Race", FakeRace)
     return FakeRace
 
 

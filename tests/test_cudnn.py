@@ -3,32 +3,40 @@
 import io
 import json
 import math
+import os
 import shutil
+import signal
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, astuple, replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import objects
 import pytest
 import torch
 from cudnn_on_cpu import HostKernels, HostPlan, compile_on_host, timed_on_host
+from processes import alive, ends
 from torch import nn
 from torch.nn import functional
 
 from inference_lib.backends import get_backend
-from inference_lib.backends.cudnn import backend, choice, compiler, compilers, execution, plans
-from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, Stored, network_of
+from inference_lib.backends.cudnn import backend, choice, compiler, compilers, execution, plans, search
+from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, Stored, _fused, network_of
 from inference_lib.backends.cudnn.calibration import QUANTILES, calibrated, observe, scales_of
 from inference_lib.backends.cudnn.compiler import Spec
 from inference_lib.backends.cudnn.compilers import CONTEXT_BYTES, Compilers
 from inference_lib.backends.cudnn.emulate import emulate
 from inference_lib.backends.cudnn.kernels import compile_kernels
 from inference_lib.backends.cudnn.pixels import filters, forms
-from inference_lib.backends.cudnn.plans import Timed
+from inference_lib.backends.cudnn.plans import Forms, Timed
 from inference_lib.backends.cudnn.program import PICTURES, Convolution, Program, program_of
+from inference_lib.backends.cudnn.search import Search
+from inference_lib.measure.workers import Worker, WorkerError
 from inference_lib.seam import FASHION_MNIST, MODELS, Artifact, Workload
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo.networks import load_pretrained
@@ -385,28 +393,169 @@ def test_cudnn_takes_the_graph_of_every_convolution(dtype: torch.dtype) -> None:
         assert Spec.of(json.loads(json.dumps(asdict(spec)))) == spec
 
 
-def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large pictures are slow, in eight bits most of all; but for two tensors, writing 16 costs more than is won."""
-    asked: list[Spec] = []
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Spec, object]]:
+    """Let a formula say how fast a plan is; return what is asked for, and among which kernels, as it happens."""
+    asked: list[tuple[Spec, object]] = []
 
-    def fastest(specs: Iterable[Spec], compilers: object, among: object = None) -> dict[Spec, Timed]:
-        specs = list(specs)
-        asked.extend(specs)
+    def fastest(convolutions: Iterable[Forms], compilers: object, among: object = None) -> dict[Spec, Timed]:
+        specs = [spec for forms in convolutions for spec in forms]
+        asked.extend((spec, among) for spec in specs)
         return {spec: Timed(b"", (7, 0), cost(spec), 9.0, 1) for spec in specs}
 
     def cost(spec: Spec) -> float:
         slow, fast = spec.size[0] == 56, spec.reads == "HALF" and spec.channels == 64
         return 10.0 + 20 * slow - 3 * fast + 4 * (spec.writes == "HALF") + (spec.size[0] != spec.size[1])
 
-    monkeypatch.setattr(choice, "fastest_plans", fastest)
+    monkeypatch.setattr(search, "fastest_plans", fastest)
+    monkeypatch.setattr(Search, "compilers", None)
+    return asked
+
+
+def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large pictures are slow, in eight bits most of all; but for two tensors, writing 16 costs more than is won."""
+    asked = stand_in(monkeypatch)
     before = network("resnet18", INT8)
-    after, timed = choice.fastest_types(before, 2, None)  # type: ignore[arg-type]
+    after, timed = choice.fastest_types(before, 2, Search())
     changed = {name for name in before.stored if before.stored[name] != after.stored[name]}
     assert changed == {"maxpool", "layer1_1_conv2"}  # a pool writes it for nothing, and two convolutions read the other
     assert choice.microseconds(after, 2, timed) < choice.microseconds(before, 2, timed)
-    halves = {(spec.channels, spec.stride) for spec in asked if spec.reads == "HALF" and spec.kernel == (3, 3)}
+    halves = {(spec.channels, spec.stride) for spec, _ in asked if spec.reads == "HALF" and spec.kernel == (3, 3)}
     assert (256, (2, 2)) in halves  # half the products of the others, in the same time
     assert (256, (1, 1)) not in halves  # nothing is faster already
+
+
+def test_exports_that_share_a_search_choose_as_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stem, which FP8 leaves in FP16, is searched once, and nothing else instead of it."""
+    asked, shared = stand_in(monkeypatch), Search()
+    networks = [network("vanilla_cnn", dtype) for dtype in (FP16, INT8, FP8)]
+    networks[2] = networks[2].widened("features_0")
+    jobs = [(one, batch) for batch in (4, 2) for one in networks]
+
+    def chosen(one: Network, batch: int, found: Search) -> tuple:
+        after, timed = choice.fastest_types(one, batch, found)
+        forms = execution.fastest_forms(after, batch, timed)
+        return after.stored, {name: (form, timed[spec]) for name, (form, spec) in forms.items()}
+
+    together = [chosen(one, batch, shared) for one, batch in jobs]
+    fewer = len(asked)
+    assert together == [chosen(one, batch, Search()) for one, batch in jobs]
+    once, often = (Counter(spec for spec, among in part if among is None) for part in (asked[:fewer], asked[fewer:]))
+    assert once.keys() == often.keys()
+    assert set(once.values()) == {1}
+    again = [spec for spec in often if often[spec] == 2]
+    assert again
+    assert {(spec.reads, spec.writes) for spec in again} == {("HALF", "HALF")}
+
+
+def test_what_competed_with_some_kernels_only_is_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, found = stand_in(monkeypatch), Search()
+    for among in (frozenset({(7, 2)}), None, None, frozenset({(7, 1)})):
+        assert set(found.plans([(SPEC, OTHER), (OTHER,), (OTHER,)], among)) == {SPEC, OTHER}
+    few = frozenset({(7, 2)})
+    assert asked == [(SPEC, few), (OTHER, few), (OTHER, few), (SPEC, None), (OTHER, None), (OTHER, None)]
+
+
+def test_scales_are_found_once_for_all_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Compilers(SimpleNamespace):
+        def counting(self, part: str) -> object:
+            return nullcontext()
+
+    monkeypatch.setattr(Search, "compilers", Compilers())
+    found, made = Search(), []
+    for key in ("int8", "fp8", "int8"):
+        found.network(key, lambda key=key: made.append(key) or network("resnet18", INT8))  # type: ignore[misc]
+    assert made == ["int8", "fp8"]
+
+
+def test_a_form_that_a_worse_engine_computes_does_not_compete() -> None:
+    few, many, odd, none = (replace(SPEC, channels=channels) for channels in (4, 32, 64, 128))
+    named = {few: [(7, 26), (7, 1)], many: [(4, 0)], odd: [(9, 1)], none: []}
+    assert plans.competitors((few, many, odd, none), named) == (many, odd, none)
+    assert plans.competitors((few, odd), named) == (few, odd)
+    assert plans.competitors((few,), named) == (few,)
+
+
+class FakeGpu:
+    """A clock that launches move on, in place of CUDA's graphs and events: a plan is what its launches take."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.replays, self.captured = 0.0, {}, None  # type: ignore[var-annotated]
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                pass
+
+            def record(self) -> None:
+                self.at = gpu.now
+
+            def synchronize(self) -> None:
+                pass
+
+            def elapsed_time(self, end: "Event") -> float:
+                return (end.at - self.at) / 1e3
+
+        class Graph:
+            def replay(self) -> None:
+                gpu.now += 200.0 + sum(self.launches)  # the launch of the graph, and what was captured
+                gpu.replays[self.launches[0]] = gpu.replays.get(self.launches[0], 0) + 1
+
+        @contextmanager
+        def capture(graph: Graph, **_: object) -> Iterator[None]:
+            graph.launches = gpu.captured = []  # type: ignore[attr-defined]
+            yield
+            gpu.captured = None
+
+        stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
+        for name, value in {
+            "Event": Event,
+            "CUDAGraph": Graph,
+            "graph": capture,
+            "Stream": lambda: stream,
+            "stream": lambda one: nullcontext(),
+            "current_stream": lambda: stream,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(plans, "example", lambda spec: {compiler.RESULT: torch.zeros(1)})
+        monkeypatch.setattr(plans, "reference", lambda spec, tensors: torch.zeros(1))
+        monkeypatch.setattr(plans, "Plan", lambda content: SimpleNamespace(queue=lambda _: gpu.launch(float(content))))
+
+    def launch(self, microseconds: float) -> None:
+        if self.captured is None:
+            self.now += microseconds
+        else:
+            self.captured.append(microseconds)
+
+
+def test_a_plan_that_is_clearly_slower_is_not_replayed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch)
+    took = [300.0, 120.0, 110.0, 100.0, 240.0, 130.0, 900.0]
+    contents = {(4, number): str(one).encode() for number, one in enumerate(took)}
+    times = plans.times_of(SPEC, contents)
+    assert min(times, key=times.__getitem__) == (4, 3)
+    assert sorted(times, key=times.__getitem__)[:3] == [(4, 3), (4, 2), (4, 1)]
+    assert times[4, 6] == math.inf  # its only launch said it all
+    assert gpu.replays == {300.0: 3, 120.0: 6, 110.0: 6, 100.0: 6, 240.0: 1, 130.0: 3}
+    monkeypatch.setattr(plans, "SLOWER", math.inf)
+    patient = plans.times_of(SPEC, contents)
+    assert sorted(patient, key=patient.__getitem__) == sorted(times, key=times.__getitem__)
+
+
+def test_small_plans_are_not_given_up_for_what_the_launch_of_a_graph_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch)
+    plans.times_of(SPEC, {(4, 0): b"4.0", (4, 1): b"12.0"})
+    assert gpu.replays == {4.0: 6, 12.0: 6}
+
+
+def test_widening_computes_anew_what_touches_the_tensor() -> None:
+    before = network("resnet18", INT8)
+    after = before.widened("layer1_0_conv2")
+    anew = {name for name in before.fused if after.fused[name] is not before.fused[name]}
+    assert anew == {"layer1_0_conv2", "layer1_1_conv1", "layer1_1_conv2"}  # writes, reads, adds it
+    whole = {c.name: _fused(c, after.stored) for c in after.program.convolutions}
+    for name, fused in after.fused.items():
+        for part, other in zip(astuple(fused), astuple(whole[name]), strict=True):
+            assert torch.equal(part, other) if isinstance(part, torch.Tensor) else part == other
 
 
 def test_a_convolution_without_a_plan_is_named() -> None:
@@ -423,18 +572,30 @@ def test_plans_agree_up_to_a_step_of_their_type() -> None:
 
 
 @pytest.fixture
-def compile_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Return a function that lets another script do the compiling, in two processes."""
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * CONTEXT_BYTES, 2**34))
+    monkeypatch.setattr(compilers.os, "sched_getaffinity", lambda pid: {0, 1, 2})
     monkeypatch.setattr(plans, "_fastest", lambda spec, found: Timed(b"", min(found), 1.0, 1.0, len(found)))
 
-    def run(compiles: str, among: object = frozenset({(7, 2)}), names: str = NAMES) -> dict[Spec, Timed]:
+    def write(compiles: str, names: str = NAMES) -> Path:
         path = tmp_path / "script.py"
         path.write_text(SCRIPT.format(names=names, compiles=compiles))
         monkeypatch.setattr(compiler, "__file__", str(path))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def compile_with(script: Callable[..., Path]) -> object:
+    """Return a function that searches for plans, with the compiling done as it is told."""
+
+    def run(compiles: str, among: object = frozenset({(7, 2)}), names: str = NAMES) -> dict[Spec, Timed]:
+        script(compiles, names)
         with Compilers() as compilers:
-            return plans.fastest_plans([SPEC, OTHER], compilers, among)  # type: ignore[arg-type]
+            return plans.fastest_plans([(SPEC,), (OTHER,)], compilers, among)  # type: ignore[arg-type]
 
     return run
 
@@ -479,7 +640,8 @@ def test_what_is_named_for_another_convolution_is_compiled_first(compile_with, m
 
 @pytest.mark.parametrize("how", ["os.abort()", "time.sleep(60)"])
 def test_a_process_that_ends_or_hangs_costs_its_own_plan(compile_with, monkeypatch, how: str) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(compilers, "COMPILE_LIMIT_S", 2.0)
+    for limit in ("COMPILE_LIMIT_S", "SPARE_S"):
+        monkeypatch.setattr(compilers, limit, 2.0)
     assert SPEC in compile_with(f"if half: {how}")
 
 
@@ -489,12 +651,47 @@ def test_a_process_that_ended_is_replaced(compile_with) -> None:  # type: ignore
     assert {spec: timed.tried for spec, timed in found.items()} == {SPEC: 3, OTHER: 3}
 
 
+def test_processes_are_kept_for_the_exports_that_follow_and_end_with_the_last(script, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Every task is answered by one of two processes, and nobody asks for what is known."""
+    log = tmp_path / "tasks"
+    script(f"print(os.getpid(), kernel, file=open({str(log)!r}, 'a'))")
+    with Search() as found:
+        for convolution in (SPEC, OTHER, SPEC):
+            assert found.plans([(convolution,)])[convolution].tried == 4
+        pids = {int(line.split()[0]) for line in log.read_text().splitlines()}
+        assert pids <= {process._process.pid for process in found.compilers._every}
+        assert len(found.compilers._every) == 2
+    assert len(log.read_text().splitlines()) == 8
+    assert all(process.ended for process in found.compilers._every)
+
+
+def test_processes_that_were_ended_for_the_sake_of_another_cost_nothing_later(script, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """One hangs, so that both are ended; in the next search each plan is there."""
+    monkeypatch.setattr(compilers, "COMPILE_LIMIT_S", 2.0)
+    script("if half: time.sleep(60)")
+    with Search() as found:
+        assert found.plans([(OTHER,), (SPEC,)], frozenset())[SPEC].tried == 1
+        assert found.plans([(replace(SPEC, batch=2),)])[replace(SPEC, batch=2)].tried == 4
+
+
+def test_compilers_end_with_the_process_that_started_them(script: Callable[..., Path]) -> None:
+    with Worker(objects.Compiling, script("pass")) as exporter:
+        pids = exporter.ask("compilers", limit_s=60)
+        assert all(map(alive, pids))
+        assert exporter.pid
+        os.kill(exporter.pid, signal.SIGKILL)  # it alone: its compilers find their tasks at an end
+        assert all(map(ends, pids))
+        with pytest.raises(WorkerError):
+            exporter.ask("compilers", limit_s=60)
+
+
 def test_where_nothing_is_compiled_the_reason_is_told(compile_with, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(CourseError, match="plans failed: ValueError: no such engine"):
         compile_with("raise ValueError('no such engine')")
     with pytest.raises(CourseError, match="kernels failed: ImportError: no front end"):
         compile_with("pass", names="exec('raise ImportError(\"no front end\")')")
-    monkeypatch.setattr(compilers, "COMPILE_LIMIT_S", 1.0)
+    for limit in ("COMPILE_LIMIT_S", "SPARE_S"):
+        monkeypatch.setattr(compilers, limit, 1.0)
     with pytest.raises(CourseError, match="took more than 1 s"):
         compile_with("time.sleep(60)")
 

@@ -31,7 +31,26 @@ def artifact_of(model: str, precision: str, root: Path) -> Artifact:
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
 @pytest.mark.parametrize("model", MODELS)
 def test_the_answers_are_those_of_the_model(root: Path, model: str, precision: str) -> None:
-    found = artifact_of(model, precision, root)
+    answers_as_the_model(artifact_of(model, precision, root), model, precision)
+
+
+def test_exports_that_share_a_search_answer_as_the_model(tmp_path: Path) -> None:
+    """The compilers are those of the first, and FP8's stem is FP16's."""
+    with CUDNN.exporting():  # type: ignore[attr-defined]
+        found = {precision: artifact_of("vanilla_cnn", precision, tmp_path) for precision in ("fp16", "fp8")}
+        compilers = CUDNN._shared.compilers  # type: ignore[attr-defined]
+        assert not any(process.ended for process in compilers._every)
+    assert all(process.ended for process in compilers._every)
+    for precision, artifact in found.items():
+        answers_as_the_model(artifact, "vanilla_cnn", precision)
+    stems = [facts_of(one.directory / MODEL_FILE)["choices"]["features_0"] for one in found.values()]
+    assert stems[0] == stems[1]
+    spent = [facts_of(one.directory / MODEL_FILE)["seconds"] for one in found.values()]
+    assert all({"asking", "compiling", "timing"} <= one.keys() for one in spent)
+
+
+def answers_as_the_model(found: Artifact, model: str, precision: str) -> None:
+    """Fail if the artifact's logits are not the model's."""
     (batch,) = FASHION_MNIST.batches(BATCH, found.workload.input_shape, found.workload.host_dtype)
     with CUDNN.load(found) as runner:
         logits = runner.infer(batch)
@@ -76,6 +95,6 @@ def test_the_engine_that_the_heuristic_names_first_competes_in_the_processes() -
     find_compiler()
     named, _ = kernels_of(spec, handle=plans._handle(torch.cuda.current_device()))
     with Compilers() as compilers:
-        found = plans.fastest_plans([spec], compilers)[spec]
+        found = plans.fastest_plans([(spec,)], compilers)[spec]
     assert found.kernel[0] == named[0][0]
     assert found.tried > 1

@@ -1,17 +1,18 @@
 """Exports ahead of every measurement: which are timed, which run side by side, and what a failure costs."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import objects
 import pytest
 
-from inference_lib.backends import BACKENDS
+from inference_lib.backends import BACKENDS, get_backend
 from inference_lib.cli import main
 from inference_lib.measure import exports
-from inference_lib.measure.exports import ensure_reference, export_missing
+from inference_lib.measure.exports import Exporter, ensure_reference, export_missing, sharing
 from inference_lib.measure.plan import Rival
 from inference_lib.measure.workers import WorkerError
 from inference_lib.seam import Workload, find_model
@@ -23,7 +24,9 @@ def waves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], bool]]:
     """Let nothing be there; return what is exported together, and whether that is timed, as it happens."""
     found: list[tuple[list[str], bool]] = []
 
-    def export(wave: dict[str, Rival], progress: object, shown: object, *, timed: bool) -> dict[str, WorkerError]:
+    def export(
+        wave: dict[str, Rival], progress: object, shown: object, *, timed: bool, together: bool = False
+    ) -> dict[str, WorkerError]:
         found.append((list(wave), timed))
         return {key: WorkerError("died") for key in wave if "openvino" in key}
 
@@ -61,7 +64,7 @@ def test_no_export_is_timed_where_nobody_asks_for_it(waves: list) -> None:
 
 
 def test_a_builder_that_times_kernels_never_runs_beside_another(waves: list) -> None:
-    builder = next(name for name, backend in BACKENDS.items() if getattr(backend, "times_kernels", False))
+    builder = next(name for name, backend in BACKENDS.items() if backend.times_kernels and not sharing(backend))
     export_missing(rivals([builder, "pytorch"], sizes=(1, 8, 64), device="cuda"), print, timed=False)
     assert all(len(wave) == 1 for wave, _ in waves if any(builder in key for key in wave))
 
@@ -117,6 +120,57 @@ def test_an_export_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> 
     failed = export_missing(rivals(["pytorch", "torchscript"]), print, timed=False)
     assert all("the worker process was ended" in str(error) for error in failed.values())
     assert len(failed) == 2
+
+
+@pytest.mark.usefixtures("nothing_there")
+def test_exports_that_share_what_they_find_out_are_made_by_one_process_and_not_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that fails ends its process: what it left of the device is not to be trusted."""
+    monkeypatch.setattr(exports, "Exporter", partial(objects.LoggingExporter, tmp_path / "log"))
+    cells = rivals(["cudnn", "tensorrt"], sizes=(16, 8, 4, 2, 1), precision="fp16", device="cuda")
+    failed = export_missing(cells, print)
+    assert {key: str(error) for key, error in failed.items()} == {
+        get_backend(name).artifact_key(Workload("resnet18", 2, "fp16", "cuda")): "cuDNN has no plan"
+        for name in ("cudnn", "tensorrt")
+    }
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line[1:] for line in lines] == [
+        ["cudnn", "1", "True"],
+        *([["tensorrt", size, "True"] for size in ("16", "8", "4", "2", "1")]),
+        *([["cudnn", size, "False"] for size in ("16", "8", "4", "2")]),
+    ]
+    by_process: dict[str, list[str]] = {}
+    for pid, name, size, _ in lines:
+        by_process.setdefault(pid, []).append(name + size)
+    assert [jobs for jobs in by_process.values() if len(jobs) > 1] == [["cudnn16", "cudnn8", "cudnn4", "cudnn2"]]
+    (tmp_path / "log").unlink()
+    export_missing(rivals(["cudnn"], sizes=(4, 2, 1, 3), precision="fp16", device="cuda"), print, timed=False)
+    pids = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_only_exports_that_are_not_timed_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_now: list[str] = []
+
+    class Sharing:
+        @contextmanager
+        def exporting(self) -> Iterator[None]:
+            open_now.append("shared")
+            yield
+            open_now.pop()
+
+    monkeypatch.setattr(exports, "get_backend", lambda name: Sharing())
+    monkeypatch.setattr(exports.logging, "disable", lambda level: None)
+    seen: list[tuple[bool, int]] = []
+    monkeypatch.setattr(exports, "build", lambda *_, timed: seen.append((timed, len(open_now))))
+    exporter = Exporter()
+    (rival,) = rivals(["cudnn"], precision="fp16", device="cuda")
+    for timed in (True, False, False):
+        exporter.export(rival, timed)
+    assert seen == [(True, 0), (False, 1), (False, 1)]
+    exporter.close()
+    assert open_now == []
 
 
 def test_reference_logits_that_cannot_be_computed_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -60,9 +60,13 @@ def test_ratios_are_taken_within_a_round() -> None:
         log_ratios([1.0, 2.0], [1.0])
 
 
-@pytest.mark.parametrize("count", range(1, 6))
-def test_fewer_than_six_samples_have_no_interval_of_their_median(count: int) -> None:
+@pytest.mark.parametrize("count", range(1, 8))
+def test_fewer_than_eight_samples_have_no_interval_of_their_median(count: int) -> None:
     assert median_interval([1.0] * count) == (-math.inf, math.inf)
+
+
+def test_eight_samples_have_an_interval_of_their_median() -> None:
+    assert median_interval(range(8)) == (1, 7)
 
 
 def test_the_interval_of_a_median_ends_at_the_ranks_of_the_textbook() -> None:

@@ -204,6 +204,20 @@ def test_a_gpu_s_program_is_found_in_the_cache(root: Path) -> None:
         assert counters["inductor"]["fxgraph_cache_miss"] == 0
 
 
+@pytest.mark.gpu
+def test_a_gpu_s_kernels_are_tuned_when_they_are_exported_and_not_when_they_are_loaded(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+    backend, workload = get_backend("torch-compile"), Workload("resnet18", 1, "fp16", "cuda")
+    artifact = build(backend, workload, root)
+    torch._dynamo.reset()
+    monkeypatch.setattr(CachingAutotuner, "benchmark_all_configs", lambda *_, **__: pytest.fail("tuned again"))
+    with backend.load(artifact) as runner:
+        runner.infer(noise(workload))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_compiler_is_said_with_its_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert get_backend(name).availability("cpu").usable
@@ -308,3 +322,33 @@ def test_a_model_is_compiled_and_loaded_where_paths_have_spaces(
         np.testing.assert_allclose(
             runner.infer(noise(workload)), eager_logits("vanilla_cnn", noise(workload)), rtol=1e-4, atol=1e-4
         )
+
+
+def test_tuned_kernels_are_not_tuned_again_in_an_artifact_that_was_moved(tmp_path: Path) -> None:
+    """As an export leaves it: compiled and tuned in a folder of its own, which is then renamed."""
+    from torch._inductor.runtime import triton_heuristics
+    from torch._inductor.runtime.autotune_cache import AutotuneCache
+    from torch._inductor.runtime.triton_compat import Config
+
+    variants = [Config({"XBLOCK": block}, num_warps=4, num_stages=1) for block in (512, 1024)]
+    made, moved = tmp_path / "made", tmp_path / "moved"
+    source = made / "xy" / "cxyz.py"
+    source.parent.mkdir(parents=True)
+    cache = AutotuneCache.create({}, str(source), triton_heuristics.hash_configs(variants))
+    assert cache is not None
+    cache.save(variants[1], 1000)
+    made.rename(moved)
+
+    def left_to_tune() -> list[Config]:
+        kernel = object.__new__(triton_heuristics.CachingAutotuner)  # as it comes out of Inductor's cache
+        kernel.filename, kernel.inductor_meta, kernel.compile_results = str(source), {}, []
+        for variant in variants:
+            kernel.compile_results.append(object.__new__(triton_heuristics.StaticTritonCompileResult))
+            kernel.compile_results[-1].config = variant
+        kernel.recheck_autotune_cache(lambda: kernel)
+        return [result.config for result in kernel.compile_results]
+
+    assert left_to_tune() == variants
+    with compiler.compiling(moved):
+        assert left_to_tune() == variants[1:]
+    assert left_to_tune() == variants

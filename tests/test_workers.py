@@ -11,7 +11,7 @@ from pathlib import Path
 import objects
 import pytest
 import torch
-from waits import wait_until
+from processes import alive, ends
 
 from inference_lib.measure.workers import Deadline, Worker, WorkerError, ran_out_of_memory
 from inference_lib.support.errors import CourseError
@@ -31,19 +31,6 @@ def worker(build: Path) -> Iterator[Worker]:
     with Worker(objects.Thing, build) as started:
         started.ask("called", limit_s=LIMIT_S)
         yield started
-
-
-def alive(pid: int) -> bool:
-    """Say whether a process is there and not only its last trace."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def ends(pid: int, within_s: float = 20.0) -> bool:
-    wait_until(lambda: not alive(pid), within_s)
-    return not alive(pid)
 
 
 def test_a_worker_holds_one_object_in_a_process_of_its_own(worker: Worker) -> None:

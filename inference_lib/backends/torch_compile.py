@@ -360,11 +360,32 @@ def _cache_in(folder: Path | None) -> Iterator[None]:
     os.environ.update(kept)
     utils.clear_caches()  # what this process remembers of another folder
     try:
-        yield
+        with _tuned_in(folder):
+            yield
     finally:
         utils.clear_caches()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def _tuned_in(folder: Path) -> Iterator[None]:
+    """Let Inductor look in ``folder`` for which variant of a kernel was the fastest when it was tuned.
+
+    By itself it looks where the kernel was compiled. An artifact is moved once it is whole, so each load would tune all
+    of its kernels again, beside whatever else is on the GPU.
+    """
+    from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+    recheck = CachingAutotuner.recheck_autotune_cache
+
+    def recheck_here(self: Any, *given: Any, **named: Any) -> None:
+        if self.filename is not None:  # the cache keeps a kernel in a folder of two letters
+            self.filename = str(folder.joinpath(*Path(self.filename).parts[-2:]))
+        recheck(self, *given, **named)
+
+    with replaced(CachingAutotuner, "recheck_autotune_cache", recheck_here):
+        yield
 
 
 @contextlib.contextmanager

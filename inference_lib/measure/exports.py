@@ -4,7 +4,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from inference_lib.backends import get_backend
@@ -12,7 +12,7 @@ from inference_lib.measure.accuracy import reference_path, write_reference
 from inference_lib.measure.plan import Rival
 from inference_lib.measure.profiles import Profile
 from inference_lib.measure.workers import Deadline, Worker, WorkerError, end, first_to_answer
-from inference_lib.seam import Model, build, find_artifact
+from inference_lib.seam import Backend, Device, Model, build, find_artifact
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 from inference_lib.support.progress import Bar, bar, each
@@ -24,8 +24,18 @@ EXPORT_LIMIT_S = 900.0
 class Exporter:
     """What a worker process exports with."""
 
+    def __init__(self) -> None:
+        self._sharing: set[str] = set()
+        self._shared = ExitStack()
+
     def export(self, rival: Rival, timed: bool, root: Path = paths.ARTIFACTS) -> None:
-        """Build the artifact of ``rival``; its manifest says how long it took, where that was ``timed`` alone."""
+        """Build the artifact of ``rival``; its manifest says how long it took, where that was ``timed`` alone.
+
+        One that is not may use what the exports before it in this process have left, where the backend can.
+        """
+        if not timed and rival.backend not in self._sharing and (exporting := sharing(get_backend(rival.backend))):
+            self._sharing.add(rival.backend)
+            self._shared.enter_context(exporting())
         logging.disable(logging.WARNING)  # what fails is told by what it raises, once, in the row
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             build(get_backend(rival.backend), rival.workload, root, timed=timed)
@@ -34,6 +44,18 @@ class Exporter:
         """Compute the reference logits."""
         write_reference(model, device, images)
 
+    def close(self) -> None:
+        """Free what exports shared."""
+        self._shared.close()
+
+
+def sharing(backend: Backend) -> Callable[[], AbstractContextManager[None]] | None:
+    """Return the ``exporting`` of a backend whose exports are quicker one after the other in one process, or None.
+
+    What it gives is a block in which they share what they can.
+    """
+    return getattr(backend, "exporting", None)
+
 
 def export_missing(
     rivals: Sequence[Rival], progress: Callable[[str], None], *, timed: bool = True
@@ -41,24 +63,31 @@ def export_missing(
     """Export what ``rivals`` lack; return why the artifacts with these keys could not be.
 
     Those of the smallest batch in the fewest bits are timed, one after the other, unless ``timed`` is False. The others
-    are made as many at a time as there are cores, except those of builders that choose kernels by timing them, and
-    their times are not kept.
+    are made as many at a time as there are cores, and their times are not kept. Builders that choose kernels by timing
+    them are left alone: each export has a process of its own and is timed, or all share one and are not.
     """
     missing: dict[str, Rival] = {}
     for rival in rivals:
         if find_artifact(get_backend(rival.backend), rival.workload) is None:
             missing.setdefault(rival.key[1], rival)
     cheapest = min((_size(rival) for rival in rivals), default=None)
-    alone = {
-        key: rival
-        for key, rival in missing.items()
-        if get_backend(rival.backend).times_kernels or (timed and _size(rival) == cheapest)
-    }
-    others = {key: rival for key, rival in missing.items() if key not in alone}
+    one_by_one: dict[str, Rival] = {}
+    others: dict[str, Rival] = {}
+    together: dict[tuple[str, Device], dict[str, Rival]] = {}
+    for key, rival in missing.items():
+        backend = get_backend(rival.backend)
+        if timed and _size(rival) == cheapest:
+            one_by_one[key] = rival
+        elif backend.times_kernels and sharing(backend):
+            together.setdefault((rival.backend, rival.workload.device), {})[key] = rival
+        else:
+            (one_by_one if backend.times_kernels else others)[key] = rival
     failures: dict[str, WorkerError] = {}
     with bar(len(missing), "exporting") as shown:
-        for key, rival in alone.items():
+        for key, rival in one_by_one.items():
             failures |= _export({key: rival}, progress, shown, timed=True)
+        for jobs in together.values():
+            failures |= _export(jobs, progress, shown, timed=False, together=True)
         if others:
             progress(f"exporting {len(others)} artifacts, as many at a time as there are cores")
             failures |= _export(others, progress, shown, timed=False)
@@ -70,16 +99,20 @@ def _size(rival: Rival) -> tuple[int, int]:
 
 
 def _export(
-    jobs: dict[str, Rival], progress: Callable[[str], None], shown: Bar, *, timed: bool
+    jobs: dict[str, Rival], progress: Callable[[str], None], shown: Bar, *, timed: bool, together: bool = False
 ) -> dict[str, WorkerError]:
-    """Export in processes, the next one started when one has ended; return why some could not be."""
+    """Export in processes, the next one started when one has ended; return why some could not be.
+
+    ``together``, in one process, one after the other: another takes its place after an export that failed.
+    """
     waiting, failures = list(jobs.items()), {}
     running: dict[Worker, tuple[str, Deadline]] = {}
+    idle: list[Worker] = []
     try:
         while waiting or running:
-            while waiting and len(running) < len(os.sched_getaffinity(0)):
+            while waiting and len(running) < (1 if together else len(os.sched_getaffinity(0))):
                 key, rival = waiting.pop(0)
-                worker = Worker(Exporter)
+                worker = idle.pop() if idle else Worker(Exporter)
                 running[worker] = key, Deadline(EXPORT_LIMIT_S)
                 worker.tell("export", rival, timed)
             oldest = next(iter(running))
@@ -90,10 +123,13 @@ def _export(
                     progress(f"exported {jobs[key]}, {EXPORT_LIMIT_S - limit.left_s:.0f} s")
                 except WorkerError as error:
                     failures[key] = error
-                worker.kill()
+                if together and key not in failures:
+                    idle.append(worker)
+                else:
+                    worker.kill()
                 shown.update()
     finally:
-        end(running)
+        end([*running, *idle])
     return failures
 
 

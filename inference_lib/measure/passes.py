@@ -1,36 +1,14 @@
 """The invocations of a grid in the order of its passes, and a bar that says how far they are."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 
-from inference_lib.measure.plan import Rival, RivalSet
+from inference_lib.measure.plan import RivalSet
 from inference_lib.measure.profiles import Profile
 from inference_lib.measure.rounds import Race
-from inference_lib.support.progress import Bar, bar, no_bar
+from inference_lib.support.progress import bar, no_bar
 
 PARTS, FEWER_PARTS = 4, 2
 """Starting, rounds, the phases of their own and the test set; only the first invocation has the last two."""
-
-
-class CountedRace(Race):
-    """A race that moves a bar, between turns: a step is one part of the invocation, for one rival."""
-
-    def __init__(self, rivals: RivalSet, profile: Profile, seed: int, shown: Bar) -> None:
-        super().__init__(rivals, profile, seed)
-        self._shown, self._step = shown, 1.0
-        self._turns = 1 + profile.rounds_at(rivals.members[0].workload.batch_size)
-
-    def _timed(self, what: str, step: Callable[[], object]) -> None:
-        before = self._shown.n
-        self._step = 1 / self._turns if what == "rounds" else 1.0
-        super()._timed(what, step)
-        self._shown.update(before + len(self.outcomes) - self._shown.n)  # whoever dropped out meanwhile
-
-    @contextmanager
-    def _failing(self, rival: Rival) -> Iterator[None]:
-        with super()._failing(rival):
-            yield
-        self._shown.update(self._step)
 
 
 class Passes:
@@ -61,5 +39,6 @@ class Passes:
                     self._shown.update(before + steps(one, number) - self._shown.n)
 
     def race(self, one: RivalSet, profile: Profile, seed: int) -> Race:
-        """Return an invocation of a set that is yet to be run."""
-        return CountedRace(one, profile, seed, self._shown)
+        """Return an invocation of a set that is yet to be run, and moves the bar."""
+        before = self._shown.n
+        return Race(one, profile, seed, lambda steps: self._shown.update(before + steps - self._shown.n))

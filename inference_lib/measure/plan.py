@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import cache
 
 from inference_lib.backends import get_backend
+from inference_lib.measure import memory
 from inference_lib.measure.cell import Cell
 from inference_lib.measure.profiles import Profile
 from inference_lib.records.machine import this_machine
@@ -16,16 +17,8 @@ from inference_lib.support.hashes import module_hash, sha256_of
 BASELINE, QUIET = "pytorch", "pytorch-cudagraph"
 """The rows that every set has or carries along: what readers compare with, and one whose times hardly vary."""
 
-GPU_RIVAL_MIB, GPU_IMAGE_MIB = 1024, 14
-HOST_NEEDS_MIB = {"cpu": (450, 30), "cuda": (2048, 6)}
-"""What a rival may take, for itself and for each image of its batch: a guess on the safe side. Beside a GPU the host
-holds CUDA's libraries, and of the images only what is copied."""
-
 AT_THE_ENDS = ("cudnn",)
 """What searches its kernels anew for each batch size is measured at the ends of a curve: it takes half a minute."""
-
-USABLE = 0.7
-"""Share of the memory that rivals may plan with."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +140,8 @@ def fingerprint(backend: str, model: Model, device: Device, profile: Profile) ->
 def sets_of(rivals: Iterable[Rival], room: int | None = None) -> list[RivalSet]:
     """Return ``rivals`` in sets that share model, batch size and device, the largest batches of a model first.
 
-    Where ``room`` (by default what fits in memory) is for fewer, a set is split by precision, then by number. A set
-    without the baseline or the quiet row of a precision carries them along.
+    Where ``room`` (by default the memory) is for fewer, a set is split by precision, then by number. A set without the
+    baseline or the quiet row of a precision carries them along.
     """
     groups: dict[tuple[Model, int, Device], list[Rival]] = {}
     for rival in rivals:
@@ -158,7 +151,7 @@ def sets_of(rivals: Iterable[Rival], room: int | None = None) -> list[RivalSet]:
     found = []
     for model, size, device in sorted(groups, key=lambda group: (order.index(group[0]), -group[1])):
         members = groups[model, size, device]
-        for part in _parts(members, room or room_for(members[0].workload)):
+        for part in _parts(members, room):
             name = f"{model}-b{size}-{device.kind}-{_digest(part)}"
             found.append(RivalSet(name, tuple(part), tuple(_carried(part))))
     return found
@@ -168,18 +161,21 @@ def _digest(members: Iterable[Rival]) -> str:
     return sha256_of(sorted(f"{r.backend} {r.workload.precision}".encode() for r in members))[:8]
 
 
-def _parts(members: list[Rival], room: int) -> list[list[Rival]]:
-    """Return ``members`` in parts of at most ``room``, a precision in one part where that is possible."""
-    by_precision: dict[str, list[Rival]] = {name: [] for name in PRECISIONS}
-    for rival in members:
-        by_precision[rival.workload.precision.name].append(rival)
+def _parts(members: list[Rival], room: int | None) -> list[list[Rival]]:
+    """Return ``members`` in parts that fit, a precision in one part where that is possible; two always fit."""
+
+    def fit(part: list[Rival]) -> bool:
+        return len(part) <= (room or 2) or (room is None and memory.fits([*part, *_carried(part)]))
+
     parts: list[list[Rival]] = [[]]
-    for group in filter(None, by_precision.values()):
-        for start in range(0, len(group), room):
-            piece = group[start : start + room]
-            if len(parts[-1]) + len(piece) > room:
+    for name in PRECISIONS:
+        group = [rival for rival in members if rival.workload.precision.name == name]
+        if not fit(parts[-1] + group):
+            parts.append([])
+        for rival in group:
+            if parts[-1] and not fit([*parts[-1], rival]):
                 parts.append([])
-            parts[-1] += piece
+            parts[-1].append(rival)
     return [part for part in parts if part]
 
 
@@ -193,16 +189,3 @@ def _carried(members: Sequence[Rival]) -> list[Rival]:
 def references_of(rival: Rival, everyone: Iterable[Rival]) -> list[Rival]:
     """Return those of ``everyone`` through which the sets of ``rival`` are compared."""
     return [r for r in everyone if r.backend in (BASELINE, QUIET) and r.workload == rival.workload and r != rival]
-
-
-def room_for(workload: Workload) -> int:
-    """Return how many rivals of this size fit in the device's and the host's memory together, two at least.
-
-    Of the whole memory, not of what is free at this moment: two runs on like machines have the same sets.
-    """
-    machine, size = this_machine(workload.device.index), workload.batch_size
-    alone, image = HOST_NEEDS_MIB[workload.device.kind]
-    needs = [(alone + image * size, machine.memory_gib * 1024)]
-    if workload.on_gpu:
-        needs.append((GPU_RIVAL_MIB + GPU_IMAGE_MIB * size, machine.gpu_memory_mib or 0))
-    return max(2, min(int(USABLE * whole / each) for each, whole in needs))

@@ -57,10 +57,17 @@ class Outcome:
 
 
 class Race:
-    """One invocation of one set. ``outcomes`` has an entry for everyone when it is over, whatever happened."""
+    """One invocation of one set. ``outcomes`` has an entry for everyone when it is over, whatever happened.
 
-    def __init__(self, rivals: RivalSet, profile: Profile, seed: int) -> None:
-        self.rivals, self.profile = rivals, profile
+    ``advanced`` is told, between turns, how many steps are done: one is one part of the invocation, for one rival.
+    """
+
+    def __init__(
+        self, rivals: RivalSet, profile: Profile, seed: int, advanced: Callable[[float], object] = lambda steps: None
+    ) -> None:
+        self.rivals, self.profile, self._advanced = rivals, profile, advanced
+        self._turns = 1 + profile.rounds_at(rivals.members[0].workload.batch_size)
+        self._done, self._step = 0.0, 1.0
         self.outcomes = {rival: Outcome() for rival in rivals.everyone}
         self._workers: dict[Rival, Worker] = {}
         self._one_s: dict[Rival, float] = {}
@@ -82,9 +89,15 @@ class Race:
         return self.outcomes
 
     def _timed(self, what: str, step: Callable[[], object]) -> None:
-        start = time.monotonic()
+        start, done = time.monotonic(), self._done + len(self.outcomes)
+        self._step = 1 / self._turns if what == "rounds" else 1.0
         step()
         self._seconds[what] = time.monotonic() - start
+        self._advance(done)  # whoever dropped out meanwhile
+
+    def _advance(self, steps: float) -> None:
+        self._done = steps
+        self._advanced(steps)
 
     @property
     def spent(self) -> str:
@@ -136,6 +149,7 @@ class Race:
             yield
         except WorkerError as error:
             self.drop(rival, error)
+        self._advance(self._done + self._step)
 
     def drop(self, rival: Rival, failure: WorkerError) -> None:
         """Take a rival out of the race, with the reason."""
@@ -145,13 +159,12 @@ class Race:
     # Rounds
 
     def _rounds(self) -> None:
-        """Give everyone a turn in each round; the first round wakes the machine up and does not count."""
+        """Give everyone a turn in each round; the first one wakes the machine up and does not count."""
         for rival in list(self._workers)[:1]:
             if rival.workload.on_gpu:
                 with self._failing(rival):
                     self._workers[rival].ask("wake", limit_s=TURN_LIMIT_S)
-        size = next(iter(self.outcomes)).workload.batch_size
-        for number in range(self.profile.rounds_at(size) + 1):
+        for number in range(self._turns):
             pace, order = host_pace_ms(), list(self._workers)
             self._order.shuffle(order)
             for rival in order:

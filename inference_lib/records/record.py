@@ -143,6 +143,11 @@ class Build(BaseModel):
     eight_bits_percent: float | None = None
     """Of a calibrated export's multiply-adds, the part whose factors have eight bits, read back from what runs."""
 
+    @property
+    def start_s(self) -> float | None:
+        """From the network to its first answer; None where others were exported and loaded beside it."""
+        return None if self.export_s is None else self.export_s + self.load_s + self.first_inference_s
+
 
 class Accuracy(BaseModel):
     """The exported model on the test set, alone and beside the FP32 eager reference."""

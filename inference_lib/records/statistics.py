@@ -12,7 +12,7 @@ from functools import cache
 from statistics import fmean, median, variance
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats has the same functions, and takes a second to import
 
 CONFIDENCE = 0.95
 LEAST_INVOCATIONS = 3
@@ -56,7 +56,7 @@ def over_invocations(rounds: Sequence[Sequence[float]]) -> Interval:
 
 @cache
 def _student_t(degrees: int) -> float:
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, degrees))
+    return float(special.stdtrit(degrees, 0.5 + CONFIDENCE / 2))
 
 
 def _variance_of_median(values: Sequence[float]) -> float:
@@ -73,12 +73,12 @@ def median_interval(samples: Sequence[float] | np.ndarray, confidence: float = C
     """Return a confidence interval of the median of independent samples, free of any assumed distribution.
 
     The ranks are n/2 -+ z sqrt(n)/2, the normal approximation of the binomial count of samples below the median
-    (Conover, Practical Nonparametric Statistics, section 3.2). Fewer than six samples have no such interval: it would
-    end at their extremes, at a lower confidence. Its ends are infinite then.
+    (Conover, Practical Nonparametric Statistics, section 3.2). Fewer than eight
+    samples have none: it would end beyond their extremes. Its ends are infinite then.
     """
     ordered = np.sort(np.asarray(samples, dtype=float))
     n = len(ordered)
-    half = float(stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt(n) / 2
+    half = float(special.ndtri(0.5 + confidence / 2)) * math.sqrt(n) / 2
     low, high = math.floor(n / 2 - half), math.ceil(n / 2 + half)
     if low < 0 or high > n - 1:
         return -math.inf, math.inf

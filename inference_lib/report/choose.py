@@ -131,9 +131,7 @@ def places(ranked: Sequence[Record], goal: Goal) -> list[int]:
 
 def seconds_to_first_answer(record: Record) -> float | None:
     """Return what a record's first answer costs: export, load, and the first inference; None if one was not timed."""
-    if record.build is None or record.build.export_s is None:
-        return None
-    return record.build.export_s + record.build.load_s + record.build.first_inference_s
+    return record.build.start_s if record.build else None
 
 
 def break_even(record: Record, baseline: Record) -> float | None:

@@ -236,8 +236,8 @@ def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
 def costs(records: Iterable[Record]) -> pd.DataFrame:
     """Return what each row takes beside time: to export and load (s), on disk (MB), GPU memory, energy per image (mJ).
 
-    A load is told where the export was timed: else it is that of many beside each other. A column that nothing was
-    measured for is left out, so are rows that were not measured.
+    A load is told where the whole start was timed. A column that nothing was measured for is left out, so are rows that
+    were not measured.
     """
     rows = [
         {
@@ -247,7 +247,7 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
             "batch": record.batch_size,
             "precision": PRECISIONS[record.precision].title,
             "export, s": record.build.export_s,
-            "load, s": record.build.load_s if record.build.export_s is not None else None,
+            "load, s": record.build.load_s if record.build.start_s is not None else None,
             "file MB": record.build.artifact_mib * BYTES_PER_MIB / 1e6,
             "GPU memory MiB": record.gpu_memory_mib,
             "mJ per image": record.load.energy_mj_per_image if record.load else None,

@@ -18,7 +18,6 @@ class Calibration:
     """
 
     images: int = 256
-    """All training pictures, where there are fewer."""
     seed: int = 0
 
     def __post_init__(self) -> None:

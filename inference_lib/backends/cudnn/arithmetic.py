@@ -65,7 +65,8 @@ class Network:
     def widened(self, tensor: str) -> "Network":
         """Return the same network with ``tensor`` in FP16, and its readers with it."""
         stored = self.stored | {tensor: Stored(torch.float16)}
-        return Network(self.program, stored, {c.name: _fused(c, stored) for c in self.program.convolutions})
+        touching = [c for c in self.program.convolutions if tensor in (c.reads, c.shortcut, c.name)]
+        return Network(self.program, stored, self.fused | {c.name: _fused(c, stored) for c in touching})
 
 
 def network_of(

@@ -4,6 +4,8 @@
 compute each convolution in several ways (pixels.py) with every plan it has (plans.py), and keeps the fastest.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -14,10 +16,10 @@ import torch
 from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, network_of
 from inference_lib.backends.cudnn.calibration import calibrated
 from inference_lib.backends.cudnn.choice import fastest_types
-from inference_lib.backends.cudnn.compilers import Compilers
 from inference_lib.backends.cudnn.execution import Executable, facts_of, save
 from inference_lib.backends.cudnn.kernels import SOURCE
 from inference_lib.backends.cudnn.program import PICTURES, program_of
+from inference_lib.backends.cudnn.search import Search
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_identity, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
@@ -36,6 +38,9 @@ class Cudnn:
     name = "cudnn"
     title = "cuDNN (graph API)"
     times_kernels = True
+
+    def __init__(self) -> None:
+        self._shared: Search | None = None
 
     def availability(self, device: str) -> Availability:
         """Usable where cuDNN's front end is installed and, if it is to run on a GPU, one works."""
@@ -73,13 +78,26 @@ class Cudnn:
         }
         return versions | facts
 
+    @contextmanager
+    def exporting(self) -> Iterator[None]:
+        """Let the exports in the block, all for one GPU, share the processes that compile and what they found out."""
+        with Search() as self._shared:
+            try:
+                yield
+            finally:
+                self._shared = None
+
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the network with the fastest plan of each convolution."""
-        with Compilers() as compilers:
-            network, timed = fastest_types(network_for(model, workload), workload.batch_size, compilers)
+        learnt = (workload.model.identity, workload.precision.name, workload.calibration.identity(workload.model))
+        with nullcontext(self._shared) if self._shared else Search() as search:
+            search.seconds.clear()
+            network = search.network(learnt, lambda: network_for(model, workload))
+            network, timed = fastest_types(network, workload.batch_size, search)
         host = torch.from_numpy(np.empty(0, workload.host_dtype)).dtype
         major, minor = capability()
-        save(directory / MODEL_FILE, network, workload.batch_size, host, timed, f"sm_{major}{minor}")
+        path, architecture = directory / MODEL_FILE, f"sm_{major}{minor}"
+        save(path, network, workload.batch_size, host, timed, architecture, dict(search.seconds))
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the types of the stored weights."""

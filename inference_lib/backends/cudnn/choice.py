@@ -5,18 +5,19 @@ change of type costs what it adds to the operations on both sides, and is timed 
 """
 
 import math
+from collections.abc import Iterable
 
 from inference_lib.backends.cudnn.arithmetic import LARGEST, Network
-from inference_lib.backends.cudnn.compiler import Spec
-from inference_lib.backends.cudnn.compilers import Compilers
+from inference_lib.backends.cudnn.compiler import Kernel, Spec
 from inference_lib.backends.cudnn.execution import fastest_forms, is_cudnn, specs_of
-from inference_lib.backends.cudnn.plans import Timed, fastest_plans
+from inference_lib.backends.cudnn.plans import Forms, Timed
+from inference_lib.backends.cudnn.search import Search
 
 WORTH_WIDENING = 0.03
 """A tensor is not tried if its readers take a smaller part of the network's time: what that could win is noise."""
 
 
-def fastest_types(network: Network, batch: int, compilers: Compilers) -> tuple[Network, dict[Spec, Timed]]:
+def fastest_types(network: Network, batch: int, search: Search) -> tuple[Network, dict[Spec, Timed]]:
     """Return ``network`` with those tensors widened to FP16 that make it faster, and the plans that were timed.
 
     All kernels compete for ``network`` as it is; for each tensor that is widened, the heuristic's and those that have
@@ -24,7 +25,16 @@ def fastest_types(network: Network, batch: int, compilers: Compilers) -> tuple[N
     bits, so a tensor is not tried if each of its readers does more than half of what the best one does in eight, nor if
     they take no time to speak of.
     """
-    timed = fastest_plans(_specs(network, batch), compilers)
+    timed: dict[Spec, Timed] = {}
+    asked: set[Forms] = set()
+
+    def find(networks: Iterable[Network], among: frozenset[Kernel] | None = None) -> None:
+        new = [forms for one in networks for forms in _forms(one, batch) if forms not in asked]
+        asked.update(new)
+        for spec, plan in search.plans(new, among).items():
+            timed.setdefault(spec, plan)  # what competed with all kernels stays
+
+    find([network])
     best = {name: timed[spec] for name, (_, spec) in fastest_forms(network, batch, timed).items()}
     winners = frozenset(plan.kernel for plan in best.values())
     program = network.program
@@ -41,11 +51,10 @@ def fastest_types(network: Network, batch: int, compilers: Compilers) -> tuple[N
         for tensor, stored in network.stored.items()
         if stored.dtype in LARGEST and worth_a_trial(tensor)
     }
-    tried = [spec for trial in trials.values() for spec in _specs(trial, batch) if spec not in timed]
-    timed |= fastest_plans(tried, compilers, winners)
+    find(trials.values(), winners)
     for tensor in trials:
         trial = network.widened(tensor)
-        timed |= fastest_plans([spec for spec in _specs(trial, batch) if spec not in timed], compilers, winners)
+        find([trial], winners)
         if microseconds(trial, batch, timed) < microseconds(network, batch, timed):
             network = trial
     return network, timed
@@ -56,6 +65,6 @@ def microseconds(network: Network, batch: int, timed: dict[Spec, Timed]) -> floa
     return sum(timed[spec].microseconds for _, spec in fastest_forms(network, batch, timed).values())
 
 
-def _specs(network: Network, batch: int) -> list[Spec]:
+def _forms(network: Network, batch: int) -> list[Forms]:
     convolutions = filter(is_cudnn, network.program.convolutions)
-    return [spec for convolution in convolutions for _, spec in specs_of(network, convolution, batch)]
+    return [tuple(spec for _, spec in specs_of(network, convolution, batch)) for convolution in convolutions]

@@ -1,4 +1,4 @@
-"""Processes that compile cuDNN's plans for the current GPU, kept as long as a network is searched.
+"""Processes that compile cuDNN's plans for the current GPU, kept as long as networks are searched.
 
 Each imports cuDNN and opens a handle, which takes seconds, and then answers one task after the other (compiler.py).
 """
@@ -11,8 +11,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -42,6 +44,8 @@ class Compilers:
         self._idle = [_Process() for _ in range(count)]  # they start while the caller goes on
         self._every = list(self._idle)
         self._threads = ThreadPoolExecutor(count, initializer=self._take)
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        """What each part of the searches took so far."""
 
     def __enter__(self) -> "Compilers":
         return self
@@ -51,6 +55,13 @@ class Compilers:
             process.kill()
         self._threads.shutdown(cancel_futures=True)
 
+    @contextmanager
+    def counting(self, part: str) -> Iterator[None]:
+        """Add the seconds of a block to those of a part of the search."""
+        start = time.monotonic()
+        yield
+        self.seconds[part] += time.monotonic() - start
+
     def kernels(self, specs: Sequence[Spec]) -> list[tuple[list[Kernel], list[Kernel]]]:
         """Return for each of ``specs`` the kernels that the heuristic names, and the others.
 
@@ -58,7 +69,8 @@ class Compilers:
             CourseError: cuDNN cannot be asked; the reason is given.
 
         """
-        answers, failure = self._answers([[asdict(spec), None] for spec in specs], len(specs))
+        with self.counting("asking"):
+            answers, failure = self._answers([[asdict(spec), None] for spec in specs], len(specs))
         if failure:
             raise CourseError(f"asking cuDNN for its kernels failed: {failure}")
         return [tuple([(engine, number) for engine, number in part] for part in answer) for answer in answers]  # type: ignore[misc]
@@ -70,7 +82,8 @@ class Compilers:
             CourseError: nothing could be compiled; the reason is given.
 
         """
-        answers, failure = self._answers([[asdict(spec), kernel] for spec, kernel in pairs], needed)
+        with self.counting("compiling"):
+            answers, failure = self._answers([[asdict(spec), kernel] for spec, kernel in pairs], needed)
         if failure and not any(answers):
             raise CourseError(f"compiling cuDNN's plans failed: {failure}")
         return [base64.b64decode(answer) if answer else None for answer in answers]
@@ -105,13 +118,14 @@ class Compilers:
         self._own.process = self._idle.pop()
 
     def _ask(self, task: list[Any]) -> Any:
-        """Let this thread's process do ``task``; one that has ended is replaced for the next task."""
-        try:
-            return self._own.process.ask(task)
-        except EOFError:
+        """Let this thread's process do ``task``; one that has ended meanwhile is replaced first.
+
+        It may have been killed while it waited, for the sake of another that was stuck.
+        """
+        if self._own.process.ended:
             self._own.process = _Process()
             self._every.append(self._own.process)
-            raise
+        return self._own.process.ask(task)
 
 
 class _Process:
@@ -123,6 +137,11 @@ class _Process:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
 
     def ask(self, task: list[Any]) -> Any:
         """Return the answer; EOFError, with the last line that it wrote, if the process ends instead."""

@@ -194,9 +194,18 @@ def constants_of(network: Network, chosen: dict[str, tuple[Form, Spec]]) -> dict
 
 
 def save(
-    path: Path, network: Network, batch: int, host: torch.dtype, timed: dict[Spec, Timed], architecture: str
+    path: Path,
+    network: Network,
+    batch: int,
+    host: torch.dtype,
+    timed: dict[Spec, Timed],
+    architecture: str,
+    seconds: dict[str, float] | None = None,
 ) -> None:
-    """Write everything that ``Executable`` needs, and what was measured when the plans were chosen."""
+    """Write everything that ``Executable`` needs, and what was measured when the plans were chosen.
+
+    ``seconds`` is what the parts of the search took.
+    """
     chosen = fastest_forms(network, batch, timed)
     launches = describe(network, batch, host, chosen)
     cubin, called = compile_kernels([one["kernel"] for one in launches if one["kind"] == "kernel"], architecture)
@@ -208,6 +217,7 @@ def save(
         "kernels": called,
         "eight_bits": network.share_in(),
         "choices": {name: _choice(form, timed[spec]) for name, (form, spec) in chosen.items()},
+        "seconds": seconds or {},
     }
     save_file(tensors, path, {"facts": json.dumps(facts)})
 
@@ -224,7 +234,7 @@ def _choice(form: Form, timed: Timed) -> dict[str, Any]:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Return what ``save`` wrote beside the tensors: launches, choices, the share of products in eight bits."""
+    """Return what ``save`` wrote beside the tensors: launches, choices, the share of products in eight bits, times."""
     with safetensors.safe_open(path, "pt") as content:
         return json.loads(content.metadata()["facts"])
 
