@@ -628,7 +628,7 @@ for model in MODELS:
     cell = next((found for found in by_precision if found["pytorch"]), by_precision[0])
     for record, eager in itertools.product([r for name in names for r in cell[name]], cell["pytorch"]):
         row = {"framework": record.title, "model": record.model}
-        if record.build and record.build.export_s is not None:  # else it was exported and loaded beside others
+        if record.build and record.build.start_s is not None:  # else it was exported and loaded beside others
             row |= {"export, s": record.build.export_s, "load, s": record.build.load_s}
         rows.append(row | {"pays after": pays_after(record, eager)})
         shown.append(record)

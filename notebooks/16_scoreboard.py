@@ -355,9 +355,8 @@ glue("16-traffic", mobilenet.bytes_unfused / resnet.bytes_unfused)
 #
 # ## Did the claims hold?
 #
-# A verdict is worth something if a second run says the same. So the grid of the published edition was measured twice,
-# the second time on a machine started anew, and every pair of rows that answer the same question was compared in both
-# runs.
+# A verdict is worth something if a second run says the same. So the published edition holds a second run, begun on a
+# machine started anew, and every pair of its rows that answer the same question was compared in both.
 #
 # - A **claim** is a pair that the first run calls faster or slower.
 # - It is **contradicted** if the second run says the opposite, and **not confirmed** if the second run does not say the
@@ -370,7 +369,8 @@ shelves = (lab.published_store.read(), lab.store.read())
 twice = next((records for records in shelves if len({r.run for r in records}) > 1), [])
 held = tables.replicated(twice)
 if held:
-    caption = f"Two runs of one grid. {plots.provenance(select(twice))}"
+    again = tables.measured_twice(twice)
+    caption = f"Two runs of one grid; the second one measured {again}. {plots.provenance(select(twice))}"
     display(tables.show_table(tables.replication_counts(held), caption))
 else:
     print("one run so far; `python -m inference_lib benchmark --run 2` makes a second one")

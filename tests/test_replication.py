@@ -10,7 +10,7 @@ from inference_lib.cli import main
 from inference_lib.records.record import Record
 from inference_lib.records.replication import pairs, replication, summary
 from inference_lib.records.store import RecordStore
-from inference_lib.report.tables import replicated
+from inference_lib.report.tables import measured_twice, replicated
 
 MakeRecord = Callable[..., Record]
 COUNTS = ["pairs", "claims", "contradicted", "not_confirmed", "compatible_percent"]
@@ -168,3 +168,9 @@ def test_a_single_run_is_told_in_one_line(
     assert (status, text) == (1, "")
     assert errors.count("\n") == 1
     assert "two runs are needed" in errors
+
+
+def test_how_many_rows_the_second_run_measured_is_said_whichever_run_comes_first(make_record: MakeRecord) -> None:
+    first, second = a_run(make_record, FIRST, "1"), a_run(make_record, FIRST, "2")
+    assert measured_twice([*second[:3], *first]) == "3 of the 4 rows"
+    assert measured_twice([*first, *second]) == "all 4 rows"

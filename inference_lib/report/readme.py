@@ -13,7 +13,7 @@ from inference_lib.records.store import select, select_all
 from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
 from inference_lib.report.opening import opening, svg
 from inference_lib.report.plots import provenance
-from inference_lib.report.tables import ends, replicated, replication_counts, text_table
+from inference_lib.report.tables import ends, measured_twice, replicated, replication_counts, text_table
 from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS
 from inference_lib.support.files import write_atomically
@@ -27,9 +27,9 @@ BLOCK = re.compile(r"(<!-- (?P<name>figure|results) -->\n).*?(<!-- /(?P=name) --
 ONE_RUN = "This edition holds one run of the grid, so no second one has checked its claims."
 
 TWO_RUNS = (
-    "Every row was measured in two runs. A pair is two rows that answer the same question; for a claim, the first run "
-    "says that one of them is faster. The second run contradicts so many claims, and does not confirm so many. "
-    "Ratios are compatible where they differ by no more than their intervals allow: 95 of 100, if those are honest."
+    "A second run, on a machine started anew, measured {}. A pair is two of these that answer the same question; for a "
+    "claim, the first run says that one of them is faster. The second run contradicts so many claims, and does not "
+    "confirm so many. Ratios are compatible where they differ by no more than their intervals allow: 95 of 100, if those are honest."
 )
 
 
@@ -45,7 +45,7 @@ def results(records: Sequence[Record]) -> str:
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
-    return "\n\n".join([*parts, TWO_RUNS, text_table(replication_counts(held), "pipe")])
+    return "\n\n".join([*parts, TWO_RUNS.format(measured_twice(records)), text_table(replication_counts(held), "pipe")])
 
 
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from pandas.io.formats.style import Styler
 
 from inference_lib.records.pairs import pairs
 from inference_lib.records.record import Record
-from inference_lib.records.replication import replication
+from inference_lib.records.replication import cell, replication
 from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select
@@ -366,6 +366,13 @@ def replicated(records: Iterable[Record]) -> dict[str, dict[str, Any]] | None:
     measured = [record for record in records if record.ok]
     runs = runs_of(measured)
     return replication(*(select(measured, run=run) for run in runs[:2])) if len(runs) > 1 else None
+
+
+def measured_twice(records: Iterable[Record]) -> str:
+    """Return how many of the first run's measured rows the second one measured, in words: ``"6 of the 9 rows"``."""
+    measured = [record for record in records if record.ok]
+    first, second, *_ = ({cell(record) for record in select(measured, run=run)} for run in runs_of(measured))
+    return f"{len(first & second)} of the {len(first)} rows" if first - second else f"all {len(first)} rows"
 
 
 def replication_counts(found: dict[str, dict[str, Any]]) -> pd.DataFrame:

@@ -83,7 +83,7 @@ PRECISIONS: dict[str, Precision] = {
             "bf16",
             "BF16",
             torch.bfloat16,
-            "bfloat16: FP32's range, 8 bits of mantissa",
+            "bfloat16: FP32's range, 7 bits of mantissa",
             "float32",
             1e-1,
             cpu="the course measures BF16 on CPUs with OpenVINO alone",
