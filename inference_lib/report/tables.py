@@ -11,7 +11,7 @@ import pandas as pd
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
-from inference_lib.records.pairs import pairs
+from inference_lib.records.pairs import of_all_pictures, pairs
 from inference_lib.records.record import Record
 from inference_lib.records.replication import cell, replication
 from inference_lib.records.runs import runs_of
@@ -211,26 +211,34 @@ def show_agreement(records: Sequence[Record]) -> HTML:
 def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
     """Return what each export in eight bits lost against its FP32 reference, on the same pictures (records.pairs).
 
-    A row per backend, model and precision: the share in eight bits, accuracy, the difference in percentage points with
-    its 95 % interval, and how probable as much would be between equally good classifiers.
+    A row an export, with the batch sizes that it serves: the share in eight bits, accuracy, the difference in
+    percentage points with its 95 % interval, and how probable as much would be between equally good classifiers. The
+    device has a column where there are several.
     """
-    rows = {}
+    rows: dict[tuple[object, ...], dict[str, Any]] = {}
     for record in records:
-        found = pairs(record.accuracy) if record.accuracy and PRECISIONS[record.precision].calibrated else None
-        if record.accuracy and found:
-            rows[record.title, record.model, record.precision] = {
-                "framework": record.title,
-                "model": record.model,
-                "precision": PRECISIONS[record.precision].title,
-                EIGHT_BITS: record.build.eight_bits_percent if record.build else None,
-                "images": record.accuracy.images,
-                "accuracy %": record.accuracy.accuracy_percent,
-                "points": found.difference,
-                INTERVAL: f"{found.low:+.2f} to {found.high:+.2f}",
-                "p": found.p,
-                "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
-            }
-    return pd.DataFrame(rows.values())
+        accuracy, share = record.accuracy, record.build.eight_bits_percent if record.build else None
+        found = pairs(accuracy) if accuracy and PRECISIONS[record.precision].calibrated else None
+        if not (accuracy and found):
+            continue
+        cell = {
+            "framework": record.title,
+            "model": record.model,
+            "device": DEVICE_NAMES[record.device],
+            "precision": PRECISIONS[record.precision].title,
+        }
+        told = {
+            EIGHT_BITS: share,
+            "images": accuracy.images,
+            "accuracy %": accuracy.accuracy_percent,
+            "points": found.difference,
+            INTERVAL: f"{found.low:+.2f} to {found.high:+.2f}",
+            "p": found.p,
+            "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
+        }
+        row = rows.setdefault((*cell.values(), share, accuracy.model_dump_json()), cell | {"batch": ""} | told)
+        row["batch"] += f"{', ' if row['batch'] else ''}{record.batch_size}"
+    return _without_lone_device(pd.DataFrame(rows.values()))
 
 
 def costs(records: Iterable[Record]) -> pd.DataFrame:
@@ -341,7 +349,11 @@ def text_table(table: pd.DataFrame, form: str = "simple") -> str:
 
 
 def in_format(records: Sequence[Record], kind: str) -> str:
-    """Return the records for a person (``table``, ``markdown``: scoreboards) or a program (``csv``, ``json``: rows)."""
+    """Return the records for a person (``table``, ``markdown``: scoreboards) or a program (``csv``, ``json``: rows).
+
+    Their accuracies compare: each is told of as many pictures as any row of its model saw (records.pairs).
+    """
+    records = of_all_pictures(records)
     if kind == "csv":
         return flat_table(records).to_csv(index=False).rstrip("\n")
     if kind == "json":
