@@ -160,7 +160,7 @@ else:
 #
 # - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it predicts
 #   what the FP32 eager model predicts. Rows that may have lost something answer all pictures; a quick run, and rows
-#   that round as FP32 does, only the first ones. What they gain and lose there is added to the FP32 model's accuracy on
+#   that store 32 bits, only the first ones. What they gain and lose there is added to the FP32 model's accuracy on
 #   the most pictures, so that the column compares.
 # - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
 #   every answer. **95 %** is the interval of that median, from at least three starts of every row (the [chapter on
@@ -1085,7 +1085,7 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 #         answer_ = "not known, or never" if needed is None else f"after {needed:,.0f} pictures"
 #         print(f"{words.label(record)}: {answer_}{', in time' if needed is not None and needed < asked else ''}")
 # if not (building and loop["resnet18"]):
-#     print("needs the loop's records")
+#     print("needs starts that were timed alone, the loop's among them")
 # ```
 # Keep the artifact, and the export is paid once: then only the load and the first inference count at each start.
 # ````
