@@ -475,10 +475,11 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 
 # %%
 least = min(record.batch_size for record in measured)
-with_eight = {(r.backend, r.device) for r in in_eight}
-beside = [r for r in measured if r.batch_size == least and (r.backend, r.device) in with_eight]
-caption = f"What a row takes beside time, batch {least}. {plots.provenance([r for r in beside if r.ok])}"
-tables.show_table(tables.costs(beside).sort_values(["model", "framework"], kind="stable"), caption)
+with_eight = {record.title for record in in_eight}
+costs = tables.costs(record for record in measured if record.batch_size == least)
+costs = costs[costs["framework"].isin(with_eight)].sort_values(["model", "framework"], kind="stable")
+caption = f"What a row takes beside time, batch {least}. {plots.provenance(in_eight)}"
+tables.show_table(costs, caption)
 
 # %% tags=["remove-cell"]
 pairs_of = {}

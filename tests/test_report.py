@@ -499,6 +499,18 @@ def test_what_a_row_costs_beside_time_is_read_from_its_record(make_record: MakeR
     assert tables.costs([absent]).empty
 
 
+def test_a_load_is_told_only_where_others_were_started_alone_too(make_record: MakeRecord) -> None:
+    def row(title: str, export_s: float | None) -> Record:
+        return make_record(title=title, build=Build(export_s=export_s, load_s=5, first_inference_s=1, artifact_mib=1))
+
+    searches, beside, alone = row("times kernels", 20), row("beside others", None), row("alone", 2)
+    found = tables.costs([searches, beside])
+    assert found["export, s"].dropna().to_list() == [20]
+    assert "load, s" not in found  # the one export ran alone; that its load did, too, nothing says
+    found = tables.costs([searches, beside, alone])
+    assert found.set_index("framework")["load, s"].dropna().index.to_list() == ["times kernels", "alone"]
+
+
 def test_accuracies_on_different_numbers_of_images_say_so(make_record: MakeRecord) -> None:
     few = Accuracy(accuracy_percent=95, agreement_percent=100, largest_difference=0, images=512)
     rows = [make_record(), make_record(precision="fp16", accuracy=few)]

@@ -244,9 +244,12 @@ def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
 def costs(records: Iterable[Record]) -> pd.DataFrame:
     """Return what each row takes beside time: to export and load (s), on disk (MB), GPU memory, energy per image (mJ).
 
-    A load is told where the whole start was timed. A column that nothing was measured for is left out, so are rows that
-    were not measured.
+    A load is told where the whole start was timed alone. A backend that times kernels is always exported alone, so its
+    export proves nothing of its load where no other framework has one. A column that nothing was measured for is left
+    out, so are rows that were not measured.
     """
+    records = [record for record in records if record.ok and record.build]
+    alone = {kind: _started_alone(select(records, device=kind)) for kind in DEVICE_NAMES}
     rows = [
         {
             "framework": record.title,
@@ -255,15 +258,21 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
             "batch": record.batch_size,
             "precision": PRECISIONS[record.precision].title,
             "export, s": record.build.export_s,
-            "load, s": record.build.load_s if record.build.start_s is not None else None,
+            "load, s": record.build.load_s if record.title in alone[record.device] and record.build.start_s else None,
             "file MB": record.build.artifact_mib * BYTES_PER_MIB / 1e6,
             "GPU memory MiB": record.gpu_memory_mib,
             "mJ per image": record.load.energy_mj_per_image if record.load else None,
         }
         for record in records
-        if record.ok and record.build
+        if record.build
     ]
     return _without_lone_device(pd.DataFrame(rows).dropna(axis="columns", how="all"))
+
+
+def _started_alone(records: Sequence[Record]) -> set[str]:
+    """Return the frameworks whose starts were timed; none where it is one of several, which was exported alone."""
+    timed = {record.title for record in records if record.build and record.build.start_s is not None}
+    return set() if len(timed) == 1 and len({record.title for record in records}) > 1 else timed
 
 
 def _without_lone_device(table: pd.DataFrame) -> pd.DataFrame:
