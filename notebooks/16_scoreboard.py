@@ -539,7 +539,7 @@ else:
 # %%
 lost = tables.accuracy_lost(in_eight)
 if len(lost):
-    display(tables.show_table(lost, f"Accuracy in eight bits. {plots.provenance(in_eight)}", {"images": "{:,.0f}"}))
+    display(tables.show_table(lost, f"Accuracy in eight bits. {plots.provenance(in_eight)}"))
 else:
     print("no rows in eight bits here yet")
 

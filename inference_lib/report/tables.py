@@ -54,6 +54,7 @@ SCOREBOARD_FORMATS = {
     "GPU busy %": "{:.0f}",
     "compatible %": "{:.1f}",
     "on images": "{:,.0f}",
+    "images": "{:,.0f}",
     "file MB": "{:.1f}",
     "mJ per image": "{:.2f}",
     EIGHT_BITS: "{:.1f}",
