@@ -441,9 +441,19 @@ def beside_best(record, kind):
     return f"{found.ratio:.2f} times the speed of {words.label(best)}{said}"
 
 
+def overlapped(record):
+    """Tell how many images a second a row and the best FP16 row answer with copies and computation overlapped."""
+    same = {"model": record.model, "batch_size": record.batch_size, "precision": "fp16"}
+    rates = {words.label(r): r.overlapped_images_per_s for r in select(on_gpu, **same) if r.overlapped_images_per_s}
+    if not (rates and record.overlapped_images_per_s):
+        return "not measured"
+    most = max(rates, key=rates.__getitem__)
+    return f"{record.overlapped_images_per_s:,.0f} images per second beside {rates[most]:,.0f} of {most}"
+
+
 lines = [
     f"- {r.model_title}, {words.label(r)}: on the device {beside_best(r, 'device')}, {r.throughput_images_per_s:,.0f} "
-    f"images per second back to back; end to end {beside_best(r, 'end_to_end')}."
+    f"images per second back to back; end to end {beside_best(r, 'end_to_end')}; copies overlapped: {overlapped(r)}."
     for r in integers_on_gpu
 ]
 Markdown("\n".join(lines) or "No such row was measured.")
@@ -464,8 +474,8 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 # %% [markdown]
 # Three things may surprise:
 #
-# - **End to end** counts the copies, which take as long as before. [Chapter 14](14_batching_and_concurrency) overlaps
-#   them with the computation.
+# - **End to end** counts the copies, which take as long as before. *Overlapped* is the rate if the next batch is copied
+#   while one is computed, as in the [chapter on PyTorch](04_pytorch): there the longer of the two counts.
 # - **MobileNetV2** has less to gain: for each multiply-add it moves {glue:text}`13-moved` times as many bytes as
 #   ResNet-18, so products are less of its time. Its [kernels](section-13-others) show what the rest is.
 # - **FP8** has as many bits as INT8. On the device, at that batch size, it is beside INT8 (in brackets, the share of
