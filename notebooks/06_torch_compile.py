@@ -337,16 +337,13 @@ glue("06-largest", largest)
 glue("06-images", words.number(many["torch-compile"], lambda r: r.throughput_images_per_s, "{:,.0f}"))
 glue("06-overlapped", words.number(many["torch-compile"], lambda r: r.overlapped_images_per_s, "{:,.0f}"))
 
+rows = [row for size in sizes for row in compared.by_rival("resnet18", "fp16", size)["torch-compile"]]
 gaps = []
-for size, cell in {1: one, largest: many}.items():
-    found = [r.latency.device for r in cell["torch-compile"] if r.latency and r.latency.device and limits]
-    for value in [each.value for each in found]:
-        least, most = bracket.ends_ms(size)
-        gaps.append(
-            f"at batch {size}, {value / least:.1f} times the lower and {value / most:.1f} times the upper bound"
-        )
-measured = "; ".join(gaps) or "not measured on a GPU yet"
-glue("06-gap", f"torch.compile on the device, copies not counted: {measured}")
+for record in [row for row in rows if limits and row.latency and row.latency.device]:
+    least, most = (record.latency.device.value / end for end in bracket.ends_ms(record.batch_size))
+    gaps.append(f"at batch {record.batch_size}, {least:.1f} times the lower and {most:.1f} times the upper bound")
+measured = f"torch.compile takes {'; '.join(gaps)}" if gaps else bracket.gap(rows)
+glue("06-gap", f"{measured}, on the device, copies not counted")
 
 # %% [markdown]
 # {glue:text}`06-compile`.
@@ -546,7 +543,7 @@ show_source("inference_lib.backends.shared.fusion", "subsample_first")
 # tried here, because each takes seconds to compile.) The profiler says where the time of a batch goes: to the library's
 # products, to Inductor's kernels, or to copies that change a layout.
 
-# %%
+# %% tags=["hide-input"]
 variants = {
     "plain": Recipe(),
     "no freezing": Recipe(options={}),
@@ -611,7 +608,7 @@ else:
 # nothing else running, loading, and the first inference.
 
 
-# %%
+# %% tags=["hide-input"]
 def pays_after(record, eager):
     """Say after how many inferences a record is ahead of the eager loop, from nothing to the answers."""
     if seconds_to_first_answer(record) is None or seconds_to_first_answer(eager) is None:
@@ -694,9 +691,10 @@ else:
     print(missing)
 
 # %% [markdown]
-# A warm cache saves the work of Inductor and of the C++ or Triton compiler. It does not save Dynamo's: the Python
-# function is followed again in every process, and Inductor's own modules are imported. "All caches hit, and the start
-# is still slow" is a common complaint ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)).
+# A warm cache is there to save the work of Inductor and of the C++ or Triton compiler; the first line above says what
+# that came to here. It cannot save Dynamo's: the Python function is followed again in every process, and Inductor's own
+# modules are imported. "All caches hit, and the start is still slow" is a common complaint
+# ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)).
 #
 # The file compiles nothing, not even in the first process, and needs no cache on the machine that it is shipped to.
 # Part of its start, in Python, is the import of Inductor's modules; a C++ program needs none of them.

@@ -306,13 +306,30 @@ sizes = (1, largest) if largest > 1 else (1,)
 cells = {size: compared.by_rival("resnet18", "fp16", size) for size in sizes}
 glue("07-graph", compared.verdict("onnxruntime-cudagraph", batch_sizes=sizes))
 glue("07-run", words.times_faster(cells[1]["pytorch"], cells[1]["onnxruntime"]))
-bound = [(size, words.times_faster(c["onnxruntime"], c["onnxruntime-iobinding"])) for size, c in cells.items()]
-glue("07-iobinding", " and ".join(f"{said} at batch {size}" for size, said in bound))
+
+
+def at_each_size(slow, fast, kind="end_to_end"):
+    """Say at each batch size how the rival ``fast`` compares with ``slow``."""
+    return words.once(f"{words.times_faster(c[slow], c[fast], kind)} at batch {size}" for size, c in cells.items())
+
+
+for kind in ("end_to_end", "device"):
+    glue(f"07-iobinding-{kind}", at_each_size("onnxruntime", "onnxruntime-iobinding", kind))
+glue("07-graphs-device", at_each_size("pytorch-cudagraph", "onnxruntime-cudagraph", "device"))
 glue("07-gap", bracket.gap([row for cell in cells.values() for rival in backends for row in cell[rival]]))
 
 # %% [markdown]
-# {glue:text}`07-graph`. In FP16, compared with the eager loop of PyTorch at batch 1, `run()` is {glue:text}`07-run`;
-# compared with `run()`, IOBinding is {glue:text}`07-iobinding`.
+# {glue:text}`07-graph`. In FP16, compared with the eager loop of PyTorch at batch 1, `run()` is {glue:text}`07-run`.
+#
+# Two of these comparisons are worth a second look, at the time on the device alone:
+#
+# - IOBinding against `run()`: end to end {glue:text}`07-iobinding-end_to_end`; on the device
+#   {glue:text}`07-iobinding-device`. Both run the same kernels, so what the first has and the second has not is copies,
+#   and what the host does around them.
+# - The CUDA graph of ONNX Runtime against PyTorch's: on the device {glue:text}`07-graphs-device`. A graph has no
+#   launches left, so that is a matter of kernels.
+#
+# [Rows that look odd](#rows-that-look-odd), further down, takes both apart with a profiler.
 #
 # Now the guess. The model alone, its copies left out, against the two bounds:
 
@@ -355,7 +372,7 @@ compared.batches("resnet18", "fp16")
 # pooling. The {term}`layout` is the order of a feature map in memory: {term}`NCHW` (a whole channel after the other) or
 # NHWC (all channels of a pixel together, *channels-last*), which is what {term}`tensor cores <tensor core>` read.
 
-# %%
+# %% tags=["hide-input"]
 KINDS = {
     "layout": r"nchw_?(to|2)_?nhwc|nhwc_?(to|2)_?nchw|transpose|tensortransform|converttensor|permute",
     "copies": r"memcpy|memset",
@@ -443,7 +460,7 @@ for name, nodes in profiled.items():
 # in it, and what for.
 
 
-# %%
+# %% tags=["hide-input"]
 def two_precisions(model):
     """Let ``run()`` in FP32 and FP16 take turns; return a row of each, and whether FP16 is faster."""
     asked = {name: Workload(model, 1, name, "cuda") for name in ("fp32", "fp16")}
@@ -489,7 +506,7 @@ else:
 # apart, and all take turns.
 
 
-# %%
+# %% tags=["hide-input"]
 def ways_to_call(workload, own, lent, plain):
     """Return calls of one model: ``own`` is a session as it comes, the two runners lend theirs a stream."""
     batch = np.zeros(workload.input_shape, workload.host_dtype)
@@ -529,7 +546,7 @@ else:
 # the model alone.
 
 
-# %%
+# %% tags=["hide-input"]
 def graphs_at(workload):
     """Return runners of a large batch: PyTorch's graph, and ONNX Runtime in both layouts, captured and not."""
     artifact = build(get_backend("onnxruntime"), workload)

@@ -70,7 +70,11 @@ def test_without_ceilings_everything_says_so(make_record: MakeRecord) -> None:
     for shown in (bracket.table([1]), bracket.figure(rows, 1)):
         assert isinstance(shown, Markdown)
         assert "ceilings" in str(shown.data)
-    assert "no such row" in bracket.gap(rows)
+    said = bracket.gap(rows)
+    assert said.startswith("The ceilings of this GPU are not measured yet")
+    assert said.endswith(f"at batch {rows[0].batch_size} {rows[0].median('device').value:.3f} ms")
+    assert "yet" in bracket.gap([])
+    assert "ms" not in bracket.gap([])
 
 
 def test_an_answer_is_glued_under_the_chapter_s_number(
