@@ -654,6 +654,7 @@ start_up = """
 import logging, sys, time
 logging.disable(logging.WARNING)
 import torch
+from torch._dynamo.utils import counters
 from inference_lib import load_pretrained
 from inference_lib.backends.torch_compile import believing_the_processor, quoting_paths
 images = torch.zeros(1, 3, 224, 224, device=sys.argv[1])
@@ -661,16 +662,17 @@ model = load_pretrained("vanilla_cnn").to(sys.argv[1])
 start = time.perf_counter()
 with torch.inference_mode(), believing_the_processor(), quoting_paths():
     torch.compile(model)(images).cpu()
-print(time.perf_counter() - start)
+print(time.perf_counter() - start, counters["inductor"]["fxgraph_cache_hit"])
 """
 
 
 def first_answer():
-    """Return the seconds from a model with its weights, in a fresh process, to the first logits."""
+    """Return the seconds from a model to the first logits in a fresh process, and the programs found in the cache."""
     settings = {"TORCHINDUCTOR_CACHE_DIR": f"{scratch.name}/cache", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-W", "ignore", "-c", start_up, lab.device]
     result = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
-    return float(result.stdout)
+    seconds, found = result.stdout.split()
+    return float(seconds), int(found)
 
 
 # %% [markdown]
@@ -678,9 +680,11 @@ def first_answer():
 
 # %% tags=["nbval-skip"]
 if compiles:
-    starts = {"compiled, cold": first_answer(), "compiled, warm cache": first_answer()}
-    starts["loaded from the .pt2 file"] = load_seconds
-    cold, warm, _ = starts.values()
+    (cold, none), (warm, found_there) = first_answer(), first_answer()
+    if none or not found_there:
+        raise CourseError("the second process compiles again what the first one did; the text below denies it")
+    starts = {"compiled, cold": cold, "compiled, warm cache": warm, "loaded from the .pt2 file": load_seconds}
+    print(f"programs found in the cache: {none} by the first process, {found_there} by the second")
     print(f"with a warm cache: {100 * warm / cold:.0f} % of the cold start")
     imports = f"of its {load_seconds:.1f} s, {import_seconds:.1f} s are imports"
     print(f"from the file: {100 * load_seconds / cold:.0f} %; {imports}")
@@ -691,9 +695,9 @@ else:
     print(missing)
 
 # %% [markdown]
-# A warm cache is there to save the work of Inductor and of the C++ or Triton compiler; the first line above says what
-# that came to here. It cannot save Dynamo's: the Python function is followed again in every process, and Inductor's own
-# modules are imported. "All caches hit, and the start is still slow" is a common complaint
+# What a process finds in the cache, neither Inductor nor the C++ or Triton compiler has to make again; the lines above
+# say what that came to here. Dynamo's work stays: the Python function is followed again in every process, and
+# Inductor's own modules are imported. "All caches hit, and the start is still slow" is a common complaint
 # ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)).
 #
 # The file compiles nothing, not even in the first process, and needs no cache on the machine that it is shipped to.
