@@ -310,7 +310,8 @@ glue("07-run", words.times_faster(cells[1]["pytorch"], cells[1]["onnxruntime"]))
 
 def at_each_size(slow, fast, kind="end_to_end"):
     """Say at each batch size how the rival ``fast`` compares with ``slow``."""
-    return words.once(f"{words.times_faster(c[slow], c[fast], kind)} at batch {size}" for size, c in cells.items())
+    claims = {size: words.times_faster(cell[slow], cell[fast], kind) for size, cell in cells.items()}
+    return words.once(words.by_batch(claims))
 
 
 for kind in ("end_to_end", "device"):
@@ -501,9 +502,9 @@ else:
 # Where the GPU works for a small part of a call, the caller waits for the host, which launches one kernel after the
 # other. There the number of kernels counts, not their bytes.
 #
-# **IOBinding against `run()`, batch 1.** Two things differ: who copies, and on which stream the session works. The
-# course lends the session a stream of its own, so that its copies and the kernels are in one queue. Each is tried
-# apart, and all take turns.
+# **IOBinding against `run()`, batch 1.** The rows differ in who copies. Both lend the session a stream of the
+# course's own, so that copies and kernels are in one queue; a session as it comes works on a stream that it made, so
+# that is tried apart. All take turns.
 
 
 # %% tags=["hide-input"]
@@ -529,17 +530,19 @@ if lab.device == "cuda":
     runners = [open_runner(name, single) for name in ("onnxruntime-iobinding", "onnxruntime")]
     turns = lab.turns(ways_to_call(single, own, *runners))
     display(tables.show_table(turns.table("run()"), f"ResNet-18, FP16, batch 1. {lab.machine_name}.", TIMES))
-    run, _, bound, lent, whole = (turns.ms(name) for name in turns.rounds)
-    print(f"IOBinding with its copies against run(): {turns.effect('bound, stream lent, with copies', 'run()')}")
-    print(f"copies: {run - bound:.3f} ms in run(), {whole - lent:.3f} ms in IOBinding")
+    _, run, bound, lent, whole = (turns.ms(name) for name in turns.rounds)
+    effect = turns.effect("bound, stream lent, with copies", "run(), stream lent")
+    print(f"IOBinding with its copies against run(), as in the rows: {effect}")
+    print(f"copies, and what is around them: {run - lent:.3f} ms in run(), {whole - lent:.3f} ms in IOBinding")
     print(f"lending the stream: {lent - bound:+.3f} ms, effect {turns.effect('bound, stream lent', 'bound')}")
 else:
     print("needs a GPU")
 
 # %% [markdown]
-# The difference between IOBinding and `run()` is what its copies cost more or less, plus what lending the stream costs.
-# At batch 1 the copies are short, and what the host does around them is what counts; with a large batch there is more
-# to copy, and {term}`pinned memory`, which the copy engine reads without a detour, has something to gain.
+# The difference between the two rows is what each spends on its copies and around them. At batch 1 the copies are
+# short, and what the host does around them is what counts: `run()` is one call into C++, IOBinding with its copies
+# several calls from Python. With a large batch there is more to copy, and {term}`pinned memory`, which the copy engine
+# reads without a detour, has something to gain.
 #
 # **The graphs at the largest batch, FP16.** ONNX Runtime's graph differs from its IOBinding in two things: the kernels
 # are captured, and convolutions are in NHWC. Here is each with and without the other, and PyTorch's graph beside them,

@@ -13,7 +13,7 @@ from inference_lib.records.record import Record
 from inference_lib.records.store import select, select_all
 from inference_lib.report import plots
 from inference_lib.report.tables import INTERVAL, ends, noted, show_table
-from inference_lib.report.words import against, label, machines, once, times_faster
+from inference_lib.report.words import against, by_batch, label, machines, once, times_faster
 from inference_lib.seam import MODELS, PRECISIONS, find_model
 
 NOTHING = "nothing measured yet"
@@ -74,15 +74,12 @@ class Rivals:
         clauses = []
         for rival in self.rivals:
             met = {size: cell for size, cell in cells.items() if cell[rival] and rival != mine}
-            said: dict[str, list[str]] = {}
-            for size, cell in met.items():
-                said.setdefault(times_faster(cell[rival], cell[mine]), []).append(str(size))
-            told = [f"{claim} at batch {' and '.join(sizes)}" for claim, sizes in said.items()]
+            said = by_batch({size: times_faster(cell[rival], cell[mine]) for size, cell in met.items()})
             if met:
                 title = next(iter(met.values()))[rival][0].title
-                clauses.append(f"against {title} it is {' and '.join(told)}")
+                clauses.append(f"against {title} it is {said}")
         head = f"On {machines(records)}, {PRECISIONS[precision].title}, {records[0].title} end to end"
-        return f"{head}: {once(clauses, '; ')}"
+        return f"{head}: {once('; '.join(clauses))}"
 
     def show(self, mine: str, model: str = "resnet18", precision: str = "fp16") -> None:
         """Display the table, how the rival ``mine`` fared, and where it was measured, the three figures."""

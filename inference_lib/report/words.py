@@ -1,6 +1,6 @@
 """Numbers and claims for sentences: each is computed from records, and says so where there is none."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from inference_lib.records.comparison import Comparison, compare
@@ -42,9 +42,16 @@ def times_faster(slow: Sequence[Record], fast: Sequence[Record], kind: Kind = "e
     return _claim(found) or "not clearly faster or slower"
 
 
-def once(claims: Iterable[str], join: str = " and ") -> str:
-    """Return ``claims`` as one clause in which a caveat that several of them share stands once, at the end."""
-    said = join.join(claims)
+def by_batch(claims: Mapping[int, str]) -> str:
+    """Return a clause of a claim for each batch size: ``about as fast at batch 1 and 8``."""
+    sizes: dict[str, list[str]] = {}
+    for size, claim in claims.items():
+        sizes.setdefault(claim, []).append(str(size))
+    return " and ".join(f"{claim} at batch {' and '.join(among)}" for claim, among in sizes.items())
+
+
+def once(said: str) -> str:
+    """Return a sentence in which a caveat that several of its claims share stands once, at the end."""
     return f"{said.replace(f' {TOO_FEW}', '')} {TOO_FEW}" if TOO_FEW in said else said
 
 
