@@ -629,13 +629,13 @@ for model in MODELS:
             row |= {"export, s": record.build.export_s, "load, s": record.build.load_s}
         rows.append(row | {"pays after": pays_after(record, eager)})
         shown.append(record)
-if rows:
+if any("export, s" in row for row in rows):
     columns = ["framework", "model", "export, s", "load, s", "pays after"]
     table = pd.DataFrame(rows, columns=columns).astype({"export, s": float, "load, s": float})
     caption = f"Batch 1, against the eager loop. {plots.provenance(shown)}"
     display(tables.show_table(table, caption, dict.fromkeys(["export, s", "load, s"], "{:.2f}")))
 else:
-    print("needs the eager rows of the chapter on PyTorch")
+    print("needs starts that were timed alone: `python -m inference_lib starts` times them")
 
 # %% [markdown]
 # Both are compiled in the export, once. What every process pays is the load: `torch.compile` follows the Python
