@@ -65,14 +65,15 @@ class Bracket:
         The time is that on the device, on a CPU the whole call. Records of other cells or machines are left out.
         Without ceilings, the times alone are told.
         """
+        told: dict[int, list[str]] = {}
+        for record, time in self._times(records):
+            size = record.batch_size
+            over = f"{time.value / self.ends_ms(size)[0]:.1f} times" if self.ceilings else f"{time.value:.3f} ms"
+            told.setdefault(size, []).append(f"{label(record)} {over}")
+        rows = "; ".join(f"at batch {size}, {', '.join(found)}" for size, found in told.items())
         if not self.ceilings:
-            times = [f"{label(r)} at batch {r.batch_size} {time.value:.3f} ms" for r, time in self._times(records)]
-            return f"{NO_BOUND}{': ' if times else ''}{', '.join(times)}"
-        found = [
-            f"{label(record)} at batch {record.batch_size} {time.value / self.ends_ms(record.batch_size)[0]:.1f} times"
-            for record, time in self._times(records)
-        ]
-        return f"The time over the lower end: {', '.join(found)}" if found else "There is no such row to compare yet"
+            return f"{NO_BOUND}: {rows}" if rows else NO_BOUND
+        return f"The time over the lower end: {rows}" if rows else "There is no such row to compare yet"
 
     def figure(self, records: Sequence[Record], batch_size: int) -> HTML | Markdown:
         """Return a figure of the times of ``records`` at ``batch_size``, ms, with the bracket as a band beside them."""
