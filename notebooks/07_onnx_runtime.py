@@ -610,6 +610,8 @@ if lab.device == "cuda":
     top.columns = ["program", "kernel (its name's beginning)", "kind", "times", "ms"]
     display(tables.show_table(top, f"Where a batch of {large.batch_size} spends its time. {lab.machine_name}."))
     del runners, kernels, own
+else:
+    print("needs a GPU")
 
 # %% [markdown]
 # Products that leave the tensor cores, or kernels that change the layout before and after each product, are a matter of
@@ -662,7 +664,8 @@ tables.show_table(counts.rename_axis("operator").reset_index(), f"ResNet-18, FP3
 
 # %%
 before, after = counts["as exported"], counts["exported, as run"]
-changed = [f"{name} ({before[name]} to {after[name]})" for name in counts.index[before != after]]
+operators = counts.index.drop("all operators")
+changed = [f"{name} ({before[name]} to {after[name]})" for name in operators if before[name] != after[name]]
 print("ONNX Runtime changed in the exported graph:", ", ".join(changed) or "nothing")
 
 norms = counts.loc["BatchNormalization"]
