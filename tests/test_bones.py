@@ -1,11 +1,17 @@
 """The bones of a chapter: a question, a bound, a guess, the answer folded, exercises; read in the sources."""
 
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import nbformat
 import pytest
 from executed_course import NAMES
 from prose import text_of
 
+from inference_lib.course.notebook import source_notebook
 from inference_lib.support import paths
 
 DROPDOWN = re.compile(r"^:::\{dropdown\} (?P<title>[^\n]+)\n(?P<inside>.*?)^:::$", re.MULTILINE | re.DOTALL)
@@ -59,3 +65,18 @@ def test_no_page_holds_a_sentence_that_readers_stumbled_over() -> None:
     said = {page.name: re.sub(r"\s+", " ", text_of(page)) for page in pages}
     assert len(said) > 25
     assert [(name, words) for name, text in said.items() for words in STUMBLED if words in text] == []
+
+
+def test_every_chapter_opens_in_jupyterlab_from_its_text(tmp_path: Path) -> None:
+    """What `make lab` opens: the same cells, of which a reader touches one."""
+    shutil.copy(paths.ROOT / "Makefile", tmp_path)
+    shutil.copytree(paths.NOTEBOOKS, tmp_path / "notebooks")
+    command = ["make", "notebooks", f"VENV={sys.prefix}", "INSTALLED="]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    opened = {path.stem: nbformat.read(path, as_version=4) for path in (tmp_path / "_build/notebooks").glob("*.ipynb")}
+    assert sorted(opened) == sorted(NAMES)
+    for name, notebook in opened.items():
+        cells = source_notebook(paths.NOTEBOOKS / f"{name}.py").cells
+        assert [cell.source for cell in notebook.cells] == [cell.source for cell in cells]
+        assert notebook.metadata.kernelspec.name == "python3"
+        assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
