@@ -1,11 +1,14 @@
 """Shared fixtures: made-up machines and records, and GPU tests skipped where there is no GPU."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
 import cores  # before PyTorch, which looks at them
 import numpy as np
+import precompiled
 import pytest
 import torch
 from shared import session_folder
@@ -57,6 +60,15 @@ class PartByPart(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> PartByPart:
     config.option.loadscopereorder = False
     return PartByPart(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let everything that a session compiles share the headers that it reads; processes of the session inherit it."""
+    if cores.WORKER:
+        return
+    folder = Path(tempfile.mkdtemp())
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    precompiled.put_in_front(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
