@@ -28,9 +28,12 @@ CHAPTERS = "test_chapters"
 WITH_ONE_REFERENCE = {"test_onnxruntime", "test_openvino", "test_pytorch", "test_torchscript", "test_tvm"}
 """They ask the models of the course the same, and their answers are computed once."""
 
-EARLY = ("one reference", "a chapter", "test_browser", "test_torch_compile", "test_commands", "test_tensorrt")
-EARLY += ("test_book", CHAPTERS)
-"""What takes longest, and after it what needs all chapters: late, it would keep one process waiting for another."""
+EARLY = ("one reference", "test_servers", "a chapter", "test_browser", "test_cluster", "test_torch_compile")
+EARLY += ("test_commands", "test_book", CHAPTERS)
+"""What takes longest, and after it what needs all chapters: late, it would keep one process waiting for another.
+
+The first chapter measures the grid, for which the others wait: what stands before it is done meanwhile.
+"""
 
 
 def part_of(nodeid: str) -> str:
