@@ -159,6 +159,12 @@ def test_from_too_few_invocations_only_the_ratio_is_told(make_record: MakeRecord
     assert words.tied(pair[1], list(pair)) == "(too few invocations for a verdict)"
 
 
+def test_rows_of_two_machines_are_not_compared(make_record: MakeRecord) -> None:
+    here = make_record(4.0)
+    elsewhere = here.model_copy(update={"machine": here.machine.model_copy(update={"cpu": "Other CPU"})})
+    assert words.times_faster([here], [elsewhere]) == words.NOT_MEASURED
+
+
 def test_a_number_that_is_not_there_says_so(make_record: MakeRecord) -> None:
     absent, on_cpu = make_record(count=0, status="failed"), make_record(device="cpu")
     assert words.times_faster([], [make_record()]) == words.NOT_MEASURED
