@@ -1074,8 +1074,9 @@ for name in ("resnet18", "mobilenet_v2"):
     display(tables.show_table(by_kind, f"{name}, batch 256, one replay. {words.machines(on_gpu)}."))
 
 # %% [markdown]
-# Read the last column line by line (it takes a GPU). Kernels that do not get faster although their numbers have half the bytes do not
-# wait for memory; where they have much of the time, the whole gains little. So profile before you quantize.
+# Read the last column, where this page ran on a GPU, line by line. Kernels that do not get faster although their numbers
+# have half the bytes do not wait for memory; where they have much of the time, the whole gains little. So profile
+# before you quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
