@@ -426,8 +426,8 @@ glue("04-half-device", words.times_faster(single, half, "device"))
 # ([pytorch#44274](https://github.com/pytorch/pytorch/issues/44274)), though it halves the bytes and its products run on
 # tensor cores. Against FP32, the eager loop on {glue:text}`04-gpu` in FP16 is {glue:text}`04-half-end` end to end and
 # {glue:text}`04-half-device` on the device. Where the device gains and the caller does not, the caller waits for the
-# host. The CUDA graph, which takes the host out, is {glue:text}`04-graph-fp16` in FP16, and {glue:text}`04-graph-tf32`
-# in TF32. Four suspects:
+# host. Against FP32 again, the CUDA graph, which takes the host out, is {glue:text}`04-graph-fp16` in FP16, and
+# {glue:text}`04-graph-tf32` in TF32. Four suspects:
 #
 # - **casts**: somebody hands in FP32 arrays, and each call converts them (the book's loop gets FP16 arrays, and casts
 #   ten logits back);
