@@ -272,6 +272,27 @@ def test_in_a_browser_a_reader_filters_limits_sorts_and_sends_the_view(make_reco
         assert errors == []
 
 
+def test_a_slider_redraws_the_pareto_front(make_record: MakeRecord, tmp_path: Path) -> None:
+    records = [record for record in made_up(make_record) if record.device == "cuda" and record.model == "resnet18"]
+    least = min(record.gpu_memory_mib for record in records if record.gpu_memory_mib)
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><body>{explorer.page(records, SCRIPT.as_uri())}</body>")
+    drawn = []
+    with a_tab() as tab:
+        tab.goto(page.as_uri())
+        for most in (None, least):
+            if most:
+                tab.get_by_label("GPU memory, at most, MiB").press("Home")
+            front = pareto_front(choose(records, "resnet18", max_memory_mib=most).ranked)
+            ends = [f"{r.title} {r.precision.upper()}, batch {r.batch_size} (" for r in (front[0], front[-1])]
+            label = tab.locator("svg[role=img]").get_attribute("aria-label").split("The Pareto front: ")[1]
+            assert [label.find(end) > -1 for end in ends] == [True, True], (label, ends)
+            drawn.append(tab.locator("path.front").get_attribute("d"))
+            assert drawn[-1].count("L") == len(front) - 1
+            assert tab.locator("svg g.best").count() == len(front)
+    assert drawn[0] != drawn[1]
+
+
 def test_data_cannot_end_the_element_that_holds_them(make_record: MakeRecord) -> None:
     bad = make_record(count=0, backend="tvm", status="failed", reason="</script><!--<script>alert(1)</script>")
     page = explorer.page([bad, make_record()], "x.js")

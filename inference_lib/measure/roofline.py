@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from inference_lib.backends.shared.cuda import float32_products
+from inference_lib.backends.shared.cuda import float32_products, multiplies_fp8
 from inference_lib.backends.shared.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU
 from inference_lib.measure.timing import mark, milliseconds_between
 from inference_lib.records.machine import this_machine
@@ -144,16 +144,11 @@ def measure_ceilings(device: str) -> Ceilings:
     )
 
 
-FP8_CAPABILITY = (8, 9)
-"""GPUs from Ada and Hopper on multiply FP8."""
-
-
 def multiplied(device: str) -> list[str]:
     """Return the precisions in which ``device`` multiplies."""
     if device == "cpu":
         return [name for name, found in PRECISIONS.items() if not found.cpu]
-    old = torch.cuda.get_device_capability() < FP8_CAPABILITY
-    return [name for name in PRECISIONS if name != "fp8" or not old]
+    return [name for name in PRECISIONS if name != "fp8" or multiplies_fp8()]
 
 
 def _product_rate(precision: str, device: str) -> float:

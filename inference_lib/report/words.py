@@ -55,12 +55,12 @@ def once(said: str) -> str:
     return f"{said.replace(f' {TOO_FEW}', '')} {TOO_FEW}" if TOO_FEW in said else said
 
 
-def against(baseline: Record, record: Record) -> str:
-    """Return how ``record`` compares with ``baseline`` end to end, for a cell of a table: a ratio above 1 is faster.
+def against(baseline: Record, record: Record, kind: Kind = "end_to_end") -> str:
+    """Return how ``record`` compares with ``baseline``, for a cell of a table: a ratio above 1 is faster.
 
     ``2.1 times faster``, ``about as fast``, ``cannot tell (1.04)``; from too few invocations the ratio: ``1.04``.
     """
-    found = compare(baseline, record)
+    found = compare(baseline, record, kind)
     if found.low is None:
         return f"{found.ratio:.2f}"
     return _claim(found) or f"cannot tell ({found.ratio:.2f})"
