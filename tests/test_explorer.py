@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from chromium import a_tab
 
 from inference_lib.records.comparison import Comparison, compare
-from inference_lib.records.record import Load, Record
+from inference_lib.records.record import Key, Load, Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import explorer
 from inference_lib.report.choose import choose, pareto_front, places
@@ -155,10 +155,10 @@ def test_the_script_answers_as_choose_does_on_the_edition(monkeypatch: pytest.Mo
 
 def remembering(function: Callable[[Record, Record], Comparison]) -> Callable[[Record, Record], Comparison]:
     """Return ``function`` with what it said of each pair of records kept."""
-    known: dict[tuple[int, int], Comparison] = {}
+    known: dict[tuple[Key, Key], Comparison] = {}
 
     def remembered(one: Record, other: Record) -> Comparison:
-        pair = (id(one), id(other))
+        pair = (one.key, other.key)
         return known[pair] if pair in known else known.setdefault(pair, function(one, other))
 
     return remembered
