@@ -361,6 +361,7 @@ def ms_of(record, kind):
     return record.median(kind).value
 
 
+# %%
 def gains(records, kind="end_to_end"):
     """Return a row for each export in eight bits: its time, its rivals' in more bits, and how it compares."""
     rows = []

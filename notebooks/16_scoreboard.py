@@ -583,7 +583,7 @@ for model, panel in panels.items():
         panel.annotate(record.batch_size, point, xytext=(-4, 6), textcoords="offset points", fontsize=plots.SMALL)
     panel.sharey(panels["vanilla_cnn"])
     panel.set(xscale="log", yscale="log")
-    panel.margins(0.15)
+    panel.margins(x=0.15, y=0.25)  # room for the numbers above the front
 panels["mobilenet_v2"].set_xlabel("latency of a batch, ms")
 panels["resnet18"].set_ylabel("images per second, end to end")
 add_legend(figure, select(shown))

@@ -143,7 +143,7 @@ def test_a_comparison_reads_right_both_ways(make_record: MakeRecord, slow: float
     pair = make_record(slow, backend="a"), make_record(fast, backend="b")
     assert words.times_faster([pair[0]], [pair[1]]) == expected
     assert words.times_faster([pair[0]], [pair[1]], "device") == expected
-    assert words.against(*pair) == expected
+    assert words.against(*pair) == words.against(*pair, "device") == expected
 
 
 def test_what_the_intervals_leave_open_is_not_claimed(make_record: MakeRecord) -> None:
