@@ -1,11 +1,14 @@
 """Shared fixtures: made-up machines and records, and GPU tests skipped where there is no GPU."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
 import cores  # before PyTorch, which looks at them
 import numpy as np
+import precompiled
 import pytest
 import torch
 from shared import session_folder
@@ -25,9 +28,12 @@ CHAPTERS = "test_chapters"
 WITH_ONE_REFERENCE = {"test_onnxruntime", "test_openvino", "test_pytorch", "test_torchscript", "test_tvm"}
 """They ask the models of the course the same, and their answers are computed once."""
 
-EARLY = ("one reference", "a chapter", "test_browser", "test_torch_compile", "test_commands", "test_tensorrt")
-EARLY += ("test_book", CHAPTERS)
-"""What takes longest, and after it what needs all chapters: late, it would keep one process waiting for another."""
+EARLY = ("one reference", "test_servers", "a chapter", "test_browser", "test_cluster", "test_torch_compile")
+EARLY += ("test_commands", "test_book", CHAPTERS)
+"""What takes longest, and after it what needs all chapters: late, it would keep one process waiting for another.
+
+The first chapter measures the grid, for which the others wait: what stands before it is done meanwhile.
+"""
 
 
 def part_of(nodeid: str) -> str:
@@ -57,6 +63,15 @@ class PartByPart(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> PartByPart:
     config.option.loadscopereorder = False
     return PartByPart(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let everything that a session compiles share the headers that it reads; processes of the session inherit it."""
+    if cores.WORKER:
+        return
+    folder = Path(tempfile.mkdtemp())
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    precompiled.put_in_front(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

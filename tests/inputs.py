@@ -5,8 +5,11 @@ import hashlib
 import numpy as np
 import torch
 
-from inference_lib.seam import Workload
+from inference_lib.seam import MODELS, Workload
 from inference_lib.zoo.networks import load_pretrained
+
+CELLS = [(model, size) for model in MODELS for size in (1, 3, 64 if model == "vanilla_cnn" else 8)]
+"""Models and batch sizes whose answers are compared: one picture, a few, many; many of a large network take seconds."""
 
 
 def noise(workload: Workload, seed: int = 0) -> np.ndarray:

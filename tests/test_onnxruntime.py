@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inputs import eager_logits, noise
+from inputs import CELLS, eager_logits, noise
 
 from inference_lib.backends import get_backend
 from inference_lib.backends import onnxruntime as ort_backend
 from inference_lib.backends.onnxruntime import MODEL_FILE, open_session
-from inference_lib.seam import MODELS, Workload, build
+from inference_lib.seam import Workload, build
 from inference_lib.support.errors import CourseError
 
 pytest.importorskip("onnx")
@@ -22,8 +22,7 @@ pytest.importorskip("onnxruntime")
 NAMES = ("onnxruntime", "onnxruntime-iobinding", "onnxruntime-cudagraph")
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize(("model", "batch_size"), CELLS)
 def test_one_file_runs_any_batch_and_computes_what_the_model_computes(root: Path, model: str, batch_size: int) -> None:
     backend, workload = get_backend("onnxruntime"), Workload(model, batch_size, "fp32", "cpu")
     artifact, batch = build(backend, workload, root), noise(workload)

@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inputs import eager_logits, noise
+from inputs import CELLS, eager_logits, noise
 
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.cuda import float32_products
-from inference_lib.seam import MODELS, Workload, build
+from inference_lib.seam import Workload, build
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo.networks import load_pretrained
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize(("model", "batch_size"), CELLS)
 def test_the_loaded_artifact_computes_what_the_model_computes(tmp_path: Path, model: str, batch_size: int) -> None:
     workload = Workload(model, batch_size, "fp32", "cpu")
     batch = noise(workload)

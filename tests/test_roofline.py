@@ -125,6 +125,26 @@ def test_ceilings_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert Ceilings.model_validate_json(kept.read_bytes()) == MACHINE
 
 
+def test_measured_again_of_each_ceiling_the_higher_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def machine(fp32: float, int8: float, bandwidth: float) -> Ceilings:
+        return Ceilings(flops={"fp32": fp32, "int8": int8}, bandwidth=bandwidth, machine="a CPU")
+
+    monkeypatch.setattr(roofline, "measure_ceilings", lambda device: machine(50.0, 300.0, 10.0))
+    assert roofline.ceilings("cpu", tmp_path) == machine(50.0, 300.0, 10.0)
+    monkeypatch.setattr(roofline, "measure_ceilings", lambda device: machine(90.0, 200.0, 9.0))
+    assert roofline.ceilings("cpu", tmp_path) == machine(50.0, 300.0, 10.0)
+    assert roofline.ceilings("cpu", tmp_path, again=True) == machine(90.0, 300.0, 10.0)
+    assert roofline.ceilings("cpu", tmp_path) == machine(90.0, 300.0, 10.0)
+
+
+def test_the_cpu_s_ceiling_is_that_of_the_quicker_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_product_rate", lambda precision, device: 90.0)
+    monkeypatch.setattr(roofline, "_convolution_rate", lambda: 110.0)
+    assert roofline.measure_ceilings("cpu").flops == {"fp32": 110.0, "int8": 90.0}
+    monkeypatch.setattr(roofline, "_convolution_rate", lambda: 70.0)
+    assert roofline.measure_ceilings("cpu").flops == {"fp32": 90.0, "int8": 90.0}
+
+
 def test_this_machine_has_ceilings() -> None:
     found = roofline.measure_ceilings("cpu")
     assert found.flops.keys() == {"fp32", "int8"}
