@@ -419,17 +419,13 @@ tables.show_table(
 )
 
 # %% tags=["remove-cell"]
-glue("01-machine", lab.machine_name)
 glue("01-images", f"{checked:,}")
-for name, history in histories.items():
-    glue(f"01-here-{name}", f"{accuracy_here(name)['accuracy %']:.2f} %")
-    glue(f"01-reported-{name}", f"{history['test_accuracy']:.2f} %")
+inside_of = here.loc[(here["accuracy %"] - here["reported %"]).abs() <= here["+- %"], "model"]
+glue("01-inside", ", ".join(inside_of) or "none of them")
 
 # %% [markdown]
-# On the first {glue:text}`01-images` test pictures, on {glue:text}`01-machine`, the vanilla CNN is right on
-# {glue:text}`01-here-vanilla_cnn` ({glue:text}`01-reported-vanilla_cnn` was reported after training, on all 10,000),
-# ResNet-18 on {glue:text}`01-here-resnet18` ({glue:text}`01-reported-resnet18`), MobileNetV2 on
-# {glue:text}`01-here-mobilenet_v2` ({glue:text}`01-reported-mobilenet_v2`).
+# *Reported* is the accuracy after training, on all 10,000 pictures. It lies inside the interval here for:
+# {glue:text}`01-inside`. More than that, {glue:text}`01-images` pictures cannot confirm.
 #
 # ### From logits to a class
 #
@@ -577,9 +573,14 @@ tables.show_table(
     normalizations, f"The vanilla CNN on {len(sample)} pictures, {lab.machine_name}.", {"accuracy %": "{:.1f}"}
 )
 
+# %% tags=["remove-cell"]
+right, *spoiled_by = normalizations["accuracy %"]
+glue("01-mildest", f"{right - max(spoiled_by):.0f}")
+
 # %% [markdown]
-# A mistake that costs little is the dangerous one: it looks like a slightly worse network. Keep preprocessing next to
-# the weights, and check accuracy with the very code that will serve.
+# The mildest of these mistakes costs {glue:text}`01-mildest` points, and nothing complained. One that costs little is
+# more dangerous still: it looks like a slightly worse network. Keep preprocessing next to the weights, and check
+# accuracy with the very code that will serve.
 #
 # ### NHWC where NCHW is expected
 #

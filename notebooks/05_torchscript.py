@@ -264,8 +264,9 @@ glue("05-rounding", rounding)
 
 # %%
 limits = lab.gpu_ceilings()  # None where neither this machine nor the published edition has a GPU
+bracket = Bracket("resnet18", "fp16", limits)
 if limits:
-    least, most = Bracket("resnet18", "fp16", limits).ends_ms(1)
+    least, most = bracket.ends_ms(1)
     print(f"{limits.machine}, ResNet-18, one picture in FP16: from {least:.3f} to {most:.3f} ms")
 else:
     print("needs the ceilings of a GPU")
@@ -307,13 +308,7 @@ sizes = (1, largest) if largest > 1 else (1,)
 cell = compared.by_rival("resnet18", "fp16")
 glue("05-graph", compared.verdict("torchscript-cudagraph", batch_sizes=sizes))
 glue("05-script", words.times_faster(cell["pytorch"], cell["torchscript"]))
-device_ms = {rival: r[0].latency.device for rival, r in cell.items() if r and r[0].latency}
-gaps = [
-    f"{cell[rival][0].title} takes {found.value:.3f} ms, {found.value / least:.1f} times the lower bound"
-    for rival, found in device_ms.items()
-    if found and limits and rival in backends
-]
-glue("05-gap", f"On the device, copies not counted: {'; '.join(gaps) or 'not measured on a GPU yet'}")
+glue("05-gap", f"{bracket.gap([record for rival in backends for record in cell[rival]])}, on the device")
 
 # %% [markdown]
 # {glue:text}`05-graph`. TorchScript without a graph, at batch 1 in FP16, compared with the eager loop, is

@@ -337,16 +337,13 @@ glue("06-largest", largest)
 glue("06-images", words.number(many["torch-compile"], lambda r: r.throughput_images_per_s, "{:,.0f}"))
 glue("06-overlapped", words.number(many["torch-compile"], lambda r: r.overlapped_images_per_s, "{:,.0f}"))
 
+rows = [row for size in sizes for row in compared.by_rival("resnet18", "fp16", size)["torch-compile"]]
 gaps = []
-for size, cell in {1: one, largest: many}.items():
-    found = [r.latency.device for r in cell["torch-compile"] if r.latency and r.latency.device and limits]
-    for value in [each.value for each in found]:
-        least, most = bracket.ends_ms(size)
-        gaps.append(
-            f"at batch {size}, {value / least:.1f} times the lower and {value / most:.1f} times the upper bound"
-        )
-measured = "; ".join(gaps) or "not measured on a GPU yet"
-glue("06-gap", f"torch.compile on the device, copies not counted: {measured}")
+for record in [row for row in rows if limits and row.latency and row.latency.device]:
+    least, most = (record.latency.device.value / end for end in bracket.ends_ms(record.batch_size))
+    gaps.append(f"at batch {record.batch_size}, {least:.1f} times the lower and {most:.1f} times the upper bound")
+measured = f"torch.compile takes {'; '.join(gaps)}" if gaps else bracket.gap(rows)
+glue("06-gap", f"{measured}, on the device, copies not counted")
 
 # %% [markdown]
 # {glue:text}`06-compile`.
@@ -546,7 +543,7 @@ show_source("inference_lib.backends.shared.fusion", "subsample_first")
 # tried here, because each takes seconds to compile.) The profiler says where the time of a batch goes: to the library's
 # products, to Inductor's kernels, or to copies that change a layout.
 
-# %%
+# %% tags=["hide-input"]
 variants = {
     "plain": Recipe(),
     "no freezing": Recipe(options={}),
@@ -611,7 +608,7 @@ else:
 # nothing else running, loading, and the first inference.
 
 
-# %%
+# %% tags=["hide-input"]
 def pays_after(record, eager):
     """Say after how many inferences a record is ahead of the eager loop, from nothing to the answers."""
     if seconds_to_first_answer(record) is None or seconds_to_first_answer(eager) is None:
@@ -632,13 +629,13 @@ for model in MODELS:
             row |= {"export, s": record.build.export_s, "load, s": record.build.load_s}
         rows.append(row | {"pays after": pays_after(record, eager)})
         shown.append(record)
-if rows:
+if any("export, s" in row for row in rows):
     columns = ["framework", "model", "export, s", "load, s", "pays after"]
     table = pd.DataFrame(rows, columns=columns).astype({"export, s": float, "load, s": float})
     caption = f"Batch 1, against the eager loop. {plots.provenance(shown)}"
     display(tables.show_table(table, caption, dict.fromkeys(["export, s", "load, s"], "{:.2f}")))
 else:
-    print("needs the eager rows of the chapter on PyTorch")
+    print("needs starts that were timed alone: `python -m inference_lib starts` times them")
 
 # %% [markdown]
 # Both are compiled in the export, once. What every process pays is the load: `torch.compile` follows the Python
@@ -657,6 +654,7 @@ start_up = """
 import logging, sys, time
 logging.disable(logging.WARNING)
 import torch
+from torch._dynamo.utils import counters
 from inference_lib import load_pretrained
 from inference_lib.backends.torch_compile import believing_the_processor, quoting_paths
 images = torch.zeros(1, 3, 224, 224, device=sys.argv[1])
@@ -664,16 +662,17 @@ model = load_pretrained("vanilla_cnn").to(sys.argv[1])
 start = time.perf_counter()
 with torch.inference_mode(), believing_the_processor(), quoting_paths():
     torch.compile(model)(images).cpu()
-print(time.perf_counter() - start)
+print(time.perf_counter() - start, counters["inductor"]["fxgraph_cache_hit"])
 """
 
 
 def first_answer():
-    """Return the seconds from a model with its weights, in a fresh process, to the first logits."""
+    """Return the seconds from a model to the first logits in a fresh process, and the programs found in the cache."""
     settings = {"TORCHINDUCTOR_CACHE_DIR": f"{scratch.name}/cache", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-W", "ignore", "-c", start_up, lab.device]
     result = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
-    return float(result.stdout)
+    seconds, found = result.stdout.split()
+    return float(seconds), int(found)
 
 
 # %% [markdown]
@@ -681,9 +680,11 @@ def first_answer():
 
 # %% tags=["nbval-skip"]
 if compiles:
-    starts = {"compiled, cold": first_answer(), "compiled, warm cache": first_answer()}
-    starts["loaded from the .pt2 file"] = load_seconds
-    cold, warm, _ = starts.values()
+    (cold, none), (warm, found_there) = first_answer(), first_answer()
+    if none or not found_there:
+        raise CourseError("the second process compiles again what the first one did; the text below denies it")
+    starts = {"compiled, cold": cold, "compiled, warm cache": warm, "loaded from the .pt2 file": load_seconds}
+    print(f"programs found in the cache: {none} by the first process, {found_there} by the second")
     print(f"with a warm cache: {100 * warm / cold:.0f} % of the cold start")
     imports = f"of its {load_seconds:.1f} s, {import_seconds:.1f} s are imports"
     print(f"from the file: {100 * load_seconds / cold:.0f} %; {imports}")
@@ -694,9 +695,10 @@ else:
     print(missing)
 
 # %% [markdown]
-# A warm cache saves the work of Inductor and of the C++ or Triton compiler. It does not save Dynamo's: the Python
-# function is followed again in every process, and Inductor's own modules are imported. "All caches hit, and the start
-# is still slow" is a common complaint ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)).
+# What a process finds in the cache, neither Inductor nor the C++ or Triton compiler has to make again; the lines above
+# say what that came to here. Dynamo's work stays: the Python function is followed again in every process, and
+# Inductor's own modules are imported. "All caches hit, and the start is still slow" is a common complaint
+# ([pytorch#154456](https://github.com/pytorch/pytorch/issues/154456)).
 #
 # The file compiles nothing, not even in the first process, and needs no cache on the machine that it is shipped to.
 # Part of its start, in Python, is the import of Inductor's modules; a C++ program needs none of them.

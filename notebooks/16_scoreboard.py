@@ -67,10 +67,12 @@ from inference_lib.records.statistics import Interval
 from inference_lib.report import glue, labels, plots, select, show_source, tables, words
 from inference_lib.report.bracket import Bracket
 from inference_lib.report.choose import (
+    Goal,
     break_even,
     choose,
     images_per_s,
     latency_ms,
+    level_with,
     pareto_front,
     quickest,
     seconds_to_first_answer,
@@ -143,22 +145,22 @@ if bounds:
     forms = {"at least, ms": "{:.3g}", "one by one, ms": "{:.3g}", "at most times faster": "{:,.0f}"}
     display(tables.show_table(pd.DataFrame(bounds), caption, forms))
 else:
-    print("needs the loop's records and the ceilings of a GPU")
+    print("needs the loop's records and the ceilings of that GPU, measured there or published with its records")
 
 # %% [markdown]
 # Guess before you read on: for which model is the quickest row furthest ahead of the loop, and by how many times?
 #
 # :::{dropdown} What was measured
 # At batch 1, against the loop: Vanilla CNN {glue:text}`16-speedup-vanilla_cnn`, ResNet-18
-# {glue:text}`16-speedup-resnet18`, MobileNetV2 {glue:text}`16-speedup-mobilenet_v2`. How near that is to the bound: on
-# the device alone, {glue:text}`16-near`. The [roofline below](section-16-roofline) has all rows.
+# {glue:text}`16-speedup-resnet18`, MobileNetV2 {glue:text}`16-speedup-mobilenet_v2`. How near that is to the bound, on
+# the device alone: {glue:text}`16-near`. The [roofline below](section-16-roofline) has all rows.
 # :::
 #
 # ## How to read a row
 #
 # - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it predicts
 #   what the FP32 eager model predicts. Rows that may have lost something answer all pictures; a quick run, and rows
-#   that round as FP32 does, only the first ones. What they gain and lose there is added to the FP32 model's accuracy on
+#   that store 32 bits, only the first ones. What they gain and lose there is added to the FP32 model's accuracy on
 #   the most pictures, so that the column compares.
 # - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
 #   every answer. **95 %** is the interval of that median, from at least three starts of every row (the [chapter on
@@ -307,7 +309,8 @@ for size in sorted({r.batch_size for r in select(gpu, model="resnet18", precisio
     if cell and ceilings:
         times = min(r.latency.device.value for r in cell) / Bracket("resnet18", "fp16", ceilings).ends_ms(size)[0]
         near.append(f"{times:.1f} times the bound at batch {size}")
-told = f"ResNet-18 takes, in its quickest FP16 row, {', '.join(near)}" if near else words.NOT_MEASURED
+needed = "not known without the ceilings of the GPU, which this edition does not hold"
+told = f"ResNet-18 takes, in its quickest FP16 row, {', '.join(near)}" if near else needed
 glue("16-near", told)
 absent = {r.title for r in shown if not r.ok} - {r.title for r in select(shown)}
 glue("16-absent", ", ".join(sorted(absent)) or "none")
@@ -322,7 +325,8 @@ for model in MODELS:
     glue(f"16-reference-speedup-{model}", f"{reference.max() / reference['PyTorch', 'FP32']:.1f}")
 
 # %% [markdown]
-# On {glue:text}`16-gpu`, against the reference loop on the same machine:
+# On {glue:text}`16-gpu`, in 16 bits or more, against the reference loop on the same machine. The quickest row is that
+# with the shortest median; one that ties with it may have the longer bar, since bars compare within rounds.
 #
 # - Vanilla CNN: the quickest row is {glue:text}`16-best-vanilla_cnn`, {glue:text}`16-speedup-vanilla_cnn`.
 #   Not clearly slower than it: {glue:text}`16-level-vanilla_cnn`.
@@ -362,7 +366,7 @@ glue("16-traffic", mobilenet.bytes_unfused / resnet.bytes_unfused)
 # - It is **contradicted** if the second run says the opposite, and **not confirmed** if the second run does not say the
 #   same; contradicted ones are among these.
 # - Two ratios are **compatible** if they differ by no more than their 95 % intervals allow together. If the intervals
-#   are honest, 95 of 100 are.
+#   are honest, 95 of 100 are; if fewer are, they promise too much, and if more, they are wider than they need to be.
 
 # %%
 shelves = (lab.published_store.read(), lab.store.read())
@@ -424,15 +428,15 @@ both = [
     for device, records in sides.items()
     if select(records, model=model, batch_size=1)
 ]
-if both:
+if {row["on"] for row in both} == set(sides):
     caption = f"A GPU and its host. {plots.provenance(select([*host, *gpu]))}"
     display(tables.show_table(pd.DataFrame(both), caption, {"images/s": "{:,.0f}"}))
 else:
-    print("needs records of a GPU or its host")
+    print("needs records of a GPU and of its host's processors; this edition has not both")
 
 # %% [markdown]
-# The CPU is there anyway. Where one caller asks now and then, and can wait as long as the table says, nothing needs to
-# be bought.
+# The images of a full queue are on the device already. The CPU is there anyway: where one caller asks now and then, and
+# can wait as long as it takes, nothing needs to be bought.
 #
 # ## On readers' machines
 #
@@ -491,30 +495,41 @@ glue("16-accuracy-of-models", f"{np.ptp(means):.2f}" if means else words.NOT_MEA
 #
 # INT8 and FP8 are another trade: some accuracy for some speed, after a calibration. [Chapter 13](13_quantization)
 # explains both. Here is what the trade brings: the quickest row of eight bits beside the quickest of more, at the
-# smallest and at the largest batch where both were measured.
+# smallest and at the largest batch where both were measured. On a GPU, eight bits shorten the time on the device alone;
+# end to end, the copies come on top, in 16 bits either way. What is left where they overlap with the computation, that
+# chapter says, too.
 
 
 # %%
-def eight_or_more(device: str, records: list, model: str) -> list[dict]:
+def eight_or_more(device: str, records: list, model: str, kind: str) -> list[dict]:
     """Return two rows or fewer: the quickest record with more bits and in eight, at both ends of the batch sizes."""
     rows = []
-    mine = select(records, model=model)
+    mine = [r for r in select(records, model=model) if kind == "end_to_end" or r.latency.device]
     eight = [r for r in mine if PRECISIONS[r.precision].calibrated]
     more = [r for r in mine if not PRECISIONS[r.precision].calibrated]
     sizes = sorted({r.batch_size for r in eight} & {r.batch_size for r in more})
     for size in dict.fromkeys(sizes[:1] + sizes[-1:]):
-        one, other = quickest(select(more, batch_size=size)), quickest(select(eight, batch_size=size))
-        row = {"model": model, "on": device, "batch": size, "more bits": words.label(one), "more, ms": latency_ms(one)}
-        row |= {"eight bits": words.label(other), "eight, ms": latency_ms(other)}
-        rows.append(row | {"eight bits are": words.against(one, other)})
+        least = [min(select(some, batch_size=size), key=lambda r: r.median(kind).value) for some in (more, eight)]
+        times = [record.median(kind).value for record in least]
+        row = {"model": model, "on": device, "time": kind.replace("_", " "), "batch": size}
+        row |= {"more bits": words.label(least[0]), "more, ms": times[0]}
+        row |= {"eight bits": words.label(least[1]), "eight, ms": times[1]}
+        rows.append(row | {"eight bits are": words.against(*least, kind)})
     return rows
 
 
 sides = {"CPU": host, "GPU": gpu} if gpu or host else {"CPU": here}
-rows = [row for model in MODELS for side, records in sides.items() for row in eight_or_more(side, records, model)]
-measured_sides = [record for records in sides.values() for record in select(records)]
+rows = [
+    row
+    for model in MODELS
+    for side, records in sides.items()
+    for kind in ("device", "end_to_end")
+    for row in eight_or_more(side, records, model, kind)
+]
+measured_sides = [r for records in sides.values() for r in select(records)]
+in_eight = [r for model in MODELS for r in select(measured_sides, model=model) if PRECISIONS[r.precision].calibrated]
 if rows:
-    display(tables.show_table(pd.DataFrame(rows), f"End to end. {plots.provenance(measured_sides)}"))
+    display(tables.show_table(pd.DataFrame(rows), f"Eight bits and more. {plots.provenance(in_eight)}"))
 else:
     print("no rows in eight bits here yet")
 
@@ -523,9 +538,9 @@ else:
 # said beside it.
 
 # %%
-lost = tables.accuracy_lost(select(measured_sides, batch_size=1))
+lost = tables.accuracy_lost(in_eight)
 if len(lost):
-    display(tables.show_table(lost, f"Accuracy in eight bits. {plots.provenance(measured_sides)}"))
+    display(tables.show_table(lost, f"Accuracy in eight bits. {plots.provenance(in_eight)}"))
 else:
     print("no rows in eight bits here yet")
 
@@ -598,6 +613,7 @@ front_table = pd.DataFrame(
             "latency ms": latency_ms(r),
             tables.INTERVAL: tables.ends(r.median("end_to_end")),
             "FPS": images_per_s(r),
+            "not clearly slower": words.tied(r, select(shown, model=r.model, batch_size=r.batch_size)),
         }
         for r in front
     ]
@@ -605,7 +621,8 @@ front_table = pd.DataFrame(
 tables.show_table(front_table, "The Pareto fronts, the quickest row first.")
 
 # %% [markdown]
-# What is not in this table is beaten by something that is, in latency and in rate at once.
+# A row that is not in this table has a longer median and a lower rate than one that is. The last column names those
+# that the intervals do not tell from the row on the front, at the same batch size: they are as good a choice.
 #
 # ## Memory
 #
@@ -674,7 +691,7 @@ tables.show_table(table, f"A million pictures, copies included. {plots.provenanc
 # the framework.
 #
 # Energy is what the GPU itself took, read from its own counter while it computed batches of one, back to back. (The
-# host is not in it, and larger batches were not measured.)
+# host is not in it. Rows of more than 16 bits and of larger batches have no reading.)
 
 # %% tags=["hide-input"]
 metered = [r for r in at_batch_1 if r.load and r.load.energy_mj_per_image]
@@ -732,13 +749,18 @@ else:
 tables.show_table(bill, f"ResNet-18, batch 1. {plots.provenance(select(at_batch_1, model='resnet18'))}")
 
 # %% tags=["remove-cell"]
-ways = bill.assign(row=bill["framework"] + " " + bill["precision"]).set_index("row") if len(bill) else bill
-least = [f"{name}: {ways[name].idxmin()}" for name in ways.select_dtypes("number") if ways[name].notna().any()]
+ways = bill.assign(row=bill["framework"] + " " + bill["precision"]) if len(bill) else bill
+least = []
+for name in ways.select_dtypes("number"):
+    told = ways[ways[name].notna()]
+    if told["framework"].nunique() > 1:  # one framework alone is the least of nothing
+        least.append(f"{name}: {', '.join(told['row'][told[name] == told[name].min()])}")
 glue("16-least", "; ".join(least) or words.NOT_MEASURED)
 
 # %% [markdown]
-# The least in each column: {glue:text}`16-least`. What is missing was not measured: an export has a time only if it ran
-# with nothing else beside it, and only a GPU has such a meter.
+# The least in each column that several frameworks have: {glue:text}`16-least`. What is missing was not measured: an
+# export has a time only if it ran with nothing else beside it (cuDNN's always does, for it times kernels), and energy
+# is read on a GPU, in 16 bits or fewer.
 #
 # ## The price of getting started
 #
@@ -766,7 +788,10 @@ def pays(record, baseline) -> str:
     return "never" if count is None else f"{count:,.0f}"
 
 
-started = [r for r in at_batch_1 if seconds_to_first_answer(r) is not None]
+timed = [r for r in at_batch_1 if seconds_to_first_answer(r) is not None]
+started = [
+    r for r in timed if loop[r.model] and loop[r.model][0] in timed
+]  # what is compared with the loop needs its start
 building = select(started, model="resnet18")
 parts = {"export": "#56B4E9", "load": "#D98C00", "first inference": "#CC79A7"}
 
@@ -791,7 +816,7 @@ if building:
     caption = f"ResNet-18, batch 1, against the reference loop. {plots.provenance(building)}"
     display(plots.show_figure(figure, alt, caption))
 else:
-    print("no start was timed alone; `python -m inference_lib starts` does so")
+    print("the loop's start was not timed alone; `python -m inference_lib starts` does so")
 
 # %% [markdown]
 # The break-even counts of all models, as inferences at batch 1:
@@ -801,7 +826,10 @@ counts = {}
 for record in (r for r in started if r not in loop[r.model] and loop[r.model]):
     counts.setdefault(words.label(record), {})[record.model] = pays(record, loop[record.model][0])
 paid = pd.DataFrame(counts, index=list(MODELS)).T.rename_axis("framework").reset_index()
-tables.show_table(paid, "Inferences until a row has paid for its start.")
+if counts:
+    display(tables.show_table(paid, "Inferences until a row has paid for its start."))
+else:
+    print("needs starts that were timed alone, the loop's among them")
 
 # %% [markdown]
 # "Never" means that the row is slower than the loop at batch 1, "cannot tell" that the two are tied. Export time counts
@@ -828,11 +856,11 @@ if len(largest):
     plots.roofline(largest, ceilings, axes)
     add_legend(figure, select(gpu, batch_size=largest["batch"].max()))
     labels.spread(axes)
-plots.show_figure(
-    figure,
-    alt="FLOP per second over FLOP per byte for every row at the largest batch, under the roofs of the precisions.",
-    caption=f"All rows at the largest batch, the highest of each column named. {plots.provenance(select(gpu))}",
-)
+    alt = "FLOP per second over FLOP per byte for every row at the largest batch, under the roofs of the precisions."
+    caption = f"All rows at the largest batch, the highest of each column named. {plots.provenance(select(gpu))}"
+    display(plots.show_figure(figure, alt, caption))
+else:
+    print("needs the ceilings of that GPU, measured there or published with its records")
 
 # %% [markdown]
 # The distance to the roof is what could still be gained. What was achieved in each row, as a share of both bounds:
@@ -840,8 +868,11 @@ plots.show_figure(
 # %% tags=["hide-output"]
 shares = ["framework", "model", "precision", "batch", "achieved images/s", "limited by", "% of unfused", "% of fused"]
 formats = {"achieved images/s": "{:,.0f}", "% of unfused": "{:.0f}", "% of fused": "{:.0f}"}
-shown_shares = bounded[shares] if len(bounded) else pd.DataFrame(columns=shares)
-tables.show_table(shown_shares, f"Achieved of what is attainable. {plots.provenance(select(gpu))}", formats)
+if len(bounded):
+    caption = f"Achieved of what is attainable. {plots.provenance(select(gpu))}"
+    display(tables.show_table(bounded[shares], caption, formats))
+else:
+    print("needs the ceilings of that GPU")
 
 # %% [markdown]
 # A row above 100 percent of the unfused bound has fused operations: it moves less than one by one would.
@@ -856,7 +887,8 @@ show_source(choose)
 # %% [markdown]
 # Images per second are those that one caller really gets, copies included. A limit on the median (`max_p50_ms`) holds
 # half of the time. A promise is a limit on the 99th percentile (`max_p99_ms`); that needs 1,000 timed inferences to be
-# known at all, which a quick run and the largest batches do not have.
+# known at all. Here it is known at {glue:text}`16-p99`; a row of any other batch size cannot keep a promise, however
+# quick it is.
 #
 # Four requests:
 #
@@ -875,7 +907,7 @@ requests = {
 choices = {(name, model): choose(shown, model, **limits) for name, limits in requests.items() for model in MODELS}
 
 
-def answer(choice) -> dict:
+def answer(choice, goal: Goal) -> dict:
     """Return one row of the table of answers."""
     best = choice.best
     return {
@@ -884,17 +916,24 @@ def answer(choice) -> dict:
         "latency ms": latency_ms(best) if best else None,
         "FPS": images_per_s(best) if best else None,
         "GPU memory MiB": best.gpu_memory_mib if best else None,
-        "flags": "; ".join(best.flags) if best else "",
+        "tied with it": len(level_with(best, choice.ranked, goal)) if best else None,
+        "flags": "; ".join(best.flags) if best else None,
         "excluded": len(choice.excluded),
     }
 
 
-answers = pd.DataFrame([{"request": n, "model": m} | answer(c) for (n, m), c in choices.items()])
+answers = [{"request": n, "model": m} | answer(c, requests[n]["goal"]) for (n, m), c in choices.items()]
+answers = pd.DataFrame(answers).replace("", None).dropna(axis="columns", how="all")
 tables.show_table(answers, f"{len(requests)} requests. {plots.provenance(select(shown))}")
 
+# %% tags=["remove-cell"]
+with_p99 = sorted({r.batch_size for r in select(shown) if r.latency and r.latency.end_to_end.p99})
+glue("16-p99", f"batch {', '.join(map(str, with_p99))}" if with_p99 else "no batch size")
+
 # %% [markdown]
-# A flagged record may be chosen, and then its flag is shown: measure such a row again before you rely on it. Records
-# that meet the request and are merely slower follow the best one in `ranked`.
+# How many rows tie with the best one, the table says; the command below names them. A flagged record may be chosen, and
+# then its flag is shown: measure such a row again before you rely on it. Records that meet the request and are merely
+# slower follow the best one in `ranked`.
 #
 # Every record that breaks a limit has its reason, as has every one that could not be measured. These are the measured
 # ones that the promise excludes for ResNet-18:
@@ -1047,7 +1086,7 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 #         answer_ = "not known, or never" if needed is None else f"after {needed:,.0f} pictures"
 #         print(f"{words.label(record)}: {answer_}{', in time' if needed is not None and needed < asked else ''}")
 # if not (building and loop["resnet18"]):
-#     print("needs the loop's records")
+#     print("needs starts that were timed alone, the loop's among them")
 # ```
 # Keep the artifact, and the export is paid once: then only the load and the first inference count at each start.
 # ````

@@ -10,20 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from inference_lib.support.cores import cores_of  # imports nothing that computes
+
 WORKER, WORKERS = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
 EVERY = sorted(os.sched_getaffinity(0))
 
 
-def _own() -> list[int]:
-    """Return as many cores as each process may have; where there are fewer cores than processes, two share one."""
-    if not WORKER:
-        return EVERY
-    share = max(1, len(EVERY) // int(WORKERS))
-    first = share * int(WORKER.removeprefix("gw")) % len(EVERY)
-    return EVERY[first : first + share]
-
-
-OWN = _own()
+OWN = cores_of(int(WORKER.removeprefix("gw")), int(WORKERS)) if WORKER else EVERY
 os.sched_setaffinity(0, OWN)
 
 

@@ -73,6 +73,13 @@ def listings(page: Path) -> list[Listing]:
     return found
 
 
+def messages(page: Path) -> list[str]:
+    """Return the lines of the error messages that a page shows where it says what one sees; `[...]` is left out."""
+    seen = re.findall(r"^\*\*You see\*\*(.*?)^\*\*Likely\*\*", page.read_text(), re.MULTILINE | re.DOTALL)
+    shown = [text for part in seen for text in re.findall(r"^```text\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)]
+    return [line.replace("[...]", " ").strip() for text in shown for line in text.splitlines() if line.strip()]
+
+
 def commands(page: Path) -> list[list[str]]:
     """Return the arguments of each command of the course that a page tells its reader to type."""
     typed = "\n".join(listing.code for listing in listings(page) if listing.kind == "bash")

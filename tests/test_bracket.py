@@ -50,7 +50,7 @@ def test_the_gap_is_told_of_rows_of_the_cell_on_the_machine_of_the_ceilings(
     others = [make_record(model="mobilenet_v2", precision="fp16"), make_record(model="resnet18", precision="fp32")]
     times = mine.latency.device.value / bracket.ends_ms(1)[0]
     told = bracket.gap([*others, mine])
-    assert told.endswith(f" FP16 at batch 1 {times:.1f} times")
+    assert re.fullmatch(rf"The time over the lower end: at batch 1, .* FP16 {times:.1f} times", told)
     assert told.count("times") == 1
     assert bracket.ceilings
     elsewhere = replace(bracket, ceilings=bracket.ceilings.model_copy(update={"machine": "another"}))
@@ -70,7 +70,12 @@ def test_without_ceilings_everything_says_so(make_record: MakeRecord) -> None:
     for shown in (bracket.table([1]), bracket.figure(rows, 1)):
         assert isinstance(shown, Markdown)
         assert "ceilings" in str(shown.data)
-    assert "no such row" in bracket.gap(rows)
+    said = bracket.gap(rows)
+    assert said.startswith("The ceilings of this GPU are not measured yet")
+    assert f": at batch {rows[0].batch_size}, " in said
+    assert said.endswith(f" FP16 {rows[0].median('device').value:.3f} ms")
+    assert "yet" in bracket.gap([])
+    assert "ms" not in bracket.gap([])
 
 
 def test_an_answer_is_glued_under_the_chapter_s_number(

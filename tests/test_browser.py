@@ -14,10 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from chromium import a_browser
+from prose import BOOK, messages
 from rendered import rendered
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
@@ -249,6 +250,19 @@ def test_every_link_within_the_book_leads_somewhere(found: Found, html: Path) ->
             if not there or (fragment and path in ids and fragment not in ids[path]):
                 dead.append(f"{name}: {link}")
     assert not dead
+
+
+def test_the_search_finds_a_symptom_by_the_words_of_its_error_message(site: str, browser: Any) -> None:
+    page, lost = browser.new_page(), []
+    asked = messages(BOOK / "symptoms.md")
+    for message in asked:
+        page.goto(f"{site}search.html?q={quote(message)}")
+        page.wait_for_function("document.querySelector('.search-summary')?.textContent.match(/finished|did not match/)")
+        found = page.locator("#search-results li > a").evaluate_all("links => links.map(link => link.pathname)")
+        lost += [] if "/book/symptoms.html" in found else [message]
+    page.close()
+    assert len(asked) >= 30
+    assert not lost
 
 
 @pytest.mark.parametrize("mode", MODES)

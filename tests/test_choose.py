@@ -17,6 +17,7 @@ from inference_lib.report.choose import (
     break_even,
     choose,
     images_per_s,
+    is_level,
     latency_ms,
     level_with,
     pareto_front,
@@ -208,6 +209,14 @@ def test_a_tie_shares_the_place_of_the_best_row_in_it(make_record: MakeRecord) -
     assert places(ranked, "latency") == [1, 1, 3, 3]
     assert places(ranked, "throughput") == [1, 1, 3, 3]
     assert places([make_record(ms, count=1) for ms in times.values()], "latency") == [1, 2, 3, 4]
+
+
+def test_a_noisy_row_does_not_bring_rows_together_that_are_clearly_apart(make_record: MakeRecord) -> None:
+    ways = {"quick": (1.0, {}), "noisy": (1.3, {"luck": 0.3, "seed": 3}), "slow": (2.0, {})}
+    ranked = [make_record(ms, backend=name, rivals=name, timing=timing) for name, (ms, timing) in ways.items()]
+    quick, noisy, slow = ranked = sorted(ranked, key=lambda record: record.latency.end_to_end.p50)
+    assert [is_level(quick, noisy), is_level(noisy, slow), is_level(quick, slow)] == [True, True, False]
+    assert places(ranked, "latency") == [1, 1, 3]
 
 
 def test_for_throughput_a_batch_counts_with_its_pictures(make_record: MakeRecord) -> None:

@@ -38,15 +38,6 @@ def address() -> Iterator[str]:
         made.shutdown()
 
 
-@pytest.mark.parametrize(("place", "own"), [((0, 1), range(8)), ((1, 4), (2, 3)), ((3, 4), (6, 7)), ((0, 16), None)])
-def test_stations_of_a_host_share_its_cores(monkeypatch: pytest.MonkeyPatch, place: tuple[int, int], own: Any) -> None:
-    kept: list[Any] = []
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
-    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: kept.append(list(cores)))
-    cluster.keep_to_share(*place)
-    assert kept == ([] if own is None else [list(own)])
-
-
 def rivals() -> list[Rival]:
     return grid(["pytorch"], ["vanilla_cnn"], CPU, SMOKE, ["fp32"], SIZES)
 

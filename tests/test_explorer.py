@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from chromium import a_tab
 
 from inference_lib.records.comparison import Comparison, compare
-from inference_lib.records.record import Load, Record
+from inference_lib.records.record import Key, Load, Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import explorer
 from inference_lib.report.choose import choose, pareto_front, places
@@ -155,10 +155,10 @@ def test_the_script_answers_as_choose_does_on_the_edition(monkeypatch: pytest.Mo
 
 def remembering(function: Callable[[Record, Record], Comparison]) -> Callable[[Record, Record], Comparison]:
     """Return ``function`` with what it said of each pair of records kept."""
-    known: dict[tuple[int, int], Comparison] = {}
+    known: dict[tuple[Key, Key], Comparison] = {}
 
     def remembered(one: Record, other: Record) -> Comparison:
-        pair = (id(one), id(other))
+        pair = (one.key, other.key)
         return known[pair] if pair in known else known.setdefault(pair, function(one, other))
 
     return remembered
@@ -270,6 +270,27 @@ def test_in_a_browser_a_reader_filters_limits_sorts_and_sends_the_view(make_reco
         tab.get_by_text("Start again").click()
         assert rows.count() == len(made_up(make_record))
         assert errors == []
+
+
+def test_a_slider_redraws_the_pareto_front(make_record: MakeRecord, tmp_path: Path) -> None:
+    records = [record for record in made_up(make_record) if record.device == "cuda" and record.model == "resnet18"]
+    least = min(record.gpu_memory_mib for record in records if record.gpu_memory_mib)
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><body>{explorer.page(records, SCRIPT.as_uri())}</body>")
+    drawn = []
+    with a_tab() as tab:
+        tab.goto(page.as_uri())
+        for most in (None, least):
+            if most:
+                tab.get_by_label("GPU memory, at most, MiB").press("Home")
+            front = pareto_front(choose(records, "resnet18", max_memory_mib=most).ranked)
+            ends = [f"{r.title} {r.precision.upper()}, batch {r.batch_size} (" for r in (front[0], front[-1])]
+            label = tab.locator("svg[role=img]").get_attribute("aria-label").split("The Pareto front: ")[1]
+            assert [label.find(end) > -1 for end in ends] == [True, True], (label, ends)
+            drawn.append(tab.locator("path.front").get_attribute("d"))
+            assert drawn[-1].count("L") == len(front) - 1
+            assert tab.locator("svg g.best").count() == len(front)
+    assert drawn[0] != drawn[1]
 
 
 def test_data_cannot_end_the_element_that_holds_them(make_record: MakeRecord) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from torch import nn
 from waits import Clock
 
 from inference_lib.course.run import ThisInterpreter, _line
-from inference_lib.measure import exports, passes
+from inference_lib.measure import exports, passes, plan, starts
 from inference_lib.measure.plan import RivalSet, grid
 from inference_lib.measure.rounds import Race
 from inference_lib.measure.turns import ROUNDS, take_turns
+from inference_lib.records.store import RecordStore
 from inference_lib.seam import Device
 from inference_lib.serve.loadgen import Run, highest_rate
 from inference_lib.serve.loops import Sent, closed_loop, open_loop
@@ -239,6 +241,19 @@ def test_every_export_is_a_step_whether_it_succeeds_or_not(bars: list[str], monk
     assert len(failed) == 2
     assert "| 1 of 2, " in bars[0]
     assert "| 2 of 2, " in "".join(bars)
+
+
+def test_every_start_is_a_step(bars: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rivals = grid(PAIR, ["vanilla_cnn"], Device("cpu"), TINY, ["fp32"], [1])
+    store, died = RecordStore(tmp_path), Mock(side_effect=starts.WorkerError("died"))
+    for rival in rivals:
+        store.write(plan.empty_record(rival, TINY, "1", "ok"))
+    monkeypatch.setattr(starts, "_alone", died)
+    assert starts.time_starts(rivals, TINY, store, "1", lambda _: None) == []
+    assert len(rivals) == 2
+    assert "starts:  50%" in bars[0]
+    assert "| 1 of 2, " in bars[0]
+    assert "| 2 of 2, " in bars[-2]
 
 
 SETS = [

@@ -159,6 +159,12 @@ def test_from_too_few_invocations_only_the_ratio_is_told(make_record: MakeRecord
     assert words.tied(pair[1], list(pair)) == "(too few invocations for a verdict)"
 
 
+def test_rows_of_two_machines_are_not_compared(make_record: MakeRecord) -> None:
+    here = make_record(4.0)
+    elsewhere = here.model_copy(update={"machine": here.machine.model_copy(update={"cpu": "Other CPU"})})
+    assert words.times_faster([here], [elsewhere]) == words.NOT_MEASURED
+
+
 def test_a_number_that_is_not_there_says_so(make_record: MakeRecord) -> None:
     absent, on_cpu = make_record(count=0, status="failed"), make_record(device="cpu")
     assert words.times_faster([], [make_record()]) == words.NOT_MEASURED
@@ -460,6 +466,31 @@ def test_what_eight_bits_lost_has_an_interval_and_a_test_and_other_rows_are_no_p
     assert tables.accuracy_lost([]).empty
 
 
+def test_an_export_of_its_own_for_a_batch_size_or_a_device_has_a_row_of_its_own(make_record: MakeRecord) -> None:
+    def row(share: float, lost: int, **changed: object) -> Record:
+        counted = Accuracy(
+            accuracy_percent=94.7, agreement_percent=99, largest_difference=0, images=1_000, gained=0, lost=lost
+        )
+        build = Build(load_s=1, first_inference_s=1, artifact_mib=1, eight_bits_percent=share)
+        return make_record(precision="int8", accuracy=counted, build=build, **changed)
+
+    shared = [row(50, 1), row(50, 1, batch_size=8)]
+    table = tables.accuracy_lost([*shared, row(99, 2, batch_size=256), row(99, 2, device="cpu")])
+    found = list(zip(table["device"], table["batch"], table[tables.EIGHT_BITS], strict=True))
+    assert found == [("GPU", "1, 8", 50), ("GPU", "256", 99), ("CPU", "1", 99)]
+    assert "device" not in tables.accuracy_lost(shared)
+
+
+def test_accuracies_of_a_report_are_told_of_as_many_pictures(make_record: MakeRecord) -> None:
+    def row(precision: str, percent: float, images: int) -> Record:
+        counts = {"agreement_percent": 100, "largest_difference": 0, "gained": 0, "lost": 0}
+        return make_record(precision=precision, accuracy=Accuracy(accuracy_percent=percent, images=images, **counts))
+
+    lines = tables.in_format([row("fp32", 96.9, 1_000), row("fp16", 95.3, 10_000)], "csv").splitlines()
+    column = lines[0].split(",").index("accuracy_percent")
+    assert [float(line.split(",")[column]) for line in lines[1:]] == [95.3, 95.3]
+
+
 def test_what_a_row_costs_beside_time_is_read_from_its_record(make_record: MakeRecord) -> None:
     build = Build(export_s=40, load_s=1, first_inference_s=1, artifact_mib=11)
     here = make_record(device="cpu", precision="int8", build=build)
@@ -472,6 +503,18 @@ def test_what_a_row_costs_beside_time_is_read_from_its_record(make_record: MakeR
     assert both.loc["GPU", "mJ per image"] == make_record().load.energy_mj_per_image
     assert pd.isna(both.loc["CPU", "mJ per image"])
     assert tables.costs([absent]).empty
+
+
+def test_a_load_is_told_only_where_others_were_started_alone_too(make_record: MakeRecord) -> None:
+    def row(title: str, export_s: float | None) -> Record:
+        return make_record(title=title, build=Build(export_s=export_s, load_s=5, first_inference_s=1, artifact_mib=1))
+
+    searches, beside, alone = row("times kernels", 20), row("beside others", None), row("alone", 2)
+    found = tables.costs([searches, beside])
+    assert found["export, s"].dropna().to_list() == [20]
+    assert "load, s" not in found  # the one export ran alone; that its load did, too, nothing says
+    found = tables.costs([searches, beside, alone])
+    assert found.set_index("framework")["load, s"].dropna().index.to_list() == ["times kernels", "alone"]
 
 
 def test_accuracies_on_different_numbers_of_images_say_so(make_record: MakeRecord) -> None:

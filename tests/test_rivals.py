@@ -108,6 +108,22 @@ def test_the_verdict_leaves_out_a_batch_size_that_the_other_did_not_run(make_riv
     assert said.endswith("against PyTorch (eager) it is 2.0 times faster at batch 1")
 
 
+def test_a_claim_that_holds_at_two_batch_sizes_is_made_once(make_rival: MakeRecord) -> None:
+    records = [make_rival("pytorch", batch_size=size) for size in (1, 8)]
+    records += [make_rival("tvm", batch_size=size) for size in (1, 8)]
+    said = comparison(here=records).verdict("tvm", precision="fp32", batch_sizes=(1, 8))
+    assert said.endswith("it is about as fast at batch 1 and 8")
+
+
+def test_a_caveat_of_several_claims_stands_once(make_rival: MakeRecord) -> None:
+    records = [make_rival("pytorch", batch_size=size, milliseconds=ms, count=1) for size, ms in ((1, 4.0), (8, 9.0))]
+    records += [make_rival("tvm", batch_size=size, milliseconds=2.0, count=1) for size in (1, 8)]
+    said = comparison(here=records).verdict("tvm", precision="fp32", batch_sizes=(1, 8))
+    assert said.endswith(
+        "2.00 times as fast here at batch 1 and 4.50 times as fast here at batch 8 (too few invocations for a verdict)"
+    )
+
+
 def test_there_is_no_verdict_on_what_did_not_run(make_rival: MakeRecord) -> None:
     compared = comparison(here=[make_rival("pytorch")])
     assert "nothing to compare" in compared.verdict("tvm", precision="fp32")
@@ -163,7 +179,8 @@ def test_a_row_that_was_not_measured_says_why_below_the_table(make_rival: MakeRe
 def test_the_table_s_caption_names_batch_and_machines(make_rival: MakeRecord) -> None:
     compared = comparison(here=[make_rival("tvm", batch_size=8)], published=[make_rival("tvm", device="cpu")])
     assert caption(compared.table(8)).startswith(
-        "Median end-to-end latency at batch 8, ms. Measured on NVIDIA Test GPU"
+        "Median end-to-end latency at batch 8, ms; rows are compared by their ratio within a round. "
+        "Measured on NVIDIA Test GPU"
     )
     assert "Test CPU" not in caption(compared.table(8))
 
@@ -175,8 +192,8 @@ def figures(compared: Rivals, *precisions: str) -> list[HTML]:
 def test_figures_say_model_precision_machine_and_rivals(make_rival: MakeRecord) -> None:
     records = [make_rival(rival, precision="fp16", batch_size=size) for rival in RIVALS for size in (1, 8)]
     latencies, parts, batches = figures(comparison(published=records), "fp16")
-    for single in (latencies, parts):
-        assert caption(single).startswith("ResNet-18 at batch 1, FP16. Measured on NVIDIA Test GPU, driver 1.2.3")
+    for single, more in ((latencies, ""), (parts, "; compute includes the waits for launches")):
+        assert caption(single).startswith(f"ResNet-18 at batch 1, FP16{more}. Measured on NVIDIA Test GPU, driver 1.2")
         assert description(single).endswith("TVM FP16, PyTorch (eager) FP16.")
         assert "ResNet-18 at batch 1" in description(single)
     assert caption(batches).startswith("ResNet-18, FP16; numbers beside the points are batch sizes. Measured on NVIDIA")
@@ -212,3 +229,15 @@ def test_rows_of_another_batch_alone_leave_an_empty_figure(make_rival: MakeRecor
     latencies, parts, batches = figures(comparison(here=[make_rival("tvm", batch_size=8)]))
     assert all(">nothing measured yet<" in figure.data for figure in (latencies, parts))
     assert ">nothing measured yet<" not in batches.data
+
+
+def test_rows_without_parts_leave_an_empty_figure_that_says_so(make_rival: MakeRecord) -> None:
+    shown = comparison(here=[make_rival("tvm", parts=None)]).parts("resnet18", "fp32")
+    assert "nothing measured yet" in shown.data
+    assert "end to end" not in shown.data
+
+
+def test_parts_of_a_gpu_say_that_launches_count(make_rival: MakeRecord) -> None:
+    assert "waits for launches" in caption(comparison(here=[make_rival("tvm")]).parts("resnet18", "fp32"))
+    on_cpu = comparison(here=[make_rival("tvm", device="cpu")]).parts("resnet18", "fp32")
+    assert "waits for launches" not in caption(on_cpu)

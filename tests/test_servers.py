@@ -11,8 +11,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -172,29 +173,78 @@ def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -
 
 
 @pytest.mark.parametrize(
-    ("replicas", "device", "shares"),
+    ("replicas", "device", "hosts", "shares"),
     [
-        (2, "cpu", [[0, 1], [2, 3]]),
-        (3, "cpu", [[0], [1], [2]]),
-        (5, "cpu", [[0], [1], [2], [3], [0]]),
-        (2, "cuda", [[0, 1, 2, 3], [0, 1, 2, 3]]),
+        (2, "cpu", 1, [[0, 1], [2, 3]]),
+        (3, "cpu", 1, [[0], [1], [2]]),
+        (5, "cpu", 1, [[0], [1], [2], [3], [0]]),
+        (3, "cpu", 2, [[0, 1], [2, 3], [0, 1]]),
+        (2, "cpu", 4, [[0, 1, 2, 3], [0, 1, 2, 3]]),
+        (2, "cuda", 1, [[0, 1, 2, 3], [0, 1, 2, 3]]),
     ],
 )
 def test_replicas_on_a_cpu_share_its_cores(
-    replicas: int, device: str, shares: list[list[int]], monkeypatch: pytest.MonkeyPatch
+    replicas: int, device: str, hosts: int, shares: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     settings = Settings("onnxruntime", Workload("vanilla_cnn", 1, device=device), replicas=replicas)
-    assert [settings.cores(number) for number in range(replicas)] == shares
+    assert [settings.cores(number, hosts) for number in range(replicas)] == shares
 
 
-def test_a_replica_computes_on_its_own_cores(root: Path) -> None:
-    settings = Settings("pytorch", Workload("vanilla_cnn", 1), replicas=1000, max_batch=1, root=root)
+@pytest.fixture
+def placed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], int]]:
+    """Let nothing be loaded; return the cores that replicas are kept to and the numbers that they load."""
+    found: list[tuple[list[int], int]] = []
+    kept: list[list[int]] = []
+
+    def load(settings: Settings, number: int = 0) -> AbstractContextManager[None]:
+        found.append((kept[-1], number))
+        return nullcontext()
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(Settings, "loaded", load)
+    for module in ("litserve_engine", "ray_engine"):
+        with suppress(ImportError):
+            monkeypatch.setattr(f"inference_lib.serve.{module}.compute_on", kept.append)
+    return found
+
+
+def test_a_worker_of_litserve_knows_its_cores_and_its_gpu(placed: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("litserve")
+    from inference_lib.serve.litserve_engine import ClassifierAPI
+
+    for number, device in enumerate(("cpu", "cpu", "cuda:0", "cuda:1")):
+        monkeypatch.setenv("LITSERVE_WORKER_ID", str(number % 2))  # as LitServe does in each worker's process
+        workload = Workload("vanilla_cnn", 1, device=device.partition(":")[0])
+        ClassifierAPI(Settings("pytorch", workload, replicas=2)).setup(device)
+    assert placed == [([0, 1], 0), ([2, 3], 1), ([0, 1, 2, 3], 0), ([0, 1, 2, 3], 1)]
+
+
+@pytest.mark.parametrize(("hosts", "cores"), [(1, [1]), (2, [2, 3])])
+def test_a_replica_of_ray_has_the_cores_of_its_rank_on_its_host(
+    hosts: int, cores: list[int], placed: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    from inference_lib.serve import ray_engine
+
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0}}] * hosts
+    nodes += [{"Alive": True, "Resources": {"memory": 1.0}}, {"Alive": False, "Resources": {"CPU": 4.0}}]
+    monkeypatch.setattr(ray_engine.ray, "nodes", lambda: nodes)
+    context = SimpleNamespace(rank=SimpleNamespace(rank=3, local_rank=1))
+    monkeypatch.setattr(ray_engine.ray_serve, "get_replica_context", lambda: context)
+    ray_engine.Replica(Settings("pytorch", Workload("vanilla_cnn", 1), replicas=4))
+    assert placed == [(cores, 0)]
+
+
+@pytest.mark.parametrize("backend", ["pytorch", "onnxruntime"])
+def test_a_replica_computes_on_its_own_cores(root: Path, backend: str) -> None:
+    settings = Settings(backend, Workload("vanilla_cnn", 1), replicas=1000, max_batch=1, root=root)
     with closing(settings.remote(1)) as replica:
         assert len(replica.submit(PICTURE[None])()) == 1
         tasks = [int(task.name) for task in Path(f"/proc/{replica.pid}/task").iterdir()]
         assert {frozenset(os.sched_getaffinity(task)) for task in tasks} == {frozenset(settings.cores(1))}
-        assert len(tasks) == 1  # as many threads as cores
+        own = {"pytorch": 0, "onnxruntime": 1}[backend]  # which the import starts
+        assert len(tasks) - own == 1  # as many threads as cores
 
 
 def test_memory_growth_is_that_of_the_end_over_the_beginning() -> None:

@@ -29,12 +29,7 @@ class FakeRunner:
     at_once = 1
 
     def __init__(self, clock: FakeClock, seconds: float) -> None:
-        self.clock, self.seconds, self.seen = clock, seconds, []
-
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        self.seen.append(int(batch[0]))
-        self.clock.advance(self.seconds)
-        return batch
+        self.clock, self.seconds = clock, seconds
 
     def upload(self, batch: np.ndarray) -> None:
         self.clock.advance(self.seconds / 10)
@@ -52,18 +47,16 @@ class FakeRunner:
 INPUTS = [np.array([0]), np.array([1]), np.array([2])]
 
 
-def test_end_to_end_times_the_call_in_milliseconds_and_rotates_inputs() -> None:
+def test_a_call_is_timed_in_milliseconds() -> None:
     clock = FakeClock()
-    runner = FakeRunner(clock, 0.002)
-    samples = timing.time_end_to_end(runner, INPUTS, timing.StoppingRule(10, min_samples=50), clock)
+    samples = timing.time_call(lambda: clock.advance(0.002), timing.StoppingRule(10, min_samples=50), clock)
     assert samples.milliseconds == pytest.approx(2.0)
-    assert runner.seen[:4] == [0, 1, 2, 0]
 
 
 def test_a_steady_series_stops_because_it_is_precise() -> None:
     clock = FakeClock()
     rule = timing.StoppingRule(1e9, min_samples=50)
-    samples = timing.time_end_to_end(FakeRunner(clock, 0.002), INPUTS, rule, clock)
+    samples = timing.time_call(lambda: clock.advance(0.002), rule, clock)
     assert (samples.stop_reason, len(samples.milliseconds)) == ("precise", 50)
 
 
@@ -83,7 +76,7 @@ def test_a_scattered_series_stops_when_the_budget_is_spent() -> None:
 
 def test_a_slow_model_gets_its_floor_of_samples_beyond_the_budget() -> None:
     clock = FakeClock()
-    samples = timing.time_end_to_end(FakeRunner(clock, 3.0), INPUTS, timing.StoppingRule(0.1), clock)
+    samples = timing.time_call(lambda: clock.advance(3.0), timing.StoppingRule(0.1), clock)
     assert len(samples.milliseconds) == timing.StoppingRule(0.1).floor_samples
 
 
@@ -159,6 +152,7 @@ class Staged(FakeRunner):
     """Has a clock of its own for each part: ``timing.mark`` reads it."""
 
     def upload(self, batch: np.ndarray) -> None:
+        self.uploaded = [*getattr(self, "uploaded", []), int(batch[0])]
         self.clock.advance(0.001)
 
     def compute(self) -> None:
@@ -177,8 +171,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return found
 
 
-def test_each_part_gets_its_own_time(clock: FakeClock) -> None:
-    parts = timing.time_parts(Staged(clock, 0), INPUTS, timing.StoppingRule(10, min_samples=50))
+def test_each_part_gets_its_own_time_and_inputs_take_turns(clock: FakeClock) -> None:
+    runner = Staged(clock, 0)
+    parts = timing.time_parts(runner, INPUTS, timing.StoppingRule(10, min_samples=50))
+    assert runner.uploaded[:4] == [0, 1, 2, 0]
     for part, milliseconds in ((parts.upload, 1.0), (parts.compute, 4.0), (parts.download, 2.0)):
         assert len(part.milliseconds) == 50
         assert part.milliseconds == pytest.approx(milliseconds)

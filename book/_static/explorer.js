@@ -42,12 +42,12 @@ function tied(better, row, goal, sameWithin) {
   return ratio * Math.exp(half) >= 1 / (1 + sameWithin);
 }
 
-// The place of each ranked row, from 1; a tie shares the place of the best row in it.
+// The place of each ranked row, from 1; a tie shares the place of the best row in it, that none in it is clearly worse than.
 function places(ranked, goal, sameWithin) {
   const found = [];
   ranked.forEach((row, number) => {
-    const tie = ranked.slice(0, number).findIndex((better) => tied(better, row, goal, sameWithin));
-    found.push(tie < 0 ? number + 1 : found[tie]);
+    const first = [...new Set(found)].find((place) => tied(ranked[place - 1], row, goal, sameWithin));
+    found.push(first ?? number + 1);
   });
   return found;
 }

@@ -8,6 +8,7 @@ Provider options: https://onnxruntime.ai/docs/execution-providers/CUDA-Execution
 import contextlib
 import io
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,12 @@ class OnnxRuntime:
             import onnxruntime
             import onnxscript  # noqa: F401  # PyTorch's exporter needs it
         except ImportError as error:
-            return Availability(
-                usable=False, reason=f"{error.name} is not installed", remedy=f"pip install onnx onnxscript {PACKAGE}"
-            )
+            remedy = f"pip install onnx onnxscript {PACKAGE}"
+            return Availability(usable=False, reason=f"{error.name} is not installed", remedy=remedy)
         if device == "cuda" and PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-            return Availability(
-                usable=False,
-                version=onnxruntime.__version__,
-                reason="this build of onnxruntime has no CUDA provider",
-                remedy=f"pip uninstall onnxruntime && pip install {PACKAGE}",
-            )
+            remedy = f"pip uninstall onnxruntime && pip install {PACKAGE}"
+            reason = "this build of onnxruntime has no CUDA provider"
+            return Availability(usable=False, version=onnxruntime.__version__, reason=reason, remedy=remedy)
         if device == "cuda" and not gpu_works():
             return NO_GPU
         return Availability(usable=True, version=onnxruntime.__version__)
@@ -173,9 +170,8 @@ def _quiet() -> Any:
         with (
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
+            warnings.catch_warnings(action="ignore", category=FutureWarning),
         ):
-            warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         exporter.setLevel(level)
@@ -196,6 +192,9 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     providers = [(wanted, cuda_options or {})] if device == "cuda" else [wanted]
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry(RECORD_ASSIGNMENT, "1")
+    if device == "cpu" and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+        # By itself it has a thread on each core of the machine, those included that this process was not given.
+        settings.intra_op_num_threads = torch.get_num_threads()
     with _quiet():  # it prints that it falls back; the check below says so better
         session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
     if session.get_providers()[0] != wanted:

@@ -29,6 +29,7 @@ from inference_lib.support.errors import CourseError
 MODEL_FILE = "model.xml"
 INPUT, OUTPUT = "images", "logits"
 PACKAGE = "openvino==2026.4.1"
+CPU_ALONE = "OpenVINO does not run on NVIDIA GPUs"
 PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 """Operations that multiply by weights, in a graph (IR) and in a compiled model."""
 INTEGER = "i8"
@@ -61,18 +62,13 @@ class OpenVino:
             return Availability(usable=False, reason="openvino is not installed", remedy=f"pip install {PACKAGE}")
         version = ov.__version__.split("-")[0]
         if device == "cuda":
-            return Availability(
-                usable=False,
-                version=version,
-                reason="OpenVINO does not run on NVIDIA GPUs",
-                remedy="measure it on the CPU: --device cpu",
-            )
+            return Availability(False, version, CPU_ALONE, "measure it on the CPU: --device cpu")
         return Availability(usable=True, version=version)
 
     def supports(self, workload: Workload) -> Support:
         """FP32 and INT8 on every CPU, BF16 where the CPU multiplies it."""
         if workload.on_gpu:
-            return Support(ok=False, reason="OpenVINO does not run on NVIDIA GPUs")
+            return Support(ok=False, reason=CPU_ALONE)
         if workload.torch_dtype == torch.int8:
             ok = find_spec("nncf") is not None
             return Support(ok=ok, reason="" if ok else "OpenVINO quantizes with nncf; pip install nncf==3.4.0")
@@ -123,8 +119,7 @@ def export_ir(model: torch.nn.Module, workload: Workload, path: Path) -> None:
         graph = ov.convert_model(model.path)
     else:
         images = torch.zeros(2, *picture)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # about PyTorch's own insides
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about PyTorch's own insides
             program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
             graph = ov.convert_model(program)
     graph.reshape([workload.model.batch or -1, *picture])

@@ -148,12 +148,8 @@ class AotInductor(TorchCompile):
         """Usable where ``torch.compile`` is, and for a GPU where CUDA's headers are: the library's host code is C++."""
         available = super().availability(device)
         if available.usable and device == "cuda" and cuda_home() is None:
-            return Availability(
-                usable=False,
-                version=torch.__version__,
-                reason="CUDA's headers were not found",
-                remedy="pip install nvidia-cuda-runtime, or point CUDA_HOME to a CUDA toolkit",
-            )
+            remedy = "pip install nvidia-cuda-runtime, or point CUDA_HOME to a CUDA toolkit"
+            return Availability(False, torch.__version__, "CUDA's headers were not found", remedy)
         return available
 
     def supports(self, workload: Workload) -> Support:
@@ -205,8 +201,8 @@ def compiled(model: nn.Module, images: torch.Tensor, recipe: Recipe = PLAIN) -> 
 
 def compile_ahead(model: nn.Module, images: torch.Tensor, path: Path, recipe: Recipe = PLAIN) -> None:
     """Export ``model`` for batches like ``images``, compile it, and write library and weights to one file."""
-    if images.is_cuda:
-        _show_cuda_home()
+    if images.is_cuda:  # PyTorch may not know where CUDA's headers are
+        torch.utils.cpp_extension.CUDA_HOME = str(cuda_home())
     with torch.no_grad():
         program = torch.export.export(model, (images,))
         settings = dict(recipe.options)  # PyTorch adds its own to what it is given
@@ -304,22 +300,17 @@ def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
 def _with_convolution(
     model: nn.Module, name: str, weight: torch.Tensor, stride: tuple[int, ...], padding: Any
 ) -> nn.Module:
-    """Return a copy of ``model`` with another convolution in place of the one called ``name``; its bias stays."""
+    """Return a copy of ``model`` with another convolution in place of the one called ``name``; all else is shared."""
     old = model.get_submodule(name)
     assert isinstance(old, nn.Conv2d)
     out, inside, height, width = weight.shape
     with torch.device("meta"):
         new = nn.Conv2d(inside, out, (height, width), stride, padding, bias=old.bias is not None)  # type: ignore[arg-type]
     new.weight, new.bias = nn.Parameter(weight, requires_grad=False), old.bias
-    changed = _shallow_copy(model)
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    changed = copy.deepcopy(model, shared)
     changed.set_submodule(name, new)
     return changed
-
-
-def _shallow_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of the modules that shares their tensors."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def example(workload: Workload) -> torch.Tensor:
@@ -442,8 +433,7 @@ def quiet() -> Iterator[None]:
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         for name, level in levels.items():
@@ -454,19 +444,10 @@ def _missing_tool(device: str) -> Availability | None:
     """Say which tool Inductor lacks, if it lacks one."""
     compiler = os.environ.get("CXX", "g++")  # as Inductor chooses it
     if shutil.which(compiler) is None:
-        return Availability(
-            usable=False,
-            version=torch.__version__,
-            reason=f"the C++ compiler {compiler} was not found",
-            remedy="apt-get install g++ (or conda install gxx), or set CXX to the one you have",
-        )
+        remedy = "apt-get install g++ (or conda install gxx), or set CXX to the one you have"
+        return Availability(False, torch.__version__, f"the C++ compiler {compiler} was not found", remedy)
     if device == "cuda" and find_spec("triton") is None:
-        return Availability(
-            usable=False,
-            version=torch.__version__,
-            reason="triton is not installed",
-            remedy="pip install triton==3.6.0",
-        )
+        return Availability(False, torch.__version__, "triton is not installed", "pip install triton==3.6.0")
     return None
 
 
@@ -478,13 +459,6 @@ def cuda_home() -> Path | None:
     wheels = [Path(place) / "cu13" for place in (nvidia.submodule_search_locations or [])] if nvidia else []
     toolkit = [Path(cpp_extension.CUDA_HOME)] if cpp_extension.CUDA_HOME else []
     return next((home for home in (*toolkit, *wheels) if (home / "include" / "cuda_runtime_api.h").exists()), None)
-
-
-def _show_cuda_home() -> None:
-    """Tell PyTorch where CUDA's headers are."""
-    from torch.utils import cpp_extension
-
-    cpp_extension.CUDA_HOME = str(cuda_home())
 
 
 def _runner(workload: Workload, call: Call) -> CpuFunctionRunner | GraphedRunner:

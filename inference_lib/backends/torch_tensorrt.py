@@ -92,8 +92,8 @@ def compile_and_save(model: torch.nn.Module, workload: Workload, path: Path, opt
     import torch_tensorrt
 
     images = torch.zeros(workload.input_shape, dtype=workload.torch_dtype, device="cuda")
-    with float32_products(workload.precision), warnings.catch_warnings(), torch_tensorrt.logging.errors():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    deprecations = warnings.catch_warnings(action="ignore", category=DeprecationWarning)
+    with float32_products(workload.precision), deprecations, torch_tensorrt.logging.errors():
         program = torch.export.export(model.to("cuda", workload.torch_dtype).eval(), (images,))
         compiled = torch_tensorrt.dynamo.compile(program, arg_inputs=[images], **options)
         torch_tensorrt.save(compiled, str(path), arg_inputs=[images])

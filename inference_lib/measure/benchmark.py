@@ -158,7 +158,7 @@ class Session:
             whole = number == 1 and not self.rounds_only
             tries.append(race.run(number, phases=whole, evaluate=self._to_evaluate(one) if whole else ()))
             self.progress(f"  {race.spent}")
-        return min(tries, key=lambda outcomes: (_failures(outcomes), _waited(outcomes)))
+        return min(tries, key=lambda found: (sum(o.failure is not None for o in found.values()), _waited(found)))
 
     def _to_evaluate(self, one: RivalSet) -> list[Rival]:
         """Return the members whose artifact was not checked on all test pictures yet by their backend."""
@@ -166,7 +166,10 @@ class Session:
         return [rival for rival in one.members if rival.key not in known]
 
     def _take(self, rival: Rival, name: str, outcome: Outcome) -> None:
-        """Add what an invocation found out to the record of a rival, and write it."""
+        """Add what an invocation found out to the record of a rival, and write it.
+
+        A model that is not the reference's on the whole test set is a failure.
+        """
         record = self.records[rival]
         if outcome.failure is not None:
             self.fail(rival, outcome.failure)
@@ -188,18 +191,16 @@ class Session:
                 "accuracy": record.accuracy or outcome.accuracy or self._accuracy_of(rival),
             }
         )
-        self.records[rival] = self._checked(rival, record.model_copy(update={"flags": flags(record)}))
-        self.store.keep(self.records[rival])
+        record = record.model_copy(update={"flags": flags(record)})
+        if record.accuracy and (problem := accuracy.problem(record.accuracy, rival.workload.precision)):
+            record = record.model_copy(update={"status": "failed", "reason": problem})
+        self.records[rival] = record
+        self.store.keep(record)
 
     def _accuracy_of(self, rival: Rival) -> Accuracy | None:
         """Return the accuracy of the same artifact in the same backend, where another batch size has it."""
         same = (record.accuracy for other, record in self.records.items() if other.key == rival.key)
         return next(filter(None, same), None)
-
-    def _checked(self, rival: Rival, record: Record) -> Record:
-        """Return the record; a model that is not the reference's on the whole test set is a failure."""
-        problem = record.accuracy and accuracy.problem(record.accuracy, rival.workload.precision)
-        return record.model_copy(update={"status": "failed", "reason": problem}) if problem else record
 
     def fail(self, rival: Rival, failure: WorkerError) -> None:
         """Record that a rival has no measurement, and why."""
@@ -209,10 +210,6 @@ class Session:
         begun = 0 < len(self.records[rival].invocations) < self.profile.invocations  # no whole row, to be protected
         (self.store.write if begun else self.store.keep)(failed)
         self.records[rival] = failed
-
-
-def _failures(outcomes: dict[Rival, Outcome]) -> int:
-    return sum(outcome.failure is not None for outcome in outcomes.values())
 
 
 def _waited(outcomes: dict[Rival, Outcome]) -> float:

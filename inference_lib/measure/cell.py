@@ -27,7 +27,6 @@ CHECKED_IMAGES = 64
 INPUT_IMAGES, MIN_INPUT_BUFFERS = 8, 2
 """Different batches take turns as input: enough for this many images, two at least."""
 
-
 HEAD_START, LAUNCHES, MOST_FLUSHES = 1.5, 5, 200
 """The device is kept busy for so many times the longest of some launches before a run is timed on it."""
 
@@ -162,7 +161,7 @@ class Cell:
         """Return the medians of upload, compute and download, ms."""
         parts = timing.time_parts(self._runner, self._inputs, timing.StoppingRule(budget_s))
         self._settle()
-        return {name: float(np.median(getattr(parts, name).milliseconds)) for name in ("upload", "compute", "download")}
+        return {name: series.p50 for name, series in vars(parts).items()}
 
     def throughput(self, budget_s: float) -> float:
         """Return images per second, batches computed back to back."""

@@ -25,6 +25,7 @@ from inference_lib.measure.profiles import Profile
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import Model
+from inference_lib.support.cores import cores_of, keep_to
 from inference_lib.support.errors import CourseError
 from inference_lib.support.progress import bar
 
@@ -47,7 +48,7 @@ class Station:
 
     def __init__(self, place: tuple[int, int], known: Sequence[Record], **options: Any) -> None:
         """Begin at ``place``, the so-manieth station of so many on this host, with the ``options`` of a session."""
-        keep_to_share(*place)
+        keep_to(cores_of(*place))  # so that no station disturbs another
         store = RecordStore(Path(tempfile.mkdtemp(prefix="station-")))
         for record in known:
             store.write(record)
@@ -62,13 +63,6 @@ class Station:
         """Run one invocation of a set; return the records of its members."""
         self._session.invocation(one, number, place)
         return [self._session.records[rival] for rival in one.members]
-
-
-def keep_to_share(index: int, count: int) -> None:
-    """Keep this process, and what it starts, to its part of the host's cores, so that no station disturbs another."""
-    cores = sorted(os.sched_getaffinity(0))
-    if own := cores[index * len(cores) // count : (index + 1) * len(cores) // count]:
-        os.sched_setaffinity(0, own)
 
 
 @dataclass

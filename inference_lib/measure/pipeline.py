@@ -4,7 +4,6 @@ A GPU has copy engines beside its processors, one a direction, so the three can 
 memory of its own: https://docs.nvidia.com/cuda/cuda-c-best-practices-guide/#asynchronous-and-overlapping-transfers-with-computation.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +12,6 @@ import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.measure.throughput import Throughput, fill_budget
-from inference_lib.measure.timing import Clock
 
 SLOTS = 2
 """Batches in flight: one may be copied while another is computed."""
@@ -88,9 +86,7 @@ class Pipeline:
 FILL = 3
 
 
-def time_overlapped(
-    runner: BufferedRunner, batches: Sequence[np.ndarray], budget_s: float, clock: Clock = time.perf_counter
-) -> Throughput:
+def time_overlapped(runner: BufferedRunner, batches: Sequence[np.ndarray], budget_s: float) -> Throughput:
     """Return images per second from pinned host memory to pinned host memory, copies and computation overlapped.
 
     A queue of ``FILL`` budgets is timed: the first upload and the last download have nothing to hide behind, and must
@@ -106,5 +102,4 @@ def time_overlapped(
         pipeline.synchronize,
         len(batches[0]),
         FILL * budget_s,
-        clock,
     )

@@ -152,13 +152,9 @@ def sets_of(rivals: Iterable[Rival], room: int | None = None) -> list[RivalSet]:
     for model, size, device in sorted(groups, key=lambda group: (order.index(group[0]), -group[1])):
         members = groups[model, size, device]
         for part in _parts(members, room):
-            name = f"{model}-b{size}-{device.kind}-{_digest(part)}"
-            found.append(RivalSet(name, tuple(part), tuple(_carried(part))))
+            digest = sha256_of(sorted(f"{r.backend} {r.workload.precision}".encode() for r in part))[:8]
+            found.append(RivalSet(f"{model}-b{size}-{device.kind}-{digest}", tuple(part), tuple(_carried(part))))
     return found
-
-
-def _digest(members: Iterable[Rival]) -> str:
-    return sha256_of(sorted(f"{r.backend} {r.workload.precision}".encode() for r in members))[:8]
 
 
 def _parts(members: list[Rival], room: int | None) -> list[list[Rival]]:

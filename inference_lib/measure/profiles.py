@@ -29,12 +29,12 @@ class Profile:
     sweep_cpu: tuple[int, ...]
     budget_s: float
     """Seconds for each series outside the rounds: parts, throughput, what a chapter times itself."""
-    load_s: float
-    """Seconds of steady load under NVML's eyes."""
     test_images: int
     """Images of the test set on which accuracy and agreement are computed, see ``images``."""
     few_test_images: int
     """Of the rows that ``images`` tells from another model by few."""
+    load_s: float = 1.2
+    """Seconds of steady load under NVML's eyes. It looks back over up to one: less would be mixed with others."""
     tries: int = 3
     """An invocation that other work disturbed is repeated, this often at most, and the least disturbed one is kept."""
 
@@ -90,9 +90,6 @@ class Profile:
         return max(self.least_iterations, min(self.iterations, round(self.turn_s / max(one_s, 1e-6))))
 
 
-LOAD_S = 1.2
-"""NVML looks back over up to a second; a shorter load would be mixed with what ran before."""
-
 PROFILES = {
     "smoke": Profile(  # for tests: every cell runs, and no number means anything
         name="smoke",
@@ -104,7 +101,6 @@ PROFILES = {
         sweep=(1,),
         sweep_cpu=(1,),
         budget_s=0.02,
-        load_s=LOAD_S,
         test_images=64,
         few_test_images=64,
         tries=1,
@@ -119,7 +115,6 @@ PROFILES = {
         sweep=(1, 8),
         sweep_cpu=(1,),
         budget_s=0.1,
-        load_s=LOAD_S,
         test_images=256,
         few_test_images=64,
     ),
@@ -133,7 +128,6 @@ PROFILES = {
         sweep=(1, 8, 64, 256),
         sweep_cpu=(1, 8),
         budget_s=0.1,
-        load_s=LOAD_S,
         test_images=10_000,
         few_test_images=1_000,
     ),

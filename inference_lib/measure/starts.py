@@ -18,6 +18,7 @@ from inference_lib.measure.workers import Worker, WorkerError
 from inference_lib.records.record import Build, Record
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import build
+from inference_lib.support.progress import each
 
 
 class Starter:
@@ -47,11 +48,10 @@ def time_starts(
 
     Those without a measured record in ``store`` are left out. One that fails keeps the record that it had.
     """
+    kept = [(rival, store.find(empty_record(rival, profile, run, "ok").key)) for rival in rivals]
+    measured = [(rival, record) for rival, record in kept if record is not None and record.ok]
     told = []
-    for rival in rivals:
-        record = store.find(empty_record(rival, profile, run, "ok").key)
-        if record is None or not record.ok:
-            continue
+    for rival, record in each(measured, "starts"):
         try:
             took = _alone(rival)
         except WorkerError as error:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from inference_lib.records.statistics import median_interval
-from inference_lib.seam import Runner, StagedRunner
+from inference_lib.seam import StagedRunner
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, monotonic."""
@@ -146,33 +146,12 @@ def sampler(call: Callable[[], object], clock: Clock = time.perf_counter) -> Cal
     return sample
 
 
-def time_end_to_end(
-    runner: Runner, inputs: Sequence[np.ndarray], rule: StoppingRule, clock: Clock = time.perf_counter
-) -> Samples:
-    """Time ``runner.infer``: host array in, host array out, everything between included.
-
-    ``inputs`` are used in turn, so that no cache holds the one that comes next.
-    """
+def time_parts(runner: StagedRunner, inputs: Sequence[np.ndarray], rule: StoppingRule) -> Parts:
+    """Time upload, compute and download apart; ``inputs`` are used in turn, so that no cache holds the next one."""
     rotation = itertools.cycle(inputs)
-    return time_call(lambda: runner.infer(next(rotation)), rule, clock)
-
-
-def time_parts(
-    runner: StagedRunner,
-    inputs: Sequence[np.ndarray],
-    rule: StoppingRule,
-    before_each: Callable[[], object] | None = None,
-) -> Parts:
-    """Time upload, compute and download apart.
-
-    ``before_each`` runs before every inference, outside the timed parts (to flush a cache, for example).
-    """
-    rotation = itertools.cycle(inputs)
-    rows: list[tuple[float, float, float]] = []
+    rows: list[list[float]] = []
 
     def sample() -> float:
-        if before_each is not None:
-            before_each()
         batch = next(rotation)
         marks = [_mark_of(runner)]
         for part in (lambda: runner.upload(batch), runner.compute, runner.download):
@@ -180,7 +159,7 @@ def time_parts(
             marks.append(_mark_of(runner))
         runner.synchronize()
         times = [milliseconds_between(before, after) for before, after in itertools.pairwise(marks)]
-        rows.append((times[0], times[1], times[2]))
+        rows.append(times)
         return sum(times)
 
     reason = collect(sample, rule).stop_reason
@@ -188,12 +167,11 @@ def time_parts(
     return Parts(*(Samples(column, reason) for column in columns))
 
 
-def time_compute(
-    runner: StagedRunner,
-    rule: StoppingRule,
-    before_each: Callable[[], object] | None = None,
-) -> Samples:
-    """Time ``runner.compute`` alone on the batch that was uploaded last."""
+def time_compute(runner: StagedRunner, rule: StoppingRule, before_each: Callable[[], object] | None = None) -> Samples:
+    """Time ``runner.compute`` alone on the batch that was uploaded last.
+
+    ``before_each`` runs before every inference, outside the timed part (to flush a cache, for example).
+    """
 
     def sample() -> float:
         if before_each is not None:

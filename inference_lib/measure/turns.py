@@ -9,14 +9,12 @@ from statistics import median
 import pandas as pd
 
 from inference_lib.measure import timing
-from inference_lib.records.comparison import SAME_WITHIN
-from inference_lib.records.statistics import log_ratios, median_interval
+from inference_lib.records.comparison import verdict_of
+from inference_lib.records.statistics import Interval, log_ratios, median_interval
 from inference_lib.support.progress import bar
 
 ROUNDS = 10
 """Enough for an interval of the median of their ratios (records.statistics.median_interval)."""
-
-LEAST_ITERATIONS = 1
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,8 @@ class Turns:
 
     def effect(self, name: str, baseline: str) -> str:
         """Say what the interval of the ratio allows: ``faster``, ``slower``, or ``none`` inside the noise."""
-        _, low, high = self.ratio(name, baseline)
-        if low > 1 + SAME_WITHIN:
-            return "faster"
-        return "slower" if high < 1 / (1 + SAME_WITHIN) else "none"
+        verdict = verdict_of(Interval(*self.ratio(name, baseline)))
+        return verdict if verdict in ("faster", "slower") else "none"
 
     def table(self, baseline: str = "") -> pd.DataFrame:
         """Return a row a function: ``ms``, ``times faster`` than the baseline (the first function), and the effect."""
@@ -68,7 +64,7 @@ def take_turns(calls: Mapping[str, Callable[[], object]], turn_s: float, rounds:
     with bar((1 + rounds) * len(calls), "turns") as shown:
         for name, sample in samplers.items():
             timing.warm_up(sample, budget_s=turn_s)
-            counts[name] = max(LEAST_ITERATIONS, round(turn_s * 1e3 / max(timing.take(sample, 1)[0], 1e-3)))
+            counts[name] = max(1, round(turn_s * 1e3 / max(timing.take(sample, 1)[0], 1e-3)))
             shown.update()
         for _ in range(rounds):
             for name in order.sample(list(calls), len(calls)):

@@ -63,10 +63,8 @@ class Worker:
 
     def tell(self, command: str, *arguments: Any) -> None:
         """Send a command; ``answer`` waits for what it returns. A dead worker says so there."""
-        try:
+        with suppress(OSError):
             self._pipe.send((command, arguments))
-        except (BrokenPipeError, OSError):
-            return
 
     def answer(self, limit_s: float) -> Any:
         """Return what the last command returned.
@@ -132,10 +130,7 @@ class Worker:
         return self
 
     def __exit__(self, kind: type | None, *exc: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.kill()
+        (self.close if kind is None else self.kill)()
 
 
 def first_to_answer(workers: Iterable[Worker], limit_s: float) -> list[Worker]:
@@ -187,10 +182,9 @@ def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, 
             answer = (False, told(error), ran_out_of_memory(error))
         try:
             pipe.send(answer)
-        except (BrokenPipeError, OSError):
+        except OSError:
             break
-    close = getattr(thing, "close", None)
-    if close:
+    if close := getattr(thing, "close", None):
         close()
     os._exit(0)  # a framework's threads may never end by themselves
 

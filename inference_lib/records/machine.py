@@ -57,13 +57,9 @@ class Machine(BaseModel):
         return f"{self.cpu} ({self.cores} cores)"
 
 
+@cache
 def this_machine(gpu_index: int = 0) -> Machine:
     """Describe the machine this runs on, with the GPU called ``cuda:gpu_index``. Host and user names are left out."""
-    return _described(gpu_index)
-
-
-@cache
-def _described(gpu_index: int) -> Machine:
     gpu, memory, driver = _gpu(gpu_index)
     return Machine(
         gpu=gpu,

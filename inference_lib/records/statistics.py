@@ -69,16 +69,16 @@ def log_ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list
     return [math.log(a / b) for a, b in zip(numerator, denominator, strict=True)]
 
 
-def median_interval(samples: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return a confidence interval of the median of independent samples, free of any assumed distribution.
+def median_interval(samples: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Return a 95 % confidence interval of the median of independent samples, free of any assumed distribution.
 
     The ranks are n/2 -+ z sqrt(n)/2, the normal approximation of the binomial count of samples below the median
-    (Conover, Practical Nonparametric Statistics, section 3.2). Fewer than eight
-    samples have none: it would end beyond their extremes. Its ends are infinite then.
+    (Conover, Practical Nonparametric Statistics, section 3.2). Fewer than eight samples have none: it would end beyond
+    their extremes. Its ends are infinite then.
     """
     ordered = np.sort(np.asarray(samples, dtype=float))
     n = len(ordered)
-    half = float(special.ndtri(0.5 + confidence / 2)) * math.sqrt(n) / 2
+    half = float(special.ndtri(0.5 + CONFIDENCE / 2)) * math.sqrt(n) / 2
     low, high = math.floor(n / 2 - half), math.ceil(n / 2 + half)
     if low < 0 or high > n - 1:
         return -math.inf, math.inf

@@ -22,6 +22,7 @@ from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS, find_model
 
 NO_CEILINGS = "This needs the ceilings of a GPU, measured here or published."
+NO_BOUND = "The ceilings of this GPU are not measured yet, so there is no bound to hold a time against"
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,25 @@ class Bracket:
         """Return how many times the lower end each of ``records`` takes, as a sentence without full stop.
 
         The time is that on the device, on a CPU the whole call. Records of other cells or machines are left out.
+        Without ceilings, the times alone are told.
         """
-        found = [
-            f"{label(record)} at batch {record.batch_size} {time.value / self.ends_ms(record.batch_size)[0]:.1f} times"
-            for record, time in self._times(records)
-        ]
-        return f"The time over the lower end: {', '.join(found)}" if found else "There is no such row to compare yet"
+        told: dict[int, list[str]] = {}
+        for record, time in self._times(records):
+            size = record.batch_size
+            over = f"{time.value / self.ends_ms(size)[0]:.1f} times" if self.ceilings else f"{time.value:.3f} ms"
+            told.setdefault(size, []).append(f"{label(record)} {over}")
+        rows = "; ".join(f"at batch {size}, {', '.join(found)}" for size, found in told.items())
+        if not self.ceilings:
+            return f"{NO_BOUND}: {rows}" if rows else NO_BOUND
+        return f"The time over the lower end: {rows}" if rows else "There is no such row to compare yet"
 
     def figure(self, records: Sequence[Record], batch_size: int) -> HTML | Markdown:
         """Return a figure of the times of ``records`` at ``batch_size``, ms, with the bracket as a band beside them."""
+        if not self.ceilings:
+            return Markdown(NO_CEILINGS)
         times = [(record, time) for record, time in self._times(records) if record.batch_size == batch_size]
         if not times:
-            return Markdown("No such row was measured yet." if self.ceilings else NO_CEILINGS)
+            return Markdown("No such row was measured yet.")
         figure, (axes,) = plots.new_figure(height=0.3 * len(times) + 1.0)
         names = [label(record) for record, _ in times]
         for position, (record, time) in enumerate(times):
@@ -94,9 +102,8 @@ class Bracket:
     def _times(self, records: Sequence[Record]) -> list[tuple[Record, Interval]]:
         times = []
         for record in records:
-            if not (self.ceilings and record.latency and record.machine.name(record.device) == self.ceilings.machine):
-                continue
-            if (record.model, record.precision) == (self.model, self.precision):
+            elsewhere = self.ceilings and record.machine.name(record.device) != self.ceilings.machine
+            if record.latency and not elsewhere and (record.model, record.precision) == (self.model, self.precision):
                 device = record.latency.device
                 if device or record.device == "cpu":
                     times.append((record, device or record.latency.end_to_end.median))

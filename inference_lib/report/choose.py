@@ -119,13 +119,14 @@ def advantage(baseline: Record, record: Record, goal: Goal) -> Interval:
 def places(ranked: Sequence[Record], goal: Goal) -> list[int]:
     """Return the place of each of the ``ranked`` records, from 1; a tie shares the place of the best row in it.
 
-    A row is tied with one before it unless it is clearly worse. From too few invocations nothing can be told, and the
-    order is all there is.
+    A row is tied with that best row unless it is clearly worse. To be level with another row of the tie is not enough:
+    a noisy row is level with many, and through it the quickest would share a place with rows of ten times its time.
+    From too few invocations nothing can be told, and the order is all there is.
     """
     found: list[int] = []
     for number, record in enumerate(ranked):
-        tie = next((i for i, better in enumerate(ranked[:number]) if is_level(better, record, goal)), None)
-        found.append(number + 1 if tie is None else found[tie])
+        first = (place for place in dict.fromkeys(found) if is_level(ranked[place - 1], record, goal))
+        found.append(next(first, number + 1))
     return found
 
 

@@ -29,7 +29,9 @@ class Opening:
     """The rows of the figure, one picture at a time, the slowest first, and what a figure says in words."""
 
     records: list[Record]
-    """The loop that everybody writes, and every way of running the same network in its quickest precision."""
+    """The loop that everybody writes, and every way of running the same network in its quickest precision, eight bits
+    left out.
+    """
     loop: Record | None
     bound_ms: float | None
     """What the machine's measured ceilings allow in the precision of the quickest row, all operations fused."""
@@ -59,7 +61,7 @@ class Opening:
         bound = " The bound is the roofline of chapter 03." if self.bound_ms else ""
         return (
             f"{self.best.model_title}, one picture from NumPy array to NumPy array; medians with 95 % intervals, each "
-            f"framework in its quickest precision.{ties}{bound} {plots.provenance(self.records)}"
+            f"framework in its quickest precision of 16 bits or more.{ties}{bound} {plots.provenance(self.records)}"
         )
 
 

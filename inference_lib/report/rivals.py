@@ -13,10 +13,16 @@ from inference_lib.records.record import Record
 from inference_lib.records.store import select, select_all
 from inference_lib.report import plots
 from inference_lib.report.tables import INTERVAL, ends, noted, show_table
-from inference_lib.report.words import against, label, machines, times_faster
+from inference_lib.report.words import against, by_batch, label, machines, once, times_faster
 from inference_lib.seam import MODELS, PRECISIONS, find_model
 
 NOTHING = "nothing measured yet"
+
+COMPARED = "rows are compared by their ratio within a round"
+"""So a verdict need not be the quotient of the two medians beside it."""
+
+LAUNCHES_COUNT = "compute includes the waits for launches"
+"""Nothing is queued before it, as it is for the time on the device."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,13 @@ class Rivals:
             return "It ran on none of the machines whose records are here, so there is nothing to compare yet"
         clauses = []
         for rival in self.rivals:
-            met = [(size, cell) for size, cell in cells.items() if cell[rival] and rival != mine]
-            said = [f"{times_faster(cell[rival], cell[mine])} at batch {size}" for size, cell in met]
+            met = {size: cell for size, cell in cells.items() if cell[rival] and rival != mine}
+            said = by_batch({size: times_faster(cell[rival], cell[mine]) for size, cell in met.items()})
             if met:
-                clauses.append(f"against {met[0][1][rival][0].title} it is {' and '.join(said)}")
+                title = next(iter(met.values()))[rival][0].title
+                clauses.append(f"against {title} it is {said}")
         head = f"On {machines(records)}, {PRECISIONS[precision].title}, {records[0].title} end to end"
-        return f"{head}: {'; '.join(clauses)}"
+        return f"{head}: {once('; '.join(clauses))}"
 
     def show(self, mine: str, model: str = "resnet18", precision: str = "fp16") -> None:
         """Display the table, how the rival ``mine`` fared, and where it was measured, the three figures."""
@@ -101,7 +108,9 @@ class Rivals:
                 column = [cell.get(machine, {}).get(name) for cell in cells.values()]
                 data |= {(machine, name): column} if any(value is not None for value in column) else {}
         table = pd.DataFrame(data)
-        caption = f"Median end-to-end latency at batch {batch_size}, ms. {plots.provenance(select(rows))}"
+        measured = select(rows)
+        compared = f"; {COMPARED}" if measured else ""
+        caption = f"Median end-to-end latency at batch {batch_size}, ms{compared}. {plots.provenance(measured)}"
         return show_table(table, caption, notes=notes)
 
     def _measured(self, record: Record, mark: str, rows: Sequence[Record]) -> dict[str, Any]:
@@ -138,10 +147,13 @@ class Rivals:
 
     def parts(self, model: str, *precisions: str) -> HTML:
         """Return the figure of upload, compute and download at batch 1 beside the end-to-end latency, ms."""
-        records = select(self.shown(model, *precisions), batch_size=1)
+        records = [r for r in select(self.shown(model, *precisions), batch_size=1) if r.parts]
         name = f"{find_model(model).title} at batch 1"
         alt = f"Upload, compute and download time of {name}, with the end-to-end latency"
-        return _figure(plots.stacked_parts, records, 0.45 * len(records) + 1.0, alt, _with_precisions(name, records))
+        caption = _with_precisions(name, records)
+        if any(record.device == "cuda" for record in records):
+            caption = f"{caption}; {LAUNCHES_COUNT}"
+        return _figure(plots.stacked_parts, records, 0.45 * len(records) + 1.0, alt, caption)
 
     def batches(self, model: str, *precisions: str) -> HTML:
         """Return the figure of images per second over the latency of a batch, ms, a point a batch size."""

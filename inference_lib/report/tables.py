@@ -11,7 +11,7 @@ import pandas as pd
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
-from inference_lib.records.pairs import pairs
+from inference_lib.records.pairs import of_all_pictures, pairs
 from inference_lib.records.record import Record
 from inference_lib.records.replication import cell, replication
 from inference_lib.records.runs import runs_of
@@ -54,6 +54,7 @@ SCOREBOARD_FORMATS = {
     "GPU busy %": "{:.0f}",
     "compatible %": "{:.1f}",
     "on images": "{:,.0f}",
+    "images": "{:,.0f}",
     "file MB": "{:.1f}",
     "mJ per image": "{:.2f}",
     EIGHT_BITS: "{:.1f}",
@@ -211,34 +212,45 @@ def show_agreement(records: Sequence[Record]) -> HTML:
 def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
     """Return what each export in eight bits lost against its FP32 reference, on the same pictures (records.pairs).
 
-    A row per backend, model and precision: the share in eight bits, accuracy, the difference in percentage points with
-    its 95 % interval, and how probable as much would be between equally good classifiers.
+    A row an export, with the batch sizes that it serves: the share in eight bits, accuracy, the difference in
+    percentage points with its 95 % interval, and how probable as much would be between equally good classifiers. The
+    device has a column where there are several.
     """
-    rows = {}
+    rows: dict[tuple[object, ...], dict[str, Any]] = {}
     for record in records:
-        found = pairs(record.accuracy) if record.accuracy and PRECISIONS[record.precision].calibrated else None
-        if record.accuracy and found:
-            rows[record.title, record.model, record.precision] = {
-                "framework": record.title,
-                "model": record.model,
-                "precision": PRECISIONS[record.precision].title,
-                EIGHT_BITS: record.build.eight_bits_percent if record.build else None,
-                "images": record.accuracy.images,
-                "accuracy %": record.accuracy.accuracy_percent,
-                "points": found.difference,
-                INTERVAL: f"{found.low:+.2f} to {found.high:+.2f}",
-                "p": found.p,
-                "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
-            }
-    return pd.DataFrame(rows.values())
+        accuracy, share = record.accuracy, record.build.eight_bits_percent if record.build else None
+        found = pairs(accuracy) if accuracy and PRECISIONS[record.precision].calibrated else None
+        if not (accuracy and found):
+            continue
+        cell = {
+            "framework": record.title,
+            "model": record.model,
+            "device": DEVICE_NAMES[record.device],
+            "precision": PRECISIONS[record.precision].title,
+        }
+        told = {
+            EIGHT_BITS: share,
+            "images": accuracy.images,
+            "accuracy %": accuracy.accuracy_percent,
+            "points": found.difference,
+            INTERVAL: f"{found.low:+.2f} to {found.high:+.2f}",
+            "p": found.p,
+            "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
+        }
+        row = rows.setdefault((*cell.values(), share, accuracy.model_dump_json()), cell | {"batch": ""} | told)
+        row["batch"] += f"{', ' if row['batch'] else ''}{record.batch_size}"
+    return _without_lone_device(pd.DataFrame(rows.values()))
 
 
 def costs(records: Iterable[Record]) -> pd.DataFrame:
     """Return what each row takes beside time: to export and load (s), on disk (MB), GPU memory, energy per image (mJ).
 
-    A load is told where the whole start was timed. A column that nothing was measured for is left out, so are rows that
-    were not measured.
+    A load is told where the whole start was timed alone. A backend that times kernels is always exported alone, so its
+    export proves nothing of its load where no other framework has one. A column that nothing was measured for is left
+    out, so are rows that were not measured.
     """
+    records = [record for record in records if record.ok and record.build]
+    alone = {kind: _started_alone(select(records, device=kind)) for kind in DEVICE_NAMES}
     rows = [
         {
             "framework": record.title,
@@ -247,15 +259,21 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
             "batch": record.batch_size,
             "precision": PRECISIONS[record.precision].title,
             "export, s": record.build.export_s,
-            "load, s": record.build.load_s if record.build.start_s is not None else None,
+            "load, s": record.build.load_s if record.title in alone[record.device] and record.build.start_s else None,
             "file MB": record.build.artifact_mib * BYTES_PER_MIB / 1e6,
             "GPU memory MiB": record.gpu_memory_mib,
             "mJ per image": record.load.energy_mj_per_image if record.load else None,
         }
         for record in records
-        if record.ok and record.build
+        if record.build
     ]
     return _without_lone_device(pd.DataFrame(rows).dropna(axis="columns", how="all"))
+
+
+def _started_alone(records: Sequence[Record]) -> set[str]:
+    """Return the frameworks whose starts were timed; none where it is one of several, which was exported alone."""
+    timed = {record.title for record in records if record.build and record.build.start_s is not None}
+    return set() if len(timed) == 1 and len({record.title for record in records}) > 1 else timed
 
 
 def _without_lone_device(table: pd.DataFrame) -> pd.DataFrame:
@@ -341,7 +359,11 @@ def text_table(table: pd.DataFrame, form: str = "simple") -> str:
 
 
 def in_format(records: Sequence[Record], kind: str) -> str:
-    """Return the records for a person (``table``, ``markdown``: scoreboards) or a program (``csv``, ``json``: rows)."""
+    """Return the records for a person (``table``, ``markdown``: scoreboards) or a program (``csv``, ``json``: rows).
+
+    Their accuracies compare: each is told of as many pictures as any row of its model saw (records.pairs).
+    """
+    records = of_all_pictures(records)
     if kind == "csv":
         return flat_table(records).to_csv(index=False).rstrip("\n")
     if kind == "json":

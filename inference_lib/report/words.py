@@ -11,6 +11,8 @@ from inference_lib.seam import PRECISIONS
 
 NOT_MEASURED = "(not measured)"
 
+TOO_FEW = "(too few invocations for a verdict)"
+
 TIMES_FROM = 1.15
 """A smaller ratio is told in percent: rounded to "1.0 times", it would say nothing."""
 
@@ -25,24 +27,40 @@ def times_faster(slow: Sequence[Record], fast: Sequence[Record], kind: Kind = "e
     """Return how the one record ``fast`` compares with ``slow``, end to end or on the ``device``.
 
     ``2.1 times faster``, ``1.3 times slower``, ``4 % slower``, ``about as fast``, or ``not clearly faster or slower``
-    where the uncertainty of the two leaves it open. From fewer than three invocations, only the ratio is told.
+    where the uncertainty of the two leaves it open. From fewer than three invocations, only the ratio is told. Records
+    of two machines are not compared.
     """
     if len(slow) != 1 or len(fast) != 1 or not (slow[0].latency and fast[0].latency):
+        return NOT_MEASURED
+    if slow[0].machine.name("cpu") != fast[0].machine.name("cpu"):
         return NOT_MEASURED
     if kind == "device" and not (slow[0].latency.device and fast[0].latency.device):
         return NOT_MEASURED
     found = compare(slow[0], fast[0], kind)
     if found.low is None:
-        return f"{found.ratio:.2f} times as fast here (too few invocations for a verdict)"
+        return f"{found.ratio:.2f} times as fast here {TOO_FEW}"
     return _claim(found) or "not clearly faster or slower"
 
 
-def against(baseline: Record, record: Record) -> str:
-    """Return how ``record`` compares with ``baseline`` end to end, for a cell of a table: a ratio above 1 is faster.
+def by_batch(claims: Mapping[int, str]) -> str:
+    """Return a clause of a claim for each batch size: ``about as fast at batch 1 and 8``."""
+    sizes: dict[str, list[str]] = {}
+    for size, claim in claims.items():
+        sizes.setdefault(claim, []).append(str(size))
+    return " and ".join(f"{claim} at batch {' and '.join(among)}" for claim, among in sizes.items())
+
+
+def once(said: str) -> str:
+    """Return a sentence in which a caveat that several of its claims share stands once, at the end."""
+    return f"{said.replace(f' {TOO_FEW}', '')} {TOO_FEW}" if TOO_FEW in said else said
+
+
+def against(baseline: Record, record: Record, kind: Kind = "end_to_end") -> str:
+    """Return how ``record`` compares with ``baseline``, for a cell of a table: a ratio above 1 is faster.
 
     ``2.1 times faster``, ``about as fast``, ``cannot tell (1.04)``; from too few invocations the ratio: ``1.04``.
     """
-    found = compare(baseline, record)
+    found = compare(baseline, record, kind)
     if found.low is None:
         return f"{found.ratio:.2f}"
     return _claim(found) or f"cannot tell ({found.ratio:.2f})"
@@ -65,7 +83,7 @@ def label(record: Record) -> str:
 def tied(best: Record, records: Sequence[Record]) -> str:
     """Name the ``records`` that are not clearly slower than ``best``."""
     if len(best.invocations) < LEAST_INVOCATIONS:
-        return "(too few invocations for a verdict)"
+        return TOO_FEW
     return ", ".join(label(record) for record in level_with(best, records)) or "nothing else"
 
 

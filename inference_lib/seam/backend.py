@@ -45,7 +45,6 @@ class Runner(Protocol):
 
         ``batch`` is a host array of ``workload.input_shape`` and ``workload.host_dtype``; see ``contract.py``.
         """
-        ...
 
     def __enter__(self) -> Self: ...
 
@@ -61,23 +60,18 @@ class StagedRunner(Runner, Protocol):
     @property
     def stream(self) -> torch.cuda.Stream | None:
         """The CUDA stream on which the parts are queued; None on a CPU."""
-        ...
 
     def upload(self, batch: np.ndarray) -> None:
         """Queue the copy of one batch to where the model reads it."""
-        ...
 
     def compute(self) -> None:
         """Queue the model on the uploaded batch."""
-        ...
 
     def download(self) -> np.ndarray:
         """Return the logits of the computed batch, waiting for them."""
-        ...
 
     def synchronize(self) -> None:
         """Wait until everything queued is done."""
-        ...
 
 
 class Backend(Protocol):
@@ -92,31 +86,24 @@ class Backend(Protocol):
 
     def availability(self, device: str) -> Availability:
         """Say whether the framework is usable on a kind of device: ``cpu`` or ``cuda``."""
-        ...
 
     def supports(self, workload: Workload) -> Support:
         """Say whether a usable framework can run ``workload``."""
-        ...
 
     def artifact_key(self, workload: Workload) -> str:
         """Name the artifact of ``workload``: workloads and backends with the same key share it."""
-        ...
 
     def versions(self) -> dict[str, str]:
         """Versions (and, for an engine, the GPU) that the exported artifact depends on."""
-        ...
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the artifact into the empty ``directory``, its scales from the pictures of ``workload.calibration``."""
-        ...
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the precision of the exported weights back from disk; several are joined with a plus."""
-        ...
 
     def load(self, artifact: Artifact) -> StagedRunner:
         """Return a runner for ``artifact.workload``."""
-        ...
 
 
 @runtime_checkable
@@ -125,7 +112,6 @@ class QuantizingBackend(Backend, Protocol):
 
     def eight_bits_percent(self, artifact: Artifact) -> float:
         """Read from the artifact, or what it becomes when loaded, which part of the multiply-adds has 8-bit factors."""
-        ...
 
 
 def supports(backend: Backend, workload: Workload) -> Support:

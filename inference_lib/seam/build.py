@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,9 @@ def find_artifact(backend: Backend, workload: Workload, root: Path = paths.ARTIF
     return None if manifest is None else Artifact(workload, directory, manifest)
 
 
-@contextmanager
-def _current(device: Device) -> Iterator[None]:
+def _current(device: Device) -> AbstractContextManager[None]:
     """Make ``device`` the one that CUDA's libraries compile for, and tell the name of, unless they are asked else."""
-    with torch.cuda.device(device.torch) if device.index else nullcontext():
-        yield
+    return torch.cuda.device(device.torch) if device.index else nullcontext()
 
 
 def _dependencies(backend: Backend, workload: Workload) -> dict[str, Any]:

@@ -40,9 +40,19 @@ class CheckedRunner:
         self._upload(self._accepted(batch))
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        self._upload(batch)
+        self.compute()
+        return self.download()
 
     def _upload(self, batch: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def compute(self) -> None:
+        """Queue the model on the uploaded batch."""
+        raise NotImplementedError
+
+    def download(self) -> np.ndarray:
+        """Return the logits of the computed batch, waiting for them."""
         raise NotImplementedError
 
 

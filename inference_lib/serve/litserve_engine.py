@@ -5,6 +5,7 @@ application's, which decodes and refuses in the HTTP process and puts a limit on
 """
 
 import asyncio
+import os
 import queue
 import time
 import uuid
@@ -19,6 +20,7 @@ from starlette.routing import Mount
 
 from inference_lib.serve.application import Application, Prediction
 from inference_lib.serve.classifier import out_of_the_collectors_way
+from inference_lib.serve.replica import compute_on
 from inference_lib.serve.request import FailedError
 from inference_lib.serve.settings import Settings
 from inference_lib.support.errors import CourseError
@@ -72,9 +74,10 @@ class ClassifierAPI(ls.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load the model and make every batch size warm; the worker counts as ready only then."""
-        _, _, index = device.partition(":")
+        number = int(os.environ["LITSERVE_WORKER_ID"])  # which of the GPUs it has, or which part of the cores
+        compute_on(self._settings.cores(number))
         self._stack = ExitStack()
-        self._classifier = self._stack.enter_context(self._settings.loaded(int(index or 0)))
+        self._classifier = self._stack.enter_context(self._settings.loaded(number))
 
     def predict(self, x: Any) -> Any:
         """Return logits and batch size: of pictures that LitServe stacked, or of one where the largest batch is 1.

@@ -17,6 +17,7 @@ import numpy as np
 
 from inference_lib.seam import Workload
 from inference_lib.serve.application import Application, Prediction
+from inference_lib.serve.replica import compute_on
 from inference_lib.serve.settings import Settings
 from inference_lib.support.errors import CourseError
 
@@ -37,6 +38,8 @@ class Replica:
 
     def __init__(self, settings: Settings) -> None:
         """Load the model and make every batch size warm; Ray sends requests only then."""
+        hosts = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+        compute_on(settings.cores(ray_serve.get_replica_context().rank.local_rank, hosts))
         self._stack = ExitStack()
         self._classifier = self._stack.enter_context(settings.loaded())
         self.infer.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
@@ -105,6 +108,8 @@ def serve(settings: Settings) -> None:
         CourseError: Ray has fewer GPUs than there are to be replicas.
 
     """
+    if not settings.workload.on_gpu:  # otherwise Ray tells a replica to have one thread
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(settings.cores(0))))
     ends = signal.getsignal(signal.SIGTERM)
     ray.init(
         num_cpus=settings.replicas + HTTP_CPUS,

@@ -1,6 +1,5 @@
 """A classifier in a process of its own: what kills it kills one batch, and not the server."""
 
-import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from inference_lib.measure.workers import Worker, WorkerError
 from inference_lib.seam import Workload
 from inference_lib.serve.classifier import Loaded
+from inference_lib.support.cores import keep_to
 
 START_S = 300.0
 """How long a replica may take until it is warm: some compile every size."""
@@ -19,14 +19,19 @@ BATCH_S = 30.0
 """How long a batch may take before its process is ended."""
 
 
+def compute_on(cores: Collection[int]) -> None:
+    """Keep this process, which holds a replica, to ``cores``, with no more threads than that."""
+    keep_to(cores)
+    torch.set_num_threads(min(torch.get_num_threads(), len(cores)))
+
+
 class Held:
     """What the process holds, and answers with."""
 
     def __init__(
         self, backend: str, workload: Workload, sizes: Sequence[int], root: Path, cores: Collection[int]
     ) -> None:
-        os.sched_setaffinity(0, cores)
-        torch.set_num_threads(min(torch.get_num_threads(), len(cores)))
+        compute_on(cores)
         self._stack = ExitStack()
         self._classifier = self._stack.enter_context(Loaded(backend, workload, sizes, root))
 

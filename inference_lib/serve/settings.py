@@ -1,8 +1,8 @@
 """What a server is asked to be: a plain value that travels to its processes."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from inference_lib.serve.classifier import Classifier, Loaded, sizes_up_to
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.replica import RemoteClassifier
 from inference_lib.support import paths
+from inference_lib.support.cores import cores_of
 
 SERVED = {"cuda": ("pytorch-cudagraph", "resnet18", "fp16"), "cpu": ("onnxruntime", "vanilla_cnn", "fp32")}
 """What the chapters on serving serve, by the kind of device: backend, model, precision."""
@@ -52,12 +53,9 @@ class Settings:
         """Return replica ``number`` in a process of its own, warm."""
         return RemoteClassifier(self.backend, self._on_its_gpu(number), self.sizes, self.root, self.cores(number))
 
-    def cores(self, number: int) -> list[int]:
-        """Return the cores of replica ``number``: on a CPU replicas share them, or the threads of all fight for all."""
-        every = sorted(os.sched_getaffinity(0))
-        share = len(every) if self.workload.on_gpu else max(1, len(every) // self.replicas)
-        first = share * number % len(every)
-        return every[first : first + share]
+    def cores(self, number: int, hosts: int = 1) -> list[int]:
+        """Return the cores of replica ``number`` on one of ``hosts``: on a CPU, those on a host share them."""
+        return cores_of(number, 1 if self.workload.on_gpu else ceil(self.replicas / hosts))
 
     def queue(self, classifiers: Sequence[Classifier], remake: Callable[[Any], Classifier] | None = None) -> BatchQueue:
         """Return the queue before ``classifiers``, to be entered; for ``remake`` see there."""

@@ -3,11 +3,8 @@
 import importlib
 import importlib.util
 import inspect
-import socket
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +16,7 @@ from torch import nn
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
 from inference_lib.support.hashes import sha256_of
-from inference_lib.zoo.fashion_mnist import NETWORK_TIMEOUT
+from inference_lib.zoo.fashion_mnist import patience
 from inference_lib.zoo.networks import ARCHITECTURES, create_model
 
 TORCHVISION = "torchvision:"
@@ -103,8 +100,7 @@ def of_torchvision(name: str, weights: str = "", classes: int | None = None) -> 
     from torchvision import models
 
     options = {} if classes is None else {"num_classes": classes}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # how it will fill weights in a later version
+    with warnings.catch_warnings(action="ignore"):  # how it will fill weights in a later version
         module = models.get_model(classifier(name), weights=None, **options)
     for tensor in module.parameters():
         if tensor.dim() > 1 and not tensor.any():
@@ -160,17 +156,7 @@ def imagenet_state(spec: str) -> dict[str, torch.Tensor]:
         raise CourseError(f"there are no ImageNet weights of {spec}")
     weights = models.get_model_weights(name).DEFAULT
     try:
-        with _patience():
+        with patience():
             return torch.hub.load_state_dict_from_url(weights.url, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CourseError(f"the ImageNet weights of {name} cannot be had: {reason_of(error)}") from error
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,18 +23,7 @@ from torch.nn import functional as F
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.paths import DATA
 
-CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 IMAGE_SIZE = 224
 """Height and width of the models' input in pixels: eight times the 28 of the data set."""
@@ -212,14 +201,20 @@ def _attempt(download: Callable[[Path], Path], directory: Path) -> str:
 def _download_with_torchvision(temporary: Path) -> Path:
     from torchvision.datasets import FashionMNIST
 
+    with patience(), contextlib.redirect_stderr(io.StringIO()):  # It shows a progress bar for each file.
+        FashionMNIST(str(temporary), download=True)
+    return temporary / "FashionMNIST" / "raw"
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Give a download up after ``NETWORK_TIMEOUT``: torchvision and PyTorch's hub would wait for ever."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none, and would wait for ever.
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # It shows a progress bar for each file.
-            FashionMNIST(str(temporary), download=True)
+        yield
     finally:
         socket.setdefaulttimeout(before)
-    return temporary / "FashionMNIST" / "raw"
 
 
 def _download_with_apt(temporary: Path) -> Path:

@@ -15,7 +15,7 @@ from inference_lib.support.errors import CourseError, first_line
 from inference_lib.support.files import make_writable
 from inference_lib.support.hashes import sha256_of
 from inference_lib.zoo import image_folder
-from inference_lib.zoo.backbones import backbone, classifier, imagenet_state
+from inference_lib.zoo.backbones import TORCHVISION, backbone, classifier, imagenet_state
 from inference_lib.zoo.image_folder import IMAGENET_MEAN, IMAGENET_STD, Pictures, Preprocessing
 from inference_lib.zoo.networks import ARCHITECTURES, IMAGE_SHAPE
 from inference_lib.zoo.trained import Trained, save_trained
@@ -128,10 +128,10 @@ def _shape(spec: str, module: nn.Module, shape: tuple[int, ...] | None) -> tuple
     usual = getattr(module, "input_shape", None)
     if spec in ARCHITECTURES:
         usual = IMAGE_SHAPE
-    elif spec.startswith("torchvision:"):
+    elif spec.startswith(TORCHVISION):
         from torchvision import models
 
-        side = models.get_model_weights(classifier(spec.removeprefix("torchvision:"))).DEFAULT.transforms().crop_size[0]
+        side = models.get_model_weights(classifier(spec.removeprefix(TORCHVISION))).DEFAULT.transforms().crop_size[0]
         usual = (3, side, side)
     shape = shape or usual
     if shape is None:

@@ -186,12 +186,11 @@ def decode(path: Path) -> Image.Image:
 
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd tags, and of sizes that are looked at below
-            with Image.open(path) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise CourseError(f"{path} has {image.width} x {image.height} pixels; make it smaller")
-                return as_seen(ImageOps.exif_transpose(image))
+        # The warnings are of odd tags, and of sizes that are looked at below.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise CourseError(f"{path} has {image.width} x {image.height} pixels; make it smaller")
+            return as_seen(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         raise CourseError(f"{path} has more pixels than can be decoded safely; make it smaller") from error
     except CourseError:

@@ -56,10 +56,10 @@ class Network:
     stored: dict[str, Stored]
     fused: dict[str, Fused]
 
-    def share_in(self, dtypes: tuple[torch.dtype, ...] = tuple(LARGEST)) -> float:
-        """Return the part of the multiply-adds whose factors are both of ``dtypes``: eight bits unless told else."""
+    def share_in_eight_bits(self) -> float:
+        """Return the part of the multiply-adds whose factors both have eight bits."""
         products = {c.name: self.program.products(c) for c in self.program.convolutions}
-        within = [name for name in products if self.fused[name].weight.dtype in dtypes]
+        within = [name for name in products if self.fused[name].weight.dtype in LARGEST]
         return sum(products[name] for name in within) / sum(products.values())
 
     def widened(self, tensor: str) -> "Network":
@@ -77,19 +77,14 @@ def network_of(
     ``scales`` says what one step of each tensor is worth in eight bits. Linear layers, which round the logits, read
     and write FP16 in any case: they are a small part of the work.
     """
+    linear = {tensor for c in program.convolutions if c.linear for tensor in (c.reads, c.name)}
     stored = {
         tensor: Stored(dtype, scales[tensor])
-        if dtype in LARGEST and tensor not in wide and not _is_linear(program, tensor)
+        if dtype in LARGEST and tensor not in wide | linear
         else Stored(torch.float16 if dtype in LARGEST else dtype)
         for tensor in program.shapes
     }
     return Network(program, stored, {c.name: _fused(c, stored) for c in program.convolutions})
-
-
-def _is_linear(program: Program, tensor: str) -> bool:
-    """Whether a linear layer reads or writes ``tensor``."""
-    touching = [c for c in program.convolutions if tensor in (c.reads, c.name)]
-    return any(convolution.linear for convolution in touching)
 
 
 def is_depthwise(convolution: Convolution) -> bool:

@@ -20,16 +20,15 @@ from inference_lib.backends.cudnn.execution import Executable, facts_of, save
 from inference_lib.backends.cudnn.kernels import SOURCE
 from inference_lib.backends.cudnn.program import PICTURES, program_of
 from inference_lib.backends.cudnn.search import Search
+from inference_lib.backends.shared import cuda
 from inference_lib.backends.shared.buffers import CudaFunctionRunner
-from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_identity, gpu_works
+from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.hashes import sha256_of
 
 MODEL_FILE = "model.safetensors"
 PACKAGE = "nvidia-cudnn-frontend"
-FP8_CAPABILITY = (8, 9)
-"""The first compute capability whose tensor cores multiply in FP8."""
 
 
 class Cudnn:
@@ -58,7 +57,7 @@ class Cudnn:
             return Support(ok=False, reason="cuDNN computes on NVIDIA GPUs only")
         if workload.precision.dtype not in (torch.float16, *LARGEST):
             return Support(ok=False, reason="the course measures cuDNN's graphs in FP16, INT8 and FP8 alone")
-        if workload.precision.dtype == torch.float8_e4m3fn and gpu_works() and capability() < FP8_CAPABILITY:
+        if workload.precision.dtype == torch.float8_e4m3fn and gpu_works() and not cuda.multiplies_fp8():
             return Support(ok=False, reason="this GPU does not multiply in FP8")
         return Support(ok=True)
 
@@ -73,7 +72,7 @@ class Cudnn:
         versions = {name: metadata.version(name) for name in ("torch", PACKAGE)}
         facts = {
             "cudnn": cudnn.backend_version_string(),
-            "gpu": gpu_identity(),
+            "gpu": cuda.gpu_identity(),
             "kernels": sha256_of([SOURCE.read_bytes()])[:12],
         }
         return versions | facts
@@ -91,13 +90,12 @@ class Cudnn:
         """Write the network with the fastest plan of each convolution."""
         learnt = (workload.model.identity, workload.precision.name, workload.calibration.identity(workload.model))
         with nullcontext(self._shared) if self._shared else Search() as search:
-            search.seconds.clear()
+            search.compilers.seconds.clear()
             network = search.network(learnt, lambda: network_for(model, workload))
             network, timed = fastest_types(network, workload.batch_size, search)
         host = torch.from_numpy(np.empty(0, workload.host_dtype)).dtype
-        major, minor = capability()
-        path, architecture = directory / MODEL_FILE, f"sm_{major}{minor}"
-        save(path, network, workload.batch_size, host, timed, architecture, dict(search.seconds))
+        path, seconds = directory / MODEL_FILE, dict(search.compilers.seconds)
+        save(path, network, workload.batch_size, host, timed, cuda.gpu_architecture(), seconds)
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the types of the stored weights."""
@@ -115,11 +113,6 @@ class Cudnn:
         with torch.cuda.device(workload.device.torch):
             call = Executable(artifact.directory / MODEL_FILE, workload.device.torch)
         return GraphedRunner(CudaFunctionRunner(workload, call))
-
-
-def capability() -> tuple[int, int]:
-    """Return the compute capability of this process's current GPU."""
-    return torch.cuda.get_device_capability()
 
 
 def network_for(model: torch.nn.Module, workload: Workload) -> Network:

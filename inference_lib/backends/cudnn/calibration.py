@@ -7,7 +7,7 @@ import torch
 
 from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, largest_step, network_of
 from inference_lib.backends.cudnn.emulate import emulate
-from inference_lib.backends.cudnn.program import PICTURES, Program
+from inference_lib.backends.cudnn.program import PICTURES, MaxPool, Program
 
 QUANTILES = (1.0, 0.99999, 0.9999, 0.999)
 """Of a tensor's absolute numbers: which of them is the largest that fits. Cutting off the rarest makes finer steps."""
@@ -56,7 +56,6 @@ def scales_of(program: Program, dtype: torch.dtype, largest: dict[str, float]) -
     """
     scales = {PICTURES: largest[PICTURES] / LARGEST[dtype]}
     for operation in program.operations:
-        pool = type(operation).__name__ == "MaxPool"
         fits = largest_step(operation, largest[operation.name]) / LARGEST[dtype]
-        scales[operation.name] = scales[operation.reads] if pool else fits or 1.0
+        scales[operation.name] = scales[operation.reads] if isinstance(operation, MaxPool) else fits or 1.0
     return scales

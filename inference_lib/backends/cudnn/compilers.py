@@ -41,7 +41,8 @@ class Compilers:
         fit = torch.cuda.mem_get_info()[0] // CONTEXT_BYTES
         count = max(1, min(len(os.sched_getaffinity(0)), fit))
         self._own = threading.local()
-        self._idle = [_Process() for _ in range(count)]  # they start while the caller goes on
+        self._device = torch.cuda.current_device()  # of this thread: each has its own
+        self._idle = [_Process(self._device) for _ in range(count)]  # they start while the caller goes on
         self._every = list(self._idle)
         self._threads = ThreadPoolExecutor(count, initializer=self._take)
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -123,7 +124,7 @@ class Compilers:
         It may have been killed while it waited, for the sake of another that was stuck.
         """
         if self._own.process.ended:
-            self._own.process = _Process()
+            self._own.process = _Process(self._device)
             self._every.append(self._own.process)
         return self._own.process.ask(task)
 
@@ -131,9 +132,9 @@ class Compilers:
 class _Process:
     """One process that answers tasks, line by line."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: int) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        command = [sys.executable, "-P", compiler.__file__, str(torch.cuda.current_device())]
+        command = [sys.executable, "-P", compiler.__file__, str(device)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )

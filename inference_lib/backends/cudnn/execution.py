@@ -215,7 +215,7 @@ def save(
     facts = {
         "launches": launches,
         "kernels": called,
-        "eight_bits": network.share_in(),
+        "eight_bits": network.share_in_eight_bits(),
         "choices": {name: _choice(form, timed[spec]) for name, (form, spec) in chosen.items()},
         "seconds": seconds or {},
     }

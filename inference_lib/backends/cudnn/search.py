@@ -21,11 +21,6 @@ class Search:
         """The processes that compile."""
         return Compilers()
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """What each part of the search took."""
-        return self.compilers.seconds
-
     def __enter__(self) -> "Search":
         return self
 

@@ -97,17 +97,8 @@ class BufferedRunner(CheckedRunner):
         self.stream = torch.cuda.Stream()
         self.buffers = StaticBuffers(workload, self.stream)
 
-    def _infer(self, batch: np.ndarray) -> np.ndarray:
-        self._upload(batch)
-        self.compute()
-        return self.download()
-
     def _upload(self, batch: np.ndarray) -> None:
         self.buffers.upload(batch)
-
-    def compute(self) -> None:
-        """Queue the model on the uploaded batch."""
-        raise NotImplementedError
 
     def download(self) -> np.ndarray:
         """Return the logits of the computed batch."""

@@ -31,18 +31,9 @@ class CpuRunner(CheckedRunner):
         super().__init__(workload)
         self._batch = self._logits = np.empty(0)
 
-    def _infer(self, batch: np.ndarray) -> np.ndarray:
-        self._upload(batch)
-        self.compute()
-        return self.download()
-
     def _upload(self, batch: np.ndarray) -> None:
         """Keep a reference to the batch."""
         self._batch = batch
-
-    def compute(self) -> None:
-        """Run the model on the batch."""
-        raise NotImplementedError
 
     def download(self) -> np.ndarray:
         """Return the logits of the last run."""

@@ -10,9 +10,7 @@ from inference_lib.seam import DEVICE_KINDS, Availability, Precision, Support, W
 from inference_lib.support.errors import CourseError, unknown_name
 
 NO_GPU = Availability(
-    usable=False,
-    reason="no NVIDIA GPU answers",
-    remedy="run on a machine with an NVIDIA GPU and a driver for CUDA 13",
+    usable=False, reason="no NVIDIA GPU answers", remedy="run on a machine with an NVIDIA GPU and a driver for CUDA 13"
 )
 
 
@@ -34,6 +32,17 @@ def gpu_identity() -> str:
         return "none"
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
     return f"{found.name}, compute capability {found.major}.{found.minor}"
+
+
+def gpu_architecture() -> str:
+    """Return the architecture of this process's current GPU, such as ``sm_90``."""
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"
+
+
+def multiplies_fp8() -> bool:
+    """Whether this process's current GPU has tensor cores for FP8: from Ada and Hopper on."""
+    return torch.cuda.get_device_capability() >= (8, 9)
 
 
 def set_float32_products(precision: str | Precision) -> None:

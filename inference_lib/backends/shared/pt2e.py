@@ -8,7 +8,6 @@ https://docs.pytorch.org/ao/stable/pt2e_quantization/pt2e_quant_x86_inductor.htm
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def quantize_program(model: nn.Module, workload: Workload) -> torch.export.Expor
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     images = torch.zeros(2, *workload.model.input_shape)
-    with _silent(), torch.no_grad():
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
         batch = {0: torch.export.Dim("batch")}
         program = torch.export.export(model, (images,), dynamic_shapes=(batch,), strict=True).module()
         recipe = x86.get_default_x86_inductor_quantization_config(reduce_range=not multiplies_eight_bits())
@@ -63,7 +62,7 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     """Return a program that was saved; the operations in it are torchao's."""
     import torchao.quantization.pt2e  # noqa: F401
 
-    with _silent():
+    with warnings.catch_warnings(action="ignore"):
         return torch.export.load(path)
 
 
@@ -93,10 +92,3 @@ def executed_percent(program: torch.export.ExportedProgram, call: Callable[[torc
     if ran != quantized:
         raise CourseError(f"the compiled program ran {ran} products in integers, {quantized} are quantized")
     return 100 * sum(count for count, in_integers in work if in_integers) / sum(count for count, _ in work)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -23,7 +23,7 @@ import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cpu import CpuRunner, precision_support
-from inference_lib.backends.shared.cuda import NO_GPU, gpu_identity, gpu_works, graph_support
+from inference_lib.backends.shared.cuda import NO_GPU, gpu_architecture, gpu_identity, gpu_works, graph_support
 from inference_lib.backends.shared.fusion import fold_batch_norms
 from inference_lib.backends.shared.replaced import replaced
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
@@ -111,7 +111,8 @@ class Tvm:
         from tvm.target.codegen import llvm_get_system_cpu
 
         versions = {name: metadata.version(name) for name in ("torch", "apache-tvm", "apache-tvm-ffi")}
-        return versions | {"cpu": llvm_get_system_cpu(), "gpu": gpu_identity(), "schedules": _hash_of_schedules()}
+        schedules = sha256_of(file.read_bytes() for file in sorted(SCHEDULES.rglob("*.json")))
+        return versions | {"cpu": llvm_get_system_cpu(), "gpu": gpu_identity(), "schedules": schedules[:12]}
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write the compiled library, weights included."""
@@ -298,12 +299,6 @@ def cuda_target(architecture: str) -> Any:
     return tvm.target.Target({"kind": "cuda", "arch": architecture, "host": {"kind": "llvm"}} | limits)
 
 
-def gpu_architecture() -> str:
-    """Return the architecture of this machine's GPU, such as ``sm_90``."""
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm_{major}{minor}"
-
-
 def use_all_cores() -> None:
     """Give TVM as many threads as PyTorch has, and let the system place them; call this before it computes anything.
 
@@ -332,10 +327,6 @@ def cpu_level() -> str | None:
 
     mine = {str(feature) for feature in llvm_get_cpu_features(target_of("cpu"))}
     return next((level for level, instructions in CPU_LEVELS.items() if instructions <= mine), None)
-
-
-def _hash_of_schedules() -> str:
-    return sha256_of(file.read_bytes() for file in sorted(SCHEDULES.rglob("*.json")))[:12]
 
 
 @cache

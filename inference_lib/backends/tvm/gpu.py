@@ -10,13 +10,7 @@ import tvm
 from tvm import s_tir
 from tvm.s_tir.dlight.analysis import get_root_block, normalize_prim_func
 from tvm.s_tir.dlight.base import ScheduleRule
-from tvm.s_tir.dlight.gpu.matmul import (
-    IterKind,
-    Matmul,
-    detect_iter_traits,
-    get_in_out_dtypes,
-    get_reduction_blocks,
-)
+from tvm.s_tir.dlight.gpu.matmul import IterKind, Matmul, detect_iter_traits, get_in_out_dtypes, get_reduction_blocks
 
 MULTIPROCESSORS = 132
 """Those of an H100 and an H200. With fewer thread blocks, some have no work."""
@@ -84,12 +78,10 @@ class Tile(Protocol):
     @property
     def rows(self) -> int:
         """Rows of the result."""
-        ...
 
     @property
     def columns(self) -> int:
         """Columns of the result."""
-        ...
 
 
 SomeTile = TypeVar("SomeTile", bound=Tile)
