@@ -1105,8 +1105,8 @@ glue("02-wider", ", ".join(wider) or "none")
 
 # %% [markdown]
 # Rows whose device time has the narrower interval: {glue:text}`02-narrower`; the others: {glue:text}`02-wider`. Where
-# the host drifts, only the end-to-end time sees it; where it stumbles in the middle of many launches, the device waits,
-# and its time has a share of that.
+# the host drifts, only the end-to-end time sees it; where it stumbles in the middle of many launches, the device may
+# have to wait, and its time has a share of that.
 #
 # ### Disturbed
 #

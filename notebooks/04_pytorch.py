@@ -298,11 +298,11 @@ compared.latencies("resnet18", "fp32", "fp16")
 # %% tags=["remove-cell"]
 one = compared.by_rival("resnet18", "fp16")
 eager, graph = one["pytorch"], one["pytorch-cudagraph"]
-glue("04-graph-speedup", words.times_faster(eager, graph))
+whole, alone = (words.times_faster(eager, graph, kind) for kind in ("end_to_end", "device"))
+glue("04-graph", words.once(f"end to end, the CUDA graph is {whole}; on the device alone, {alone}"))
 glue("04-gpu", words.machines(graph))
 glue("04-eager-cv", words.number(eager, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
 glue("04-graph-cv", words.number(graph, lambda r: r.latency.end_to_end.cv_percent, "{:.0f} %"))
-glue("04-graph-device", words.times_faster(eager, graph, "device"))
 gaps = []
 for record in [r for r in (*eager, *graph) if r.latency and r.latency.device]:
     whole, alone = record.latency.end_to_end.p50, record.latency.device.value
@@ -313,8 +313,7 @@ if gaps and not limits:
 glue("04-gap", "; ".join(gaps) or "It takes the FP16 rows of a GPU to say, and they are not measured yet")
 
 # %% [markdown]
-# On {glue:text}`04-gpu`, FP16, batch 1, against the eager loop: end to end, the CUDA graph is
-# {glue:text}`04-graph-speedup`; on the device alone, {glue:text}`04-graph-device`.
+# On {glue:text}`04-gpu`, FP16, batch 1, against the eager loop: {glue:text}`04-graph`.
 #
 # Single inferences of the graph scatter by {glue:text}`04-graph-cv`, those of the eager loop by
 # {glue:text}`04-eager-cv` (half the distance from the 16th to the 84th percentile, over the median). Two things pull
@@ -344,14 +343,15 @@ shown = compared.shown("resnet18", "fp16")
 largest = max((record.batch_size for record in shown), default=1)
 many = compared.by_rival("resnet18", "fp16", largest)
 glue("04-largest", largest)
-glue("04-graph-many", words.times_faster(many["pytorch"], many["pytorch-cudagraph"]))
-glue("04-graph-many-device", words.times_faster(many["pytorch"], many["pytorch-cudagraph"], "device"))
+whole, alone = (
+    words.times_faster(many["pytorch"], many["pytorch-cudagraph"], kind) for kind in ("end_to_end", "device")
+)
+glue("04-graph-many", words.once(f"{whole} end to end and {alone} on the device"))
 
 # %% [markdown]
-# At batch {glue:text}`04-largest`, FP16, the graph is {glue:text}`04-graph-many` end to end and
-# {glue:text}`04-graph-many-device` on the device. They could meet only if launching were all that tells the two apart.
-# The graph's backend also fuses operations, keeps images channels-last, and sends a large batch from pinned memory in
-# pieces, one of them on its way while the next is staged.
+# At batch {glue:text}`04-largest`, FP16, the graph is {glue:text}`04-graph-many`. They could meet only if launching
+# were all that tells the two apart. The graph's backend also fuses operations, keeps images channels-last, and sends a
+# large batch from pinned memory in pieces, one of them on its way while the next is staged.
 
 # %% [markdown]
 # ### Copies beside the computation
@@ -414,20 +414,19 @@ print(f"share of the latency that lies between them: {max(0, 1 - inside / latenc
 # %% tags=["remove-cell"]
 single, half = (compared.by_rival("resnet18", name)["pytorch"] for name in ("fp32", "fp16"))
 by_graph = {name: compared.by_rival("resnet18", name)["pytorch-cudagraph"] for name in ("fp32", "tf32", "fp16")}
-for name in ("tf32", "fp16"):
-    glue(f"04-graph-{name}", words.times_faster(by_graph["fp32"], by_graph[name]))
-glue("04-half-end", words.times_faster(single, half))
-glue("04-half-device", words.times_faster(single, half, "device"))
+types = [f"{words.times_faster(by_graph['fp32'], by_graph[name])} in {name.upper()}" for name in ("fp16", "tf32")]
+glue("04-graph-types", words.once(" and ".join(types)))
+whole, alone = (words.times_faster(single, half, kind) for kind in ("end_to_end", "device"))
+glue("04-half", words.once(f"{whole} end to end and {alone} on the device"))
 
 # %% [markdown]
 # ### Why is FP16 not twice as fast at batch 1?
 #
 # People report that FP16 is *slower* than FP32 with one picture
 # ([pytorch#44274](https://github.com/pytorch/pytorch/issues/44274)), though it halves the bytes and its products run on
-# tensor cores. Against FP32, the eager loop on {glue:text}`04-gpu` in FP16 is {glue:text}`04-half-end` end to end and
-# {glue:text}`04-half-device` on the device. Where the device gains and the caller does not, the caller waits for the
-# host. The CUDA graph, which takes the host out, is {glue:text}`04-graph-fp16` in FP16, and {glue:text}`04-graph-tf32`
-# in TF32. Four suspects:
+# tensor cores. Against FP32, the eager loop on {glue:text}`04-gpu` in FP16 is {glue:text}`04-half`. Where the device
+# gains and the caller does not, the caller waits for the host. Against FP32 again, the CUDA graph, which takes the host
+# out, is {glue:text}`04-graph-types`. Four suspects:
 #
 # - **casts**: somebody hands in FP32 arrays, and each call converts them (the book's loop gets FP16 arrays, and casts
 #   ten logits back);

@@ -390,6 +390,9 @@ def gains(records, kind="end_to_end"):
     return pd.DataFrame(rows)
 
 
+# %% [markdown]
+# First on the processor:
+
 # %%
 caption = f"End to end, eight bits beside FP32. {plots.provenance([r for r in on_host if r.ok])}"
 host_gains = gains(on_host)
@@ -399,6 +402,9 @@ tables.show_table(host_gains.dropna(axis="columns", how="all"), caption)
 # On a GPU, the time on the device comes first: it is what eight bits can shorten. The interval is that of the ratio to
 # the best row, above 1 where eight bits are faster. To be *called* faster, all of it must lie beyond
 # {glue:text}`13-same` %, for less is no difference between two processes.
+
+# %% [markdown]
+# Then on the GPU, where FP16 is what there is to beat:
 
 # %%
 if on_gpu:
@@ -701,6 +707,10 @@ for model in MODELS:
 caption = "Range of the largest channel over that of the median channel, in the layer where it is worst."
 tables.show_table(pd.DataFrame(rows), caption, {"as trained": "{:.1f}", "batch norms folded": "{:.1f}"})
 
+# %% [markdown]
+# What do the answers lose by it? With a scale for each channel, with one for all of them, and with activations whose
+# scale has to be symmetric:
+
 # %%
 signed = {"activation_type": QuantType.QInt8, "extra_options": {"ActivationSymmetric": True}}
 variants = {
@@ -803,6 +813,9 @@ plots.show_bars(
     caption=f"{suspect}: one layer at a time in eight bits, the worst {len(worst)} of {len(products)}.",
 )
 
+# %% [markdown]
+# Now the three worst stay in FP32, and all others are quantized:
+
 # %%
 kept = worst[:3]
 rest = [name for name in products if name not in kept]
@@ -863,6 +876,9 @@ controlled = in_openvino(
     advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(num_ranking_workers=workers),
 )
 spared = in_openvino("all but the worst three", ignored_scope=nncf.IgnoredScope(names=[called[name] for name in kept]))
+
+# %% [markdown]
+# Four graphs, then. What each of them still answers, and how long it takes:
 
 # %%
 graphs = {"FP32": exact, "all in eight bits": whole, "all but the worst three": spared}

@@ -115,6 +115,9 @@ loaded = Loaded(backend, Workload(model, 1, precision, lab.device), sizes_up_to(
 classifier = stack.enter_context(loaded)
 print(f"{loaded.title}, {MODELS[model].title}, {precision}, sizes {', '.join(map(str, classifier.sizes))}")
 
+# %% [markdown]
+# This is what it does with a batch, of whatever size:
+
 # %%
 show_source(type(classifier).submit if on_gpu else type(classifier).infer)
 
@@ -415,6 +418,9 @@ for load in (0.5, 0.8, 0.9, 0.95):
 # %%
 show_source(steady_batch)
 
+# %% [markdown]
+# With a limit for the latency, the rule gives the highest rate that keeps it:
+
 # %%
 limit_ms = 10.0 if on_gpu else 6 * service.alone_s(4) * 1e3
 law = highest_rate(service, largest, limit_ms / 1e3)
@@ -431,6 +437,9 @@ print(
 
 # %%
 show_source(simulate)
+
+# %% [markdown]
+# From an almost idle service to an almost full one, with four times that the first request of a batch may wait:
 
 # %%
 waits_ms = [0.0, 1.0, 4.0, 16.0] if on_gpu else [0.0, 0.5 * s * 1e3, 2 * s * 1e3, 8 * s * 1e3]

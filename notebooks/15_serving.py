@@ -99,6 +99,9 @@ seconds = {"smoke": 0.3, "quick": 0.7}.get(lab.profile.name, 2.0)  # of one load
 pictures, _ = load_fashion_mnist("test")
 print(f"{lab.machine_name}, profile {lab.profile.name}")
 
+# %% [markdown]
+# The chapter serves one model, with the runner that suits the machine. This is what it takes alone:
+
 # %%
 backend, model, precision = SERVED[lab.device]
 largest = 64 if on_gpu else 8
@@ -229,6 +232,9 @@ for engine in urls:
 outside = lab.turns(calls)
 times = pd.DataFrame({"": list(calls), "ms": [outside.ms(name) for name in calls]})
 tables.show_table(times, f"One caller who waits, over HTTP on this machine. {lab.machine_name}.")
+
+# %% [markdown]
+# What was measured inside and what was measured from outside, put together:
 
 # %%
 part = {name: inside.ms(name) for name in inside.rounds}
@@ -445,6 +451,9 @@ for engine, url in urls.items():
     ]
 caption = f"Over HTTP, limit for p99 {limit_ms:.0f} ms. {lab.machine_name}."
 tables.show_table(pd.DataFrame(rows), caption, {"requests/s": "{:,.0f}"})
+
+# %% [markdown]
+# And what was foretold for the same limit, without HTTP:
 
 # %%
 in_process = simulated_rate(service, Knobs(largest), limit_ms, 0.05)

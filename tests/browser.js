@@ -122,7 +122,8 @@ function layout(mode) {
   return wrong;
 }
 
-// One element for each way in which text is coloured, of those that no earlier page had: for the check of contrast.
+// One element for each way in which text is coloured, of those that no earlier page had: for the checks of colours. For
+// a link, which must not be told from the text around it by its colour alone, that text and its line are a part of it.
 function newColours(mode, known) {
   choose(mode);
   const seen = new Set(known);
@@ -140,11 +141,13 @@ function newColours(mode, known) {
   for (const element of new Set(latest.map((piece) => piece.element))) {
     const { color, fill, fontSize, fontWeight } = getComputedStyle(element);
     const large = parseFloat(fontSize) >= (fontWeight >= 700 ? 18.6 : 24);
-    const key = [element.ownerSVGElement ? fill : color, large, background(element)].join(" ");
+    const link = element.closest("a[href]");
+    const line = link ? [getComputedStyle(link).textDecorationLine, getComputedStyle(link.parentElement).color] : [];
+    const key = [element.ownerSVGElement ? fill : color, large, background(element), ...line].join(" ");
     if (seen.has(key)) continue;
     seen.add(key);
     keys.push(key);
-    element.setAttribute("data-contrast", "");
+    (link ?? element).setAttribute("data-contrast", "");
   }
   return keys;
 }

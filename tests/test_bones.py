@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -11,7 +12,7 @@ import pytest
 from executed_course import NAMES
 from prose import text_of
 
-from inference_lib.course.notebook import source_notebook
+from inference_lib.course.notebook import Notebook, source_notebook
 from inference_lib.support import paths
 
 DROPDOWN = re.compile(r"^:::\{dropdown\} (?P<title>[^\n]+)\n(?P<inside>.*?)^:::$", re.MULTILINE | re.DOTALL)
@@ -50,6 +51,20 @@ def test_a_reader_guesses_before_the_answer_which_is_folded_and_measured(name: s
 def test_a_chapter_ends_with_exercises_key_points_and_reading(name: str) -> None:
     titles = re.findall(r"^## (.+)$", prose(name), re.MULTILINE)
     assert titles[-3:] == ["Exercises", "Key points", "Further reading"]
+
+
+def tags(cell: Notebook) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+@chapters
+def test_a_sentence_stands_between_any_two_listings(name: str) -> None:
+    """The set-up follows its parameters at once; what draws the figure of a listing is folded below it."""
+    cells = [cell for cell in source_notebook(paths.NOTEBOOKS / f"{name}.py").cells if "remove-cell" not in tags(cell)]
+    pairs = [(one, other) for one, other in pairwise(cells) if one.cell_type == other.cell_type == "code"]
+    bare = [other for one, other in pairs if "parameters" not in tags(one) and "hide-input" not in tags(other)]
+    assert [cell.source.splitlines()[0] for cell in bare] == []
+    assert cells[-1].cell_type == "markdown"
 
 
 STUMBLED = (

@@ -33,6 +33,9 @@ HEIGHT = 900
 MOST_BYTES = 1.5e6
 MOST_BYTES_OF = {"explorer": 2.5e6}
 
+OF_COLOURS = ["color-contrast", "link-in-text-block"]
+"""The rules of axe-core that take longest, and depend on how text is coloured, which pages have in common."""
+
 QUESTIONS = (Path(__file__).parent / "browser.js").read_text()
 
 AT_ONCE = "* { animation: none !important; scroll-behavior: auto !important; transition: none !important }"
@@ -157,9 +160,9 @@ def _look(page: Any, name: str, colours: dict[str, list[str]], found: Found) -> 
         if new := page.evaluate("([mode, known]) => newColours(mode, known)", [mode, colours[mode]]):
             colours[mode] += new
             context = "{include: [['[data-contrast]']]}"
-            found["contrast"][f"{name}, {mode}"] = _violations(page, context, {"runOnly": ["color-contrast"]})
+            found["contrast"][f"{name}, {mode}"] = _violations(page, context, {"runOnly": OF_COLOURS})
     page.evaluate("plainer()")
-    rules = {rule: {"enabled": False} for rule in ("color-contrast", "region")}  # the latter is moderate, and slow
+    rules = {rule: {"enabled": False} for rule in (*OF_COLOURS, "region")}  # the last is moderate, and slow
     found["axe"][name] = _violations(page, "document", {"rules": rules})
 
 
@@ -172,13 +175,12 @@ def _unreachable(page: Any) -> list[str]:
 
 def _open_all(page: Any) -> list[str]:
     """Open whatever is folded with the Enter key; return what stays shut."""
-    shut = []
-    for folded in page.query_selector_all("article :is(details:not([open]) > summary, .toggle-button)"):
+    places = page.query_selector_all("article :is(details:not([open]) > summary, .toggle-button)")
+    for folded in places:
         folded.focus()
         page.keyboard.press("Enter")
-        if not folded.evaluate("e => e.closest('details') ? e.parentElement.open : e.ariaExpanded == 'true'"):
-            shut.append(folded.evaluate("e => named(e.parentElement)"))
-    return shut
+    is_open = "e => e.closest('details') ? e.parentElement.open : e.ariaExpanded == 'true'"
+    return page.evaluate(f"all => all.filter(e => !({is_open})(e)).map(e => named(e.parentElement))", places)
 
 
 def _violations(page: Any, context: str, options: dict[str, Any]) -> list[str]:
@@ -300,6 +302,7 @@ FAULTS = {
     "no Tab reaches": '<a href="#" tabindex="-1">a link</a>',
     "no key scrolls": '<pre style="overflow: auto; width: 60px">a line that is much longer than its box</pre>',
     "color-contrast": '<p style="color: #999">pale</p>',
+    "link-in-text-block": '<p>text with <a href="#" style="color: #222; text-decoration: none">a link</a> in it</p>',
     "image-alt": '<img src="data:," style="width: 9px; height: 9px">',
 }
 

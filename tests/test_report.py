@@ -159,6 +159,17 @@ def test_from_too_few_invocations_only_the_ratio_is_told(make_record: MakeRecord
     assert words.tied(pair[1], list(pair)) == "(too few invocations for a verdict)"
 
 
+def test_a_shared_caveat_stands_once_and_at_the_end() -> None:
+    few = f"2.00 times as fast here {words.TOO_FEW}"
+    assert words.once(f"{few} alone; {few} together") == (
+        f"2.00 times as fast here alone; 2.00 times as fast here together {words.TOO_FEW}"
+    )
+    assert words.once("about as fast") == "about as fast"
+    assert words.by_batch({1: "4 % slower", 8: "about as fast", 64: "4 % slower"}) == (
+        "4 % slower at batch 1 and 64 and about as fast at batch 8"
+    )
+
+
 def test_rows_of_two_machines_are_not_compared(make_record: MakeRecord) -> None:
     here = make_record(4.0)
     elsewhere = here.model_copy(update={"machine": here.machine.model_copy(update={"cpu": "Other CPU"})})

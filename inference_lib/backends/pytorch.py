@@ -102,8 +102,6 @@ def load_fused(artifact: Artifact) -> Callable[[torch.Tensor], torch.Tensor]:
 class EagerRunner(CheckedRunner):
     """The plain loop: copy to the device, call the model, copy back."""
 
-    at_once = 1
-
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact.workload)
         self.stream = torch.cuda.current_stream() if self.workload.on_gpu else None

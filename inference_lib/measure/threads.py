@@ -3,8 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ def scheduled() -> Scheduled:
     """Read the counters (https://docs.kernel.org/scheduler/sched-stats.html)."""
     ran = waited = 0
     for task in Path(f"/proc/{os.getpid()}/task").glob("*/schedstat"):
-        with _gone_is_fine():
+        with GONE:
             fields = task.read_text().split()
             ran, waited = ran + int(fields[0]), waited + int(fields[1])
     return Scheduled(ran / 1e6, waited / 1e6)
@@ -46,7 +45,7 @@ def _others_would_run() -> bool:
     """Whether another thread of this process is running or ready to: state R (https://docs.kernel.org/filesystems/proc.html)."""
     me, states = str(threading.get_native_id()), []
     for task in Path(f"/proc/{os.getpid()}/task").glob("*/stat"):
-        with _gone_is_fine():
+        with GONE:
             states += [task.read_text().rpartition(")")[2].split()[0]] if task.parent.name != me else []
     return "R" in states
 
@@ -54,10 +53,5 @@ def _others_would_run() -> bool:
 IDLE_SHARE = 0.25
 """Of a window: reading the counters takes time, too. They move every 4 ms, so a window must be longer."""
 
-
-@contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, IndexError, ValueError):  # a thread that ended, or a kernel that does not count
-        return
+GONE = suppress(OSError, IndexError, ValueError)
+"""A thread has ended, or the kernel does not count."""

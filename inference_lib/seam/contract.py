@@ -17,6 +17,8 @@ class CheckedRunner:
     others finite logits: a maximum (ReLU, pooling) may drop it.
     """
 
+    at_once = 1
+
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self._accepted = acceptor(workload)

@@ -88,8 +88,6 @@ class BufferedRunner(CheckedRunner):
     runner is entered, PyTorch multiplies FP32 tensors as the workload's precision says.
     """
 
-    at_once = 1
-
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         self._products = float32_products(workload.precision)

@@ -25,7 +25,6 @@ class CpuRunner(CheckedRunner):
     """
 
     stream = None
-    at_once = 1
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
