@@ -361,6 +361,10 @@ def ms_of(record, kind):
     return record.median(kind).value
 
 
+# %% [markdown]
+# The table has a row for each export in eight bits, and asks for a kind of time: end to end, or on the device.
+
+
 # %%
 def gains(records, kind="end_to_end"):
     """Return a row for each export in eight bits: its time, its rivals' in more bits, and how it compares."""
@@ -1090,9 +1094,9 @@ for name in ("resnet18", "mobilenet_v2"):
     display(tables.show_table(by_kind, f"{name}, batch 256, one replay. {words.machines(on_gpu)}."))
 
 # %% [markdown]
-# Read the last column, where this page ran on a GPU, line by line. Kernels that do not get faster although their numbers
-# have half the bytes do not wait for memory; where they have much of the time, the whole gains little. So profile
-# before you quantize.
+# Read the last column, where this page ran on a GPU, line by line. Kernels that do not get faster although their
+# numbers have half the bytes do not wait for memory; where they have much of the time, the whole gains little. So
+# profile before you quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
