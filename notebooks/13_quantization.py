@@ -484,7 +484,8 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 # - **End to end** counts the copies, which take as long as before. *Overlapped* is the rate if the next batch is copied
 #   while one is computed, as in the [chapter on PyTorch](04_pytorch): there the longer of the two counts.
 # - **MobileNetV2** has less to gain: for each multiply-add it moves {glue:text}`13-moved` times as many bytes as
-#   ResNet-18, so products are less of its time. Its [kernels](section-13-others) show what the rest is.
+#   ResNet-18, so products are less of its time. Its [kernels](section-13-others) show what the rest is, where this
+#   page ran on a GPU.
 # - **FP8** has as many bits as INT8. On the device, at that batch size, it is beside INT8 (in brackets, the share of
 #   the multiply-adds in eight bits): {glue:text}`13-fp8`. Which layers gain is a matter of the kernels that the library
 #   has for them, not of bits alone.
@@ -1089,8 +1090,9 @@ for name in ("resnet18", "mobilenet_v2"):
     display(tables.show_table(by_kind, f"{name}, batch 256, one replay. {words.machines(on_gpu)}."))
 
 # %% [markdown]
-# Read the last column line by line. Kernels that do not get faster although their numbers have half the bytes do not
-# wait for memory; where they have much of the time, the whole gains little. So profile before you quantize.
+# Read the last column, where this page ran on a GPU, line by line. Kernels that do not get faster although their numbers
+# have half the bytes do not wait for memory; where they have much of the time, the whole gains little. So profile
+# before you quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
