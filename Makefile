@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
+# A hundred processes import the library: what Python compiles, it keeps.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install book published test lint lab notebooks clean
 
@@ -40,8 +43,8 @@ published: $(INSTALLED)  ## render the published edition, executing nothing
 test: $(INSTALLED)  ## run the tests
 	@echo "running the tests; every chapter is executed once, on the CPU ..."
 	@# Three at a time: two cores are busy though tests wait for processes and servers. Then what needs a GPU, one after the
-	@# other. 5 says that none was chosen by ARGS. A hundred processes import the library: what Python compiles, it keeps.
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n 3 -rs --durations=10 -m 'not gpu' $(ARGS) || [ $$? -eq 5 ]
+	@# other. 5 says that none was chosen by ARGS.
+	@$(BIN)/python -m pytest -q -n 3 -rs --durations=10 -m 'not gpu' $(ARGS) || [ $$? -eq 5 ]
 	@! nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pytest -q -rs -m gpu $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(INSTALLED)  ## check style and types

@@ -401,19 +401,19 @@ def kernels(code):
     return [(name, len(set(re.findall(r"in_(?:out_)?ptr\d+", source)))) for name, source in sources]
 
 
-def try_out(recipe):
-    """Compile the plain model; return its kernels, the seconds that took, and the compiled function."""
+def try_out(name):
+    """Compile the plain model in one way; return its kernels, the seconds that took, and the compiled function."""
     counters.clear()
     own = torch.fx.symbolic_trace(plain)  # what Dynamo compiled belongs to a piece of Python: each way has its own
     start = time.perf_counter()
-    with compiling():
-        call, code = run_and_get_code(compiled, own, tensor, recipe)
+    with compiling(Path(scratch.name) / name):  # a folder that is not there yet
+        call, code = run_and_get_code(compiled, own, tensor, ways[name])
     seconds = time.perf_counter() - start
     cached = "yes" if counters["inductor"]["fxgraph_cache_bypass"] == 0 else "no"
     return {"kernels": kernels(code[0]), "compiling, s": seconds, "kept in the cache": cached, "call": call}
 
 
-found = {name: try_out(recipe) for name, recipe in ways.items()} if compiles else {}
+found = {name: try_out(name) for name in ways} if compiles else {}
 print(missing or f"compiled {len(found)} times")
 
 # %% [markdown]
@@ -430,9 +430,9 @@ for name, row in found.items():
 
 # %% tags=["nbval-skip"]
 calls = {"eager": lambda: plain(tensor)} | {name: lambda c=row["call"]: c(tensor) for name, row in found.items()}
-with torch.inference_mode(), compiling():
-    for name in found:  # each `run_and_get_code` forgets what was compiled before it: once more, and in the same way
-        with torch._inductor.config.patch(ways[name].options):
+with torch.inference_mode():
+    for name in found:  # each `run_and_get_code` forgets what was compiled before it: once more, from its folder
+        with compiling(Path(scratch.name) / name), torch._inductor.config.patch(ways[name].options):
             calls[name]()
     made = counters["stats"]["unique_graphs"]
     turns = lab.turns(calls)

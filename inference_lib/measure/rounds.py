@@ -25,7 +25,7 @@ from inference_lib.records.statistics import quantile_sketch
 LOAD_LIMIT_S, TURN_LIMIT_S, PHASE_LIMIT_S = 300.0, 120.0, 900.0
 """The longest wait for a start, for a turn, and for a phase of its own, such as 10,000 images."""
 
-WARM_UP_S = 0.5
+WARM_UP_TURNS = 4
 DEVICE_ITERATIONS = 3
 DISCARDED = 0.25
 """The first inferences of a turn, as a part of those that count, do not: others used the caches meanwhile."""
@@ -119,7 +119,7 @@ class Race:
             before = self._device_memory(wave[0]) if len(wave) == 1 else None
             for rival in wave:
                 self._workers[rival] = Worker(Cell, rival.backend, rival.workload, rival.images(self.profile))
-                self._workers[rival].tell("load", WARM_UP_S)
+                self._workers[rival].tell("load", WARM_UP_TURNS * self.profile.turn_s)
             limit = Deadline(LOAD_LIMIT_S)
             for rival in wave:
                 with self._failing(rival):
