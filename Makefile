@@ -42,9 +42,9 @@ published: $(INSTALLED)  ## render the published edition, executing nothing
 
 test: $(INSTALLED)  ## run the tests
 	@echo "running the tests; every chapter is executed once, on the CPU ..."
-	@# Three at a time: two cores are busy though tests wait for processes and servers. Then what needs a GPU, one after the
-	@# other. 5 says that none was chosen by ARGS.
-	@$(BIN)/python -m pytest -q -n 3 -rs --durations=10 -m 'not gpu' $(ARGS) || [ $$? -eq 5 ]
+	@# Two at a time, a core each, though more would fit: measuring is repeated where it waited for a core. Then what needs a
+	@# GPU, one after the other. 5 says that none was chosen by ARGS.
+	@$(BIN)/python -m pytest -q -n 2 -rs --durations=10 -m 'not gpu' $(ARGS) || [ $$? -eq 5 ]
 	@! nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pytest -q -rs -m gpu $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(INSTALLED)  ## check style and types
