@@ -1,5 +1,6 @@
 """Models that a reader brings: found by what is typed, exported by every framework, never taken for another."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from inference_lib.measure.plan import Rival, why_not
 from inference_lib.seam import FASHION_MNIST, PRECISIONS, RANDOM, Model, Workload, build, find_model, supports
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
+from inference_lib.zoo import backbones
 
 NETWORKS = Path(__file__).with_name("brought.py")
 QUICK = ("pytorch", "torchscript", "onnxruntime", "openvino", "tvm")
@@ -166,6 +168,19 @@ def test_a_model_reaches_another_process(tmp_path: Path) -> None:
     total, identity = said.stdout.split()
     assert float(total) == model.load()[0].weight.sum().item()
     assert identity == model.identity
+
+
+def test_a_file_is_read_as_it_is_now_and_nothing_is_written_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a second, and as long as before: what Python's cache goes by is the same."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    network = tmp_path / "network.py"
+    for value in (1, 2):
+        network.write_text(f"def make():\n    return {value}\n")
+        os.utime(network, (0, 0))
+        assert backbones.call(str(network), "make") == value
+    assert list(tmp_path.iterdir()) == [network]
 
 
 def test_a_module_is_found_from_the_folder_of_the_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

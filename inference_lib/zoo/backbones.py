@@ -6,8 +6,9 @@ import inspect
 import sys
 import warnings
 from difflib import get_close_matches
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ def call(place: str, name: str, classes: int | None = None) -> object:
     return found(num_classes=classes) if takes else found()
 
 
+class _FromSource(SourceFileLoader):
+    """Compiles the file each time: Python's cache knows it by size and second, and an edit may change neither."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _file(path: Path) -> ModuleType:
     """Import the file at ``path`` under a name of its own; what lies beside it is within reach, as for a script."""
     if not path.is_file():
@@ -46,7 +54,7 @@ def _file(path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     name = f"brought_{sha256_of([str(path).encode()])[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
