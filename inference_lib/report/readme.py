@@ -27,10 +27,9 @@ BLOCK = re.compile(r"(<!-- (?P<name>figure|results) -->\n).*?(<!-- /(?P=name) --
 ONE_RUN = "This edition holds one run of the grid, so no second one has checked its claims."
 
 TWO_RUNS = (
-    "A second run, on a machine started anew, measured {}. A pair is two of these that answer the same question; for a "
-    "claim, the first run says that one of them is faster. The second run contradicts so many claims, and does not "
-    "confirm so many. Ratios are compatible where they differ by no more than their intervals allow: 95 of 100, if "
-    "those are honest."
+    "A second run measured {}. A pair is two of these that answer the same question; for a claim, the first run says "
+    "that one of them is faster. The second run contradicts so many claims, and does not confirm so many. Ratios are "
+    "compatible where they differ by no more than their intervals allow: 95 of 100, if those are honest."
 )
 
 
