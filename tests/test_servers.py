@@ -243,8 +243,8 @@ def test_a_replica_computes_on_its_own_cores(root: Path, backend: str) -> None:
         assert len(replica.submit(PICTURE[None])()) == 1
         tasks = [int(task.name) for task in Path(f"/proc/{replica.pid}/task").iterdir()]
         assert {frozenset(os.sched_getaffinity(task)) for task in tasks} == {frozenset(settings.cores(1))}
-        own = {"pytorch": 0, "onnxruntime": 1}[backend]  # which the import starts
-        assert len(tasks) - own == 1  # as many threads as cores
+        threads = {"pytorch": 1, "onnxruntime": 2}[backend]  # ONNX Runtime's import starts one where it looks for devices
+        assert len(tasks) <= threads  # as many that compute as it has cores
 
 
 def test_memory_growth_is_that_of_the_end_over_the_beginning() -> None:
