@@ -30,6 +30,8 @@ class Host:
     alive: list[str] = field(default_factory=list)
     fails: dict[tuple[str, str], int] = field(default_factory=dict)
     """A backend and a command: which call of it fails."""
+    stalls: int = 0
+    """How many times the parts are measured while the host stands still."""
 
     def told(self, command: str) -> list[str]:
         """Return the backends that got ``command``, in order."""
@@ -97,7 +99,8 @@ class FakeWorker:
         return Clocks(sm_mhz=1980, throttle_reasons=[])
 
     def parts(self, budget_s: float) -> dict[str, float]:
-        return {"upload": 0.1, "compute": 0.8, "download": 0.1}
+        upload = 100.0 if self.counts["parts"] <= self.host.stalls else 0.1
+        return {"upload": upload + self.counts["parts"] / 1000, "compute": 0.8, "download": 0.1}
 
     def throughput(self, budget_s: float) -> float:
         return 1000.0
@@ -214,6 +217,14 @@ def test_a_phase_that_fails_costs_its_own_row_alone(host: Host, command: str) ->
     good = outcomes["tvm"]
     assert (good.failure, good.parts.compute, good.throughput, good.load.samples) == (None, 0.8, 1000, 3)
     assert good.accuracy.images == PROFILE.images("cuda")
+
+
+@pytest.mark.parametrize(("stalls", "times", "upload"), [(0, 1, 0.101), (1, 2, 0.102), (9, 3, 100.001)])
+def test_parts_that_met_a_stall_are_measured_again(host: Host, stalls: int, times: int, upload: float) -> None:
+    host.stalls = stalls
+    parts = race(a_set("tvm"), phases=True)["tvm"].parts
+    assert host.told("parts") == ["tvm"] * times
+    assert parts.upload == pytest.approx(upload)
 
 
 def test_everyone_may_die(host: Host) -> None:
