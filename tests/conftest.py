@@ -11,6 +11,7 @@ import numpy as np
 import precompiled
 import pytest
 import torch
+from hypothesis import settings
 from shared import session_folder
 from xdist.scheduler import LoadScopeScheduling
 
@@ -22,6 +23,9 @@ from inference_lib.support import paths
 
 ALONE = {"test_threads", "test_every_core_computes_and_no_core_is_taken_from_others"}
 """Modules and tests that measure: nothing runs beside them."""
+
+settings.register_profile("no deadline", deadline=None)  # a timing is never a test
+settings.load_profile("no deadline")
 
 CHAPTERS = "test_chapters"
 

@@ -169,7 +169,7 @@ def _look(page: Any, name: str, colours: dict[str, list[str]], found: Found) -> 
 def _unreachable(page: Any) -> list[str]:
     """Return what no key reaches; the theme takes a moment to see what scrolls."""
     with contextlib.suppress(playwright.TimeoutError):
-        page.wait_for_function("!unreachable().length", timeout=1000)
+        page.wait_for_function("!unreachable().length", timeout=10_000)
     return page.evaluate("unreachable()")
 
 

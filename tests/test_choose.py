@@ -153,7 +153,7 @@ def test_the_front_drops_what_another_beats(make_record: MakeRecord) -> None:
 CELLS = st.lists(st.tuples(st.integers(1, 1000), st.sampled_from([1, 8, 64, 256])), min_size=1, max_size=12)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # make_record keeps no state
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # make_record keeps no state
 @given(cells=CELLS, limit=st.integers(1, 2000))
 def test_choices_are_the_best_within_the_limit_and_lie_on_the_front(make_record, cells, limit) -> None:
     records = [make_record(float(ms), batch_size=b) for ms, b in cells]

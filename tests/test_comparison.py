@@ -89,7 +89,7 @@ def test_the_kinds_of_time_have_verdicts_of_their_own(make_record: MakeRecord) -
     assert compare(eager, graph, "device").verdict == "same"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)  # make_record keeps no state
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # make_record keeps no state
 @given(st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0, 0.2), st.integers(0, 99), st.sampled_from(["one", "two"]))
 def test_swapping_the_two_turns_the_verdict_round(
     make_record: MakeRecord, one: float, other: float, spread: float, seed: int, rivals: str

@@ -209,10 +209,10 @@ def test_a_chapter_that_kills_its_kernel_is_a_failure_like_any_other(
 def test_a_cell_that_does_not_end_is_ended(
     tiny: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(course, "CELL_S", 1)
+    monkeypatch.setattr(course, "CELL_S", 3)  # longer than a cell before it takes
     write_chapter(tiny, "01_first", "import time\ntime.sleep(300)\n")
     assert run(tiny, "01") == ["01_first"]
-    assert "failed at code cell 2 (`import time`): it did not end within 1 s" in capsys.readouterr().out
+    assert "failed at code cell 2 (`import time`): it did not end within 3 s" in capsys.readouterr().out
 
 
 def test_a_full_disk_fails_a_chapter_and_leaves_no_half_notebook(

@@ -216,7 +216,7 @@ def test_preprocessing_equals_the_plain_formula(dtype):
     np.testing.assert_allclose(batch, expected.numpy(), atol=1e-5 if dtype == np.float32 else 2e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(grey=st.integers(0, 255), count=st.integers(1, 3))
 def test_an_even_image_stays_even(grey, count):
     batch = preprocess(np.full((count, 28, 28), grey, np.uint8))

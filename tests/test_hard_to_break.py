@@ -56,7 +56,7 @@ MakeRecord = Callable[..., Record]
 def inputs(count: int, **drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Try ``count`` inputs, the same ones in every run."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    chosen = settings(max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=checks)
+    chosen = settings(max_examples=count, derandomize=True, database=None, suppress_health_check=checks)
     return lambda test: chosen(given(**drawn)(test))
 
 
@@ -490,8 +490,10 @@ def test_two_at_once_never_show_a_part_and_leave_the_other_s_work_alone(
     try:
         for worker in workers:
             worker.tell("for_ever")
-        deadline, seen = time.monotonic() + 2, set()
-        while time.monotonic() < deadline:
+        begin, seen = time.monotonic(), set()
+        while (elapsed := time.monotonic() - begin) < 2 or (
+            len(seen) < 2 and elapsed < 60
+        ):  # a slow disk has few turns
             assert len(RecordStore(tmp_path / "records").read()) <= 3
             with suppress(FileNotFoundError):  # between the old export and the new one there is none
                 seen.add(json.loads(manifest.read_text())["versions"]["turn"].split(",")[0])

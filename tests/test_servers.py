@@ -56,7 +56,7 @@ def kill_a_worker(server: psutil.Process, url: str, client: Client) -> None:
     worker = max(server.children(), key=lambda child: "spawn_main" in " ".join(child.cmdline()))
     replies, sent, deadline = Answers[Reply](), 0, time.monotonic() + 60
     client.submit(PICTURE, replies)
-    time.sleep(0.3)
+    time.sleep(SLOW_MS / 2e3)  # it has arrived, and waits as long again
     os.kill(worker.pid, signal.SIGKILL)
     assert replies.wait(1)[0].status == 503  # it had been taken
     while time.monotonic() < deadline and not (sent and replies.came[-1].status == 200 and answers(f"{url}/ready")):
@@ -79,7 +79,7 @@ def test_a_server_answers_and_at_its_end_those_under_way_are_answered(engine: st
         if engine == "litserve":
             kill_a_worker(psutil.Process(server.pid), url, client)
         client.submit(PICTURE, replies)
-        time.sleep(0.4)
+        time.sleep(SLOW_MS / 2e3)
         server.send_signal(signal.SIGTERM)
         assert replies.wait(3)[2].status == 200, replies.came[2].error
         server.wait(40)

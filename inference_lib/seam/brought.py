@@ -38,12 +38,7 @@ FORMS = (
 
 
 def bring(spec: str, input_shape: str | tuple[int, ...] | None = None) -> Model:
-    """Return the model that ``spec`` names, see ``find_model``.
-
-    Raises:
-        CourseError: there is no such model, or it cannot be measured; the line says why.
-
-    """
+    """Return the model that ``spec`` names, or raise CourseError: see ``find_model``."""
     shape = shape_of(input_shape) if isinstance(input_shape, str) else input_shape
     if spec in MODELS:
         if shape != MODELS[spec].input_shape:
@@ -180,12 +175,7 @@ def _name(label: str, identity: str) -> str:
 
 
 def load(make: Make, title: str, shape: tuple[int, ...], weights: str) -> nn.Module:
-    """Make the network once more, in evaluation mode, FP32, on the CPU, and check that it is the same.
-
-    Raises:
-        CourseError: it has other weights than it had.
-
-    """
+    """Make the network once more, in evaluation mode, FP32, on the CPU; raise CourseError if its weights are others."""
     module = _module(make, title, shape)
     if state_hash(module) != weights:
         raise CourseError(f"{title} returns other weights at every call; load them from a file, or set a seed in it")
@@ -195,11 +185,8 @@ def load(make: Make, title: str, shape: tuple[int, ...], weights: str) -> nn.Mod
 def _module(make: Make, title: str, shape: tuple[int, ...] | None = None) -> nn.Module:
     """Return the network, in evaluation mode, FP32 without gradients, on the CPU; random weights come from one seed.
 
-    With the ``shape`` of its input, batch norms that have seen nothing yet see some noise first.
-
-    Raises:
-        CourseError: making it failed, or it is no network.
-
+    With the ``shape`` of its input, batch norms that have seen nothing yet see some noise first. Raise CourseError
+    where making it failed, or it is no network.
     """
     states = random.getstate(), np.random.get_state()
     try:
@@ -258,9 +245,8 @@ def _noise(batch: int, shape: tuple[int, ...], start: int = 0) -> torch.Tensor:
 def _outputs(module: nn.Module, title: str, shape: tuple[int, ...], batch: int = 1) -> int:
     """Return the number of logits, from answers to noise.
 
-    Raises:
-        CourseError: it does not answer, or not with one tensor of logits, or not twice with the same, or always.
-
+    Raise CourseError where it does not answer, or not with one tensor of logits, or the same input not twice alike, or
+    all inputs alike.
     """
     try:
         found, again, other = (module(_noise(batch, shape, start)) for start in (0, 0, batch))

@@ -28,11 +28,8 @@ def build(backend: Backend, workload: Workload, root: Path = paths.ARTIFACTS, *,
 
     A stale artifact (other weights, another exporter or version of it, another GPU for an engine) is rebuilt, never
     used. ``manifest["build_seconds"]`` is what building it cost, whenever that was, and is missing where it was not
-    ``timed``: with other exports beside it, the time would be theirs as well.
-
-    Raises:
-        CourseError: the exported weights are not in the precision that the workload names.
-
+    ``timed``: with other exports beside it, the time would be theirs as well. Raise CourseError where the exported
+    weights are not in the precision that the workload names.
     """
     directory = root / backend.artifact_key(workload)
     if found := find_artifact(backend, workload, root):

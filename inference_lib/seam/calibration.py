@@ -28,11 +28,8 @@ class Calibration:
     def batches(self, model: Model, size: int = 32) -> Iterator[np.ndarray]:
         """Yield the pictures as ``model`` reads them, float32: ``size`` x ``model.input_shape``, or what is left.
 
-        The same pictures in the same order each time, none of them twice.
-
-        Raises:
-            CourseError: the model has no pictures.
-
+        The same pictures in the same order each time, none of them twice. Raise CourseError for a model without
+        pictures.
         """
         labels = model.dataset.labels("train")
         if labels is None:

@@ -26,19 +26,12 @@ class CheckedRunner:
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the logits (``workload.output_shape``, float32) of one batch.
 
-        Raises:
-            CourseError: the batch has another shape or type.
-
+        Raise CourseError for a batch of another shape or type.
         """
         return self._infer(self._accepted(batch))
 
     def upload(self, batch: np.ndarray) -> None:
-        """Queue the copy of one batch to where the model reads it.
-
-        Raises:
-            CourseError: the batch has another shape or type.
-
-        """
+        """Queue the copy of one batch to where the model reads it; raise CourseError as ``infer`` does."""
         self._upload(self._accepted(batch))
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:

@@ -51,11 +51,8 @@ class PictureFolder(Dataset):
 def with_pictures(model: Model, folder: Path, *, skip_unreadable: bool = False) -> Model:
     """Return ``model``, to be checked on the test pictures in ``folder``.
 
-    Accuracy needs classes that both know: by name, or, where the model has no names, as many as it has outputs.
-
-    Raises:
-        CourseError: the model reads no pictures, or the folder holds none that can be read.
-
+    Accuracy needs classes that both know: by name, or, where the model has no names, as many as it has outputs. Raise
+    CourseError where the model reads no pictures, or the folder holds none that can be read.
     """
     if model.prepare is None:
         raise CourseError(f"{model.title} does not read pictures; leave --data out, and it is checked on noise")

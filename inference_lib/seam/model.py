@@ -74,11 +74,8 @@ def find_model(name: "str | Model", input_shape: str | tuple[int, ...] | None = 
     That is ``package.module:function`` or ``path/file.py:function`` (which returns a network), ``torchvision:NAME``,
     ``FILE.onnx``, or ``FILE.safetensors`` as the command train writes it, with ``path/file.py:function@`` before it
     where that function makes the network. Where a model does not tell the shape of its input, ``input_shape`` does,
-    without the batch: ``3x160x160``.
-
-    Raises:
-        CourseError: there is no such model, or it cannot be measured; the line says why.
-
+    without the batch: ``3x160x160``. Raise CourseError, which says why, where there is no such model or it cannot be
+    measured.
     """
     if isinstance(name, Model):
         return name

@@ -20,12 +20,7 @@ class OnnxFile(nn.Module):
 
     @cached_property
     def session(self) -> Any:
-        """ONNX Runtime's session.
-
-        Raises:
-            CourseError: the file cannot be read.
-
-        """
+        """ONNX Runtime's session; CourseError where the file cannot be read."""
         import onnxruntime as ort
 
         ort.set_default_logger_severity(4)

@@ -27,11 +27,8 @@ TORCHVISION = "torchvision:"
 def call(place: str, name: str, classes: int | None = None) -> object:
     """Return what the function ``name`` of a module, or of a file that ends with ``.py``, returns.
 
-    One that has an argument ``num_classes`` gets ``classes`` there, if that is given.
-
-    Raises:
-        CourseError: there is no such function.
-
+    One that has an argument ``num_classes`` gets ``classes`` there, if that is given. Raise CourseError where there is
+    no such function.
     """
     module = _file(Path(place)) if place.endswith(".py") else _imported(place)
     if not callable(found := getattr(module, name, None)):
@@ -71,12 +68,7 @@ def _imported(name: str) -> ModuleType:
 
 
 def as_module(made: object, title: str) -> nn.Module:
-    """Return what a function returned, if it is a network.
-
-    Raises:
-        CourseError: it is something else.
-
-    """
+    """Return what a function returned; raise CourseError where that is no network."""
     if not isinstance(made, nn.Module):
         raise CourseError(f"{title} returns a {type(made).__name__}; let it return a torch.nn.Module")
     return made
@@ -101,9 +93,7 @@ def cached(weights: Any) -> Path:
 def of_torchvision(name: str, weights: str = "", classes: int | None = None) -> nn.Module:
     """Return a network of torchvision, with the weights of that name from the hub's cache, or with random ones.
 
-    Raises:
-        CourseError: the file in the cache is not one of its weights.
-
+    Raise CourseError where the file in the cache is not one of its weights.
     """
     from torchvision import models
 
@@ -128,9 +118,7 @@ def of_torchvision(name: str, weights: str = "", classes: int | None = None) -> 
 def backbone(spec: str, classes: int) -> nn.Module:
     """Return a network with random weights and ``classes`` outputs: of the course, ``torchvision:NAME``, or a function.
 
-    Raises:
-        CourseError: there is no such network, or it cannot have so many outputs.
-
+    Raise CourseError where there is no such network, or it cannot have so many outputs.
     """
     if spec in ARCHITECTURES:
         return create_model(spec, classes)
@@ -153,9 +141,7 @@ def backbone(spec: str, classes: int) -> nn.Module:
 def imagenet_state(spec: str) -> dict[str, torch.Tensor]:
     """Return the ImageNet weights of a backbone of torchvision, from the hub's cache or downloaded into it.
 
-    Raises:
-        CourseError: it has none, or they cannot be had.
-
+    Raise CourseError where it has none, or they cannot be had.
     """
     from torchvision import models
 

@@ -66,12 +66,9 @@ def train_on(
 
     ``shape`` is that of the input, by default the backbone's usual one. ``limit`` uses so many training and test
     pictures at most. The weights are those of the best epoch by a part of the training pictures; the test pictures are
-    looked at once, at the end. The same call goes on after the last epoch that was finished.
-
-    Raises:
-        CourseError: no such backbone, pictures that cannot be used, a folder that cannot be written, or a number that
-            trains nothing; before anything is trained.
-
+    looked at once, at the end. The same call goes on after the last epoch that was finished. Raise CourseError, before
+    anything is trained, for a backbone that there is not, pictures that cannot be used, a folder that cannot be
+    written, or a number that trains nothing.
     """
     if (epochs is not None and epochs < 1) or (limit is not None and limit < 2):
         raise CourseError("nothing can be trained in so few epochs, or with so few pictures; choose larger numbers")

@@ -81,9 +81,7 @@ class ImageFolder:
 def scan(folder: Path, seed: int = 0) -> ImageFolder:
     """Return what lies in ``folder``. The same names and the same seed give the same split and order everywhere.
 
-    Raises:
-        CourseError: there is no such folder, or its layout is not that of an image folder; the line says where.
-
+    Raise CourseError where there is no such folder, or its layout is another; the line says where.
     """
     if not folder.is_dir():
         raise CourseError(f"{folder} is no folder; give one that holds train/CLASS and test/CLASS, or CLASS alone")
@@ -146,12 +144,7 @@ def _pictures(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 
 def shape_of(text: str) -> tuple[int, ...]:
-    """Return the sizes in ``text``, such as ``3x160x160``.
-
-    Raises:
-        CourseError: these are no sizes.
-
-    """
+    """Return the sizes in ``text``, such as ``3x160x160``; raise CourseError where these are none."""
     sizes = text.lower().split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise CourseError(f"{text!r} is no input shape; write the sizes without the batch, such as 3x160x160")
@@ -169,9 +162,7 @@ def shown(shape: Iterable[int]) -> str:
 def prepare(path: Path, figures: Preprocessing) -> np.ndarray:
     """Return the input (float32, channels x height x width) that the picture in ``path`` becomes.
 
-    Raises:
-        CourseError: the file cannot be read as a picture.
-
+    Raise CourseError for a file that cannot be read as a picture.
     """
     return normalize(fitted(decode(path), figures), figures)
 
@@ -179,11 +170,7 @@ def prepare(path: Path, figures: Preprocessing) -> np.ndarray:
 def decode(path: Path) -> Image.Image:
     """Return the picture in ``path`` as a person sees it, in 8 bits: colours or grey, upright, on a white ground.
 
-    Of several frames it is the first.
-
-    Raises:
-        CourseError: the file cannot be read, or holds too many pixels.
-
+    Of several frames it is the first. Raise CourseError for a file that cannot be read, or holds too many pixels.
     """
     try:
         # The warnings are of odd tags, and of sizes that are looked at below.
@@ -247,11 +234,8 @@ def readable(pictures: Pictures, *, skip_unreadable: bool = False) -> Pictures:
 def load(pictures: Pictures, figures: Preprocessing, *, skip_unreadable: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the pictures at the input's size (uint8, N x channels x height x width), and their labels (int64, N).
 
-    They are not normalized yet: in 8 bits they take a quarter of the memory.
-
-    Raises:
-        CourseError: some cannot be read, and they are not to be skipped; the line names the first and counts them.
-
+    They are not normalized yet: in 8 bits they take a quarter of the memory. Raise CourseError, which names the first
+    and counts them, where some cannot be read and are not to be skipped.
     """
     kept, arrays = _each(pictures, lambda path: fitted(decode(path), figures), skip_unreadable)
     return np.stack(arrays), np.array(kept.labels, np.int64)

@@ -51,9 +51,7 @@ def save_trained(path: Path, module: nn.Module, facts: Trained) -> None:
 def read_facts(path: Path) -> Trained:
     """Return what is kept with the weights in ``path``, the path of a Python file as it is found from here.
 
-    Raises:
-        CourseError: it is no such file.
-
+    Raise CourseError where it is no such file.
     """
     if not path.is_file():
         raise CourseError(f"{path} does not exist; make it with: python -m inference_lib train BACKBONE --data DIR")
@@ -76,10 +74,8 @@ def spelled(code: str, path: Path) -> str:
 def load_trained(path: Path, code: str = "") -> nn.Module:
     """Return the trained network in ``path``; ``code`` is the function that makes it, as the reader typed it.
 
-    Raises:
-        CourseError: it is no such file, its weights are not those of its backbone, or its backbone is made by code
-            that nobody named.
-
+    Raise CourseError where it is no such file, its weights are not those of its backbone, or its backbone is made by
+    code that nobody named.
     """
     facts = read_facts(path)
     if facts.by_code and not code:

@@ -123,11 +123,8 @@ def train(
     ``epochs`` shortens the recipe. ``limit`` uses so many training, validation and test images at most. The same seed
     gives the same weights on a CPU; on a GPU some sums are made in no fixed order. Seeds PyTorch's global generators.
     Each epoch is kept in ``directory`` until the last: the same call goes on after the last one that was finished.
-
-    Raises:
-        CourseError: an unknown model, data that cannot be had, or a folder that cannot be written; before anything is
-            trained.
-
+    Raise CourseError, before anything is trained, for an unknown model, data that cannot be had, or a folder that
+    cannot be written.
     """
     if name not in RECIPES:
         raise unknown_name("model", name, tuple(RECIPES))
