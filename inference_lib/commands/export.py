@@ -53,12 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def exported(backend: "Backend", workload: "Workload", root: Path) -> "Artifact":
-    """Return the artifact of ``workload``, exported now unless it was before.
-
-    Raises:
-        CourseError: the framework cannot be used, or cannot export it; the line says why.
-
-    """
+    """Return the artifact of ``workload``, exported now unless it was before; CourseError says why it cannot be."""
     from inference_lib.measure.plan import Rival, why_not
     from inference_lib.seam import build
     from inference_lib.support.failures import keep, reason_of

@@ -44,11 +44,8 @@ def _device(text: str) -> str:
 def see_one_gpu(options: argparse.Namespace) -> None:
     """Where ``--device`` names one of several GPUs, let this process, and all that it starts, see that one alone.
 
-    It is ``cuda`` from here on, for every framework, for NVML and for chapters: none can take another by mistake.
-
-    Raises:
-        CourseError: there is no such GPU, or CUDA has started in this process and sees them all.
-
+    It is ``cuda`` from here on, for every framework, for NVML and for chapters: none can take another by mistake. Raise
+    CourseError where there is no such GPU, or CUDA has started in this process and sees them all.
     """
     kind, _, index = (getattr(options, "device", None) or "").partition(":")
     if not index:

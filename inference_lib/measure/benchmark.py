@@ -45,12 +45,9 @@ def benchmark(
 ) -> list[Record]:
     """Measure every backend, model, precision and batch size; return one record a cell, in that order.
 
-    With ``reuse``, a cell that was measured by this code, on this machine, with this profile is not measured again,
-    and an interrupted run goes on with the invocation where it stopped.
-
-    Raises:
-        CourseError: an unknown name, no data set, or a folder that cannot be written; nothing is measured then.
-
+    With ``reuse``, a cell that was measured by this code, on this machine, with this profile is not measured again, and
+    an interrupted run goes on with the invocation where it stopped. Raise CourseError, before anything is measured, for
+    an unknown name, no data set, or a folder that cannot be written.
     """
     place = Device.of(device)
     rivals = grid(backends, models, place, profile, precisions, batch_sizes)

@@ -55,9 +55,7 @@ class Cell:
     def load(self, warm_up_s: float) -> tuple[Build, float]:
         """Load, answer once, check the answers, warm up; return what it cost and the seconds that an inference takes.
 
-        Raises:
-            ValueError: the logits are not the reference's.
-
+        Raise ValueError where the logits are not the reference's.
         """
         build = self._load()
         self._check()
@@ -213,9 +211,7 @@ class Cell:
 def exported(backend: Backend, workload: Workload) -> Artifact:
     """Return the artifact of ``workload``: a process that measures exports nothing, for its memory's sake.
 
-    Raises:
-        CourseError: it was not exported before.
-
+    Raise CourseError where it was not exported before.
     """
     found = find_artifact(backend, workload)
     if found is None:

@@ -88,11 +88,8 @@ def benchmark_on_cluster(
     """Measure ``rivals`` on the cluster at ``address`` (None: one is started on this host); return a record for each.
 
     ``options`` are those of ``Session``: ``reuse``, ``time_exports``, ``rounds_only``, ``trust``. A station that dies
-    costs its set, which is tried once more elsewhere and then recorded as failed.
-
-    Raises:
-        CourseError: Ray is not installed, there is no cluster, or it has no device of the kind that is asked for.
-
+    costs its set, which is tried once more elsewhere and then recorded as failed. Raise CourseError where Ray is not
+    installed, there is no cluster, or it has no device of the kind that is asked for.
     """
     with _connected(address) as ray:
         from ray.util.queue import Queue

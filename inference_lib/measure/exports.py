@@ -143,9 +143,7 @@ def ensure_references(rivals: Iterable[Rival], profile: Profile) -> None:
 def ensure_reference(model: Model, device: str, images: int) -> None:
     """Compute the reference logits in a process of their own, so that no measured process ran them.
 
-    Raises:
-        CourseError: they cannot be computed; the reason is in the line.
-
+    Raise CourseError, which says why, where they cannot be computed.
     """
     if reference_path(model, device, images).exists():
         return

@@ -40,11 +40,7 @@ def handle(index: int) -> Any:
     """Return NVML's handle of the GPU that this process calls ``cuda:index``.
 
     NVML counts all GPUs in PCI order; a process sees those of ``CUDA_VISIBLE_DEVICES``, in an order of its own. Its
-    UUID is the same for both, that of a slice (MIG) starts otherwise.
-
-    Raises:
-        NVMLError: NVML does not know it.
-
+    UUID is the same for both, that of a slice (MIG) starts otherwise. Raise NVMLError where NVML does not know it.
     """
     pynvml.nvmlInit()
     uuid = torch.cuda.get_device_properties(index).uuid

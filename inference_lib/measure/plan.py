@@ -66,12 +66,7 @@ def grid(
     precisions: Sequence[str] | None = None,
     batch_sizes: Sequence[int] | None = None,
 ) -> list[Rival]:
-    """Return one rival for every backend, model, precision and batch size.
-
-    Raises:
-        CourseError: an unknown name.
-
-    """
+    """Return one rival for every backend, model, precision and batch size; CourseError for an unknown name."""
 
     def sizes(backend: str, precision: str) -> Sequence[int]:
         of_all = profile.batch_sizes(precision, device.kind)

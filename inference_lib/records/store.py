@@ -20,12 +20,7 @@ class RecordStore:
         self.directory = Path(directory)
 
     def keep(self, record: Record) -> Record:
-        """Write one record and return it; where it could not be measured and an older one was, return that instead.
-
-        Raises:
-            CourseError: the folder cannot be written.
-
-        """
+        """Write one record and return it; where it could not be measured and an older one was, return that instead."""
         older = None if record.ok else self.find(record.key)
         if older is not None and older.ok:
             return older
@@ -33,12 +28,7 @@ class RecordStore:
         return record
 
     def write(self, record: Record) -> Path:
-        """Write one record, in place of an older one of the same key.
-
-        Raises:
-            CourseError: the folder cannot be written.
-
-        """
+        """Write one record, in place of an older one of its key; CourseError where the folder cannot be written."""
         path = self.directory / record.key.file_name
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -54,9 +44,7 @@ class RecordStore:
     def read(self) -> list[Record]:
         """Return all records, in the order of their file names; none for a folder that does not exist.
 
-        Raises:
-            CourseError: a file is not a record of this schema version.
-
+        Raise CourseError for a file that is not a record of this schema version.
         """
         return [_read(path) for path in sorted(self.directory.glob("*.json"), key=lambda path: by_numbers(path.name))]
 

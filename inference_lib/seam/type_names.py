@@ -18,12 +18,7 @@ SPELLINGS = {
 
 
 def dtype_named(name: str) -> torch.dtype:
-    """Return PyTorch's type for a framework's name of it: ``torch.float16``, ``F16``, ``HALF``.
-
-    Raises:
-        CourseError: the name is not known.
-
-    """
+    """Return PyTorch's type for its name elsewhere (``torch.float16``, ``F16``, ``HALF``); CourseError for others."""
     short = name.lower().removeprefix("torch.")
     for dtype, spellings in SPELLINGS.items():
         if short in spellings or str(dtype) == f"torch.{short}":

@@ -22,12 +22,7 @@ class Device:
 
     @classmethod
     def of(cls, text: "str | Device") -> "Device":
-        """Return the device called ``cpu``, ``cuda`` or ``cuda:1``.
-
-        Raises:
-            CourseError: it is not such a name.
-
-        """
+        """Return the device called ``cpu``, ``cuda`` or ``cuda:1``; CourseError names these for another."""
         if isinstance(text, Device):
             return text
         kind, _, index = text.partition(":")

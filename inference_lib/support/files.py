@@ -34,9 +34,7 @@ def let_others_read(folder: Path) -> None:
 def make_writable(folder: Path, task: str = "write", remedy: str = "make the folder writable") -> None:
     """Make ``folder`` and try to write in it, before any work is done that would be lost.
 
-    Raises:
-        CourseError: ``cannot TASK to FOLDER: why; REMEDY``.
-
+    Raise CourseError where that fails: ``cannot TASK to FOLDER: why; REMEDY``.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
