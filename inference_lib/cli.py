@@ -74,7 +74,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     added = found.add_subparsers(metavar="COMMAND", required=True)
     for name in given[:1] if given and given[0] in COMMANDS else COMMANDS:
         command = importlib.import_module(f"{commands.__name__}.{name}")
-        sub = added.add_parser(name, help=command.HELP, description=command.HELP)
+        sub = added.add_parser(name, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(run_command=command.run)
         command.arguments(sub)
     return found

@@ -94,8 +94,8 @@ def test_help_names_every_command_in_a_line(capsys: pytest.CaptureFixture[str]) 
     assert "options" not in cli.COMMANDS
     for name in cli.COMMANDS:
         module = importlib.import_module(f"inference_lib.commands.{name}")
-        assert f"{name} {module.HELP}" in said
-        assert "\n" not in module.HELP
+        assert f"{name} {module.__doc__}" in said
+        assert "\n" not in module.__doc__
 
 
 NAMELESS = """

@@ -175,9 +175,9 @@ def test_each_part_gets_its_own_time_and_inputs_take_turns(clock: FakeClock) -> 
     runner = Staged(clock, 0)
     parts = timing.time_parts(runner, INPUTS, timing.StoppingRule(10, min_samples=50))
     assert runner.uploaded[:4] == [0, 1, 2, 0]
-    for part, milliseconds in ((parts.upload, 1.0), (parts.compute, 4.0), (parts.download, 2.0)):
-        assert len(part.milliseconds) == 50
-        assert part.milliseconds == pytest.approx(milliseconds)
+    for name, milliseconds in {"upload": 1.0, "compute": 4.0, "download": 2.0}.items():
+        assert len(parts[name].milliseconds) == 50
+        assert parts[name].milliseconds == pytest.approx(milliseconds)
 
 
 def test_compute_is_timed_without_its_copies_and_without_the_flush(clock: FakeClock) -> None:

@@ -76,15 +76,14 @@ def test_every_model_has_a_recipe():
     assert list(RECIPES) == list(MODELS)
 
 
-def test_the_split_is_seeded_and_disjoint(monkeypatch):
-    monkeypatch.setattr(training, "VALIDATION_IMAGES", 5_000)
+def test_the_split_is_seeded_and_disjoint():
     data = numbered(60_000)
-    learning, validation = split(data, seed=1)
+    learning, validation = split(data, 5_000, seed=1)
     assert (len(learning), len(validation)) == (55_000, 5_000)
     assert torch.equal(torch.cat([learning.labels, validation.labels]).sort().values, data.labels)
     assert torch.equal(validation.images[:, 0, 0], validation.labels)
-    assert torch.equal(split(data, seed=1)[1].labels, validation.labels)
-    assert not torch.equal(split(data, seed=2)[1].labels, validation.labels)
+    assert torch.equal(split(data, 5_000, seed=1)[1].labels, validation.labels)
+    assert not torch.equal(split(data, 5_000, seed=2)[1].labels, validation.labels)
 
 
 def test_augmentation_without_shift_and_square_flips_some_images():

@@ -1,10 +1,8 @@
-"""``benchmark``: measure frameworks, write records."""
+"""Measure frameworks and write records."""
 
 import argparse
 
 from inference_lib.commands import options as common
-
-HELP = "measure frameworks and write records"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

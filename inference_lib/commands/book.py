@@ -1,10 +1,8 @@
-"""``book``: the chapters executed here, or those that were published, as HTML."""
+"""Execute the chapters here and render the book."""
 
 import argparse
 
 from inference_lib.commands import options as common
-
-HELP = "execute the chapters here and render the book"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``choose``: the decision of the scoreboard, as a command."""
+"""Say which measured row serves a request best, and why each other one does not."""
 
 import argparse
 import json
@@ -11,8 +11,6 @@ from inference_lib.support.errors import CourseError
 if TYPE_CHECKING:
     from inference_lib.records.record import Record
     from inference_lib.report.choose import Choice
-
-HELP = "say which measured row serves a request best, and why each other one does not"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,6 @@
-"""``completion``: what makes a shell complete the commands and options of ``inference-lib``."""
+"""Print what makes a shell complete inference-lib: eval "$(inference-lib completion bash)"."""
 
 import argparse
-
-HELP = 'print what makes a shell complete inference-lib: eval "$(inference-lib completion bash)"'
 
 SCRIPT = "inference-lib"
 """The command that an installation has beside ``python -m inference_lib``, which no shell completes."""

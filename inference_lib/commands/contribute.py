@@ -1,4 +1,4 @@
-"""``contribute``: what was measured here, in one file for the book; and such a file, checked or added."""
+"""Pack what was measured here for the book, or check or add what another reader packed."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,6 @@ from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from inference_lib.course.contribution import Contribution
-
-HELP = "pack what was measured here for the book, or check or add what another reader packed"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,8 @@
-"""``data``: the data set."""
+"""Find or download Fashion-MNIST and check it."""
 
 import argparse
 
 from inference_lib.commands import options as common
-
-HELP = "find or download Fashion-MNIST and check it"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

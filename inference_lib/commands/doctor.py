@@ -1,8 +1,6 @@
-"""``doctor``: what works on this machine."""
+"""Say which frameworks work here, and what would mend the others."""
 
 import argparse
-
-HELP = "say which frameworks work here, and what would mend the others"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``export``: one model with one framework."""
+"""Export one model with one framework."""
 
 import argparse
 import io
@@ -12,8 +12,6 @@ from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from inference_lib.seam import Artifact, Backend, Workload
-
-HELP = "export one model with one framework"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

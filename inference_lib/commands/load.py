@@ -1,4 +1,4 @@
-"""``load``: put a queue or a server under load, and say how much it carries."""
+"""Put a queue or a server under load with MLPerf LoadGen, and find the rate that it carries."""
 
 import argparse
 from pathlib import Path
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from inference_lib.serve.loadgen import Run
     from inference_lib.serve.settings import Settings
     from inference_lib.serve.trials import LoadTest
-
-HELP = "put a queue or a server under load with MLPerf LoadGen, and find the rate that it carries"
 
 RUNS = 3
 """Of the load that is kept: from three on, there are intervals."""

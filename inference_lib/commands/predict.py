@@ -1,4 +1,4 @@
-"""``predict``: what a model sees in pictures, with any framework."""
+"""Say what a model sees in pictures, with any framework: the smallest proof that an export works."""
 
 import argparse
 import json
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from inference_lib.seam import Model
-
-HELP = "say what a model sees in pictures, with any framework: the smallest proof that an export works"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,9 @@
-"""``publish``: chapters and records of a GPU machine become the published edition."""
+"""Make the published edition from chapters and records of a GPU machine."""
 
 import argparse
 
 from inference_lib.commands import options as common
 from inference_lib.support import paths
-
-HELP = "make the published edition from chapters and records of a GPU machine"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

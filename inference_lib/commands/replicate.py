@@ -1,4 +1,4 @@
-"""``replicate``: whether the claims of one run held in another."""
+"""Compare two runs of one grid: which claims held."""
 
 import argparse
 import json
@@ -7,8 +7,6 @@ from pathlib import Path
 from inference_lib.commands import options as common
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
-
-HELP = "compare two runs of one grid: which claims held?"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

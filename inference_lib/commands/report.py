@@ -1,4 +1,4 @@
-"""``report``: the scoreboard of a folder of records, or what changed between two."""
+"""Print the scoreboard of a folder of records, or what got slower between two."""
 
 import argparse
 import json
@@ -10,8 +10,6 @@ from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from inference_lib.records.record import Record
-
-HELP = "print the scoreboard of a folder of records, or what got slower between two"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,8 @@
-"""``run``: execute chapters."""
+"""Execute chapters that are not up to date."""
 
 import argparse
 
 from inference_lib.commands import options as common
-
-HELP = "execute chapters that are not up to date"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``serve``: one model behind HTTP."""
+"""Put a model behind HTTP: pictures in, classes out."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -7,8 +7,6 @@ from inference_lib.commands import options as common
 
 if TYPE_CHECKING:
     from inference_lib.serve.settings import Settings
-
-HELP = "put a model behind HTTP: pictures in, classes out"
 
 ENGINES = ("litserve", "ray", "local")
 """LitServe: processes on one machine. Ray Serve: the same on several. Local: our queue, in the server's process."""

@@ -1,10 +1,8 @@
-"""``starts``: time what comes before a framework's first answer."""
+"""Time export, load and first inference of measured rows, each alone."""
 
 import argparse
 
 from inference_lib.commands import options as common
-
-HELP = "time export, load and first inference of measured rows, each alone"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

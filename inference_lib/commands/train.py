@@ -1,4 +1,4 @@
-"""``train``: the networks of the course once more, or any backbone on a reader's own pictures."""
+"""Train networks of the course, or with --data a backbone on your own pictures, and store their weights."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,6 @@ from typing import Any
 from inference_lib.commands import options as common
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
-
-HELP = "train networks of the course, or with --data a backbone on your own pictures, and store their weights"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

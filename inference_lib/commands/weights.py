@@ -1,4 +1,4 @@
-"""``weights``: the trained weights that are here."""
+"""List the trained weights, or verify that each file is what it says."""
 
 import argparse
 import json
@@ -8,8 +8,6 @@ from pathlib import Path
 from inference_lib.commands import options as common
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
-
-HELP = "list the trained weights, or verify that each file is what it says"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,22 +73,17 @@ def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None
     count = len(logits)
     reference = reference[:count]
     predicted = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
-    labelled = {} if labels is None else _against_labels(predicted, reference.argmax(axis=1), labels[:count])
-    return Accuracy(
+    found = Accuracy(
         agreement_percent=float(np.mean(predicted == reference.argmax(axis=1)) * 100),
         largest_difference=float(np.abs(logits - reference).max() / np.abs(reference).max()),
         images=count,
-        **labelled,
     )
-
-
-def _against_labels(predicted: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    right, reference_right = predicted == labels, reference == labels
-    return {
-        "accuracy_percent": float(np.mean(right) * 100),
-        "gained": int(np.sum(right & ~reference_right)),
-        "lost": int(np.sum(reference_right & ~right)),
-    }
+    if labels is not None:
+        right, reference_right = predicted == labels[:count], reference.argmax(axis=1) == labels[:count]
+        found.accuracy_percent = float(np.mean(right) * 100)
+        found.gained = int(np.sum(right & ~reference_right))
+        found.lost = int(np.sum(reference_right & ~right))
+    return found
 
 
 def reference_path(model: Model, device: str, images: int, root: Path = paths.BUILD / "reference") -> Path:
@@ -111,7 +105,6 @@ def write_reference(model: Model, device: str, images: int) -> None:
     with _reference(workload) as runner:
         logits = logits_of(runner, images, ahead=workload.on_gpu)
     path = reference_path(model, device, images)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.save(content, logits)
     write_atomically(path, content.getvalue())

@@ -18,7 +18,7 @@ from inference_lib.measure.pipeline import time_overlapped
 from inference_lib.measure.threads import scheduled, settle
 from inference_lib.measure.throughput import time_throughput
 from inference_lib.records.record import Accuracy, Build, Clocks, Load
-from inference_lib.seam import Artifact, Backend, Workload, find_artifact
+from inference_lib.seam import Artifact, Backend, StagedRunner, Workload, find_artifact
 from inference_lib.support.errors import CourseError
 
 CHECKED_IMAGES = 64
@@ -57,29 +57,14 @@ class Cell:
 
         Raise ValueError where the logits are not the reference's.
         """
-        build = self._load()
+        self._inputs = inputs_of(self.workload)
+        self._rotation = itertools.cycle(self._inputs)
+        self._runner, build = started(self.backend, self._artifact, self._inputs[0])
         self._check()
         timing.warm_up(lambda: self._runner.infer(self._inputs[0]), budget_s=warm_up_s)
         once = timing.take(self._infer, 3)
         gc.collect()
         return build, float(np.median(once)) / 1e3
-
-    def _load(self) -> Build:
-        start = time.perf_counter()
-        self._runner = self.backend.load(self._artifact)
-        self._runner.__enter__()
-        loaded = time.perf_counter()
-        self._inputs = inputs_of(self.workload)
-        self._rotation = itertools.cycle(self._inputs)
-        ready = time.perf_counter()
-        self._runner.infer(self._inputs[0])
-        return Build(
-            export_s=self._artifact.manifest.get("build_seconds"),
-            load_s=loaded - start,
-            first_inference_s=time.perf_counter() - ready,
-            artifact_mib=self._artifact.size_bytes / 2**20,
-            eight_bits_percent=self._artifact.manifest.get("eight_bits_percent"),
-        )
 
     @cached_property
     def _flush(self) -> Callable[[], object]:
@@ -159,7 +144,7 @@ class Cell:
         """Return the medians of upload, compute and download, ms."""
         parts = timing.time_parts(self._runner, self._inputs, timing.StoppingRule(budget_s))
         self._settle()
-        return {name: series.p50 for name, series in vars(parts).items()}
+        return {name: series.p50 for name, series in parts.items()}
 
     def throughput(self, budget_s: float) -> float:
         """Return images per second, batches computed back to back."""
@@ -219,6 +204,21 @@ def exported(backend: Backend, workload: Workload) -> Artifact:
             f"{backend.title} has no fresh export of {workload}; run the benchmark command, which makes it"
         )
     return found
+
+
+def started(backend: Backend, artifact: Artifact, batch: np.ndarray) -> tuple[StagedRunner, Build]:
+    """Load ``artifact`` and infer ``batch``; return the runner, entered, and what that cost."""
+    start = time.perf_counter()
+    runner = backend.load(artifact).__enter__()
+    loaded = time.perf_counter()
+    runner.infer(batch)
+    return runner, Build(
+        export_s=artifact.manifest.get("build_seconds"),
+        load_s=loaded - start,
+        first_inference_s=time.perf_counter() - loaded,
+        artifact_mib=artifact.size_bytes / 2**20,
+        eight_bits_percent=artifact.manifest.get("eight_bits_percent"),
+    )
 
 
 def inputs_of(workload: Workload) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pynvml
@@ -162,7 +163,7 @@ def summary(readings: Sequence[Reading], energy_mj: float | None, seconds: float
 
     def mean(values: Iterable[float | None]) -> float | None:
         there = [value for value in values if value is not None]
-        return sum(there) / len(there) if there else None
+        return fmean(there) if there else None
 
     busy, clock, power, temperature, masks = zip(*readings, strict=True)
     return Load(

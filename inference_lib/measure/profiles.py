@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from inference_lib.measure.timing import StoppingRule
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.seam import PRECISIONS, Precision, Workload
-from inference_lib.support.errors import unknown_name
+from inference_lib.support.errors import named
 
 FEWER_ROUNDS = 3
 """A batch of more than one image has so many times fewer rounds: its times are longer, and scatter less."""
@@ -136,6 +136,4 @@ PROFILES = {
 
 def get_profile(name: str) -> Profile:
     """Return the profile called ``name``; CourseError names the valid ones."""
-    if name not in PROFILES:
-        raise unknown_name("profile", name, tuple(PROFILES))
-    return PROFILES[name]
+    return named("profile", name, PROFILES)

@@ -26,7 +26,7 @@ from inference_lib.records.machine import this_machine
 from inference_lib.records.record import Record
 from inference_lib.seam import MODELS, PRECISIONS, Model, find_model, find_precision
 from inference_lib.support import paths
-from inference_lib.support.errors import unknown_name
+from inference_lib.support.errors import named
 from inference_lib.support.files import write_atomically
 from inference_lib.support.hashes import sha256_of
 
@@ -214,7 +214,6 @@ def ceilings(device: str, directory: Path | None = None, again: bool = False) ->
     found = measure_ceilings(device)
     if kept is not None:
         found = _higher(kept, found)
-    directory.mkdir(parents=True, exist_ok=True)
     write_atomically(path, found.model_dump_json(indent=1).encode())
     return found
 
@@ -242,10 +241,8 @@ def _read(path: Path) -> Ceilings | None:
 
 def bounds(work: Work, ceilings: Ceilings, precision: str, traffic: Traffic = "unfused") -> dict[str, float]:
     """Return the seconds that a batch takes at least for its arithmetic (``compute``) and its traffic (``memory``)."""
-    if precision not in ceilings.flops:
-        raise unknown_name("precision", precision, tuple(ceilings.flops))
-    moved = {"unfused": work.bytes_unfused, "fused": work.bytes_fused}[traffic]
-    return {"compute": work.operations / ceilings.flops[precision], "memory": moved / ceilings.bandwidth}
+    rate, moved = named("precision", precision, ceilings.flops), getattr(work, f"bytes_{traffic}")
+    return {"compute": work.operations / rate, "memory": moved / ceilings.bandwidth}
 
 
 def attainable(work: Work, ceilings: Ceilings, precision: str, traffic: Traffic = "unfused") -> float:

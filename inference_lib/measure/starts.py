@@ -4,12 +4,11 @@ The grid's rivals load side by side, which is quick for all of them together and
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from inference_lib.backends import get_backend
-from inference_lib.measure.cell import inputs_of
+from inference_lib.measure.cell import inputs_of, started
 from inference_lib.measure.exports import EXPORT_LIMIT_S, Exporter
 from inference_lib.measure.plan import Rival, empty_record
 from inference_lib.measure.profiles import Profile
@@ -27,18 +26,9 @@ class Starter:
     def start(self, rival: Rival, root: Path) -> Build:
         """Load what was exported to ``root``, and infer once."""
         backend, workload = get_backend(rival.backend), rival.workload
-        artifact, batch = build(backend, workload, root), inputs_of(workload)[0]
-        start = time.perf_counter()
-        with backend.load(artifact) as runner:
-            loaded = time.perf_counter()
-            runner.infer(batch)
-            return Build(
-                export_s=artifact.manifest["build_seconds"],
-                load_s=loaded - start,
-                first_inference_s=time.perf_counter() - loaded,
-                artifact_mib=artifact.size_bytes / 2**20,
-                eight_bits_percent=artifact.manifest.get("eight_bits_percent"),
-            )
+        runner, took = started(backend, build(backend, workload, root), inputs_of(workload)[0])
+        runner.__exit__(None, None, None)
+        return took
 
 
 def time_starts(

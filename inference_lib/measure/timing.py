@@ -64,15 +64,6 @@ class Samples:
         return float(np.median(self.milliseconds))
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The three parts of an inference, each a series of its own."""
-
-    upload: Samples
-    compute: Samples
-    download: Samples
-
-
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
     """Keep CPython's collector from stopping the world between two readings of the clock, as ``timeit`` does."""
@@ -146,7 +137,7 @@ def sampler(call: Callable[[], object], clock: Clock = time.perf_counter) -> Cal
     return sample
 
 
-def time_parts(runner: StagedRunner, inputs: Sequence[np.ndarray], rule: StoppingRule) -> Parts:
+def time_parts(runner: StagedRunner, inputs: Sequence[np.ndarray], rule: StoppingRule) -> dict[str, Samples]:
     """Time upload, compute and download apart; ``inputs`` are used in turn, so that no cache holds the next one."""
     rotation = itertools.cycle(inputs)
     rows: list[list[float]] = []
@@ -163,8 +154,8 @@ def time_parts(runner: StagedRunner, inputs: Sequence[np.ndarray], rule: Stoppin
         return sum(times)
 
     reason = collect(sample, rule).stop_reason
-    columns = np.asarray(rows).T
-    return Parts(*(Samples(column, reason) for column in columns))
+    parts = zip(("upload", "compute", "download"), np.asarray(rows).T, strict=True)
+    return {name: Samples(column, reason) for name, column in parts}
 
 
 def time_compute(runner: StagedRunner, rule: StoppingRule, before_each: Callable[[], object] | None = None) -> Samples:

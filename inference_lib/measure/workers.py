@@ -67,7 +67,7 @@ class Worker:
             self._pipe.send((command, arguments))
 
     def answer(self, limit_s: float) -> Any:
-        """Return what the last command did; WorkerError if it raised, the process died, or ``limit_s`` seconds passed."""
+        """Return what the command did; WorkerError if it raised, the process died, or ``limit_s`` seconds passed."""
         try:
             if not self._pipe.poll(limit_s):
                 self.kill()

@@ -31,7 +31,6 @@ class RecordStore:
         """Write one record, in place of an older one of its key; CourseError where the folder cannot be written."""
         path = self.directory / record.key.file_name
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
             write_atomically(path, record.model_dump_json(indent=1, exclude_none=True).encode())
         except OSError as error:
             raise cannot_write(self.directory, error, *UNWRITABLE) from error

@@ -82,8 +82,7 @@ def _of_torchvision(name: str, shape: tuple[int, ...] | None) -> Model:
     usual = choices[0].transforms()
     side, names = usual.crop_size[0], tuple(choices[0].meta["categories"]) if stored else ()
     shape = shape or (3, side, side)
-    told = {"mean": usual.mean, "std": usual.std, "margin": usual.resize_size[0] / side}
-    figures = Preprocessing.model_validate({"height": shape[-2], "width": shape[-1], **told})
+    figures = Preprocessing.of(shape, mean=usual.mean, std=usual.std, margin=usual.resize_size[0] / side)
     return _of_module(title, make, shape, name, figures=figures, class_names=names)
 
 
@@ -148,25 +147,22 @@ def _of_module(
         hashed=partial(str, identity),
         dataset=RANDOM,
         class_names=class_names or tuple(getattr(module, "class_names", ())),
-        prepare=_prepare(figures or _figures(module, shape, title)),
+        prepare=_prepare(module, shape, title, figures),
     )
 
 
-def _prepare(figures: Preprocessing | None) -> Callable[[Path], np.ndarray] | None:
-    return None if figures is None else partial(prepare, figures=figures)
-
-
-def _figures(module: nn.Module, shape: tuple[int, ...], title: str) -> Preprocessing | None:
-    """Return how pictures become the input: scaled to 0..1, unless ``module.preprocessing`` says more."""
+def _prepare(
+    module: nn.Module, shape: tuple[int, ...], title: str, figures: Preprocessing | None = None
+) -> Callable[[Path], np.ndarray] | None:
+    """Return how pictures become the input: scaled to 0..1, unless ``figures`` or ``module.preprocessing`` say more."""
     if len(shape) != 3 or shape[0] not in (1, 3):
         return None
-    sizes = dict(zip(("channels", "height", "width"), shape, strict=True))
     try:
-        return Preprocessing.model_validate(sizes | getattr(module, "preprocessing", {}))
+        figures = figures or Preprocessing.of(shape, **getattr(module, "preprocessing", {}))
     except (TypeError, ValidationError) as error:
-        raise CourseError(
-            f"{title}: its preprocessing may have mean, std and margin: {cause_line(str(error))}"
-        ) from error
+        said = cause_line(str(error))
+        raise CourseError(f"{title}: its preprocessing may have mean, std and margin: {said}") from error
+    return partial(prepare, figures=figures)
 
 
 def _name(label: str, identity: str) -> str:
@@ -270,12 +266,11 @@ def state_hash(module: nn.Module) -> str:
     return sha256_of(
         part
         for name, tensor in module.state_dict().items()
-        for part in (f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), _bytes(tensor))
+        for part in (
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(),
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(),
+        )
     )
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _sources(module: nn.Module) -> list[bytes]:
@@ -316,7 +311,7 @@ def _of_onnx(path: Path, shape: tuple[int, ...] | None) -> Model:
         create=partial(OnnxFile, path),
         hashed=partial(str, identity),
         dataset=RANDOM,
-        prepare=_prepare(_figures(graph, shape, path.name)),
+        prepare=_prepare(graph, shape, path.name),
         file=path,
         batch=fixed,
     )

@@ -110,9 +110,9 @@ def _scratch(directory: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path, how: int = 0) -> Iterator[None]:
-    """Hold the lock of a folder; the system gives it back when the process ends, however it does."""
-    handle = os.open(folder, os.O_RDONLY)
+def _locked(path: Path, how: int = 0) -> Iterator[None]:
+    """Hold the lock of a folder or a file; the system gives it back when the process ends, however it does."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | how)
@@ -124,18 +124,16 @@ def _locked(folder: Path, how: int = 0) -> Iterator[None]:
         os.close(handle)
 
 
-@contextmanager
-def _alone(backend: Backend, folder: Path) -> Iterator[None]:
+def _alone(backend: Backend, folder: Path) -> AbstractContextManager[None]:
     """Let one process at a time export to ``folder`` where the exporter times kernels.
 
     Kernels that are timed beside others are chosen wrongly. The wait is over before the clock starts.
     """
     if not backend.times_kernels:
-        yield
-        return
-    with (folder / "builder.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
-        yield
+        return nullcontext()
+    lock = folder / "builder.lock"
+    lock.touch()
+    return _locked(lock)
 
 
 def _check_weights(backend: Backend, workload: Workload, directory: Path) -> None:

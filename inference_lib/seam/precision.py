@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from inference_lib.support.errors import unknown_name
+from inference_lib.support.errors import named
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,4 @@ PRECISIONS: dict[str, Precision] = {
 
 def find_precision(name: "str | Precision") -> Precision:
     """Return the precision called ``name``; CourseError names the valid ones."""
-    if isinstance(name, Precision):
-        return name
-    if name not in PRECISIONS:
-        raise unknown_name("precision", name, tuple(PRECISIONS))
-    return PRECISIONS[name]
+    return name if isinstance(name, Precision) else named("precision", name, PRECISIONS)

@@ -1,6 +1,10 @@
 """The one exception that the command line and the chapters show as a single line."""
 
 import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class CourseError(Exception):
@@ -10,6 +14,13 @@ class CourseError(Exception):
 def unknown_name(kind: str, name: str, valid: list[str] | tuple[str, ...]) -> CourseError:
     """Return the error for a name that is not one of the valid ones, which it lists."""
     return CourseError(f"unknown {kind} {name!r}; choose one of: {', '.join(valid)}")
+
+
+def named(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Return what ``table`` has by this name; CourseError lists the names that it has."""
+    if name not in table:
+        raise unknown_name(kind, name, tuple(table))
+    return table[name]
 
 
 CAUSES = (

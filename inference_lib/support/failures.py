@@ -22,7 +22,6 @@ def reason_of(error: BaseException) -> str:
 def keep(error: BaseException) -> Path:
     """Write the whole text of an error, with where it came from, to a file; the same message has the same file."""
     path = paths.BUILD / "failures" / f"{sha256_of([str(error).encode(errors='replace')])[:12]}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(traceback.format_exception(error)).encode(errors="replace"))
     return path
 

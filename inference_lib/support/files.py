@@ -9,7 +9,8 @@ from inference_lib.support.errors import CourseError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` under another name beside ``path``, then put it in its place; the folder must exist."""
+    """Write ``content`` under another name beside ``path``, in a folder that is made, then put it in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     # Others may read it, if the umask lets them; what the module tempfile makes is for its owner alone.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.errors import CourseError, named
 from inference_lib.support.paths import DATA
 
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -58,11 +58,9 @@ def load_fashion_mnist(split: str, directory: Path = DATA) -> tuple[np.ndarray, 
     Downloads what is missing (see :func:`ensure_fashion_mnist`). Raise CourseError for an unknown split, for a file
     that is cut short or corrupt, and for data that can neither be found nor downloaded.
     """
-    if split not in PREFIXES:
-        raise unknown_name("split", split, tuple(PREFIXES))
-    folder = ensure_fashion_mnist(directory)
-    pixels = _read(folder, f"{PREFIXES[split]}-images-idx3-ubyte")[IMAGES_HEADER:]
-    labels = _read(folder, f"{PREFIXES[split]}-labels-idx1-ubyte")[LABELS_HEADER:]
+    prefix, folder = named("split", split, PREFIXES), ensure_fashion_mnist(directory)
+    pixels = _read(folder, f"{prefix}-images-idx3-ubyte")[IMAGES_HEADER:]
+    labels = _read(folder, f"{prefix}-labels-idx1-ubyte")[LABELS_HEADER:]
     images = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28).copy()  # A copy, because bytes are read-only.
     return images, np.frombuffer(labels, np.uint8).astype(np.int64)
 

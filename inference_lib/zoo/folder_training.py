@@ -3,8 +3,8 @@
 import re
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,10 @@ from inference_lib.zoo.training import (
     LabelledImages,
     Recipe,
     TrainingResult,
-    accuracy,
     fit,
     save_history,
+    split,
+    tested,
 )
 
 VALIDATION_PART = 0.15
@@ -79,39 +80,22 @@ def train_on(
         raise CourseError(f"{folder} has test pictures alone; put others into {folder / 'train'}")
     torch.manual_seed(seed)
     module = backbone(spec, len(found.class_names))
-    names = ("channels", "height", "width")
-    figures = Preprocessing.model_validate(dict(zip(names, _shape(spec, module, shape), strict=True)))
+    figures = Preprocessing.of(_shape(spec, module, shape))
     _check_outputs(spec, module, figures, len(found.class_names))
     if pretrained and (problem := _start_from_imagenet(spec, module)):
         say(f"{problem}; training starts from random weights")
         pretrained = False
-    images, labels = _load(found.train.first(limit), figures, skip_unreadable)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    aside = max(1, round(VALIDATION_PART * len(labels)))
-    figures = _with_scale(figures, images[order[aside:]], pretrained)
-    prepare = _preparer(figures, device)
-    validation, training = (
-        LabelledImages(torch.from_numpy(images[part]).to(device), torch.from_numpy(labels[part]).to(device), prepare)
-        for part in (order[:aside], order[aside:])
-    )
+    pictures = _load(found.train.first(limit), figures, skip_unreadable, device)
+    parts = split(pictures, max(1, round(VALIDATION_PART * len(pictures))), seed)
+    figures = _with_scale(figures, parts[0].images, pretrained)
+    training, validation = (replace(part, prepare=partial(_prepare, figures)) for part in parts)
     recipe = _recipe(spec, len(training), epochs, pretrained, flip)
     name = f"{folder.resolve().name}-{spec.rpartition(':')[2]}"
     choices = [spec, asdict(recipe), seed, limit, list(figures.shape), _names(found.train)]
     kept = Checkpoint(directory / f".{name}.unfinished.pt", choices)
     model, history = fit(name, module, recipe, training, validation, progress, kept, keep_best=True)
-    test_images, test_labels = _load(found.test.first(limit), figures, skip_unreadable)
-    test = LabelledImages(torch.from_numpy(test_images).to(device), torch.from_numpy(test_labels).to(device), prepare)
-    result = TrainingResult(
-        name=name,
-        model=deepcopy(model).cpu().eval(),
-        recipe=recipe,
-        history=history,
-        validation_accuracy=accuracy(model, validation),
-        test_accuracy=accuracy(model, test),
-        seconds=time.perf_counter() - started,
-        device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        seed=seed,
-    )
+    test = replace(_load(found.test.first(limit), figures, skip_unreadable, device), prepare=training.prepare)
+    result = tested(name, model.cpu().eval(), recipe, history, validation, test, seed, started)
     path = directory / f"{name}.safetensors"
     facts = Trained(backbone=spec, class_names=found.class_names, preprocessing=figures, pictures=folder.resolve().name)
     save_trained(path, result.model, facts)
@@ -164,7 +148,7 @@ def _start_from_imagenet(spec: str, module: nn.Module) -> str:
     return ""
 
 
-def _load(pictures: Pictures, figures: Preprocessing, skip: bool) -> tuple[np.ndarray, np.ndarray]:
+def _load(pictures: Pictures, figures: Preprocessing, skip: bool, device: str) -> LabelledImages:
     """Return pictures and labels in memory, if they fit in half of what is free.
 
     What keeps a copy of files counts as free, as the kernel counts it: pictures that were just unpacked fill it.
@@ -177,27 +161,24 @@ def _load(pictures: Pictures, figures: Preprocessing, skip: bool) -> tuple[np.nd
             f"{len(pictures):,} pictures of {size} take {needed / gib:.1f} GiB of memory, and {free / gib:.1f} are "
             "free; use fewer with --limit, or smaller ones with --input-shape"
         )
-    return image_folder.load(pictures, figures, skip_unreadable=skip)
+    images, labels = map(torch.from_numpy, image_folder.load(pictures, figures, skip_unreadable=skip))
+    return LabelledImages(images.to(device), labels.to(device))
 
 
-def _with_scale(figures: Preprocessing, images: np.ndarray, pretrained: bool) -> Preprocessing:
+def _with_scale(figures: Preprocessing, images: torch.Tensor, pretrained: bool) -> Preprocessing:
     """Return ``figures`` with mean and standard deviation: ImageNet's for its weights, else those of ``images``."""
     if pretrained:
         return figures.model_copy(update={"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
-    sample = images[:1000] / 255  # enough to know both to a percent
-    mean, std = sample.mean(axis=(0, 2, 3)), np.maximum(sample.std(axis=(0, 2, 3)), 1 / 255)
-    rounded = {"mean": mean, "std": std}
-    return figures.model_copy(update={k: tuple(round(float(x), 4) for x in v) for k, v in rounded.items()})
+    std, mean = torch.std_mean(images[:1000] / 255, (0, 2, 3))  # enough to know both to a percent
+    scale = {"mean": mean, "std": std.clamp(min=1 / 255)}
+    return figures.model_copy(update={name: tuple(round(x, 4) for x in each.tolist()) for name, each in scale.items()})
 
 
-def _preparer(figures: Preprocessing, device: str) -> Callable[..., torch.Tensor]:
-    """Return ``image_folder.normalize`` for tensors on ``device``."""
-    mean, std = (torch.tensor(value, device=device).reshape(-1, 1, 1) for value in (figures.mean, figures.std))
+def _prepare(figures: Preprocessing, images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Do what ``image_folder.normalize`` does."""
+    from torchvision.transforms.functional import normalize
 
-    def prepare(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return ((images.float() / 255 - mean) / std).to(dtype)
-
-    return prepare
+    return normalize(images / 255, figures.mean, figures.std).to(dtype)
 
 
 def _recipe(spec: str, images: int, epochs: int | None, pretrained: bool, flip: bool) -> Recipe:

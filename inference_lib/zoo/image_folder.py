@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageOps
-from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from inference_lib.support.errors import CourseError, first_line
 
@@ -39,7 +39,7 @@ class Preprocessing(BaseModel, frozen=True, extra="forbid"):
     mean: tuple[float, ...] = (0.0,)
     """Of each channel, in 0..1; one figure for all, too. Subtracted, then divided by ``std``."""
     std: tuple[PositiveFloat, ...] = (1.0,)
-    margin: PositiveFloat = 1.0
+    margin: Annotated[float, Field(ge=1)] = 1.0
     """How much larger than the input the picture is made before its middle is cut out: 256 / 224 for ImageNet."""
 
     @model_validator(mode="after")
@@ -47,6 +47,11 @@ class Preprocessing(BaseModel, frozen=True, extra="forbid"):
         if not {len(self.mean), len(self.std)} <= {1, self.channels}:
             raise ValueError(f"mean and std have one figure, or {self.channels}")
         return self
+
+    @classmethod
+    def of(cls, shape: Sequence[int], **others: Any) -> Self:
+        """Return the figures of an input of this shape; ValidationError or TypeError for what is none."""
+        return cls.model_validate(dict(zip(("channels", "height", "width"), shape, strict=True)) | others)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -209,11 +214,8 @@ def _eight_bits(levels: np.ndarray) -> np.ndarray:
 def fitted(image: Image.Image, figures: Preprocessing) -> np.ndarray:
     """Return the middle of ``image``, in the input's proportions and size (uint8, channels x height x width)."""
     image = image.convert("L" if figures.channels == 1 else "RGB")
-    scale = min(image.width / figures.width, image.height / figures.height) / figures.margin
-    width, height = figures.width * scale, figures.height * scale
-    left, top = (image.width - width) / 2, (image.height - height) / 2
-    box = (left, top, left + width, top + height)
-    pixels = np.array(image.resize((figures.width, figures.height), Image.Resampling.BILINEAR, box))
+    size, border = (figures.width, figures.height), (1 - 1 / figures.margin) / 2
+    pixels = np.array(ImageOps.fit(image, size, Image.Resampling.BILINEAR, border))
     return pixels[None] if figures.channels == 1 else pixels.transpose(2, 0, 1)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import nn
 
-from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.errors import CourseError, named
 from inference_lib.support.files import write_atomically
 
 NUM_CLASSES = 10
@@ -84,9 +84,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 def create_model(name: str, num_classes: int = NUM_CLASSES) -> nn.Module:
     """Return the model called ``name`` with random weights, in training mode; CourseError for an unknown name."""
-    if name not in ARCHITECTURES:
-        raise unknown_name("model", name, tuple(ARCHITECTURES))
-    return ARCHITECTURES[name](num_classes)
+    return named("model", name, ARCHITECTURES)(num_classes)
 
 
 def load_pretrained(name: str, directory: Path = PRETRAINED) -> nn.Module:
@@ -115,8 +113,7 @@ def weights_sha256(name: str, directory: Path = PRETRAINED) -> str:
 
     Raise CourseError for an unknown name, and where ``directory`` records no checksum for it.
     """
-    if name not in ARCHITECTURES:
-        raise unknown_name("model", name, tuple(ARCHITECTURES))
+    named("model", name, ARCHITECTURES)
     checksum = _read_checksums(directory).get(_weights_path(name, directory).name)
     if checksum is None:
         raise CourseError(f"{directory / CHECKSUMS}: no checksum for {name}; {_remedy(name, directory)}")
@@ -125,7 +122,6 @@ def weights_sha256(name: str, directory: Path = PRETRAINED) -> str:
 
 def save_pretrained(name: str, model: nn.Module, directory: Path = PRETRAINED) -> Path:
     """Store the weights of ``model`` as ``directory/name.safetensors``, update the checksums, and return the path."""
-    directory.mkdir(parents=True, exist_ok=True)
     content = serialize_tensors(stored_tensors(model))
     path = _weights_path(name, directory)
     write_atomically(path, content)

@@ -39,7 +39,7 @@ class Trained(BaseModel, frozen=True):
 
 
 def save_trained(path: Path, module: nn.Module, facts: Trained) -> None:
-    """Write the weights of ``module``, in FP32, and ``facts`` to ``path``; the folder must exist."""
+    """Write the weights of ``module``, in FP32, and ``facts`` to ``path``."""
     place, colon, name = facts.backbone.rpartition(":")
     if place.endswith(".py"):
         place = os.path.relpath(place, path.parent)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.errors import CourseError, named
 from inference_lib.support.files import make_writable, write_atomically
 from inference_lib.support.progress import bar, no_bar
 from inference_lib.zoo.fashion_mnist import IMAGE_SIZE, enlarge, load_fashion_mnist
@@ -126,40 +126,53 @@ def train(
     Raise CourseError, before anything is trained, for an unknown model, data that cannot be had, or a folder that
     cannot be written.
     """
-    if name not in RECIPES:
-        raise unknown_name("model", name, tuple(RECIPES))
-    recipe = RECIPES[name] if epochs is None else replace(RECIPES[name], epochs=epochs)
+    recipe = named("model", name, RECIPES)
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     make_writable(directory, *UNWRITABLE)
     started = time.perf_counter()
-    training, validation = (part.first(limit) for part in split(_load("train", device), seed))
+    training, validation = (part.first(limit) for part in split(_load("train", device), VALIDATION_IMAGES, seed))
     test = _load("test", device).first(limit)
     torch.manual_seed(seed)
     # FP32 means IEEE arithmetic in this course; training itself computes in BF16 on a GPU.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     kept = Checkpoint(directory / f".{name}.unfinished.pt", [asdict(recipe), seed, limit])
     averaged, history = fit(name, create_model(name), recipe, training, validation, progress, kept)
-    model = as_stored(name, averaged)
-    result = TrainingResult(
-        name=name,
-        model=model,
-        recipe=recipe,
-        history=history,
-        validation_accuracy=accuracy(deepcopy(model).to(device), validation),
-        test_accuracy=accuracy(deepcopy(model).to(device), test),
-        seconds=time.perf_counter() - started,
-        device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        seed=seed,
-    )
-    save_pretrained(name, model, directory)
+    result = tested(name, as_stored(name, averaged), recipe, history, validation, test, seed, started)
+    save_pretrained(name, result.model, directory)
     save_history(result, directory)
     kept.path.unlink(missing_ok=True)
     return result
 
 
-def split(data: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Divide the training set at random, the same way for the same seed, into 55,000 and 5,000 images."""
+def split(data: LabelledImages, aside: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Set so many images aside at random, the same for the same seed; return the others, and them."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.labels.device)
-    return data.take(order[VALIDATION_IMAGES:]), data.take(order[:VALIDATION_IMAGES])
+    return data.take(order[aside:]), data.take(order[:aside])
+
+
+def tested(
+    name: str,
+    model: nn.Module,
+    recipe: Recipe,
+    history: list[dict[str, float]],
+    validation: LabelledImages,
+    test: LabelledImages,
+    seed: int,
+    started: float,
+) -> TrainingResult:
+    """Return what the training of ``model`` (CPU, as stored) came to that ``started`` then, by time.perf_counter."""
+    there = deepcopy(model).to(test.labels.device)
+    return TrainingResult(
+        name=name,
+        model=model,
+        recipe=recipe,
+        history=history,
+        validation_accuracy=accuracy(there, validation),
+        test_accuracy=accuracy(there, test),
+        seconds=time.perf_counter() - started,
+        device=torch.cuda.get_device_name() if test.labels.is_cuda else "CPU",
+        seed=seed,
+    )
 
 
 @torch.no_grad()
@@ -198,7 +211,7 @@ def augment(images: torch.Tensor, shift: int, erase: int, flip: bool = True) -> 
 
 
 def save_history(result: TrainingResult, directory: Path) -> None:
-    """Write the learning curve and its circumstances as ``directory/NAME.history.json``; the folder must exist."""
+    """Write the learning curve and its circumstances as ``directory/NAME.history.json``."""
     fields = {key: value for key, value in vars(result).items() if key not in ("model", "recipe")}
     content: dict[str, Any] = {**fields, "recipe": asdict(result.recipe), "torch": torch.__version__}
     write_atomically(directory / f"{result.name}.history.json", (json.dumps(content, indent=1) + "\n").encode())
