@@ -271,7 +271,7 @@ def test_a_training_does_not_go_on_with_a_network_that_was_changed_since(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_training, "accuracy", interrupted)  # at the end, when every epoch is kept
+        patch.setattr(folder_training, "tested", interrupted)  # at the end, when every epoch is kept
         with pytest.raises(KeyboardInterrupt):
             train_on(f"{network}:make", stripes, **kept)
     network.write_text(NETWORK.replace("8", "4"))

@@ -9,9 +9,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     for name, kind in (("backend", str), ("model", str), ("precision", str), ("batch-size", common.count)):
         parser.add_argument(f"--{name}", type=kind, nargs="+", help="one or more; default: all of the profile's")
-    parser.add_argument(
-        "--export-only", action="store_true", help="export what is missing, side by side; measure nothing"
-    )
+    parser.add_argument("--export-only", action="store_true", help="export what is missing; measure nothing")
     parser.add_argument("--untimed-exports", action="store_true", help="export all side by side; no export times then")
     parser.add_argument("--rounds-only", action="store_true", help="only what claims rest on: for a second run")
     parser.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
@@ -54,9 +52,8 @@ def run(options: argparse.Namespace) -> int:
     for model in models:
         model.dataset.ensure()
     if options.export_only:
-        failed = export_missing(
-            [rival for rival in rivals if why_not(rival) is None], common.say, timed=not options.untimed_exports
-        )
+        wanted = [rival for rival in rivals if why_not(rival) is None]
+        failed = export_missing(wanted, common.say, timed=not options.untimed_exports)
         print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return common.EXIT_ERROR if failed else 0
     asked = {
@@ -67,8 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if options.cluster is not None:
         from inference_lib.measure.cluster import benchmark_on_cluster
 
-        address = options.cluster or None
-        records = benchmark_on_cluster(rivals, profile, store, options.run, address, common.say, **asked)
+        records = benchmark_on_cluster(rivals, profile, store, options.run, options.cluster, common.say, **asked)
     else:
         session = Session(profile, store, options.run, **asked)
         with Board(session.records, profile.invocations) as board:

@@ -21,13 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--batch-size", type=common.count, default=1)
     parser.add_argument("--output", type=common.folder, default=paths.ARTIFACTS)
-    parser.add_argument(
-        "--triton", type=common.folder, metavar="FOLDER", help="write a model repository for Triton, too"
-    )
+    parser.add_argument("--triton", type=common.folder, metavar="FOLDER", help="write a repository for Triton, too")
     parser.add_argument("--max-batch", type=common.count, default=32, help="of Triton's batches")
-    parser.add_argument(
-        "--max-wait-ms", type=common.not_negative, default=2.0, help="how long Triton waits to fill a batch"
-    )
+    parser.add_argument("--max-wait-ms", type=common.not_negative, default=2.0, help="of Triton, to fill a batch")
     common.model_options(parser, pictures=False)
     common.device(parser)
 

@@ -21,9 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--backend", default="pytorch")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument(
-        "--top", type=common.count, default=3, metavar="N", help="classes to print, the most probable first"
-    )
+    parser.add_argument("--top", type=common.count, default=3, metavar="N", help="print the most probable N classes")
     parser.add_argument("--output", type=common.folder, default=paths.ARTIFACTS, help="folder of exported models")
     parser.add_argument("--json", action="store_true", help="for a program")
     common.model_options(parser, pictures=False)
@@ -37,10 +35,11 @@ def run(options: argparse.Namespace) -> None:
         raise CourseError(f"{model.title} does not read pictures: its input is {model.input_shape}")
     inputs = [model.prepare(path) for path in options.pictures]
     found = [_classes(model, logits, options.top) for logits in _logits(model, inputs, options)]
+    told = dict(zip(map(str, options.pictures), found, strict=True))
     if options.json:
-        print(json.dumps({str(path): classes for path, classes in zip(options.pictures, found, strict=True)}, indent=1))
+        print(json.dumps(told, indent=1))
         return
-    for path, classes in zip(options.pictures, found, strict=True):
+    for path, classes in told.items():
         print(f"{path}: {', '.join(f'{name} {100 * part:.1f} %' for name, part in classes.items())}")
 
 

@@ -11,14 +11,10 @@ from inference_lib.support.errors import CourseError
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="with --data: torchvision:NAME, FILE.py:FUNCTION, too"
-    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="with --data, torchvision:NAME or FILE.py:NAME, too")
     parser.add_argument("--data", type=Path, help="folder of pictures: train/CLASS and test/CLASS, or CLASS alone")
     common.skip_unreadable(parser)
-    parser.add_argument(
-        "--input-shape", metavar="3x160x160", help="what pictures of --data are made (default: as usual)"
-    )
+    parser.add_argument("--input-shape", metavar="3x160x160", help="what --data's pictures become (default: as usual)")
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     parser.add_argument("--flip", action="store_true", help="a mirror image of --data is one of the same class")
     parser.add_argument("--epochs", type=common.count)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from inference_lib.backends import get_backend
 from inference_lib.measure import accuracy
@@ -38,23 +39,18 @@ def benchmark(
     store: RecordStore,
     precisions: Sequence[str] | None = None,
     batch_sizes: Sequence[int] | None = None,
-    reuse: bool = True,
-    run: str = "1",
-    progress: Progress = lambda line: None,
-    trust: bool = False,
+    **options: Any,
 ) -> list[Record]:
     """Measure every backend, model, precision and batch size; return one record a cell, in that order.
 
-    With ``reuse``, a cell that was measured by this code, on this machine, with this profile is not measured again, and
-    an interrupted run goes on with the invocation where it stopped. Raise CourseError, before anything is measured, for
-    an unknown name, no data set, or a folder that cannot be written.
+    ``options`` are those of ``Session``. Raise CourseError, before anything is measured, for an unknown name, no data
+    set, or a folder that cannot be written.
     """
-    place = Device.of(device)
-    rivals = grid(backends, models, place, profile, precisions, batch_sizes)
+    rivals = grid(backends, models, Device.of(device), profile, precisions, batch_sizes)
     store.check_writable()
     for rival in rivals:
         rival.workload.model.dataset.ensure()
-    session = Session(profile, store, run, reuse, progress, trust=trust)
+    session = Session(profile, store, **options)
     session.measure(rivals)
     return [session.records[rival] for rival in rivals]
 
@@ -67,10 +63,9 @@ def whole_grid(backends: Sequence[str], models: Sequence[str | Model], device: D
     cells = grid(backends, models, device, profile)
     if device.kind == "cuda":
         ends = profile.ends(device.kind)
-        cells += grid(
-            [name for name in (BASELINE, QUIET) if name in backends], models, device, profile, ["fp32"], ends[1:]
-        )
-        cells += grid([name for name in (QUIET,) if name in backends], models, device, profile, ["tf32"], ends)
+        both, quiet = ([name for name in names if name in backends] for names in ((BASELINE, QUIET), (QUIET,)))
+        cells += grid(both, models, device, profile, ["fp32"], ends[1:])
+        cells += grid(quiet, models, device, profile, ["tf32"], ends)
     if device.kind == "cpu":
         cells += grid([name for name in backends if name in HOST_BF16], models, device, profile, ["bf16"])
     if profile.invocations >= LEAST_INVOCATIONS:
@@ -87,6 +82,8 @@ class Session:
     store: RecordStore
     run: str = "1"
     reuse: bool = True
+    """What was measured by this code, on this machine, with this profile is not measured again; an interrupted run goes
+    on with the invocation where it stopped."""
     progress: Progress = lambda line: None
     time_exports: bool = True
     rounds_only: bool = False

@@ -200,9 +200,7 @@ def exported(backend: Backend, workload: Workload) -> Artifact:
     """
     found = find_artifact(backend, workload)
     if found is None:
-        raise CourseError(
-            f"{backend.title} has no fresh export of {workload}; run the benchmark command, which makes it"
-        )
+        raise CourseError(f"{backend.title} has no fresh export of {workload}; run the benchmark command, it makes one")
     return found
 
 

@@ -81,11 +81,11 @@ def benchmark_on_cluster(
     profile: Profile,
     store: RecordStore,
     run: str = "1",
-    address: str | None = None,
+    address: str = "",
     progress: Progress = lambda line: None,
     **options: Any,
 ) -> list[Record]:
-    """Measure ``rivals`` on the cluster at ``address`` (None: one is started on this host); return a record for each.
+    """Measure ``rivals`` on the cluster at ``address`` (empty: one is started on this host); return a record for each.
 
     ``options`` are those of ``Session``: ``reuse``, ``time_exports``, ``rounds_only``, ``trust``. A station that dies
     costs its set, which is tried once more elsewhere and then recorded as failed. Raise CourseError where Ray is not
@@ -96,18 +96,14 @@ def benchmark_on_cluster(
 
         lines = Queue(actor_options={"num_cpus": 0})  # what the stations say; the head hands it on while it waits
         known = store.read() if options.get("reuse", True) else []
+        options |= {"profile": profile, "run": run}
         shares = [
-            Share(name, begin(known, profile=profile, run=run, progress=_sayer(lines, name), **options))
+            Share(name, begin(known, progress=lambda line, name=name: lines.put(f"{name}: {line}"), **options))
             for name, begin in _places(ray, rivals[0].workload.device.kind)
         ]
         progress(f"{len(shares)} stations: {', '.join(share.name for share in shares)}")
         head = _Head(ray, profile, store, run, progress, shares, lambda: lines.get_nowait_batch(lines.qsize()))
         return head.measure(rivals)
-
-
-def _sayer(lines: Any, name: str) -> Progress:
-    """Return what the station called ``name`` says a line with."""
-    return lambda line: lines.put(f"{name}: {line}")
 
 
 @dataclass
@@ -237,7 +233,7 @@ def _cost(rivals: Iterable[Rival]) -> float:
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
+def _connected(address: str) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     try:
         import ray
@@ -246,8 +242,8 @@ def _connected(address: str | None) -> Iterator[Any]:
     _check_answers(address)
     try:
         ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
+            address=address or None,
+            include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -259,9 +255,9 @@ def _connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _check_answers(address: str | None) -> None:
+def _check_answers(address: str) -> None:
     """Raise CourseError where nobody listens at ``HOST:PORT``: Ray itself would try for four minutes."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdecimal() or "/" in host:
         return
     try:

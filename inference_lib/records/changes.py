@@ -39,9 +39,7 @@ def _change(before: Record, after: Record) -> dict[str, Any]:
     return {name: getattr(before, name) for name in names} | {
         "before_ms": times[0],
         "after_ms": times[1],
-        "ratio": found.ratio if found else None,
-        "low": found.low if found else None,
-        "high": found.high if found else None,
+        **{name: getattr(found, name, None) for name in ("ratio", "low", "high")},
         "host": paces[0] / paces[1] if paces[0] and paces[1] else None,
         "verdict": found.verdict if found else "lost",
         "note": after.why_not,

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from inference_lib.records.record import SCHEMA_VERSION, Key, Record
-from inference_lib.records.runs import by_numbers, runs_of
+from inference_lib.records.runs import by_numbers
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import cannot_write, make_writable, write_atomically
 
@@ -46,10 +46,6 @@ class RecordStore:
         Raise CourseError for a file that is not a record of this schema version.
         """
         return [_read(path) for path in sorted(self.directory.glob("*.json"), key=lambda path: by_numbers(path.name))]
-
-    def runs(self) -> list[str]:
-        """Return the names of the runs in the folder, in order."""
-        return runs_of(self.read())
 
     def find(self, key: Key) -> Record | None:
         """Return the record of this key, or None."""

@@ -158,7 +158,9 @@ def _read(folder: Path, name: str) -> bytes:
     if raw.lstrip()[:1] == b"<":
         problem = "a web page, from a proxy or a login perhaps"
     if problem:
-        raise CourseError(f"{path} is {problem if raw else 'empty'}; {_remedy(path)}")
+        mine = "move it away, then run: python -m inference_lib data"
+        remedy = "install the package dataset-fashion-mnist again" if path.parent == SYSTEM else mine
+        raise CourseError(f"{path} is {problem if raw else 'empty'}; {remedy}")
     return content
 
 
@@ -170,12 +172,6 @@ def _problem(content: bytes) -> str:
     if dimensions and len(content) == header + int(np.prod(sizes)):
         return f"not Fashion-MNIST: an intact file, {' x '.join(map(str, sizes))}, of another data set"
     return f"cut short or corrupt ({len(content):,} bytes, wrong SHA-256)"
-
-
-def _remedy(path: Path) -> str:
-    if path.parent == SYSTEM:
-        return "install the package dataset-fashion-mnist again"
-    return "move it away, then run: python -m inference_lib data"
 
 
 def _attempt(download: Callable[[Path], Path], directory: Path) -> str:

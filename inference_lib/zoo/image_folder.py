@@ -91,41 +91,43 @@ def scan(folder: Path, seed: int = 0) -> ImageFolder:
     if not folder.is_dir():
         raise CourseError(f"{folder} is no folder; give one that holds train/CLASS and test/CLASS, or CLASS alone")
     splits = {name: _classes(folder / name) for name in ("train", "test") if (folder / name).is_dir()}
-    if not splits:
-        return _divided(folder, _classes(folder), seed)
-    if "test" not in splits:
-        return _divided(folder / "train", splits["train"], seed)
-    names = tuple(splits.get("train", splits["test"]))
-    if stray := [name for name in splits["test"] if name not in names]:
+    if "test" in splits:
+        train, test = splits.get("train", {}), splits["test"]
+    else:
+        whole = folder / "train" if splits else folder
+        train, test = _divided(whole, splits.get("train") or _classes(whole), seed)
+    names = tuple(train or test)
+    if stray := [name for name in test if name not in names]:
         raise CourseError(f"{folder / 'test'} has the class {stray[0]!r}, which {folder / 'train'} lacks; add it there")
-    if missing := [name for name in names if name not in splits["test"]]:
+    if missing := [name for name in names if name not in test]:
         raise CourseError(f"{folder / 'test'} has no pictures of the class {missing[0]!r}; move some of train's there")
-    parts = [_shuffled(names, splits.get(part, {}), seed) for part in ("train", "test")]
-    return ImageFolder(names, *parts)
+    return ImageFolder(names, *(_shuffled(names, part, seed) for part in (train, test)))
 
 
-def _divided(folder: Path, classes: dict[str, list[Path]], seed: int) -> ImageFolder:
+Classes = dict[str, list[Path]]
+"""The pictures of each class, both in the order of their names."""
+
+
+def _divided(folder: Path, classes: Classes, seed: int) -> tuple[Classes, Classes]:
     """Set a part of each class aside for testing, one picture at least."""
     if alone := [name for name, files in classes.items() if len(files) < 2]:
         raise CourseError(f"{folder / alone[0]} has one picture; with none for training or none for testing, add some")
-    parts: tuple[dict[str, list[Path]], dict[str, list[Path]]] = {}, {}
+    train, test = Classes(), Classes()
     for name, files in classes.items():
         order = np.random.default_rng(seed).permutation(len(files))
         aside = max(1, round(TEST_PART * len(files)))
-        parts[1][name], parts[0][name] = [files[i] for i in order[:aside]], [files[i] for i in order[aside:]]
-    names = tuple(classes)
-    return ImageFolder(names, *(_shuffled(names, part, seed) for part in parts))
+        test[name], train[name] = [files[i] for i in order[:aside]], [files[i] for i in order[aside:]]
+    return train, test
 
 
-def _shuffled(names: Sequence[str], classes: dict[str, list[Path]], seed: int) -> Pictures:
+def _shuffled(names: Sequence[str], classes: Classes, seed: int) -> Pictures:
     """Mix the classes: the first pictures of a split show all of them."""
     found = [(path, names.index(name)) for name, files in classes.items() for path in files]
     order = np.random.default_rng(seed).permutation(len(found))
     return Pictures(tuple(found[i][0] for i in order), tuple(found[i][1] for i in order))
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Return the pictures of each class, both in the order of their names."""
+def _classes(folder: Path) -> Classes:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         few = "one class" if names else "no class"
