@@ -215,7 +215,7 @@ def test_a_phase_that_fails_costs_its_own_row_alone(host: Host, command: str) ->
     outcomes = race(rivals, phases=True, evaluate=rivals.members)
     assert command in str(outcomes["tensorrt"].failure)
     good = outcomes["tvm"]
-    assert (good.failure, good.parts.compute, good.throughput, good.load.samples) == (None, 0.8, 1000, 3)
+    assert (good.failure, good.parts.compute, good.throughput_images_per_s, good.load.samples) == (None, 0.8, 1000, 3)
     assert good.accuracy.images == PROFILE.images("cuda")
 
 
@@ -302,7 +302,7 @@ def test_memory_that_nvml_does_not_tell_apart_is_the_device_s_growth(
     monkeypatch.setattr(rounds.gpu, "memory_used_mib", lambda index: next(used))
     monkeypatch.setattr(FakeWorker, "memory_mib", lambda self: None)
     outcomes = race(a_set("tvm", "tensorrt", device="cuda"))
-    assert [(o.memory_mib, o.memory_source) for o in outcomes.values()] == [
+    assert [(o.gpu_memory_mib, o.gpu_memory_source) for o in outcomes.values()] == [
         (600, "NVML, growth of the device's used memory"),
         (300, "NVML, growth of the device's used memory"),
     ]

@@ -62,7 +62,6 @@ def see_one_gpu(options: argparse.Namespace) -> None:
 
 
 def _gpus() -> int:
-    """Return how many GPUs the driver knows."""
     import pynvml
 
     try:

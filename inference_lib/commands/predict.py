@@ -44,7 +44,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _logits(model: "Model", inputs: list["np.ndarray"], options: argparse.Namespace) -> list["np.ndarray"]:
-    """Return the logits of each input, from the chosen framework."""
     import numpy as np
 
     from inference_lib.backends import get_backend

@@ -40,7 +40,6 @@ def _files(own: Path) -> Iterator[Path]:
 
 
 def _accuracy(path: Path) -> str:
-    """Return what its learning curve says of the weights."""
     try:
         told = json.loads(path.with_suffix(".history.json").read_text())
         return f"test {told['test_accuracy']:.2f} %, {len(told['history'])} epochs on {told['device']}"

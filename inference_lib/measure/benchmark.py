@@ -1,7 +1,7 @@
 """Measure a grid of cells: everything is exported first, then the grid is passed through once an invocation."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from inference_lib.backends import get_backend
@@ -29,6 +29,9 @@ HOST_BF16 = ("openvino", "openvino-throughput")
 LOW_THROUGHPUT = 0.9
 """A full queue cannot serve fewer images per second than one caller who waits and copies. If it did, by a tenth, the
 machine was busy with something else."""
+
+FOUND_ONCE = {field.name for field in fields(Outcome)} & Record.model_fields.keys() - {"clocks"}
+"""What the first invocation finds out; the later ones leave it as it is."""
 
 
 def benchmark(
@@ -170,21 +173,10 @@ class Session:
             return
         assert outcome.invocation is not None
         others = [i for i in record.invocations if i.number != outcome.invocation.number]  # written before a crash
-        record = record.model_copy(
-            update={
-                "rivals": name,
-                "invocations": [*others, outcome.invocation],
-                "build": record.build or outcome.build,
-                "parts": record.parts or outcome.parts,
-                "throughput_images_per_s": record.throughput_images_per_s or outcome.throughput,
-                "overlapped_images_per_s": record.overlapped_images_per_s or outcome.overlapped,
-                "gpu_memory_mib": record.gpu_memory_mib or outcome.memory_mib,
-                "gpu_memory_source": record.gpu_memory_source or outcome.memory_source,
-                "clocks": outcome.clocks,
-                "load": record.load or outcome.load,
-                "accuracy": record.accuracy or outcome.accuracy or self._accuracy_of(rival),
-            }
-        )
+        found = {each: getattr(record, each) or getattr(outcome, each) for each in FOUND_ONCE}
+        found |= {"rivals": name, "invocations": [*others, outcome.invocation], "clocks": outcome.clocks}
+        found["accuracy"] = found["accuracy"] or self._accuracy_of(rival)
+        record = record.model_copy(update=found)
         record = record.model_copy(update={"flags": flags(record)})
         if record.accuracy and (problem := accuracy.problem(record.accuracy, rival.workload.precision)):
             record = record.model_copy(update={"status": "failed", "reason": problem})

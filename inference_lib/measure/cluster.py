@@ -73,7 +73,13 @@ class Share:
     actor: Any
     rivals: list[Rival] = field(default_factory=list)
     left: list[tuple[RivalSet, int]] = field(default_factory=list)
-    """Invocations that are not done: set and number, in the order of the passes."""
+    """Invocations that are not done: set and number, in the order of the passes; empty until all is exported."""
+
+    @property
+    def unfinished(self) -> list[Rival]:
+        """What is lost where the station dies."""
+        sets = {one.name: one for one, _ in self.left}
+        return [rival for one in sets.values() for rival in one.members] if sets else self.rivals
 
 
 def benchmark_on_cluster(
@@ -120,12 +126,16 @@ class _Head:
     """Returns the lines that the stations said since the last call."""
     tries: dict[Rival, int] = field(default_factory=dict)
     records: dict[Rival, Record] = field(default_factory=dict)
+    lost: list[Rival] = field(default_factory=list)
+    """What stations that died have left."""
 
     def measure(self, rivals: Sequence[Rival]) -> list[Record]:
         waiting = list(rivals)
         while waiting:
             self._deal(waiting)
-            waiting = self._work(self._prepare())
+            self._prepare()
+            self._work()
+            waiting = self._to_try_again()
         return [self.records[rival] for rival in rivals]
 
     def _deal(self, rivals: Sequence[Rival]) -> None:
@@ -139,22 +149,16 @@ class _Head:
         for group in sorted(groups.values(), key=_cost, reverse=True):
             min(self.shares, key=lambda share: _cost(share.rivals)).rivals += group
 
-    def _prepare(self) -> list[Rival]:
-        """Let every station export its share; return the rivals of those that died."""
+    def _prepare(self) -> None:
+        """Let every station export its share."""
         asked = {share.actor.prepare.remote(share.rivals): share for share in self.shares if share.rivals}
-        lost: list[Rival] = []
-        for share, answer in self._answers(asked, again=lambda share: None):
-            if answer is None:
-                lost += share.rivals
-                continue
-            records, sets = answer
+        for share, (records, sets) in self._answers(asked, again=lambda share: None):
             self._take(zip(share.rivals, records, strict=True))
             numbers = range(1, self.profile.invocations + 1)
             share.left = [(one, number) for number in numbers for one in sets]
-        return lost
 
-    def _work(self, lost: list[Rival]) -> list[Rival]:
-        """Pass through all shares side by side; return what is to be dealt again."""
+    def _work(self) -> None:
+        """Pass through all shares side by side."""
 
         def next_of(share: Share) -> Any:
             if not share.left:
@@ -164,19 +168,13 @@ class _Head:
 
         asked = {future: share for share in self.shares if (future := next_of(share)) is not None}
         with bar(sum(len(share.left) for share in self.shares), "measuring") as shown:
-            for share, answer in self._answers(asked, again=next_of):
-                if answer is None:
-                    sets = {one.name: one for one, _ in share.left}
-                    lost += [rival for one in sets.values() for rival in one.members]
-                    shown.update(len(share.left))
-                    continue
+            for share, records in self._answers(asked, again=next_of):
                 one, _ = share.left.pop(0)
-                self._take(zip(one.members, answer, strict=True))
+                self._take(zip(one.members, records, strict=True))
                 shown.update()
-        return self._to_try_again(lost)
 
     def _answers(self, asked: dict[Any, Share], again: Callable[[Share], Any]) -> Iterator[tuple[Share, Any]]:
-        """Yield what the stations answer, None from one that died; ``again`` asks one that has answered once more."""
+        """Yield what the stations answer, those that do not die; ``again`` asks one that has answered once more."""
         while asked:
             for future in self._first_of(list(asked)) or list(asked):
                 share = asked.pop(future)
@@ -184,7 +182,6 @@ class _Head:
                     answer = self.ray.get(future, timeout=1)
                 except (self.ray.exceptions.RayActorError, self.ray.exceptions.GetTimeoutError) as error:
                     self._bury(share, error)
-                    yield share, None
                     continue
                 yield share, answer
                 if (following := again(share)) is not None:
@@ -203,6 +200,7 @@ class _Head:
     def _bury(self, share: Share, error: Exception) -> None:
         self.ray.kill(share.actor)
         self.shares.remove(share)
+        self.lost += share.unfinished
         self.progress(f"{share.name}: the station died ({type(error).__name__})")
         if not self.shares:
             raise CourseError(f"every station of the cluster died, the last one was {share.name}; nothing can go on")
@@ -212,7 +210,8 @@ class _Head:
             empty = record.ok and not record.invocations
             self.records[rival] = record if empty else self.store.keep(record)
 
-    def _to_try_again(self, lost: Sequence[Rival]) -> list[Rival]:
+    def _to_try_again(self) -> list[Rival]:
+        lost, self.lost = self.lost, []
         given_up = [rival for rival in lost if self.tries[rival] >= TRIES]
         for rival in given_up:
             failed = empty_record(rival, self.profile, self.run, "failed", f"its station died, {TRIES} times")

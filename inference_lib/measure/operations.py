@@ -116,7 +116,6 @@ def layers(model: nn.Module, images: torch.Tensor) -> pd.DataFrame:
 
 
 def _kind(layer: nn.Module) -> str:
-    """Name a layer as the literature does."""
     if not isinstance(layer, nn.Conv2d):
         return {"BatchNorm2d": "batch norm", "Linear": "linear"}.get(type(layer).__name__, type(layer).__name__)
     if layer.groups > 1:

@@ -1,6 +1,6 @@
 """How thorough a measurement is: a quick look on any machine, or the published edition."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inference_lib.measure.timing import StoppingRule
 from inference_lib.records.statistics import LEAST_INVOCATIONS
@@ -90,48 +90,38 @@ class Profile:
         return max(self.least_iterations, min(self.iterations, round(self.turn_s / max(one_s, 1e-6))))
 
 
-PROFILES = {
-    "smoke": Profile(  # for tests: every cell runs, and no number means anything
-        name="smoke",
-        invocations=1,
-        rounds=2,
-        iterations=2,
-        turn_s=0.02,
-        least_iterations=1,
-        sweep=(1,),
-        sweep_cpu=(1,),
-        budget_s=0.02,
-        test_images=64,
-        few_test_images=64,
-        tries=1,
-    ),
-    "quick": Profile(
-        name="quick",
-        invocations=1,
-        rounds=8,
-        iterations=10,
-        turn_s=0.05,
-        least_iterations=2,
-        sweep=(1, 8),
-        sweep_cpu=(1,),
-        budget_s=0.1,
-        test_images=256,
-        few_test_images=64,
-    ),
-    "full": Profile(
-        name="full",
-        invocations=3,
-        rounds=17,
-        iterations=20,
-        turn_s=0.12,
-        least_iterations=3,
-        sweep=(1, 8, 64, 256),
-        sweep_cpu=(1, 8),
-        budget_s=0.1,
-        test_images=10_000,
-        few_test_images=1_000,
-    ),
-}
+QUICK = Profile(
+    name="quick",
+    invocations=1,
+    rounds=8,
+    iterations=10,
+    turn_s=0.05,
+    least_iterations=2,
+    sweep=(1, 8),
+    sweep_cpu=(1,),
+    budget_s=0.1,
+    test_images=256,
+    few_test_images=64,
+)
+FULL = Profile(
+    name="full",
+    invocations=3,
+    rounds=17,
+    iterations=20,
+    turn_s=0.12,
+    least_iterations=3,
+    sweep=(1, 8, 64, 256),
+    sweep_cpu=(1, 8),
+    budget_s=0.1,
+    test_images=10_000,
+    few_test_images=1_000,
+)
+SMOKE = replace(
+    QUICK, name="smoke", rounds=2, iterations=2, turn_s=0.02, budget_s=0.02, sweep=(1,), test_images=64, tries=1
+)
+"""For tests: every cell runs, and no number means anything."""
+
+PROFILES = {profile.name: profile for profile in (SMOKE, QUICK, FULL)}
 
 
 def get_profile(name: str) -> Profile:

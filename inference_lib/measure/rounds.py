@@ -42,15 +42,15 @@ MANY_CORES = 8
 
 @dataclass
 class Outcome:
-    """What one invocation found out about one rival."""
+    """What one invocation found out about one rival, called as in its record."""
 
     build: Build | None = None
     invocation: Invocation | None = None
     parts: Parts | None = None
-    throughput: float | None = None
-    overlapped: float | None = None
-    memory_mib: float | None = None
-    memory_source: str = ""
+    throughput_images_per_s: float | None = None
+    overlapped_images_per_s: float | None = None
+    gpu_memory_mib: float | None = None
+    gpu_memory_source: str = ""
     clocks: Clocks | None = None
     load: Load | None = None
     accuracy: Accuracy | None = None
@@ -138,12 +138,12 @@ class Race:
             return
         outcome = self.outcomes[rival]
         with self._failing(rival):
-            outcome.memory_mib = self._workers[rival].ask("memory_mib", limit_s=TURN_LIMIT_S)
-        if outcome.memory_mib is not None:
-            outcome.memory_source = "NVML, of this process"
+            outcome.gpu_memory_mib = self._workers[rival].ask("memory_mib", limit_s=TURN_LIMIT_S)
+        if outcome.gpu_memory_mib is not None:
+            outcome.gpu_memory_source = "NVML, of this process"
         elif before is not None and (after := self._device_memory(rival)) is not None:
-            outcome.memory_mib = after - before
-            outcome.memory_source = "NVML, growth of the device's used memory"
+            outcome.gpu_memory_mib = after - before
+            outcome.gpu_memory_source = "NVML, growth of the device's used memory"
 
     @contextmanager
     def _failing(self, rival: Rival) -> Iterator[None]:
@@ -223,11 +223,11 @@ class Race:
             worker, outcome = self._workers[rival], self.outcomes[rival]
             with self._failing(rival):
                 outcome.parts = self._parts(rival)
-                outcome.throughput = worker.ask("throughput", budget, limit_s=PHASE_LIMIT_S)
+                outcome.throughput_images_per_s = worker.ask("throughput", budget, limit_s=PHASE_LIMIT_S)
                 if profile.samples_load(rival.workload):
                     outcome.load = worker.ask("steady_load", profile.load_s, limit_s=PHASE_LIMIT_S)
                 if rival.workload.batch_size == profile.ends(rival.workload.device.kind)[-1]:
-                    outcome.overlapped = worker.ask("overlapped", budget, limit_s=PHASE_LIMIT_S)
+                    outcome.overlapped_images_per_s = worker.ask("overlapped", budget, limit_s=PHASE_LIMIT_S)
 
     def _parts(self, rival: Rival) -> Parts:
         """Return the medians of upload, compute and download; series that met a stall are measured again."""

@@ -118,7 +118,6 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Return the short commit of the course, None outside a checkout."""
     command = ["git", "-C", str(paths.ROOT), "rev-parse", "--short=12", "HEAD"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or None if result.returncode == 0 else None

@@ -133,10 +133,13 @@ def _of_module(
     label: str = "",
     figures: Preprocessing | None = None,
     class_names: tuple[str, ...] = (),
+    file: Path | None = None,
+    batch: int | None = None,
 ) -> Model:
     module = _module(make, title, shape)
-    outputs, weights = _outputs(module, title, shape), state_hash(module)
-    identity = sha256_of([weights.encode(), shown(shape).encode(), *_sources(module)])
+    outputs, weights = _outputs(module, title, shape, batch or 1), state_hash(module)
+    files = (each.read_bytes() for each in (_files(file) if file else _sources(module)))
+    identity = sha256_of([weights.encode(), shown(shape).encode(), *files])
     return Model(
         _name(label or title, identity),
         title,
@@ -148,11 +151,13 @@ def _of_module(
         dataset=RANDOM,
         class_names=class_names or tuple(getattr(module, "class_names", ())),
         prepare=_prepare(module, shape, title, figures),
+        file=file,
+        batch=batch,
     )
 
 
 def _prepare(
-    module: nn.Module, shape: tuple[int, ...], title: str, figures: Preprocessing | None = None
+    module: nn.Module, shape: tuple[int, ...], title: str, figures: Preprocessing | None
 ) -> Callable[[Path], np.ndarray] | None:
     """Return how pictures become the input: scaled to 0..1, unless ``figures`` or ``module.preprocessing`` say more."""
     if len(shape) != 3 or shape[0] not in (1, 3):
@@ -238,7 +243,7 @@ def _noise(batch: int, shape: tuple[int, ...], start: int = 0) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _outputs(module: nn.Module, title: str, shape: tuple[int, ...], batch: int = 1) -> int:
+def _outputs(module: nn.Module, title: str, shape: tuple[int, ...], batch: int) -> int:
     """Return the number of logits, from answers to noise.
 
     Raise CourseError where it does not answer, or not with one tensor of logits, or the same input not twice alike, or
@@ -273,11 +278,11 @@ def state_hash(module: nn.Module) -> str:
     )
 
 
-def _sources(module: nn.Module) -> list[bytes]:
+def _sources(module: nn.Module) -> list[Path]:
     """Return the files that the classes inside ``module`` are written in, but PyTorch's own."""
     kinds = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
     files = {inspect.getsourcefile(kind) for kind in kinds}
-    return [Path(file).read_bytes() for file in sorted(filter(None, files))]
+    return [Path(file) for file in sorted(filter(None, files))]
 
 
 # An ONNX file
@@ -286,8 +291,8 @@ def _sources(module: nn.Module) -> list[bytes]:
 def _of_onnx(path: Path, shape: tuple[int, ...] | None) -> Model:
     if not path.is_file():
         raise CourseError(f"{path} does not exist; give the path of an ONNX file")
-    graph = OnnxFile(path)
-    inputs, outputs = graph.session.get_inputs(), graph.session.get_outputs()
+    session = OnnxFile(path).session
+    inputs, outputs = session.get_inputs(), session.get_outputs()
     for ends, what in ((inputs, "inputs"), (outputs, "outputs")):
         if len(ends) != 1:
             names = ", ".join(end.name for end in ends)
@@ -299,22 +304,7 @@ def _of_onnx(path: Path, shape: tuple[int, ...] | None) -> Model:
     if shape is None and len(told) < len(sizes):
         raise CourseError(f"{path.name} leaves its input's sizes open ({shown(sizes)}); give --input-shape")
     fixed = batch if isinstance(batch, int) else None
-    shape = shape or told
-    logits = _outputs(graph, path.name, shape, fixed or 1)
-    identity = sha256_of([shown(shape).encode(), *(file.read_bytes() for file in _files(path))])
-    return Model(
-        _name(path.stem, identity),
-        path.name,
-        shape,
-        logits,
-        load=partial(OnnxFile, path),
-        create=partial(OnnxFile, path),
-        hashed=partial(str, identity),
-        dataset=RANDOM,
-        prepare=_prepare(graph, shape, path.name),
-        file=path,
-        batch=fixed,
-    )
+    return _of_module(path.name, partial(OnnxFile, path), shape or told, path.stem, file=path, batch=fixed)
 
 
 def _files(path: Path) -> list[Path]:
