@@ -7,8 +7,7 @@ from inference_lib.commands import options as common
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    for name, kind in (("backend", str), ("model", str), ("precision", str), ("batch-size", common.count)):
-        parser.add_argument(f"--{name}", type=kind, nargs="+", help="one or more; default: all of the profile's")
+    parser.add_argument("--batch-size", type=common.count, nargs="+", help="one or more; default: all of the profile's")
     parser.add_argument("--export-only", action="store_true", help="export what is missing; measure nothing")
     parser.add_argument("--untimed-exports", action="store_true", help="export all side by side; no export times then")
     parser.add_argument("--rounds-only", action="store_true", help="only what claims rest on: for a second run")
@@ -21,32 +20,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="spread the grid over the GPUs of a Ray cluster; without an address, over those of this host",
     )
-    common.model_options(parser)
-    common.device(parser)
-    common.profile(parser)
-    common.records(parser)
+    common.grid_options(parser)
     common.table_format(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure the grid and print its scoreboards; 1 where a cell failed."""
-    from inference_lib.backends import BACKENDS
-    from inference_lib.backends.shared.cuda import resolve_device
     from inference_lib.measure.benchmark import Session, whole_grid
     from inference_lib.measure.exports import export_missing
     from inference_lib.measure.plan import grid, why_not
-    from inference_lib.measure.profiles import get_profile
     from inference_lib.records.store import RecordStore
     from inference_lib.report.live import Board
     from inference_lib.report.tables import in_format
-    from inference_lib.seam import MODELS, Device
 
-    backends, models = options.backend or list(BACKENDS), common.find_models(options, options.model or list(MODELS))
-    device, profile = Device.of(resolve_device(options.device)), get_profile(options.profile)
+    _, models, _, profile = asked = common.asked(options)
     if options.precision or options.batch_size:
-        rivals = grid(backends, models, device, profile, options.precision, options.batch_size)
+        rivals = grid(*asked, options.precision, options.batch_size)
     else:
-        rivals = whole_grid(backends, models, device, profile)
+        rivals = whole_grid(*asked)
     store = RecordStore(options.records)
     store.check_writable()
     for model in models:
@@ -56,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         failed = export_missing(wanted, common.say, timed=not options.untimed_exports)
         print("\n".join(f"{key}: {why}" for key, why in failed.items()) or "everything is exported")
         return common.EXIT_ERROR if failed else 0
-    asked = {
+    choices = {
         "reuse": not options.again,
         "time_exports": not options.untimed_exports,
         "rounds_only": options.rounds_only,
@@ -64,9 +55,9 @@ def run(options: argparse.Namespace) -> int:
     if options.cluster is not None:
         from inference_lib.measure.cluster import benchmark_on_cluster
 
-        records = benchmark_on_cluster(rivals, profile, store, options.run, options.cluster, common.say, **asked)
+        records = benchmark_on_cluster(rivals, profile, store, options.run, options.cluster, common.say, **choices)
     else:
-        session = Session(profile, store, options.run, **asked)
+        session = Session(profile, store, options.run, **choices)
         with Board(session.records, profile.invocations) as board:
             session.progress = board.say
             session.measure(rivals)

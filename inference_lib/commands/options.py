@@ -13,8 +13,9 @@ from inference_lib.support import paths
 from inference_lib.support.errors import CourseError, unknown_name
 
 if TYPE_CHECKING:
+    from inference_lib.measure.profiles import Profile
     from inference_lib.records.record import Record
-    from inference_lib.seam import Model
+    from inference_lib.seam import Device, Model
 
 EXIT_ERROR = 1
 
@@ -114,6 +115,28 @@ def model_options(parser: argparse.ArgumentParser, *, pictures: bool = True) -> 
 def skip_unreadable(parser: argparse.ArgumentParser) -> None:
     """Add ``--skip-unreadable``."""
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that cannot be read")
+
+
+def grid_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names the cells of a grid, and where their records are."""
+    for name in ("backend", "model", "precision"):
+        parser.add_argument(f"--{name}", nargs="+", help="one or more; default: all of the profile's")
+    model_options(parser)
+    device(parser)
+    profile(parser)
+    records(parser)
+
+
+def asked(options: argparse.Namespace) -> tuple[list[str], list["Model"], "Device", "Profile"]:
+    """Return the backends, models, device and profile that ``grid_options`` name."""
+    from inference_lib.backends import BACKENDS
+    from inference_lib.backends.shared.cuda import resolve_device
+    from inference_lib.measure.profiles import get_profile
+    from inference_lib.seam import MODELS, Device
+
+    models = find_models(options, options.model or list(MODELS))
+    device = Device.of(resolve_device(options.device))
+    return options.backend or list(BACKENDS), models, device, get_profile(options.profile)
 
 
 def records(parser: argparse.ArgumentParser) -> None:

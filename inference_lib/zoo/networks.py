@@ -32,7 +32,7 @@ PRETRAINED = Path(__file__).resolve().parent / "pretrained"
 
 CHECKSUMS = "checksums.json"
 
-Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Checksums = TypeAdapter(dict[str, Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]])
 
 
 class VanillaCNN(nn.Module):
@@ -103,9 +103,14 @@ def load_pretrained(name: str, directory: Path = PRETRAINED) -> nn.Module:
             f"{path}: SHA-256 is {actual[:12]}..., expected {expected[:12]}...; {_remedy(name, directory)}"
         )
     try:
-        return _restore(name, parse_tensors(content))
+        with torch.device("meta"):  # No memory and no random numbers for weights that are replaced at once.
+            model = create_model(name)
+        tensors = parse_tensors(content).items()
+        upcast = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors}
+        model.load_state_dict(upcast, assign=True)
     except (SafetensorError, RuntimeError) as error:  # the checksum of something else is that of this file
         raise CourseError(f"{path}: not the weights of {name}; {_remedy(name, directory)}") from error
+    return model.requires_grad_(False).eval()
 
 
 def weights_sha256(name: str, directory: Path = PRETRAINED) -> str:
@@ -122,7 +127,7 @@ def weights_sha256(name: str, directory: Path = PRETRAINED) -> str:
 
 def save_pretrained(name: str, model: nn.Module, directory: Path = PRETRAINED) -> Path:
     """Store the weights of ``model`` as ``directory/name.safetensors``, update the checksums, and return the path."""
-    content = serialize_tensors(stored_tensors(model))
+    content = serialize_tensors(_stored(model))
     path = _weights_path(name, directory)
     write_atomically(path, content)
     checksums = {**_read_checksums(directory), path.name: hashlib.sha256(content).hexdigest()}
@@ -130,32 +135,19 @@ def save_pretrained(name: str, model: nn.Module, directory: Path = PRETRAINED) -
     return path
 
 
-def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+def _stored(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the state of ``model`` as it is stored: weights of convolutions and linear layers FP16, all else as it is.
 
     One-dimensional tensors stay FP32: they take no room, and a running variance may lie outside FP16's range
     (6e-8 to 65504), where rounding would make it zero or infinite.
     """
-    return {key: _stored(tensor.detach().cpu()) for key, tensor in model.state_dict().items()}
 
+    def stored(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor.clone()
+        return tensor.to(torch.float16 if tensor.dim() > 1 else torch.float32).contiguous()
 
-def as_stored(name: str, model: nn.Module) -> nn.Module:
-    """Return ``model`` as it would be after saving and loading: on the CPU, weights rounded to FP16."""
-    return _restore(name, stored_tensors(model))
-
-
-def _stored(tensor: torch.Tensor) -> torch.Tensor:
-    if not tensor.is_floating_point():
-        return tensor.clone()
-    return tensor.to(torch.float16 if tensor.dim() > 1 else torch.float32).contiguous()
-
-
-def _restore(name: str, tensors: dict[str, torch.Tensor]) -> nn.Module:
-    with torch.device("meta"):  # No memory and no random numbers for weights that are replaced at once.
-        model = create_model(name)
-    upcast = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-    model.load_state_dict(upcast, assign=True)
-    return model.requires_grad_(False).eval()
+    return {key: stored(tensor.detach().cpu()) for key, tensor in model.state_dict().items()}
 
 
 def _weights_path(name: str, directory: Path) -> Path:
@@ -167,7 +159,7 @@ def _read_checksums(directory: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return TypeAdapter(dict[str, Sha256]).validate_json(path.read_bytes())
+        return Checksums.validate_json(path.read_bytes())
     except ValidationError as error:
         said = f"not valid JSON of checksums ({error.errors()[0]['msg']})"
         raise CourseError(f"{path}: {said}; restore it with: git checkout -- {path}") from error

@@ -22,7 +22,7 @@ from inference_lib.support.errors import CourseError, named
 from inference_lib.support.files import make_writable, write_atomically
 from inference_lib.support.progress import bar, no_bar
 from inference_lib.zoo.fashion_mnist import IMAGE_SIZE, enlarge, load_fashion_mnist
-from inference_lib.zoo.networks import as_stored, create_model, save_pretrained
+from inference_lib.zoo.networks import create_model, load_pretrained, save_pretrained
 
 VALIDATION_IMAGES = 5_000
 """Training images set aside: recipes are chosen by them, never by the test set."""
@@ -137,8 +137,8 @@ def train(
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     kept = Checkpoint(directory / f".{name}.unfinished.pt", [asdict(recipe), seed, limit])
     averaged, history = fit(name, create_model(name), recipe, training, validation, progress, kept)
-    result = tested(name, as_stored(name, averaged), recipe, history, validation, test, seed, started)
-    save_pretrained(name, result.model, directory)
+    save_pretrained(name, averaged, directory)
+    result = tested(name, load_pretrained(name, directory), recipe, history, validation, test, seed, started)
     save_history(result, directory)
     kept.path.unlink(missing_ok=True)
     return result
