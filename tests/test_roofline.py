@@ -11,7 +11,8 @@ from torch import nn
 from inference_lib.backends.shared.cuda import multiplies_fp8
 from inference_lib.backends.shared.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU, fuse_convolutions
 from inference_lib.measure import roofline
-from inference_lib.measure.roofline import Ceilings, Measured, Work, count, published_ceilings
+from inference_lib.measure.roofline import Ceilings, Measured, published_ceilings
+from inference_lib.measure.work import Work, count
 from inference_lib.report import plots
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo.networks import load_pretrained
