@@ -15,8 +15,9 @@ from inference_lib import cli
 from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError
 from inference_lib.support.paths import DATA
-from inference_lib.zoo import fashion_mnist as data
-from inference_lib.zoo.fashion_mnist import CLASS_NAMES, ensure_fashion_mnist, load_fashion_mnist, preprocess
+from inference_lib.zoo import fashion_files as data
+from inference_lib.zoo.fashion_files import ensure_fashion_mnist
+from inference_lib.zoo.fashion_mnist import CLASS_NAMES, load_fashion_mnist, preprocess
 from inference_lib.zoo.networks import load_pretrained
 
 COUNTS = {"train": 6, "t10k": 5}

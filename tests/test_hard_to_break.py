@@ -46,7 +46,7 @@ from inference_lib.report.tables import in_format
 from inference_lib.seam import DEVICE_KINDS, Workload, find_artifact, find_model
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
-from inference_lib.zoo import fashion_mnist, image_folder
+from inference_lib.zoo import fashion_files, image_folder
 from inference_lib.zoo.networks import load_pretrained, weights_sha256
 from inference_lib.zoo.trained import Trained, load_trained, read_facts, save_trained
 
@@ -264,16 +264,16 @@ def test_a_damaged_onnx_file_is_refused_or_brought(unchanged: Path, content: byt
 def test_a_damaged_data_set_is_refused_or_the_same(
     unchanged: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
-    name = data.draw(st.sampled_from(sorted(fashion_mnist.SHA256)))
+    name = data.draw(st.sampled_from(sorted(fashion_files.SHA256)))
     folder = unchanged / "it"
     folder.mkdir(exist_ok=True)
-    monkeypatch.setitem(fashion_mnist.SHA256, name, hashlib.sha256(idx(name)).hexdigest())
+    monkeypatch.setitem(fashion_files.SHA256, name, hashlib.sha256(idx(name)).hexdigest())
     zipped = data.draw(st.booleans())
     path, other = (folder / f"{name}.gz", folder / name)[:: 1 if zipped else -1]
     other.unlink(missing_ok=True)
     path.write_bytes(data.draw(damaged(gzip.compress(idx(name), mtime=0) if zipped else idx(name))))
     with refused_in_one_line():
-        assert fashion_mnist._read(folder, name) == idx(name)
+        assert fashion_files.read(folder, name) == idx(name)
 
 
 # Pictures

@@ -13,7 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the folder of the data set, once it is complete."""
     from inference_lib.support.paths import DATA
-    from inference_lib.zoo.fashion_mnist import check, ensure_fashion_mnist
+    from inference_lib.zoo.fashion_files import check, ensure_fashion_mnist
 
     folder = ensure_fashion_mnist(options.directory or DATA)
     check(folder)

@@ -9,7 +9,7 @@ import numpy as np
 
 from inference_lib.seam.dataset import Dataset
 from inference_lib.support.hashes import sha256_of
-from inference_lib.zoo import fashion_mnist, image_folder
+from inference_lib.zoo import fashion_files, fashion_mnist, image_folder
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class FashionMnist(Dataset):
     def identity(self) -> str:  # type: ignore[override]
         """Hash of the files and of the preprocessing."""
         code = (inspect.getsource(fashion_mnist.preprocess), inspect.getsource(fashion_mnist.enlarge))
-        facts = (*fashion_mnist.SHA256.values(), *code, str((fashion_mnist.MEAN, fashion_mnist.STD)))
+        facts = (*fashion_files.SHA256.values(), *code, str((fashion_mnist.MEAN, fashion_mnist.STD)))
         return sha256_of(fact.encode() for fact in facts)[:16]
 
     def ensure(self) -> None:
         """Find or download the files; CourseError says why they cannot be had."""
-        fashion_mnist.ensure_fashion_mnist()
+        fashion_files.ensure_fashion_mnist()
 
     def labels(self, split: str = "test") -> np.ndarray:
         """Return the labels (int64, N) of ``split``."""

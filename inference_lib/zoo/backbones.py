@@ -17,7 +17,7 @@ from torch import nn
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
 from inference_lib.support.hashes import sha256_of
-from inference_lib.zoo.fashion_mnist import patience
+from inference_lib.zoo.fashion_files import patience
 from inference_lib.zoo.networks import ARCHITECTURES, create_model
 
 TORCHVISION = "torchvision:"
