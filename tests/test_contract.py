@@ -9,7 +9,7 @@ import pytest
 from inputs import eager_logits, largest_difference, noise
 
 from inference_lib.backends import BACKENDS
-from inference_lib.seam import CheckedRunner, Runner, StagedRunner, Workload, build
+from inference_lib.seam import Runner, Workload, build
 from inference_lib.seam.contract import acceptor
 from inference_lib.support.errors import CourseError
 
@@ -18,7 +18,7 @@ ON_CPU = [name for name, backend in BACKENDS.items() if backend.supports(WORKLOA
 
 
 @pytest.fixture(scope="module", params=ON_CPU)
-def runner(request: pytest.FixtureRequest, root: Path) -> Iterator[StagedRunner]:
+def runner(request: pytest.FixtureRequest, root: Path) -> Iterator[Runner]:
     """Return each backend's runner in turn: all tests of one run before the next is loaded."""
     backend = BACKENDS[request.param]
     if not (found := backend.availability("cpu")).usable:
@@ -28,7 +28,7 @@ def runner(request: pytest.FixtureRequest, root: Path) -> Iterator[StagedRunner]
         yield runner
 
 
-def in_parts(runner: StagedRunner, batch: np.ndarray) -> np.ndarray:
+def in_parts(runner: Runner, batch: np.ndarray) -> np.ndarray:
     runner.upload(batch)
     runner.compute()
     return runner.download()
@@ -89,7 +89,7 @@ UNUSUAL: dict[str, Callable[[np.ndarray, Path], np.ndarray]] = {
 
 @each_way
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_refused_in_one_line(runner: StagedRunner, case: str, answer: Answer) -> None:
+def test_what_is_wrong_is_refused_in_one_line(runner: Runner, case: str, answer: Answer) -> None:
     spoil, reason = WRONG[case]
     with pytest.raises(CourseError, match=reason) as refused:
         answer(runner, spoil(np.abs(noise(WORKLOAD))))
@@ -99,9 +99,7 @@ def test_what_is_wrong_is_refused_in_one_line(runner: StagedRunner, case: str, a
 
 @each_way
 @pytest.mark.parametrize("case", UNUSUAL)
-def test_what_is_only_unusual_is_answered_rightly(
-    runner: StagedRunner, case: str, answer: Answer, tmp_path: Path
-) -> None:
+def test_what_is_only_unusual_is_answered_rightly(runner: Runner, case: str, answer: Answer, tmp_path: Path) -> None:
     batch = UNUSUAL[case](noise(WORKLOAD), tmp_path)
     before = np.array(batch)
     with warnings.catch_warnings():
@@ -115,7 +113,7 @@ KEEP_NOT_A_NUMBER = {"pytorch", "torchscript", "onnxruntime"}
 
 
 @each_way
-def test_from_not_a_number_some_answer_not_a_number(runner: StagedRunner, answer: Answer) -> None:
+def test_from_not_a_number_some_answer_not_a_number(runner: Runner, answer: Answer) -> None:
     """The others' maximum drops it: their logits are finite, and wrong by any measure."""
     batch = noise(WORKLOAD)
     batch[0, :, 100:120, 100:120] = np.nan
@@ -126,7 +124,7 @@ def test_from_not_a_number_some_answer_not_a_number(runner: StagedRunner, answer
 
 def test_every_runner_has_the_contract() -> None:
     """A new framework's runner gets it from the base, and cannot leave it out by overriding what is public."""
-    waiting, found = [CheckedRunner], []
+    waiting, found = [Runner], []
     while waiting:
         runners = waiting.pop().__subclasses__()
         waiting += runners

@@ -14,7 +14,7 @@ from inference_lib.backends.shared.cpu import precision_support
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works, graph_support
 from inference_lib.backends.shared.fusion import fuse_convolutions
 from inference_lib.backends.shared.graphs import GraphedRunner
-from inference_lib.seam import Artifact, Availability, CheckedRunner, Support, Workload, precision_of
+from inference_lib.seam import Artifact, Availability, Runner, Support, Workload, precision_of
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -99,7 +99,7 @@ def load_fused(artifact: Artifact) -> Callable[[torch.Tensor], torch.Tensor]:
     return channels_last(weights_channels_last(fused), artifact.workload.torch_dtype)
 
 
-class EagerRunner(CheckedRunner):
+class EagerRunner(Runner):
     """The plain loop: copy to the device, call the model, copy back."""
 
     def __init__(self, artifact: Artifact) -> None:

@@ -18,7 +18,7 @@ from inference_lib.measure.pipeline import time_overlapped
 from inference_lib.measure.threads import scheduled, settle
 from inference_lib.measure.throughput import time_throughput
 from inference_lib.records.record import Accuracy, Build, Clocks, Load
-from inference_lib.seam import Artifact, Backend, StagedRunner, Workload, find_artifact
+from inference_lib.seam import Artifact, Backend, Runner, Workload, find_artifact
 from inference_lib.support.errors import CourseError
 
 CHECKED_IMAGES = 64
@@ -204,7 +204,7 @@ def exported(backend: Backend, workload: Workload) -> Artifact:
     return found
 
 
-def started(backend: Backend, artifact: Artifact, batch: np.ndarray) -> tuple[StagedRunner, Build]:
+def started(backend: Backend, artifact: Artifact, batch: np.ndarray) -> tuple[Runner, Build]:
     """Load ``artifact`` and infer ``batch``; return the runner, entered, and what that cost."""
     start = time.perf_counter()
     runner = backend.load(artifact).__enter__()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from inference_lib.measure.timing import Clock, no_garbage_collection
-from inference_lib.seam import StagedRunner
+from inference_lib.seam import Runner
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,7 @@ class Throughput:
     seconds: float
 
 
-def time_throughput(
-    runner: StagedRunner, batch: np.ndarray, budget_s: float, clock: Clock = time.perf_counter
-) -> Throughput:
+def time_throughput(runner: Runner, batch: np.ndarray, budget_s: float, clock: Clock = time.perf_counter) -> Throughput:
     """Queue ``compute`` back to back on a batch that is on the device; return images per second."""
     runner.upload(batch)
     runner.compute()

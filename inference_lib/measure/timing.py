@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from inference_lib.records.statistics import median_interval
-from inference_lib.seam import StagedRunner
+from inference_lib.seam import Runner
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, monotonic."""
@@ -137,7 +137,7 @@ def sampler(call: Callable[[], object], clock: Clock = time.perf_counter) -> Cal
     return sample
 
 
-def time_parts(runner: StagedRunner, inputs: Sequence[np.ndarray], rule: StoppingRule) -> dict[str, Samples]:
+def time_parts(runner: Runner, inputs: Sequence[np.ndarray], rule: StoppingRule) -> dict[str, Samples]:
     """Time upload, compute and download apart; ``inputs`` are used in turn, so that no cache holds the next one."""
     rotation = itertools.cycle(inputs)
     rows: list[list[float]] = []
@@ -158,7 +158,7 @@ def time_parts(runner: StagedRunner, inputs: Sequence[np.ndarray], rule: Stoppin
     return {name: Samples(column, reason) for name, column in parts}
 
 
-def time_compute(runner: StagedRunner, rule: StoppingRule, before_each: Callable[[], object] | None = None) -> Samples:
+def time_compute(runner: Runner, rule: StoppingRule, before_each: Callable[[], object] | None = None) -> Samples:
     """Time ``runner.compute`` alone on the batch that was uploaded last.
 
     ``before_each`` runs before every inference, outside the timed part (to flush a cache, for example).
@@ -216,7 +216,7 @@ def milliseconds_between(start: Mark, end: Mark) -> float:
     return end - start  # type: ignore[operator]
 
 
-def _mark_of(runner: StagedRunner) -> Mark:
+def _mark_of(runner: Runner) -> Mark:
     """Mark a point on the runner's clock; on the host's, once the runner's own queue, if it has one, is empty."""
     if runner.stream is None:
         runner.synchronize()

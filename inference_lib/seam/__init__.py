@@ -3,10 +3,10 @@
 # ruff: noqa: F401 (the names are for others)
 
 from inference_lib.seam.artifact import Artifact
-from inference_lib.seam.backend import Availability, Backend, QuantizingBackend, Runner, StagedRunner, Support, supports
+from inference_lib.seam.backend import Availability, Backend, QuantizingBackend, Support, supports
 from inference_lib.seam.build import build, find_artifact
 from inference_lib.seam.calibration import Calibration
-from inference_lib.seam.contract import CheckedRunner
+from inference_lib.seam.contract import Runner
 from inference_lib.seam.dataset import Dataset
 from inference_lib.seam.model import MODELS, Model, find_model
 from inference_lib.seam.pictures import FASHION_MNIST, RANDOM

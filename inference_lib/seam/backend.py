@@ -7,12 +7,12 @@ so that an artifact is built once and used by many measurements.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 
 from inference_lib.seam.artifact import Artifact
+from inference_lib.seam.contract import Runner
 from inference_lib.seam.pictures import RANDOM
 from inference_lib.seam.workload import Workload
 
@@ -33,45 +33,6 @@ class Support:
 
     ok: bool
     reason: str = ""
-
-
-class Runner(Protocol):
-    """A loaded model for one workload. A context manager: leaving it frees what it holds."""
-
-    workload: Workload
-
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return the logits (``workload.output_shape``, float32) of one batch.
-
-        ``batch`` is a host array of ``workload.input_shape`` and ``workload.host_dtype``; see ``contract.py``.
-        """
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exc: object) -> None: ...
-
-
-class StagedRunner(Runner, Protocol):
-    """A runner that lets us see its three parts, of which the first two may return before the device is done."""
-
-    at_once: int
-    """How many computations run side by side if that many are queued: 1, unless the framework has a queue."""
-
-    @property
-    def stream(self) -> torch.cuda.Stream | None:
-        """The CUDA stream on which the parts are queued; None on a CPU."""
-
-    def upload(self, batch: np.ndarray) -> None:
-        """Queue the copy of one batch to where the model reads it."""
-
-    def compute(self) -> None:
-        """Queue the model on the uploaded batch."""
-
-    def download(self) -> np.ndarray:
-        """Return the logits of the computed batch, waiting for them."""
-
-    def synchronize(self) -> None:
-        """Wait until everything queued is done."""
 
 
 class Backend(Protocol):
@@ -102,7 +63,7 @@ class Backend(Protocol):
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the precision of the exported weights back from disk; several are joined with a plus."""
 
-    def load(self, artifact: Artifact) -> StagedRunner:
+    def load(self, artifact: Artifact) -> Runner:
         """Return a runner for ``artifact.workload``."""
 
 

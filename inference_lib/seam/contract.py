@@ -1,15 +1,20 @@
-"""What every runner takes, checked in one place: frameworks check little, and some read past the end of an array."""
+"""A loaded model, and what it takes, checked in one place: frameworks check little, some read past an array's end."""
 
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
+import torch
 
 from inference_lib.seam.workload import Workload
 from inference_lib.support.errors import CourseError
 
 
-class CheckedRunner:
-    """The base of every runner: ``infer`` and ``upload`` check a batch before a subclass sees it.
+class Runner:
+    """A loaded model for one workload, of any framework. A context manager: leaving it frees what it holds.
+
+    An application needs ``infer``. The three parts of an inference can be run apart, too; the first two may return
+    before the device is done.
 
     A batch is a NumPy array of ``workload.input_shape`` and ``workload.host_dtype`` in the machine's byte order, or it
     is refused. One that is not contiguous, or may not be written to, is copied: the subclass gets an array that every
@@ -18,6 +23,9 @@ class CheckedRunner:
     """
 
     at_once = 1
+    """How many computations run side by side if that many are queued: 1, unless the framework has a queue."""
+    stream: torch.cuda.Stream | None = None
+    """The CUDA stream on which the parts are queued; None on a CPU."""
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
@@ -48,6 +56,16 @@ class CheckedRunner:
 
     def download(self) -> np.ndarray:
         """Return the logits of the computed batch, waiting for them."""
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait until everything queued is done."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         raise NotImplementedError
 
 

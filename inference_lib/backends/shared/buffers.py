@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from inference_lib.backends.shared.cuda import float32_products
-from inference_lib.seam import CheckedRunner, Workload
+from inference_lib.seam import Runner, Workload
 
 IMAGES_PER_COPY = 16
 """A large batch is staged in pieces of this many images, so that staging one overlaps with sending the last."""
@@ -81,12 +81,14 @@ def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
         target.copy_(source)
 
 
-class BufferedRunner(CheckedRunner):
+class BufferedRunner(Runner):
     """A runner on fixed buffers and a stream of its own: an inference is a copy in, ``compute``, a copy out.
 
     A subclass queues its model on ``stream`` in ``compute``, from ``buffers.input`` to ``buffers.output``. While the
     runner is entered, PyTorch multiplies FP32 tensors as the workload's precision says.
     """
+
+    stream: torch.cuda.Stream
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from inference_lib.seam import CheckedRunner, Support, Workload
+from inference_lib.seam import Runner, Support, Workload
 
 
 def precision_support(workload: Workload) -> Support:
@@ -18,7 +18,7 @@ def precision_support(workload: Workload) -> Support:
     return Support(ok=not reason, reason=reason)
 
 
-class CpuRunner(CheckedRunner):
+class CpuRunner(Runner):
     """A runner on the CPU, which reads the caller's array where it is.
 
     A subclass runs its model in ``compute``, from ``_batch`` to ``_logits``.

@@ -7,7 +7,7 @@ import torch
 
 from inference_lib.backends.shared.buffers import IMAGES_PER_COPY, BufferedRunner
 from inference_lib.backends.shared.cuda import float32_products
-from inference_lib.seam import CheckedRunner
+from inference_lib.seam import Runner
 
 
 class GraphedRunner(BufferedRunner):
@@ -22,7 +22,7 @@ class GraphedRunner(BufferedRunner):
     """
 
     def __init__(self, runner: BufferedRunner) -> None:
-        CheckedRunner.__init__(self, runner.workload)
+        Runner.__init__(self, runner.workload)
         self.stream, self.buffers = runner.stream, runner.buffers
         self._products = float32_products(self.workload.precision)
         self._captured = runner  # its weights and workspaces are what the graph's kernels use
