@@ -221,9 +221,6 @@ def started(backend: Backend, artifact: Artifact, batch: np.ndarray) -> tuple[Ru
 
 def inputs_of(workload: Workload) -> list[np.ndarray]:
     """Return different batches (``workload.input_shape``) from the start of the test set."""
-    pictures = workload.model.dataset
-    buffers = max(MIN_INPUT_BUFFERS, INPUT_IMAGES // workload.batch_size)
-    batches = [np.empty(workload.input_shape, workload.host_dtype) for _ in range(buffers)]
-    for number, batch in enumerate(batches):
-        pictures.read(number * workload.batch_size, batch)
-    return batches
+    images = workload.batch_size * max(MIN_INPUT_BUFFERS, INPUT_IMAGES // workload.batch_size)
+    batches = workload.model.dataset.batches(images, workload.input_shape, workload.host_dtype)
+    return [batch.copy() for batch in batches]  # the data set uses its arrays again
