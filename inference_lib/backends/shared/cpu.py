@@ -1,7 +1,6 @@
 """What the CPU backends share: which precisions are measured, and runners that have nothing to copy."""
 
 from collections.abc import Callable
-from typing import Self
 
 import numpy as np
 import torch
@@ -24,8 +23,6 @@ class CpuRunner(Runner):
     A subclass runs its model in ``compute``, from ``_batch`` to ``_logits``.
     """
 
-    stream = None
-
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         self._batch = self._logits = np.empty(0)
@@ -40,9 +37,6 @@ class CpuRunner(Runner):
 
     def synchronize(self) -> None:
         """Nothing is asynchronous on the CPU."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.synchronize()
