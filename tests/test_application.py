@@ -15,7 +15,7 @@ from inference_lib.serve.local_engine import application as local
 from inference_lib.serve.queue import BatchQueue
 
 NAMES = tuple("abcdefghij")
-LIMITS = Limits(body_bytes=100_000, under_way=4, timeout_s=0.5)
+LIMITS = Limits(body_bytes=100_000, under_way=4, timeout_s=2)  # more than a host may halt for
 
 
 @pytest.fixture(scope="module")
