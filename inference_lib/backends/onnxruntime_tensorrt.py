@@ -16,15 +16,14 @@ import torch
 
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
-from inference_lib.backends.tensorrt import (
+from inference_lib.backends.tensorrt.backend import (
     REMEDY,
     EngineBackend,
     engine_versions,
     export_typed,
-    load_tensorrt,
-    timing_cache_path,
     why_no_tensorrt,
 )
+from inference_lib.backends.tensorrt.engine import load_tensorrt, timing_cache_path
 from inference_lib.seam import Artifact, Availability, Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError

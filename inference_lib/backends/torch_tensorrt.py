@@ -15,7 +15,8 @@ import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works
-from inference_lib.backends.tensorrt import PACKAGE, EngineBackend, engine_versions, timing_cache_path, why_no_tensorrt
+from inference_lib.backends.tensorrt.backend import PACKAGE, EngineBackend, engine_versions, why_no_tensorrt
+from inference_lib.backends.tensorrt.engine import timing_cache_path
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
