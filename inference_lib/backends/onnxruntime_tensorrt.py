@@ -36,6 +36,7 @@ class OnnxRuntimeTensorRt(EngineBackend):
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime (TensorRT)"
+    served_by = OnnxRuntime.served_by
     from_onnx = OnnxRuntime.from_onnx
 
     def availability(self, device: str) -> Availability:

@@ -108,8 +108,9 @@ class TensorRt(EngineBackend):
     """An engine on fixed buffers, its kernels captured in a CUDA graph."""
 
     name = "tensorrt"
-    from_onnx = OnnxRuntime.from_onnx
     title = "TensorRT"
+    served_by = "TensorRT (C++)"
+    from_onnx = OnnxRuntime.from_onnx
 
     def availability(self, device: str) -> Availability:
         """Usable where TensorRT is installed and a GPU works that it supports."""

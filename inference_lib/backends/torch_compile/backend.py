@@ -115,6 +115,7 @@ class AotInductor(TorchCompile):
 
     name = "aot-inductor"
     title = "AOTInductor"
+    served_by = "libtorch (C++)"
 
     def availability(self, device: str) -> Availability:
         """Usable where ``torch.compile`` is, and for a GPU where CUDA's headers are: the library's host code is C++."""

@@ -56,6 +56,7 @@ class Tvm:
     cuda_graph: bool = False
     """Whether the virtual machine captures what it can of a run in a CUDA graph, and replays that."""
     times_kernels = False
+    served_by = "TVM's runtime (C++)"
     from_onnx = ("fp32",)
 
     def availability(self, device: str) -> Availability:
@@ -316,14 +317,14 @@ def open_library(artifact: Artifact) -> Any:
     return relax.VirtualMachine(tvm.runtime.load_module(str(artifact.directory / MODEL_FILE)), device)
 
 
-def program_times(machine: Any, images: Any, repeats: int = 10) -> pd.DataFrame:
+def program_times(machine: Any, images: Any) -> pd.DataFrame:
     """Return how long each loop program of one run takes: ``program``, ``calls``, ``ms``, the slowest first.
 
     The virtual machine tells a function before and after every call; each is waited for, so the sum is more than a run
-    takes. The times are medians of ``repeats`` runs. The function stays with the machine: do not time it afterwards.
+    takes. The times are medians of ten runs. The function stays with the machine: do not time it afterwards.
     """
     times: dict[str, list[float]] = {}
-    started = 0.0
+    started, repeats = 0.0, 10
 
     def observe(_: Any, name: str, before: bool, *__: Any) -> int:
         nonlocal started

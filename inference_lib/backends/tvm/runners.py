@@ -23,7 +23,6 @@ class TvmCpuRunner(CpuRunner):
         self._output: Any = None
 
     def _upload(self, batch: np.ndarray) -> None:
-        """Copy one batch to where the library reads it."""
         self._input.copyfrom(batch)
 
     def compute(self) -> None:
