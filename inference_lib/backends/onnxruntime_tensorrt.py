@@ -26,7 +26,7 @@ from inference_lib.backends.tensorrt.backend import (
 from inference_lib.backends.tensorrt.engine import load_tensorrt, timing_cache_path
 from inference_lib.seam import Artifact, Availability, Workload
 from inference_lib.support import paths
-from inference_lib.support.errors import CourseError
+from inference_lib.support.errors import CourseError, first_line
 
 PROVIDER = "TensorrtExecutionProvider"
 
@@ -131,9 +131,7 @@ def open_session(path: Path, options: dict[str, str]) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), settings, providers=[(PROVIDER, options)], enable_fallback=False
-        )
+        session = onnxruntime.InferenceSession(str(path), settings, [(PROVIDER, options)], enable_fallback=False)
     except Exception as error:
         said = re.sub(r"^/\S+:\d+ .*?\) ", "", str(error).strip())  # the place in ONNX Runtime's source
         raise CourseError(f"ONNX Runtime cannot run {path.name} in TensorRT alone: {said}") from error
@@ -194,7 +192,7 @@ def main() -> None:
         with ProviderRunner(Artifact(workload, Path(directory)), {}):
             pass
     except Exception as error:
-        sys.exit((str(error).strip() or type(error).__name__).splitlines()[0])
+        sys.exit(first_line(str(error)) or type(error).__name__)
 
 
 if __name__ == "__main__":

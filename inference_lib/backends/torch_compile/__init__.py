@@ -1,4 +1,4 @@
-"""torch.compile and AOTInductor: the model's operations rewritten and fused by PyTorch's own compiler, Inductor."""
+"""torch.compile and AOTInductor: PyTorch's own compiler, Inductor, at run time and ahead of time."""
 
 # ruff: noqa: F401 (the names are for others)
 

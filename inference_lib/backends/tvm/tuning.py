@@ -191,9 +191,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=SCHEDULES)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    folder = tune(
-        options.model, options.device, options.trials, options.directory, options.batch_size, options.precision
-    )
+    folder = tune(**vars(options))
     print(f"schedules of {options.model} are in {folder}")
 
 
