@@ -30,6 +30,9 @@ from inference_lib.support.errors import CourseError, first_line
 
 PROVIDER = "TensorrtExecutionProvider"
 
+BUILD_LIMIT_S = 900.0
+"""The longest wait for a process that builds an engine."""
+
 
 class OnnxRuntimeTensorRt(EngineBackend):
     """IOBinding on a session whose graph is one TensorRT engine."""
@@ -176,9 +179,13 @@ def build_in_process_of_its_own(directory: Path, workload: Workload) -> None:
     if timings:
         timings.with_suffix("").mkdir(exist_ok=True)
     command = [sys.executable, "-m", __name__, str(directory), workload.model.name, workload.precision.name]
-    process = subprocess.run(
-        [*command, str(workload.batch_size)], env=environment(workload), capture_output=True, text=True, check=False
-    )
+    command.append(str(workload.batch_size))
+    try:
+        process = subprocess.run(
+            command, env=environment(workload), capture_output=True, text=True, check=False, timeout=BUILD_LIMIT_S
+        )
+    except subprocess.TimeoutExpired as late:
+        raise CourseError(f"the TensorRT provider built no engine within {BUILD_LIMIT_S:.0f} s") from late
     if process.returncode != 0 or not engine_files(directory):
         said = (process.stderr or process.stdout).strip().splitlines() or ["no message"]
         raise CourseError(f"the TensorRT provider built no engine: {said[-1]}")
