@@ -29,8 +29,7 @@ NAMES = ("torch-compile", "aot-inductor")
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize(("model", "batch_size"), [*((model, 1) for model in MODELS), ("vanilla_cnn", 5)])
 def test_the_runners_compute_what_the_model_computes(root: Path, name: str, model: str, batch_size: int) -> None:
     backend, workload = get_backend(name), Workload(model, batch_size, "fp32", "cpu")
     first, second = noise(workload), noise(workload, seed=1)
