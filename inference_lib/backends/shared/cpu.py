@@ -28,7 +28,6 @@ class CpuRunner(Runner):
         self._batch = self._logits = np.empty(0)
 
     def _upload(self, batch: np.ndarray) -> None:
-        """Keep a reference to the batch."""
         self._batch = batch
 
     def download(self) -> np.ndarray:
