@@ -15,7 +15,6 @@ from solutions import executing_solutions, exercises, failures, solutions
 from inference_lib.course import book, notebook
 from inference_lib.course import run as course
 from inference_lib.course.run import Course
-from inference_lib.records.runs import runs_of
 from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
 from inference_lib.support import paths
@@ -124,7 +123,7 @@ def test_no_published_page_shows_what_a_library_warns_of_or_the_frames_of_its_pr
 def test_the_edition_is_one_gpu_s_and_was_measured_twice() -> None:
     records = RecordStore(paths.PUBLISHED / "records")
     assert len({record.machine.name("cuda") for record in records.read() if record.device == "cuda"}) == 1
-    assert len(runs_of(records.read())) == 2
+    assert len({record.run for record in records.read()}) == 2
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
