@@ -11,7 +11,7 @@ from inference_lib.backends.torch_tensorrt import TorchTensorRt
 from inference_lib.backends.torchscript import TorchScript
 from inference_lib.backends.tvm.backend import Tvm
 from inference_lib.seam import Backend
-from inference_lib.support.errors import unknown_name
+from inference_lib.support.errors import named
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
@@ -43,6 +43,4 @@ Torch-TensorRT, whose artifact is a program of ``torch.export``."""
 
 def get_backend(name: str) -> Backend:
     """Return the backend called ``name``; CourseError names the valid ones."""
-    if name not in BACKENDS:
-        raise unknown_name("backend", name, tuple(BACKENDS))
-    return BACKENDS[name]
+    return named("backend", name, BACKENDS)
