@@ -100,6 +100,11 @@ class FakeRay:
     class exceptions:  # noqa: N801
         RayActorError, GetTimeoutError = RuntimeError, TimeoutError
 
+        class RayTaskError(Exception):
+            @property
+            def cause(self) -> Exception:
+                return self.args[0]
+
     def wait(self, futures: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
         return futures[:1], futures[1:]
 
@@ -192,6 +197,16 @@ def test_a_set_whose_second_station_dies_too_is_recorded_as_failed(tmp_path: Pat
     records = made.measure(many()[:2])
     assert [(r.status, r.reason) for r in records] == [("failed", "its station died, 2 times")] * 2
     assert stations[2].measured == []
+
+
+def test_what_a_station_cannot_do_is_one_line(tmp_path: Path) -> None:
+    def prepare(_: list[Rival]) -> None:
+        raise FakeRay.exceptions.RayTaskError(CourseError("no data set; get it"))
+
+    made, stations, _ = head(tmp_path, [99])
+    stations[0].prepare = _Remote(stations[0], prepare)
+    with pytest.raises(CourseError, match=r"^station 0: no data set; get it$"):
+        made.measure(many())
 
 
 def test_when_every_station_has_died_it_is_one_line(tmp_path: Path) -> None:

@@ -33,15 +33,13 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.report.live import Board
     from inference_lib.report.tables import in_format
 
-    _, models, _, profile = asked = common.asked(options)
+    asked = common.asked(options)
     if options.precision or options.batch_size:
         rivals = grid(*asked, options.precision, options.batch_size)
     else:
         rivals = whole_grid(*asked)
     store = RecordStore(options.records)
     store.check_writable()
-    for model in models:
-        model.dataset.ensure()
     if options.export_only:
         wanted = [rival for rival in rivals if why_not(rival) is None]
         failed = export_missing(wanted, common.say, timed=not options.untimed_exports)
@@ -55,10 +53,10 @@ def run(options: argparse.Namespace) -> int:
     if options.cluster is not None:
         from inference_lib.measure.cluster import benchmark_on_cluster
 
-        records = benchmark_on_cluster(rivals, profile, store, options.run, options.cluster, common.say, **choices)
+        records = benchmark_on_cluster(rivals, asked[-1], store, options.run, options.cluster, common.say, **choices)
     else:
-        session = Session(profile, store, options.run, **choices)
-        with Board(session.records, profile.invocations) as board:
+        session = Session(asked[-1], store, options.run, **choices)
+        with Board(session.records, session.profile.invocations) as board:
             session.progress = board.say
             session.measure(rivals)
         records = [session.records[rival] for rival in rivals]

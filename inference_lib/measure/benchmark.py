@@ -51,8 +51,6 @@ def benchmark(
     """
     rivals = grid(backends, models, Device.of(device), profile, precisions, batch_sizes)
     store.check_writable()
-    for rival in rivals:
-        rival.workload.model.dataset.ensure()
     session = Session(profile, store, **options)
     session.measure(rivals)
     return [session.records[rival] for rival in rivals]
@@ -104,6 +102,8 @@ class Session:
 
     def prepare(self, rivals: Sequence[Rival]) -> list[RivalSet]:
         """Take what is known of ``rivals`` already, export what is missing; return the sets that are to be measured."""
+        for model in dict.fromkeys(rival.workload.model for rival in rivals):
+            model.dataset.ensure()
         for rival in rivals:
             self.records[rival] = self._known(rival)
         pending = [rival for rival in rivals if not self._finished(self.records[rival])]

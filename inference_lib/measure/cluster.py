@@ -27,6 +27,7 @@ from inference_lib.records.store import RecordStore
 from inference_lib.seam import Model
 from inference_lib.support.cores import cores_of, keep_to
 from inference_lib.support.errors import CourseError
+from inference_lib.support.failures import reason_of
 from inference_lib.support.progress import bar
 
 TRIES = 2
@@ -183,6 +184,8 @@ class _Head:
                 except (self.ray.exceptions.RayActorError, self.ray.exceptions.GetTimeoutError) as error:
                     self._bury(share, error)
                     continue
+                except self.ray.exceptions.RayTaskError as error:
+                    raise CourseError(f"{share.name}: {reason_of(error.cause)}") from error
                 yield share, answer
                 if (following := again(share)) is not None:
                     asked[following] = share
