@@ -1,4 +1,4 @@
-"""Print what makes a shell complete inference-lib: eval "$(inference-lib completion bash)"."""
+"""Print what makes a shell complete inference-lib; eval "$(inference-lib completion bash)" makes it do so."""
 
 import argparse
 
