@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
+from waits import wait_until
 
 from inference_lib.backends import BACKENDS
 from inference_lib.course import book, contribution, notebook, parcel
@@ -240,27 +240,38 @@ def test_chapters_run_in_the_course_s_folder_with_this_interpreter(tiny: Course)
     assert notebook.code_cells(executed)[-1].outputs[0].text == f"{[str(tiny.root), sys.executable]}\n"
 
 
-def test_ctrl_c_keeps_what_was_finished(tiny: Course) -> None:
-    write_chapter(tiny, "02_second", "import time\nprint('started')\ntime.sleep(300)\n")
-    script = (
-        "from pathlib import Path; from inference_lib.course import run; "
-        "run.run_chapters(device='cpu', grid=False, course=run.Course(Path('.'), Path('_build')))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tiny.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    part = tiny.executed / ".02_second.part.ipynb"
-    deadline = time.monotonic() + 90
-    while not (part.exists() and '"running"' in part.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert out.decode().splitlines()[-1] == "[2/2] 02_second: interrupted"
-    assert process.returncode != 0
+def test_after_ctrl_c_a_line_says_so_and_the_same_command_goes_on(tiny: Course) -> None:
+    """The kernel takes its time to end, so that it still tells how the cell was interrupted, to nobody."""
+    code = """\
+        import time
+        from pathlib import Path
+
+        kernel = get_ipython().kernel
+        end = kernel.do_shutdown
+        kernel.do_shutdown = lambda restart: time.sleep(1) or end(restart)
+        Path("started").touch()
+        while Path("wait").exists():
+            time.sleep(0.1)
+        """
+    write_chapter(tiny, "02_second", code)
+    (tiny.root / "wait").touch()
+    command = [sys.executable, "-m", "inference_lib", "run", "--device", "cpu", "--no-grid"]
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "INFERENCE_ROOT": str(tiny.root)}
+    pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+    wait_until(lambda: (tiny.root / "started").exists() or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert out.splitlines()[-1] == "[2/2] 02_second: interrupted"
+    assert errors == "interrupted: what was finished is kept; the same command goes on from there\n"
+    assert process.returncode == 130
     spent = tiny.executed / ".02_second.quick-cpu.seconds"
     assert sorted(p.name for p in tiny.executed.iterdir()) == [spent.name, "01_first.ipynb"]
     assert float(spent.read_text()) > 0
+    (tiny.root / "wait").unlink()
+    again = subprocess.run(command, env=environment, timeout=120, check=True, **pipes)
+    assert again.stdout.startswith("[1/2] 01_first: up to date\n[2/2] 02_second: ")
+    assert (tiny.executed / "02_second.ipynb").exists()
 
 
 def test_the_time_of_an_interrupted_attempt_counts_once(tiny: Course) -> None:

@@ -276,7 +276,8 @@ def _execute(
     notebook: Notebook, output: Path, profile: str, device: str, course: Course, cells: dict[str, Any] | bool = False
 ) -> Notebook:
     """Execute ``notebook`` in the course's folder; what has run so far is always in ``output``."""
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # a failure has its own line
+    for log in ("papermill", "asyncio"):  # a failure has its own line; after Ctrl-C, nobody waits for a cell's any more
+        logging.getLogger(log).setLevel(logging.CRITICAL)
     own_records = None if course.build == paths.BUILD else str(course.records)
     return papermill.execute_notebook(
         notebook,

@@ -37,6 +37,7 @@ class Starter:
                 load_s=loaded - start,
                 first_inference_s=time.perf_counter() - loaded,
                 artifact_mib=artifact.size_bytes / 2**20,
+                alone=True,
                 eight_bits_percent=artifact.manifest.get("eight_bits_percent"),
             )
 

@@ -21,9 +21,11 @@ from inference_lib.records.record import Record
 from inference_lib.records.runs import runs_of
 from inference_lib.records.store import select_all
 from inference_lib.report.choose import is_level, latency_ms
+from inference_lib.report.flat import flat_row
+from inference_lib.report.layout import MISSING
 from inference_lib.report.plots import provenance
 from inference_lib.report.style import style_of
-from inference_lib.report.tables import DEVICE_NAMES, MISSING, flat_row
+from inference_lib.report.tables import DEVICE_NAMES
 from inference_lib.seam import PRECISIONS
 
 COLUMNS = {
