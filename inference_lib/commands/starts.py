@@ -26,7 +26,8 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.measure.profiles import get_profile
     from inference_lib.measure.starts import time_starts
     from inference_lib.records.store import RecordStore
-    from inference_lib.report.tables import costs, text_table
+    from inference_lib.report.layout import text_table
+    from inference_lib.report.tables import costs
     from inference_lib.seam import MODELS, Device
 
     device, profile = Device.of(resolve_device(options.device)), get_profile(options.profile)

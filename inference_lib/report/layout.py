@@ -29,6 +29,7 @@ FORMATS = {
     "p99 ms": "{:.3f}",
     "device ms": "{:.3f}",
     "FPS": "{:,.0f}",
+    "images/s": "{:,.0f}",
     "throughput images/s": "{:,.0f}",
     "GPU memory MiB": "{:,.0f}",
     "GPU busy %": "{:.0f}",
@@ -37,6 +38,7 @@ FORMATS = {
     "images": "{:,.0f}",
     "file MB": "{:.1f}",
     "mJ per image": "{:.2f}",
+    "energy mJ/image": "{:,.1f}",
     EIGHT_BITS: "{:.1f}",
     LARGEST: "{:.1e}",
     "times PyTorch": "{:.1f}",
@@ -55,7 +57,7 @@ def show_table(
     Columns may have two levels; formats go by the lower one.
     """
     lowest = {name: str(name[-1] if isinstance(name, tuple) else name) for name in table.columns}
-    wanted = {LARGEST: _form(LARGEST)} | {last: _form(last) for last in lowest.values()} | (formats or {})
+    wanted = {LARGEST: form(LARGEST)} | {last: form(last) for last in lowest.values()} | (formats or {})
     known = {name: wanted[last] for name, last in lowest.items() if wanted[last]}
     numbers = [n for n, last in lowest.items() if last == INTERVAL or pd.api.types.is_numeric_dtype(table[n])]
     styled = (
@@ -73,17 +75,18 @@ def show_table(
     return HTML(f'<div class="measured-table">{page}</div>{listed}')
 
 
-def _form(name: str) -> str | None:
+def form(name: str) -> str | None:
     """Return the number format of a column by its name, or by the unit at the name's end: ``load, s``."""
-    by_unit = next((form for unit, form in UNIT_FORMATS.items() if name.endswith(unit)), None)
+    by_unit = next((text for unit, text in UNIT_FORMATS.items() if name.endswith(unit)), None)
     return FORMATS.get(name, by_unit)
 
 
-def text_table(table: pd.DataFrame, form: str = "simple") -> str:
+def text_table(table: pd.DataFrame, kind: str = "simple") -> str:
     """Return ``table`` for a terminal, or in Markdown (``pipe``): a gap is a dash, numbers are right-aligned."""
-    shown, numbers = table.astype(object), [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    shown, sides = table.astype(object), []
     for name in table.columns:
-        text = _form(str(name)) or "{}"
+        number = pd.api.types.is_numeric_dtype(table[name])
+        text = (number and form(str(name))) or "{}"
         shown[name] = [MISSING if pd.isna(value) else text.format(value) for value in table[name]]
-    sides = ["right" if number else "left" for number in numbers]
-    return shown.to_markdown(index=False, tablefmt=form, disable_numparse=True, colalign=sides)
+        sides.append("right" if number else "left")
+    return shown.to_markdown(index=False, tablefmt=kind, disable_numparse=True, colalign=sides)

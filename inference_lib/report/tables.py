@@ -1,7 +1,7 @@
 """Tables from records: the scoreboard, what an export answers and costs, two runs beside each other."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,8 +22,6 @@ from inference_lib.seam import MODELS, PRECISIONS
 
 CHANCE = 0.05
 """What is this probable by chance, or more, is no finding."""
-
-BYTES_PER_MIB = 2**20
 
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
 
@@ -152,7 +150,7 @@ def costs(records: Iterable[Record]) -> pd.DataFrame:
         | {
             "export, s": build.export_s,
             "load, s": build.load_s if build.alone else None,
-            "file MB": build.artifact_mib * BYTES_PER_MIB / 1e6,
+            "file MB": build.artifact_mib * 2**20 / 1e6,
             "GPU memory MiB": record.gpu_memory_mib,
             "mJ per image": record.load.energy_mj_per_image if record.load else None,
         }
@@ -189,8 +187,7 @@ def _without_lone_device(table: pd.DataFrame) -> pd.DataFrame:
 
 def reference_table(model: str) -> pd.DataFrame:
     """Return what the project this course grew from measured for ``model`` at batch 1 on a Quadro T2000."""
-    with resources.files("inference_lib.report").joinpath("reference_quadro_t2000.csv").open() as file:
-        table = pd.read_csv(file)
+    table = pd.read_csv(Path(__file__).with_name("reference_quadro_t2000.csv"))
     return table[table["model"] == model].drop(columns="model")
 
 
