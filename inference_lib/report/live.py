@@ -16,7 +16,8 @@ from inference_lib.support.progress import Bar
 if TYPE_CHECKING:
     from inference_lib.measure.plan import Rival
 
-COLUMNS = {"framework": "left", "model": "left", "batch": "right", "starts": "right", "ms": "right", "note": "left"}
+COLUMNS = ("framework", "model", "batch", "starts", "ms", "note")
+NUMBERS = ("batch", "starts", "ms")
 
 AROUND = 9
 """Lines of the terminal that are not rows: the head, the lines about the work and what is left of it, the prompt."""
@@ -71,8 +72,8 @@ class Board:
         about = f"{done} of {len(self.records)} rows done; {line.strip()}"
         below = Text("\n".join(filter(None, (about, self._left))), no_wrap=True, overflow="ellipsis")
         made = Table(caption=below, caption_justify="left", expand=True)
-        for name, side in COLUMNS.items():
-            made.add_column(name, justify=side, no_wrap=True)
+        for name in COLUMNS:
+            made.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
         made.columns[-1].ratio = 1  # the note takes what the others leave
         for rival in list(self._seen)[-max(1, self._console.height - AROUND) :]:
             made.add_row(*map(Text, _row(self.records[rival], self.invocations)))

@@ -123,18 +123,12 @@ def _drawn(found: Opening) -> Figure:
         medians.append(Interval(found.bound_ms))
         colors.append(plots.INK)
     drawn, (axes,) = canvas.new_figure(height=0.31 * len(names) + 0.7)
-    bars = axes.barh(
-        range(len(names)),
-        [m.value for m in medians],
-        xerr=plots.reach(medians),
-        color=colors,
-        ecolor=plots.INK,
-        height=0.62,
-    )
+    lengths = [median.value for median in medians]
+    bars = axes.barh(range(len(names)), lengths, xerr=plots.reach(medians), color=colors, ecolor=plots.INK, height=0.62)
     for bar, color, record in zip(bars, colors, found.records, strict=False):
         if id(record) in level:
             bar.set(facecolor="none", edgecolor=color, linewidth=1.8)
-    axes.bar_label(bars, [f"{median.value:.3g} ms" for median in medians], padding=5)
+    axes.bar_label(bars, [f"{length:.3g} ms" for length in lengths], padding=5)
     plots.name_rows(axes, names, "one picture, ms")
     axes.margins(x=0.27, y=0.02)
     axes.set(xlim=(0, None))

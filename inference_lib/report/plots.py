@@ -56,12 +56,8 @@ def precision_alpha(name: str) -> float:
 
 def reach(intervals: Sequence[Interval]) -> np.ndarray:
     """Return how far each interval reaches below and above its value, for Matplotlib's error bars; 0 without one."""
-    return np.array(
-        [
-            [i.value - (i.value if i.low is None else i.low) for i in intervals],
-            [(i.value if i.high is None else i.high) - i.value for i in intervals],
-        ]
-    )
+    ends = [[i.value if end is None else end for end in (i.low, i.high)] for i in intervals]
+    return np.abs(np.reshape(ends, (-1, 2)).T - [i.value for i in intervals])
 
 
 def latency_ecdf(records: Sequence[Record], axes: Axes) -> None:
@@ -117,18 +113,9 @@ def stacked_parts(records: Sequence[Record], axes: Axes) -> None:
         axes.barh(positions, widths, left=left, color=color, label=part, height=0.6)
         left += widths
     medians = [r.median("end_to_end") for r in records]
-    axes.errorbar(
-        [median.value for median in medians],
-        list(positions),
-        xerr=reach(medians),
-        fmt="|",
-        color=INK,
-        markersize=14,
-        markeredgewidth=2,
-        elinewidth=1,
-        capsize=2,
-        label="end to end",
-    )
+    mark: dict[str, Any] = {"fmt": "|", "color": INK, "markersize": 14, "markeredgewidth": 2}
+    bar: dict[str, Any] = {"xerr": reach(medians), "elinewidth": 1, "capsize": 2}
+    axes.errorbar([median.value for median in medians], positions, **mark, **bar, label="end to end")
     name_rows(axes, [label(r) for r in records], "median, ms")
     _legend_above(axes, columns=4)
 
