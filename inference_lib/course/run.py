@@ -19,7 +19,6 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbformat.reader import NotJSONError
-from papermill.exceptions import PapermillExecutionError
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.shared.cuda import resolve_device
@@ -206,13 +205,16 @@ def _failure(cells: list[Notebook], error: Exception) -> dict[str, Any]:
         reason = "the kernel died, perhaps for want of memory"
     if not begun:
         return {"cell": 0, "said": f"before its first cell: {reason}", "traceback": ""}
-    if isinstance(error, PapermillExecutionError):
-        reason, traceback = f"{error.ename}: {_last_line(error.evalue)}", "\n".join(error.traceback)
-        if error.ename == "KeyboardInterrupt":  # by nobody at a keyboard: that ends all of them
-            reason = f"it did not end within {CELL_S:,} s"
-    first_line = cells[begun[-1] - 1].source.strip().splitlines()[0]
+    cell = cells[begun[-1] - 1]
+    for output in cell.outputs:
+        if output.output_type == "error":
+            reason = f"{output.ename}: {_last_line(output.evalue)}"
+            if output.ename == "KeyboardInterrupt":  # by nobody at a keyboard: that ends all of them
+                reason = f"it did not end within {CELL_S:,} s"
+            traceback = without_paths(ESCAPES.sub("", "\n".join(output.traceback)))
+    first_line = cell.source.strip().splitlines()[0]
     said = f"at code cell {begun[-1]} (`{first_line}`): {reason}"
-    return {"cell": begun[-1], "said": said, "traceback": without_paths(ESCAPES.sub("", traceback))}
+    return {"cell": begun[-1], "said": said, "traceback": traceback}
 
 
 def _last_line(text: str) -> str:
