@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from inference_lib.measure.roofline import Ceilings
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import Interval
-from inference_lib.records.store import select
+from inference_lib.records.store import select_all
 from inference_lib.report import labels
 from inference_lib.report.canvas import INK, SMALL, new_figure, plain_ticks, show_figure
 from inference_lib.report.style import style_of
@@ -78,7 +78,8 @@ def throughput_over_latency(records: Sequence[Record], axes: Axes) -> None:
     """
     measured = [record for record in records if record.latency]
     for backend, precision in dict.fromkeys((record.backend, record.precision) for record in measured):
-        points = sorted(select(measured, backend=backend, precision=precision), key=lambda record: record.batch_size)
+        points = select_all(measured, backend=backend, precision=precision)
+        points.sort(key=lambda record: record.batch_size)
         medians = [record.median("end_to_end") for record in points]
         milliseconds, fps = [median.value for median in medians], [record.fps or 0.0 for record in points]
         look = _line(points[0], records) | {"marker": style_of(backend).marker, "markersize": 5}
