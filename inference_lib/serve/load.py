@@ -1,0 +1,238 @@
+"""The tests behind the command ``load``: each prints what it measures at once, and fills the figures it is run for."""
+
+import operator
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.measure.gpu import sample_load
+from inference_lib.measure.plan import Rival, empty_record
+from inference_lib.measure.profiles import get_profile
+from inference_lib.records.store import RecordStore
+from inference_lib.serve.busy import cores_busy
+from inference_lib.serve.client import Client
+from inference_lib.serve.loadgen import Run, highest_rate, run_loadgen
+from inference_lib.serve.loops import closed_loop
+from inference_lib.serve.server_process import answers, free_port, running_server
+from inference_lib.serve.service import measure_service
+from inference_lib.serve.settings import Settings
+from inference_lib.serve.simulator import Knobs
+from inference_lib.serve.soak import soak
+from inference_lib.serve.trials import LoadTest, overlapped_rate, queue_overhead, serving_of, simulated_rate
+from inference_lib.support.errors import CourseError
+from inference_lib.support.progress import say
+from inference_lib.zoo.fashion_mnist import split_of
+
+RUNS = 3
+"""Of the load that is kept: from three on, there are intervals."""
+
+PICTURES = 1024
+"""Test pictures that are sent."""
+
+CALLERS, GUESS_S = 32, 1.0
+"""Who wait for their answers, all at once: what they get through is a first guess at what a server carries."""
+
+LINEAR = 90
+"""Percent of twice the rate that twice as many replicas are to carry."""
+
+KEPT = {"<=": operator.le, ">=": operator.ge}
+
+
+@dataclass
+class Figure:
+    """A number that a test is run for, and the course's goal for it (``<= 15``), if there is one."""
+
+    name: str
+    unit: str
+    goal: str = ""
+    value: float | None = None
+    parts: "tuple[Figure, Figure] | None" = None
+    """Of a percentage: what it is of what."""
+
+    def __str__(self) -> str:
+        if self.parts:
+            part, whole = (figure.value for figure in self.parts)
+            self.value = 100 * part / whole if whole and part is not None else None
+        if self.value is None:
+            return f"{self.name:64}{'not measured':>22}  {self.goal}".rstrip()
+        sign, _, bound = self.goal.partition(" ")
+        verdict = ("reached" if KEPT[sign](self.value, float(bound)) else "missed") if self.goal else ""
+        return f"{self.name:64}{f'{self.value:,.1f} {self.unit}':>22}  {self.goal:8}{verdict}".rstrip()
+
+
+def one_run(options: Namespace) -> bool:
+    """Whether one run is asked for, and no search: only the server scenario has a highest rate."""
+    return bool(options.rate) or options.scenario != "server"
+
+
+def in_process(options: Namespace, settings: Settings, figures: list[Figure]) -> bool:
+    """Print what a classifier, the queue before it and the simulator do; or one run, and return whether it counts."""
+    if settings.replicas > 1:
+        raise CourseError("one replica works in this process; give --replicas with --engines or --soak")
+    limit_ms, loaded = options.p99_ms or 10.0, settings.loaded()
+    knobs = Knobs(settings.max_batch, settings.max_wait_s, settings.limits.under_way)
+    with loaded as classifier:
+        service = measure_service(classifier)
+        test = LoadTest(classifier, service, knobs, _pictures(), options.seconds, limit_ms)
+        if one_run(options):
+            return _told(test.run(options.scenario, options.rate or service.capacity)).valid
+        added = Figure("what the queue adds to one picture, p50", "us", "<= 100")
+        off = Figure(f"simulated p99 off the measured, worst of {len(options.loads)} loads", "%", "<= 15")
+        carried = Figure(f"highest rate in this process, p99 within {limit_ms:g} ms", "requests/s")
+        most = Figure("images without a queue, copies overlapped where they can be", "images/s", value=service.capacity)
+        share = Figure("that rate of these images", "%", ">= 80", parts=(carried, most))
+        figures += [added, off, carried, most, share]
+        print(f"{loaded.title}, {settings.workload.model} {settings.workload.precision} on {settings.workload.device}")
+        print("batch  alone ms  busy ms  images/s")
+        for size in service.sizes:
+            alone, busy = service.alone_s(size), service.occupied_s(size)
+            print(f"{size:5}  {alone * 1e3:8.3f}  {busy * 1e3:7.3f}  {size / busy:8,.0f}", flush=True)
+        turns = queue_overhead(classifier)
+        added.value, thread = (1e3 * (turns.ms(name) - turns.ms("classifier")) for name in ("queue", "thread"))
+        print(f"the queue adds {added.value:.0f} us to one picture, {thread:.0f} where a thread is woken", flush=True)
+        runner = loaded.runners[settings.max_batch]
+        if isinstance(runner, BufferedRunner):
+            most.value = overlapped_rate(runner, options.seconds / 3)
+        _print_trials(test, options.loads, off)
+        simulated = simulated_rate(service, knobs, limit_ms)
+        say(f"simulated: {simulated:,.0f} requests/s with p99 within {limit_ms:g} ms")
+        rate = _search(lambda asked: test.run("server", asked), simulated or service.capacity / 10, limit_ms, carried)
+        if options.records and rate:
+            _keep(test, settings, rate, options.records)
+        _told(test.run("offline", service.capacity))
+    return True
+
+
+def _print_trials(test: LoadTest, loads: list[float], off: Figure) -> None:
+    """Print a line for each part of the capacity: the law, the simulation, LoadGen."""
+    say("load   rate/s   law ms  simulated p50, p99 ms  measured p50, p99 ms   off %  mean batch  counts")
+    for trial in test.predict_and_measure(loads):
+        simulated, run = trial.simulated, trial.run
+        say(
+            f"{trial.load:4.2f} {trial.rate:8,.0f} {trial.law_ms:8.2f}"
+            f"  {simulated.quantile_ms(50):9.2f} {simulated.quantile_ms(99):10.2f}"
+            f"  {run.latency_ms['p50']:9.2f} {run.latency_ms['p99']:10.2f} {trial.off_percent:+7.1f}"
+            f" {run.mean_batch:11.1f}  {run.verdict}"
+        )
+        off.value = max(off.value or 0.0, abs(trial.off_percent))
+
+
+def _keep(test: LoadTest, settings: Settings, rate: float, folder: Path) -> None:
+    """Run ``rate`` three times, and write what was seen as a record, also where that was cut short."""
+    runs: list[Run] = []
+
+    def once() -> int:
+        runs.append(test.run("server", rate, seed=len(runs)))
+        return sum(size * count for size, count in runs[-1].batches.items())
+
+    asked, gpu = settings.workload, None
+    try:
+        if asked.on_gpu:  # two runs, the second is watched
+            gpu = sample_load(asked.device.index, once, test.seconds)
+        while len(runs) < RUNS:
+            once()
+    finally:
+        if runs:
+            rival = Rival(settings.backend, replace(asked, batch_size=settings.max_batch))
+            record = empty_record(rival, replace(get_profile("quick"), name="load"), "1", "ok")
+            record.serving = serving_of("queue", test.knobs, runs, test.limit_ms, rate, gpu)
+            print(RecordStore(folder).write(record), flush=True)
+
+
+def engines(options: Namespace, figures: list[Figure]) -> bool:
+    """Start one server after the other and put it under load; return whether all worked: one does not end the rest."""
+    names = ("backend", "model", "precision", "device", "max_batch", "max_wait_ms", "max_queue", "timeout_s")
+    given = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
+    limit, first = f"p99 within {options.p99_ms or 25.0:g} ms", options.replicas[0]
+    carried = {
+        (engine, replicas): Figure(f"{engine}, {replicas} at work: highest rate, {limit}", "requests/s")
+        for engine, replicas in product(options.engines, options.replicas)
+    }
+    figures += carried.values()
+    for (engine, replicas), figure in carried.items():
+        if replicas != first:
+            name, goal = f"{engine}: {replicas} at work over {first}", f">= {LINEAR * replicas / first:g}"
+            figures.append(Figure(name, "%", goal, parts=(figure, carried[engine, first])))
+    good = True
+    for (engine, replicas), figure in carried.items():
+        say(f"{engine}, {replicas} at work:")
+        port = free_port()
+        url, words = f"http://127.0.0.1:{port}", ["--engine", engine, "--replicas", str(replicas), "--port", str(port)]
+        try:
+            with running_server(url, given + words) as server:
+                good = over_http(options, url, figure, server.pid) and good
+        except CourseError as error:
+            say(f"error: {error}", sys.stderr)
+            good = False
+    return good
+
+
+def over_http(options: Namespace, url: str, carried: Figure, pid: int | None = None) -> bool:
+    """Print one run against a server, or search its highest rate; with the cores that process ``pid`` kept busy.
+
+    Return whether the run that was asked for counts.
+    """
+    pictures, limit_ms = _pictures(), options.p99_ms or 25.0
+    if not answers(f"{url.rstrip('/')}/ready"):
+        raise CourseError(f"{url} is not ready; start it with `python -m inference_lib serve`, and wait for GET /ready")
+    with Client(url) as client:
+
+        def run_at(rate: float) -> Run:
+            with cores_busy(pid) as busy:
+                found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, limit_ms)
+            return replace(found, busy=busy)
+
+        if one_run(options):
+            return _told(run_at(options.rate or 100.0)).valid
+        guess = [sent for sent in closed_loop(client, pictures[0], CALLERS, GUESS_S) if not sent.error]
+        _search(run_at, len(guess) / GUESS_S or 100.0, limit_ms, carried)
+    return True
+
+
+def soaked(options: Namespace, settings: Settings, figures: list[Figure]) -> bool:
+    """Print what became of a long load; return whether every request was answered."""
+    limit_ms = options.p99_ms or 100.0
+    lost = Figure("requests without an answer", "", "<= 0")
+    grown = Figure("growth of the memory", "%", "<= 2")
+    well = Figure(f"longest time from a kill until p99 was within {limit_ms:g} ms", "s", "<= 5")
+    figures += [lost, grown, well]
+    found = soak(
+        settings, options.seconds, options.kill_every, limit_ms, options.rate, lambda line: say(line, sys.stderr)
+    )
+    lost.value, grown.value, well.value = found.lost, found.memory_growth_percent, max(found.recovered_s, default=None)
+    print(f"{found.seconds:.0f} s at {found.rate:,.0f} requests/s: {found.sent:,} sent, {found.answered:,} with logits")
+    print(f"with a reason instead: {', '.join(f'{n} {kind}' for kind, n in found.errors.items()) or 'none'}")
+    print(f"killed {found.kills}, replaced {found.replaced}, p99 of all {found.p99_ms:.1f} ms")
+    return not found.lost
+
+
+def _pictures() -> list[np.ndarray]:
+    return list(split_of("test")[0][:PICTURES])
+
+
+def _search(run_at: Callable[[float], Run], start: float, limit_ms: float, carried: Figure) -> float:
+    """Search the highest rate, and print each run; ``carried`` has the highest so far."""
+    carried.value = 0.0
+
+    def measure(rate: float) -> Run:
+        found = _told(run_at(rate))
+        if found.keeps(limit_ms):
+            carried.value = max(carried.value or 0.0, rate)
+        return found
+
+    return highest_rate(measure, start, limit_ms)[0]
+
+
+def _told(run: Run) -> Run:
+    """Print a run in one line."""
+    asked = f"{run.rate:,.0f}/s asked, " if run.rate else ""
+    quantiles = ", ".join(f"{name} {ms:.2f}" for name, ms in run.latency_ms.items())
+    cores = "".join(f"; {name} {cores:.2f} cores" for name, cores in run.busy.items())
+    say(f"{run.scenario}: {asked}{run.samples_per_s:,.0f}/s, {quantiles} ms, {run.verdict}{cores}")
+    return run
