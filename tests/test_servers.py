@@ -145,10 +145,10 @@ def test_a_server_is_loaded_over_http_and_does_not_outlive_who_started_it(
     command = [sys.executable, "-c", HOLDER, url, *MODEL, "--engine", "local", "--port", str(port), "--max-batch", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         server = psutil.Process(int(holder.stdout.readline()))
-        for scenario in ("single_stream", "server"):
+        for scenario in ("single_stream", "server", "offline"):
             main(["load", "--url", url, "--scenario", scenario, "--rate", "200", "--seconds", "0.2"])
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split(":")[0] for line in lines] == ["single_stream", "server"]
+        assert [line.split(":")[0] for line in lines] == ["single_stream", "server", "offline"]
         assert all("Error" not in line for line in lines)
         holder.kill()  # as a kernel is that is restarted: nothing of it runs any more
     gone, _ = psutil.wait_procs([server], 20)

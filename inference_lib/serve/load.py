@@ -1,21 +1,25 @@
 """The tests behind the command ``load``: each prints what it measures at once, and fills the figures it is run for."""
 
 import operator
+import os
 import sys
+import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.measure.gpu import sample_load
 from inference_lib.measure.plan import Rival, empty_record
 from inference_lib.measure.profiles import get_profile
 from inference_lib.records.store import RecordStore
-from inference_lib.serve.busy import cores_busy
 from inference_lib.serve.client import Client
 from inference_lib.serve.loadgen import Run, highest_rate, run_loadgen
 from inference_lib.serve.loops import closed_loop
@@ -37,6 +41,9 @@ PICTURES = 1024
 
 CALLERS, GUESS_S = 32, 1.0
 """Who wait for their answers, all at once: what they get through is a first guess at what a server carries."""
+
+SHOWN = 0.05
+"""Cores; what is busy for less is not told."""
 
 LINEAR = 90
 """Percent of twice the rate that twice as many replicas are to carry."""
@@ -184,15 +191,31 @@ def over_http(options: Namespace, url: str, carried: Figure, pid: int | None = N
     with Client(url) as client:
 
         def run_at(rate: float) -> Run:
-            with cores_busy(pid) as busy:
-                found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, limit_ms)
-            return replace(found, busy=busy)
+            before, start = _cpu_seconds(pid), time.perf_counter()
+            found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, limit_ms)
+            seconds, spent = time.perf_counter() - start, _cpu_seconds(pid) - before
+            found.busy = {name: used / seconds for name, used in spent.most_common() if used > SHOWN * seconds}
+            return found
 
         if one_run(options):
             return _told(run_at(options.rate or 100.0)).valid
         guess = [sent for sent in closed_loop(client, pictures[0], CALLERS, GUESS_S) if not sent.error]
         _search(run_at, len(guess) / GUESS_S or 100.0, limit_ms, carried)
     return True
+
+
+def _cpu_seconds(pid: int | None) -> Counter[str]:
+    """Return the CPU time that the load, a server and what that started have had: where Python takes a core, it shows.
+
+    Nothing where the server is somebody else's.
+    """
+    found = Counter[str]()
+    with suppress(psutil.NoSuchProcess):
+        server = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)] if pid else []
+        for process in [psutil.Process(), *server] if server else []:
+            name = f"{process.name()} {process.pid}" if process.pid != os.getpid() else "the load"
+            found[name] = sum(process.cpu_times()[:2])
+    return found
 
 
 def soaked(options: Namespace, settings: Settings, figures: list[Figure]) -> bool:
@@ -218,12 +241,10 @@ def _pictures() -> list[np.ndarray]:
 
 def _search(run_at: Callable[[float], Run], start: float, limit_ms: float, carried: Figure) -> float:
     """Search the highest rate, and print each run; ``carried`` has the highest so far."""
-    carried.value = 0.0
 
     def measure(rate: float) -> Run:
         found = _told(run_at(rate))
-        if found.keeps(limit_ms):
-            carried.value = max(carried.value or 0.0, rate)
+        carried.value = max(carried.value or 0.0, rate if found.keeps(limit_ms) else 0.0)
         return found
 
     return highest_rate(measure, start, limit_ms)[0]

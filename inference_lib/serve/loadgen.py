@@ -16,19 +16,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlperf_loadgen as loadgen
 import numpy as np
 
+from inference_lib.measure.workers import uninterrupted
 from inference_lib.serve.classifier import out_of_the_collectors_way
+from inference_lib.serve.client import Client, Reply
+from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.progress import bar, ticking
 
-if TYPE_CHECKING:
-    from inference_lib.serve.client import Client, Reply
-    from inference_lib.serve.queue import BatchQueue
-    from inference_lib.serve.request import Request
+Target = BatchQueue | Client
+"""What is put under load."""
 
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
 """One caller who waits; one caller who sends eight at once and waits; requests at random times; all at once."""
@@ -67,7 +69,7 @@ class Run:
     longest_queue: int = 0
     """The most requests that were seen waiting."""
     busy: dict[str, float] = field(default_factory=dict)
-    """Cores that processes kept busy, see ``busy.py``; empty where nobody looked."""
+    """Cores that processes kept busy, by name; empty where nobody looked."""
 
     @property
     def verdict(self) -> str:
@@ -85,7 +87,7 @@ class Run:
 
 
 def run_loadgen(
-    target: "BatchQueue | Client",
+    target: Target,
     pictures: Sequence[np.ndarray],
     scenario: str,
     seconds: float,
@@ -118,13 +120,10 @@ def run_loadgen(
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
         try:
             shown = ticking(seconds, f"load, s ({scenario.replace('_', ' ')})")
-            with out_of_the_collectors_way(), shown, load.watched(), ThreadPoolExecutor(1) as thread:
-                running = thread.submit(loadgen.StartTestWithLogSettings, system, library, settings, _quiet(folder))
-                try:
-                    running.result()
-                except (KeyboardInterrupt, SystemExit):  # in LoadGen's own calls, it would end the process
-                    load.give_up()
-                    raise
+            quiet = out_of_the_collectors_way()
+            # in a thread: an exception of Ctrl-C in LoadGen's own calls would end the process
+            with uninterrupted(load.give_up), ThreadPoolExecutor(1) as thread, load.watched(), shown, quiet:
+                thread.submit(loadgen.StartTestWithLogSettings, system, library, settings, _quiet(folder)).result()
         finally:
             loadgen.DestroyQSL(library)
             loadgen.DestroyFastSUT(system)
@@ -148,7 +147,7 @@ class _Load:
     because nobody answers any more. What is answered later than that is not told again.
     """
 
-    def __init__(self, target: "BatchQueue | Client", pictures: Sequence[np.ndarray], patient: bool) -> None:
+    def __init__(self, target: Target, pictures: Sequence[np.ndarray], patient: bool) -> None:
         self.errors: Counter[str] = Counter()
         self.longest = self.unanswered = 0
         """The most who waited, and how many got no answer when the run was given up."""
@@ -182,7 +181,7 @@ class _Load:
             except Exception as error:  # the target has ended, or does not take such pictures
                 self._complete(samples[part], error)
 
-    def _done(self, answered: "list[Request] | list[Reply]") -> None:
+    def _done(self, answered: list[Request] | list[Reply]) -> None:
         self._complete([sample for request in answered for sample in request.tags], answered[0].error)
 
     def _complete(self, samples: Sequence[int], error: Exception | None) -> None:

@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inference_lib.serve.client import Reply
+from inference_lib.serve.loadgen import Target
+from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError
 from inference_lib.support.progress import ticking
-
-if TYPE_CHECKING:
-    from inference_lib.serve.client import Client, Reply
-    from inference_lib.serve.queue import BatchQueue
-    from inference_lib.serve.request import Request
 
 DRAINED_S = 60.0
 """How long the last answers are waited for."""
@@ -51,7 +48,7 @@ class OpenLoop:
     All is in arrays that are as large in the beginning as in the end: a load may be watched for memory that grows.
     """
 
-    def __init__(self, target: "BatchQueue | Client", picture: np.ndarray, due: Sequence[float] | np.ndarray) -> None:
+    def __init__(self, target: Target, picture: np.ndarray, due: Sequence[float] | np.ndarray) -> None:
         """Prepare to send ``picture`` at each of the times ``due`` (ascending, seconds)."""
         self._target, self._picture = target, picture
         self.due = np.asarray(due, np.float64)
@@ -97,7 +94,7 @@ class OpenLoop:
         self.answered[number] = self.now()
 
 
-def open_loop(target: "BatchQueue | Client", picture: np.ndarray, due: Sequence[float] | np.ndarray) -> list[Sent]:
+def open_loop(target: Target, picture: np.ndarray, due: Sequence[float] | np.ndarray) -> list[Sent]:
     """Send a picture at each of the times ``due`` (ascending, seconds), whatever became of those before.
 
     Raises:
@@ -112,7 +109,7 @@ def open_loop(target: "BatchQueue | Client", picture: np.ndarray, due: Sequence[
     return list(map(Sent, load.due.tolist(), load.sent.tolist(), load.answered.tolist(), load.errors))
 
 
-def closed_loop(target: "BatchQueue | Client", picture: np.ndarray, callers: int, seconds: float) -> list[Sent]:
+def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: float) -> list[Sent]:
     """Let each of ``callers`` send, wait for the answer, and send again, for ``seconds`` seconds.
 
     A request counts as due when it was sent: that is what most load tools measure.

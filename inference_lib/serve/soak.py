@@ -5,12 +5,14 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 import psutil
 
+from inference_lib.measure.workers import uninterrupted
 from inference_lib.serve.classifier import PICTURE
 from inference_lib.serve.loops import OpenLoop
 from inference_lib.serve.replica import RemoteClassifier
@@ -89,20 +91,17 @@ def _disturb(
     """Run ``load``, and end it when interrupted; return when a replica was killed, and the memory now and then."""
     kills, memory, process = list[float](), list[int](), psutil.Process()
     last = load.due[-1]
-    with ThreadPoolExecutor(1) as sender:
+    with suppress(KeyboardInterrupt), uninterrupted(load.end), ThreadPoolExecutor(1) as sender:
         sending = sender.submit(load.run)
-        try:
-            while not wait([sending], max(0.05, last / 200)).done:
-                memory.append(process.memory_info().rss)
-                alive = [replica for replica in replicas if replica.alive() and replica.pid]
-                # in the last second, nobody could see any more whether it got well
-                if alive and kill_every_s * (1 + len(kills)) <= load.now() < last - WINDOW_S:
-                    victim = alive[len(kills) % len(alive)]
-                    os.kill(victim.pid, signal.SIGKILL)  # type: ignore[arg-type]
-                    kills.append(load.now())
-                    say(f"{kills[-1]:.0f} s: killed process {victim.pid}")
-        except KeyboardInterrupt:
-            load.end()
+        while not wait([sending], max(0.05, last / 200)).done:
+            memory.append(process.memory_info().rss)
+            alive = [replica for replica in replicas if replica.alive() and replica.pid]
+            # in the last second, nobody could see any more whether it got well
+            if alive and kill_every_s * (1 + len(kills)) <= load.now() < last - WINDOW_S:
+                victim = alive[len(kills) % len(alive)]
+                os.kill(victim.pid, signal.SIGKILL)  # type: ignore[arg-type]
+                kills.append(load.now())
+                say(f"{kills[-1]:.0f} s: killed process {victim.pid}")
         sending.result()
     return kills, memory
 
