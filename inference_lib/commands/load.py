@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.url:
             figures.append(load.Figure(f"highest rate that {options.url} carries", "requests/s"))
-            good = load.over_http(options, options.url, figures[0])
+            good = load.over_http(options, options.url.rstrip("/"), figures[0])
         elif options.engines:
             good = load.engines(options, figures)
         else:

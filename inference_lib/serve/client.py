@@ -60,11 +60,8 @@ class Client(AbstractContextManager["Client"]):
         """Send pictures (uint8, N x 28 x 28), each in a request of its own; ``done`` gets their replies one by one."""
         with self._lock:
             self.length += len(pictures)
-        asyncio.run_coroutine_threadsafe(self._post_all(pictures, tags, done), self._loop)
-
-    async def _post_all(self, pictures: np.ndarray, tags: Sequence[Any], done: Callable[[list[Reply]], object]) -> None:
-        posts = (self._post(picture.tobytes(), tag, done) for picture, tag in zip(pictures, tags, strict=True))
-        await asyncio.gather(*posts)
+        for picture, tag in zip(pictures, tags, strict=True):
+            asyncio.run_coroutine_threadsafe(self._post(picture.tobytes(), tag, done), self._loop)
 
     async def _post(self, body: bytes, tag: Any, done: Callable[[list[Reply]], object]) -> None:
         try:

@@ -39,8 +39,8 @@ RUNS = 3
 PICTURES = 1024
 """Test pictures that are sent."""
 
-CALLERS, GUESS_S = 32, 1.0
-"""Who wait for their answers, all at once: what they get through is a first guess at what a server carries."""
+CALLERS, GUESS_S, BEGIN = 32, 1.0, 0.75
+"""Who wait for their answers, all at once, and for how long: with a part of what they get through a search begins."""
 
 SHOWN = 0.05
 """Cores; what is busy for less is not told."""
@@ -186,7 +186,7 @@ def over_http(options: Namespace, url: str, carried: Figure, pid: int | None = N
     Return whether the run that was asked for counts.
     """
     pictures, limit_ms = _pictures(), options.p99_ms or 25.0
-    if not answers(f"{url.rstrip('/')}/ready"):
+    if not answers(f"{url}/ready"):
         raise CourseError(f"{url} is not ready; start it with `python -m inference_lib serve`, and wait for GET /ready")
     with Client(url) as client:
 
@@ -195,26 +195,24 @@ def over_http(options: Namespace, url: str, carried: Figure, pid: int | None = N
             found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, limit_ms)
             seconds, spent = time.perf_counter() - start, _cpu_seconds(pid) - before
             found.busy = {name: used / seconds for name, used in spent.most_common() if used > SHOWN * seconds}
+            if found.errors and not answers(f"{url}/ready"):  # a search would go on down to nothing
+                raise CourseError(f"{url} does not answer any more; read what the server said")
             return found
 
         if one_run(options):
             return _told(run_at(options.rate or 100.0)).valid
         guess = [sent for sent in closed_loop(client, pictures[0], CALLERS, GUESS_S) if not sent.error]
-        _search(run_at, len(guess) / GUESS_S or 100.0, limit_ms, carried)
+        _search(run_at, BEGIN * len(guess) / GUESS_S or 100.0, limit_ms, carried)
     return True
 
 
 def _cpu_seconds(pid: int | None) -> Counter[str]:
-    """Return the CPU time that the load, a server and what that started have had: where Python takes a core, it shows.
-
-    Nothing where the server is somebody else's.
-    """
+    """Return the CPU time of the load, and of a server's processes: one whose Python takes a core is the limit."""
     found = Counter[str]()
     with suppress(psutil.NoSuchProcess):
-        server = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)] if pid else []
-        for process in [psutil.Process(), *server] if server else []:
-            name = f"{process.name()} {process.pid}" if process.pid != os.getpid() else "the load"
-            found[name] = sum(process.cpu_times()[:2])
+        for process in [psutil.Process(), psutil.Process(pid), *psutil.Process(pid).children(True)] if pid else []:
+            name = "worker" if "spawn_main" in " ".join(process.cmdline()) else process.name()
+            found["the load" if process.pid == os.getpid() else f"{name} {process.pid}"] = sum(process.cpu_times()[:2])
     return found
 
 

@@ -290,9 +290,9 @@ def highest_rate(
 
     From ``start``, a good guess, the rate is raised while it is kept, or lowered until it is, in steps that grow from
     ``precision`` to a factor of two. The gap that is left is halved (on a logarithmic scale) until it is as narrow as
-    ``precision``. A rate that is not kept is tried ``tries`` times: other work on the machine may have disturbed a run,
-    and nothing makes one quicker than it is. A rate that LoadGen calls invalid for other reasons than the latency
-    counts as measured: what it is invalid for is in its run.
+    ``precision``. A rate that is not kept is tried ``tries`` times, unless it is far too high: other work on the
+    machine may have disturbed a run, and nothing makes one quicker than it is. A rate that LoadGen calls invalid for
+    other reasons than the latency counts as measured: what it is invalid for is in its run.
 
     Returns:
         The highest rate that was seen to hold, 0 if none was, and all runs.
@@ -311,26 +311,28 @@ def highest_rate(
             shown.total = len(runs) + (0 if low and high else 1) + halvings()
             runs.append(measure(rate))
             shown.update()
-            if runs[-1].keeps(limit_ms):
-                return True
-        return False
-
-    with bar(0, "searching the highest rate") as shown:
-        low, high = (start, 0.0) if holds(start) else (0.0, start)
-        for _ in range(STEPS):
-            if low and high:
+            if runs[-1].keeps(limit_ms) or runs[-1].samples_per_s < OVERLOADED * rate:
                 break
-            rate = low * step or high / step
+        return runs[-1].keeps(limit_ms)
+
+    rate = start
+    with bar(0, "searching the highest rate") as shown:
+        for _ in range(STEPS):
             low, high = (rate, high) if holds(rate) else (low, rate)
-            step = min(step**2, 2.0)
-        while low and high and halvings():
-            middle = (low * high) ** 0.5
-            low, high = (middle, high) if holds(middle) else (low, middle)
+            if not (low and high):
+                rate, step = low * step or high / step, min(step**2, 2.0)
+            elif halvings():
+                rate = (low * high) ** 0.5
+            else:
+                break
     return low, runs
 
 
-STEPS = 16
-"""Away from the first guess before the search is given up: to four thousand times as much, or as little."""
+STEPS = 24
+"""Before the search is given up: to four thousand times the first guess, or a part of it as small."""
+
+OVERLOADED = 0.8
+"""Of the requests of a second, so many are answered at least where a rate may yet be kept."""
 
 ROUNDING = 1e-6
 """Of a gap that is as narrow as it was meant to be."""
