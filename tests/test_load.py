@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from serving import PICTURE, Told
 from waits import interrupt
 
 from inference_lib.cli import main
+from inference_lib.records.store import RecordStore
 from inference_lib.serve.loops import OpenLoop
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.support.errors import CourseError
@@ -57,8 +59,8 @@ class Loaded(AbstractContextManager):
         pass
 
 
-def test_a_search_that_is_interrupted_tells_the_highest_rate_that_it_saw(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_a_search_that_is_interrupted_tells_and_keeps_the_highest_rate_that_it_saw(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     asked: list[float] = []
 
@@ -70,16 +72,18 @@ def test_a_search_that_is_interrupted_tells_the_highest_rate_that_it_saw(
 
     monkeypatch.setattr(Settings, "loaded", Loaded)
     monkeypatch.setattr(LoadTest, "run", run)
-    assert main([*CPU, "--max-batch", "2", "--loads", "0.5"]) == 130
+    assert main([*CPU, "--max-batch", "2", "--loads", "0.5", "--records", str(tmp_path)]) == 130
     said = capsys.readouterr().out
     assert said.count("server: ") == 2
     figures = table(said)
     assert figures["highest rate in this process, p99 within 10 ms"][0] == f"{asked[2]:,.1f}"
+    (record,) = RecordStore(tmp_path / "queue-1").read()
+    assert record.serving.goodput_per_s == asked[2]
     assert figures["simulated p99 off the measured, worst of 1 loads"][-1] in ("reached", "missed")
 
 
 def test_a_server_that_does_not_start_does_not_end_the_others_and_replicas_are_compared(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     @contextmanager
     def running(url: str, words: Sequence[str]) -> Iterator[SimpleNamespace]:
@@ -87,18 +91,22 @@ def test_a_server_that_does_not_start_does_not_end_the_others_and_replicas_are_c
             raise CourseError("the server ended at once")
         yield SimpleNamespace(pid=int(words[words.index("--replicas") + 1]))
 
-    def over_http(options: object, url: str, carried: Figure, pid: int) -> bool:
+    def over_http(options: object, url: str, carried: Figure, best: list[Run], pid: int) -> bool:
         carried.value = {1: 100.0, 2: 190.0}[pid]
+        best.append(Run("server", True, [], carried.value, carried.value, {"p99": 2.0}))
         return True
 
     monkeypatch.setattr(load, "running_server", running)
     monkeypatch.setattr(load, "over_http", over_http)
-    assert main([*CPU, "--engines", "local", "litserve", "--replicas", "1", "2"]) == 1
+    given = ["--engines", "local", "litserve", "--replicas", "1", "2", "--records", str(tmp_path)]
+    assert main([*CPU, *given]) == 1
     said = capsys.readouterr()
     assert said.err.count("error: the server ended at once") == 2
     figures = table(said.out)
     assert figures["litserve, 2 at work: highest rate, p99 within 25 ms"] == ["190.0", "requests/s"]
     assert figures["litserve: 2 at work over 1"] == ["190.0", "%", ">=", "180", "reached"]
+    (record,) = RecordStore(tmp_path / "litserve-2").read()
+    assert (record.serving.engine, record.serving.replicas, record.serving.goodput_per_s) == ("litserve", 2, 190.0)
     assert figures["local: 2 at work over 1"] == ["not", "measured", ">=", "180"]
 
 

@@ -10,12 +10,13 @@ from waits import interrupt
 
 from inference_lib.commands import load
 from inference_lib.records.record import Record
+from inference_lib.seam import Workload
 from inference_lib.serve import loadgen, loops
 from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.loadgen import SCENARIOS, Run, highest_rate, read_summary, run_loadgen
 from inference_lib.serve.loops import closed_loop, open_loop
 from inference_lib.serve.queue import BatchQueue
-from inference_lib.serve.simulator import Knobs
+from inference_lib.serve.settings import Settings
 from inference_lib.serve.trials import serving_of
 from inference_lib.support.errors import CourseError
 
@@ -63,11 +64,12 @@ def test_runs_of_one_load_are_kept_in_a_record_with_intervals(make_record: Calla
         counted = Counter(TimedOutError=errors) if errors else Counter()
         return Run("server", not errors, [], 500.0, 490.0, {"p99": p99}, counted, Counter({8: 10}), errors)
 
-    knobs = Knobs(8, 0.002)
-    said = serving_of("queue", knobs, [run(4.0), run(5.0), run(4.5, 2)], 10.0, goodput=700.0)
+    settings = Settings("pytorch", Workload("vanilla_cnn", 1), max_batch=8)
+    said = serving_of("queue", settings, [run(4.0), run(5.0), run(4.5, 2)], 10.0)
+    assert (said.max_batch, said.max_wait_ms, said.goodput_per_s) == (8, 2, 500.0)
     assert said.latency["p99"].low_ms < said.latency["p99"].ms < said.latency["p99"].high_ms
     assert (said.valid, said.errors, said.batches, said.longest_queue) == (False, {"TimedOutError": 2}, {8: 30}, 2)
-    assert serving_of("queue", knobs, [run(4.0)], 10.0).latency["p99"].low_ms is None
+    assert serving_of("queue", settings, [run(4.0)], 10.0).latency["p99"].low_ms is None
     record = make_record(serving=said)
     assert Record.model_validate_json(record.model_dump_json()) == record
     assert make_record().serving is None

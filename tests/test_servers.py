@@ -334,7 +334,7 @@ def test_a_load_in_this_process_is_predicted_measured_and_kept(
     figures = said[said.index("figure ") :].splitlines()[1:]
     assert len(figures) == 4
     assert not any(line.endswith("not measured") for line in figures)
-    (record,) = RecordStore(tmp_path).read()
+    (record,) = RecordStore(tmp_path / "queue-1").read()
     assert (record.profile, record.batch_size, record.status) == ("load", 2, "ok")
     serving = record.serving
     assert serving.goodput_per_s == serving.arrival_rate > 0

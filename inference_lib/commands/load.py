@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loads", type=common.positive, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9], help="parts of the capacity"
     )
-    parser.add_argument("--records", type=common.folder, help="a folder of its own for the load at the highest rate")
+    parser.add_argument("--records", type=common.folder, help="a folder for the load at the highest rate")
     parser.add_argument("--soak", action="store_true", help="one long load, a replica killed now and then")
     parser.add_argument(
         "--kill-every", type=common.positive, default=60.0, metavar="S", help="seconds between two kills"
@@ -54,9 +54,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.url:
             figures.append(load.Figure(f"highest rate that {options.url} carries", "requests/s"))
-            good = load.over_http(options, options.url.rstrip("/"), figures[0])
+            good = load.over_http(options, options.url.rstrip("/"), figures[0], [])
         elif options.engines:
-            good = load.engines(options, figures)
+            good = load.engines(options, settings, figures)
         else:
             good = (load.soaked if options.soak else load.in_process)(options, settings, figures)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Requests over HTTP, sent at their time: what a load generator needs of a client."""
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -39,9 +40,9 @@ class Client(AbstractContextManager["Client"]):
 
     def __init__(self, url: str) -> None:
         """Start the thread."""
-        self.length, self.batches = 0, Counter[int]()
-        """Pictures without an answer yet, and nothing: a server does not tell what it computes together."""
-        self._lock = threading.Lock()
+        self.length = 0
+        """Pictures without an answer yet."""
+        self._lock, self._answered = threading.Lock(), Counter[int]()
         self._url = f"{url.rstrip('/')}/classify-raw"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -51,6 +52,11 @@ class Client(AbstractContextManager["Client"]):
     async def _open(self) -> aiohttp.ClientSession:
         limits, connector = aiohttp.ClientTimeout(total=ANSWER_S), aiohttp.TCPConnector(limit=CONNECTIONS)
         return aiohttp.ClientSession(connector=connector, timeout=limits)
+
+    @property
+    def batches(self) -> Counter[int]:
+        """About how many batches of each size the server computed, by what it told in its answers."""
+        return Counter({size: round(count / size) for size, count in list(self._answered.items())})
 
     def submit(self, picture: np.ndarray, done: Callable[[Reply], object]) -> None:
         """Send a picture (uint8, 28 x 28) and return; ``done`` gets the reply, in the client's thread."""
@@ -70,6 +76,8 @@ class Client(AbstractContextManager["Client"]):
                 said = await response.text()
                 failed = HTTPError(f"{response.status}: {said[:200]}") if response.status != 200 else None
                 reply = Reply(response.status, failed, (tag,))
+            if not failed:
+                self._answered[json.loads(said)["batch"]] += 1
         except Exception as error:  # a connection that broke, or an answer that did not come
             reply = Reply(0, error, (tag,))
         with self._lock:

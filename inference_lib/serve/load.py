@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -19,6 +18,7 @@ from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.measure.gpu import sample_load
 from inference_lib.measure.plan import Rival, empty_record
 from inference_lib.measure.profiles import get_profile
+from inference_lib.records.record import Load
 from inference_lib.records.store import RecordStore
 from inference_lib.serve.client import Client
 from inference_lib.serve.loadgen import Run, highest_rate, run_loadgen
@@ -109,9 +109,13 @@ def in_process(options: Namespace, settings: Settings, figures: list[Figure]) ->
         _print_trials(test, options.loads, off)
         simulated = simulated_rate(service, knobs, limit_ms)
         say(f"simulated: {simulated:,.0f} requests/s with p99 within {limit_ms:g} ms")
-        rate = _search(lambda asked: test.run("server", asked), simulated or service.capacity / 10, limit_ms, carried)
-        if options.records and rate:
-            _keep(test, settings, rate, options.records)
+        best, gpu = list[Run](), None
+        try:
+            _search(lambda rate: test.run("server", rate), simulated or service.capacity / 10, limit_ms, carried, best)
+            if options.records and best:
+                gpu = _repeat(test, settings, best)
+        finally:
+            _write(options, settings, "queue", best, limit_ms, gpu)
         _told(test.run("offline", service.capacity))
     return True
 
@@ -130,29 +134,33 @@ def _print_trials(test: LoadTest, loads: list[float], off: Figure) -> None:
         off.value = max(off.value or 0.0, abs(trial.off_percent))
 
 
-def _keep(test: LoadTest, settings: Settings, rate: float, folder: Path) -> None:
-    """Run ``rate`` three times, and write what was seen as a record, also where that was cut short."""
-    runs: list[Run] = []
+def _repeat(test: LoadTest, settings: Settings, runs: list[Run]) -> Load | None:
+    """Run the rate of ``runs`` until there are three; return what the GPU said meanwhile."""
+    rate, gpu = runs[0].rate or 0.0, None
 
     def once() -> int:
         runs.append(test.run("server", rate, seed=len(runs)))
         return sum(size * count for size, count in runs[-1].batches.items())
 
-    asked, gpu = settings.workload, None
-    try:
-        if asked.on_gpu:  # two runs, the second is watched
-            gpu = sample_load(asked.device.index, once, test.seconds)
-        while len(runs) < RUNS:
-            once()
-    finally:
-        if runs:
-            rival = Rival(settings.backend, replace(asked, batch_size=settings.max_batch))
-            record = empty_record(rival, replace(get_profile("quick"), name="load"), "1", "ok")
-            record.serving = serving_of("queue", test.knobs, runs, test.limit_ms, rate, gpu)
-            print(RecordStore(folder).write(record), flush=True)
+    if settings.workload.on_gpu:  # two runs, the second is watched
+        gpu = sample_load(settings.workload.device.index, once, test.seconds)
+    while len(runs) < RUNS:
+        once()
+    return gpu
 
 
-def engines(options: Namespace, figures: list[Figure]) -> bool:
+def _write(
+    options: Namespace, settings: Settings, engine: str, runs: list[Run], limit_ms: float, gpu: Load | None = None
+) -> None:
+    """Write the runs at the highest rate as a record, where there are any, and it is asked for."""
+    if options.records and runs:
+        rival = Rival(settings.backend, replace(settings.workload, batch_size=settings.max_batch))
+        record = empty_record(rival, replace(get_profile("quick"), name="load"), "1", "ok")
+        record.serving = serving_of(engine, settings, runs, limit_ms, gpu)
+        say(str(RecordStore(options.records / f"{engine}-{settings.replicas}").write(record)))
+
+
+def engines(options: Namespace, settings: Settings, figures: list[Figure]) -> bool:
     """Start one server after the other and put it under load; return whether all worked: one does not end the rest."""
     names = ("backend", "model", "precision", "device", "max_batch", "max_wait_ms", "max_queue", "timeout_s")
     given = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
@@ -171,19 +179,22 @@ def engines(options: Namespace, figures: list[Figure]) -> bool:
         say(f"{engine}, {replicas} at work:")
         port = free_port()
         url, words = f"http://127.0.0.1:{port}", ["--engine", engine, "--replicas", str(replicas), "--port", str(port)]
+        best: list[Run] = []
         try:
             with running_server(url, given + words) as server:
-                good = over_http(options, url, figure, server.pid) and good
+                good = over_http(options, url, figure, best, server.pid) and good
         except CourseError as error:
             say(f"error: {error}", sys.stderr)
             good = False
+        finally:
+            _write(options, replace(settings, replicas=replicas), engine, best, options.p99_ms or 25.0)
     return good
 
 
-def over_http(options: Namespace, url: str, carried: Figure, pid: int | None = None) -> bool:
-    """Print one run against a server, or search its highest rate; with the cores that process ``pid`` kept busy.
+def over_http(options: Namespace, url: str, carried: Figure, best: list[Run], pid: int | None = None) -> bool:
+    """Print one run against a server, or search its highest rate, which ``carried`` and ``best`` get.
 
-    Return whether the run that was asked for counts.
+    What process ``pid`` and its children kept busy is told, too. Return whether the run that was asked for counts.
     """
     pictures, limit_ms = _pictures(), options.p99_ms or 25.0
     if not answers(f"{url}/ready"):
@@ -202,7 +213,7 @@ def over_http(options: Namespace, url: str, carried: Figure, pid: int | None = N
         if one_run(options):
             return _told(run_at(options.rate or 100.0)).valid
         guess = [sent for sent in closed_loop(client, pictures[0], CALLERS, GUESS_S) if not sent.error]
-        _search(run_at, BEGIN * len(guess) / GUESS_S or 100.0, limit_ms, carried)
+        _search(run_at, BEGIN * len(guess) / GUESS_S or 100.0, limit_ms, carried, best)
     return True
 
 
@@ -237,15 +248,17 @@ def _pictures() -> list[np.ndarray]:
     return list(split_of("test")[0][:PICTURES])
 
 
-def _search(run_at: Callable[[float], Run], start: float, limit_ms: float, carried: Figure) -> float:
-    """Search the highest rate, and print each run; ``carried`` has the highest so far."""
+def _search(run_at: Callable[[float], Run], start: float, limit_ms: float, carried: Figure, best: list[Run]) -> None:
+    """Search the highest rate, and print each run; ``carried`` has the highest so far, ``best`` its run."""
 
     def measure(rate: float) -> Run:
         found = _told(run_at(rate))
-        carried.value = max(carried.value or 0.0, rate if found.keeps(limit_ms) else 0.0)
+        carried.value = carried.value or 0.0
+        if found.keeps(limit_ms) and rate > carried.value:
+            carried.value, best[:] = rate, [found]
         return found
 
-    return highest_rate(measure, start, limit_ms)[0]
+    highest_rate(measure, start, limit_ms)
 
 
 def _told(run: Run) -> Run:
@@ -253,5 +266,8 @@ def _told(run: Run) -> Run:
     asked = f"{run.rate:,.0f}/s asked, " if run.rate else ""
     quantiles = ", ".join(f"{name} {ms:.2f}" for name, ms in run.latency_ms.items())
     cores = "".join(f"; {name} {cores:.2f} cores" for name, cores in run.busy.items())
-    say(f"{run.scenario}: {asked}{run.samples_per_s:,.0f}/s, {quantiles} ms, {run.verdict}{cores}")
+    say(
+        f"{run.scenario}: {asked}{run.samples_per_s:,.0f}/s, {quantiles} ms, {run.mean_batch:.1f} in a batch, "
+        f"{run.verdict}{cores}"
+    )
     return run

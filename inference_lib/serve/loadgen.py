@@ -65,7 +65,7 @@ class Run:
     errors: Counter[str] = field(default_factory=Counter)
     """Requests without an answer, by the kind of error."""
     batches: Counter[int] = field(default_factory=Counter)
-    """How many batches of each size were computed; empty where the target does not tell."""
+    """How many batches of each size were computed."""
     longest_queue: int = 0
     """The most requests that were seen waiting."""
     busy: dict[str, float] = field(default_factory=dict)

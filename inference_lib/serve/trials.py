@@ -22,6 +22,7 @@ from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.queueing import slowest_s
 from inference_lib.serve.request import Request
 from inference_lib.serve.service import Service
+from inference_lib.serve.settings import Settings
 from inference_lib.serve.simulator import Knobs, Outcome, poisson, simulate
 from inference_lib.support.progress import each
 
@@ -126,14 +127,9 @@ def queue_overhead(classifier: Classifier, turn_s: float = 0.1) -> Turns:
 
 
 def serving_of(
-    engine: str,
-    knobs: Knobs,
-    runs: Sequence[Run],
-    limit_ms: float,
-    goodput: float | None = None,
-    gpu: Load | None = None,
+    engine: str, settings: Settings, runs: Sequence[Run], limit_ms: float, gpu: Load | None = None
 ) -> Serving:
-    """Return what several runs of one load say, as a record keeps it: quantiles with intervals over the runs.
+    """Return what runs at the highest rate say, as a record keeps it: quantiles with intervals over the runs.
 
     ``gpu`` is what the GPU reported meanwhile, an image being a request.
     """
@@ -143,9 +139,9 @@ def serving_of(
         quantiles[name] = LatencyQuantile(ms=found.value, low_ms=found.low, high_ms=found.high)
     return Serving(
         engine=engine,
-        replicas=1,
-        max_batch=knobs.max_batch,
-        max_wait_ms=knobs.max_wait_s * 1e3,
+        replicas=settings.replicas,
+        max_batch=settings.max_batch,
+        max_wait_ms=settings.max_wait_s * 1e3,
         scenario=runs[0].scenario,
         valid=all(run.valid for run in runs),
         reasons=sorted({reason for run in runs for reason in run.reasons}),
@@ -153,7 +149,7 @@ def serving_of(
         answered_per_s=fmean(run.samples_per_s for run in runs),
         latency=quantiles,
         limit_ms=limit_ms,
-        goodput_per_s=goodput,
+        goodput_per_s=runs[0].rate,
         batches=dict(sum((run.batches for run in runs), Counter())),
         errors=dict(sum((run.errors for run in runs), Counter())),
         longest_queue=max((run.longest_queue for run in runs), default=None),
