@@ -27,7 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=common.positive, help="requests a second; without it, the highest rate is searched"
     )
-    parser.add_argument("--p99-ms", type=common.positive, help="the limit: 10 in this process, 25 over HTTP")
+    parser.add_argument(
+        "--p99-ms", type=common.positive, help="the limit: 10 in this process, 25 over HTTP, 100 of --soak"
+    )
     parser.add_argument("--seconds", type=common.positive, default=10.0, help="least length of a run")
     parser.add_argument(
         "--loads", type=common.positive, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9], help="parts of the capacity"
@@ -50,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         settings = settings_of(options, options.replicas[0])
     if len(options.replicas) > 1 and not options.engines:
         raise CourseError("several numbers of replicas are compared with --engines alone")
+    over_http = options.url or options.engines
+    options.p99_ms = options.p99_ms or (25.0 if over_http else 100.0 if options.soak else 10.0)
     figures: list[Figure] = []
     try:
         if options.url:

@@ -42,12 +42,6 @@ PICTURES = 1024
 CALLERS, GUESS_S, BEGIN = 32, 1.0, 0.75
 """Who wait for their answers, all at once, and for how long: with a part of what they get through a search begins."""
 
-SHOWN = 0.05
-"""Cores; what is busy for less is not told."""
-
-LINEAR = 90
-"""Percent of twice the rate that twice as many replicas are to carry."""
-
 KEPT = {"<=": operator.le, ">=": operator.ge}
 
 
@@ -82,16 +76,16 @@ def in_process(options: Namespace, settings: Settings, figures: list[Figure]) ->
     """Print what a classifier, the queue before it and the simulator do; or one run, and return whether it counts."""
     if settings.replicas > 1:
         raise CourseError("one replica works in this process; give --replicas with --engines or --soak")
-    limit_ms, loaded = options.p99_ms or 10.0, settings.loaded()
+    loaded = settings.loaded()
     knobs = Knobs(settings.max_batch, settings.max_wait_s, settings.limits.under_way)
     with loaded as classifier:
         service = measure_service(classifier)
-        test = LoadTest(classifier, service, knobs, _pictures(), options.seconds, limit_ms)
+        test = LoadTest(classifier, service, knobs, _pictures(), options.seconds, options.p99_ms)
         if one_run(options):
             return _told(test.run(options.scenario, options.rate or service.capacity)).valid
         added = Figure("what the queue adds to one picture, p50", "us", "<= 100")
         off = Figure(f"simulated p99 off the measured, worst of {len(options.loads)} loads", "%", "<= 15")
-        carried = Figure(f"highest rate in this process, p99 within {limit_ms:g} ms", "requests/s")
+        carried = Figure(f"highest rate in this process, p99 within {options.p99_ms:g} ms", "requests/s")
         most = Figure("images without a queue, copies overlapped where they can be", "images/s", value=service.capacity)
         share = Figure("that rate of these images", "%", ">= 80", parts=(carried, most))
         figures += [added, off, carried, most, share]
@@ -107,15 +101,16 @@ def in_process(options: Namespace, settings: Settings, figures: list[Figure]) ->
         if isinstance(runner, BufferedRunner):
             most.value = overlapped_rate(runner, options.seconds / 3)
         _print_trials(test, options.loads, off)
-        simulated = simulated_rate(service, knobs, limit_ms)
-        say(f"simulated: {simulated:,.0f} requests/s with p99 within {limit_ms:g} ms")
+        simulated = simulated_rate(service, knobs, options.p99_ms)
+        say(f"simulated: {simulated:,.0f} requests/s with p99 within {options.p99_ms:g} ms")
         best, gpu = list[Run](), None
         try:
-            _search(lambda rate: test.run("server", rate), simulated or service.capacity / 10, limit_ms, carried, best)
+            begin = simulated or service.capacity / 10
+            _search(lambda rate: test.run("server", rate), begin, options.p99_ms, carried, best)
             if options.records and best:
                 gpu = _repeat(test, settings, best)
         finally:
-            _write(options, settings, "queue", best, limit_ms, gpu)
+            _write(options, settings, "queue", best, gpu)
         _told(test.run("offline", service.capacity))
     return True
 
@@ -149,14 +144,12 @@ def _repeat(test: LoadTest, settings: Settings, runs: list[Run]) -> Load | None:
     return gpu
 
 
-def _write(
-    options: Namespace, settings: Settings, engine: str, runs: list[Run], limit_ms: float, gpu: Load | None = None
-) -> None:
+def _write(options: Namespace, settings: Settings, engine: str, runs: list[Run], gpu: Load | None = None) -> None:
     """Write the runs at the highest rate as a record, where there are any, and it is asked for."""
     if options.records and runs:
         rival = Rival(settings.backend, replace(settings.workload, batch_size=settings.max_batch))
         record = empty_record(rival, replace(get_profile("quick"), name="load"), "1", "ok")
-        record.serving = serving_of(engine, settings, runs, limit_ms, gpu)
+        record.serving = serving_of(engine, settings, runs, options.p99_ms, gpu)
         say(str(RecordStore(options.records / f"{engine}-{settings.replicas}").write(record)))
 
 
@@ -164,7 +157,7 @@ def engines(options: Namespace, settings: Settings, figures: list[Figure]) -> bo
     """Start one server after the other and put it under load; return whether all worked: one does not end the rest."""
     names = ("backend", "model", "precision", "device", "max_batch", "max_wait_ms", "max_queue", "timeout_s")
     given = [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
-    limit, first = f"p99 within {options.p99_ms or 25.0:g} ms", options.replicas[0]
+    limit, first = f"p99 within {options.p99_ms:g} ms", options.replicas[0]
     carried = {
         (engine, replicas): Figure(f"{engine}, {replicas} at work: highest rate, {limit}", "requests/s")
         for engine, replicas in product(options.engines, options.replicas)
@@ -172,8 +165,8 @@ def engines(options: Namespace, settings: Settings, figures: list[Figure]) -> bo
     figures += carried.values()
     for (engine, replicas), figure in carried.items():
         if replicas != first:
-            name, goal = f"{engine}: {replicas} at work over {first}", f">= {LINEAR * replicas / first:g}"
-            figures.append(Figure(name, "%", goal, parts=(figure, carried[engine, first])))
+            name, linear = f"{engine}: {replicas} at work over {first}", 100 * replicas / first
+            figures.append(Figure(name, "%", f">= {0.9 * linear:g}", parts=(figure, carried[engine, first])))
     good = True
     for (engine, replicas), figure in carried.items():
         say(f"{engine}, {replicas} at work:")
@@ -187,7 +180,7 @@ def engines(options: Namespace, settings: Settings, figures: list[Figure]) -> bo
             say(f"error: {error}", sys.stderr)
             good = False
         finally:
-            _write(options, replace(settings, replicas=replicas), engine, best, options.p99_ms or 25.0)
+            _write(options, replace(settings, replicas=replicas), engine, best)
     return good
 
 
@@ -196,24 +189,24 @@ def over_http(options: Namespace, url: str, carried: Figure, best: list[Run], pi
 
     What process ``pid`` and its children kept busy is told, too. Return whether the run that was asked for counts.
     """
-    pictures, limit_ms = _pictures(), options.p99_ms or 25.0
+    pictures = _pictures()
     if not answers(f"{url}/ready"):
         raise CourseError(f"{url} is not ready; start it with `python -m inference_lib serve`, and wait for GET /ready")
     with Client(url) as client:
 
         def run_at(rate: float) -> Run:
             before, start = _cpu_seconds(pid), time.perf_counter()
-            found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, limit_ms)
+            found = run_loadgen(client, pictures, options.scenario, options.seconds, rate, options.p99_ms)
             seconds, spent = time.perf_counter() - start, _cpu_seconds(pid) - before
-            found.busy = {name: used / seconds for name, used in spent.most_common() if used > SHOWN * seconds}
+            found.busy = {name: used / seconds for name, used in spent.most_common() if used > 0.05 * seconds}
             if found.errors and not answers(f"{url}/ready"):  # a search would go on down to nothing
-                raise CourseError(f"{url} does not answer any more; read what the server said")
+                raise CourseError(f"{url} does not answer any more; start it by hand and read what it says")
             return found
 
         if one_run(options):
             return _told(run_at(options.rate or 100.0)).valid
         guess = [sent for sent in closed_loop(client, pictures[0], CALLERS, GUESS_S) if not sent.error]
-        _search(run_at, BEGIN * len(guess) / GUESS_S or 100.0, limit_ms, carried, best)
+        _search(run_at, BEGIN * len(guess) / GUESS_S or 100.0, options.p99_ms, carried, best)
     return True
 
 
@@ -229,7 +222,7 @@ def _cpu_seconds(pid: int | None) -> Counter[str]:
 
 def soaked(options: Namespace, settings: Settings, figures: list[Figure]) -> bool:
     """Print what became of a long load; return whether every request was answered."""
-    limit_ms = options.p99_ms or 100.0
+    limit_ms = options.p99_ms
     lost = Figure("requests without an answer", "", "<= 0")
     grown = Figure("growth of the memory", "%", "<= 2")
     well = Figure(f"longest time from a kill until p99 was within {limit_ms:g} ms", "s", "<= 5")
