@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from serving import PICTURE, Told
 from waits import interrupt
@@ -113,6 +114,19 @@ def test_a_server_that_does_not_start_does_not_end_the_others_and_replicas_are_c
 def test_several_numbers_of_replicas_need_servers(capsys: pytest.CaptureFixture) -> None:
     assert main([*CPU, "--soak", "--replicas", "2", "3"]) == 1
     assert "are compared with --engines alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kill", "bad_s", "recovered"), [(5.0, 2.0, [2.0]), (5.0, 99.0, [float("inf")]), (18.0, 99.0, [])]
+)
+def test_after_a_kill_it_is_asked_when_all_was_well_again_where_there_was_time(
+    kill: float, bad_s: float, recovered: list[float]
+) -> None:
+    requests = OpenLoop(None, PICTURE, np.arange(0, 20, 0.01))
+    slow = (requests.due >= kill) & (requests.due < kill + bad_s)
+    requests.sent[:], requests.answered[:] = requests.due, requests.due + np.where(slow, 0.5, 0.01)
+    found = soak._report(requests, [kill], 1, [], 100.0, limit_ms=100.0)
+    assert found.recovered_s == pytest.approx(recovered, abs=0.26)
 
 
 def test_a_soak_that_is_interrupted_tells_what_became_of_what_was_sent() -> None:

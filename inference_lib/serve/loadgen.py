@@ -11,9 +11,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,9 +41,6 @@ ANSWER_S = 60.0
 """How long LoadGen may hear of no request before the run is given up: by itself, it would wait for ever."""
 
 QUANTILES = {"p50": "50.00", "p90": "90.00", "p99": "99.00", "p99.9": "99.90"}
-
-NAMES = {name: "".join(part.title() for part in name.split("_")) for name in SCENARIOS}
-"""What LoadGen calls the scenarios."""
 
 RETRY_S = 0.0005
 
@@ -120,10 +116,12 @@ def run_loadgen(
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
         try:
             shown = ticking(seconds, f"load, s ({scenario.replace('_', ' ')})")
-            quiet = out_of_the_collectors_way()
             # in a thread: an exception of Ctrl-C in LoadGen's own calls would end the process
-            with uninterrupted(load.give_up), ThreadPoolExecutor(1) as thread, load.watched(), shown, quiet:
-                thread.submit(loadgen.StartTestWithLogSettings, system, library, settings, _quiet(folder)).result()
+            with uninterrupted(load.give_up), ThreadPoolExecutor(1) as thread, shown, out_of_the_collectors_way():
+                running = thread.submit(loadgen.StartTestWithLogSettings, system, library, settings, _quiet(folder))
+                while not wait([running], ANSWER_S / 20).done:
+                    load.look()
+                running.result()
         finally:
             loadgen.DestroyQSL(library)
             loadgen.DestroyFastSUT(system)
@@ -151,7 +149,7 @@ class _Load:
         self.errors: Counter[str] = Counter()
         self.longest = self.unanswered = 0
         """The most who waited, and how many got no answer when the run was given up."""
-        self._lock, self._given_up = threading.Lock(), False
+        self._lock, self._given_up = threading.RLock(), False  # a signal's handler may give up while we look
         self._target, self._pictures = target, np.asarray(pictures)
         self._room = max(1, target.limit // 2) if patient else 0
         self._under_way, self._news = set[int](), time.monotonic()
@@ -200,34 +198,21 @@ class _Load:
     def give_up(self) -> None:
         """Wait for nobody any more."""
         with self._lock:
-            self._given_up = True
-        self._tell(self._under_way)
+            self._given_up, left, self._under_way = True, self._under_way, set()
+        self._tell(left)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Give the run up when nothing is heard of the requests under way for ``ANSWER_S`` seconds."""
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(ANSWER_S / 20):
-                with self._lock:
-                    self.unanswered = len(self._under_way) if time.monotonic() - self._news > ANSWER_S else 0
-                if self.unanswered:
-                    self.give_up()
-                    return
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
+    def look(self) -> None:
+        """Give the run up where nothing was heard of the requests under way for ``ANSWER_S`` seconds."""
+        with self._lock:
+            silent = self._under_way and time.monotonic() - self._news > ANSWER_S
+            self.unanswered += len(self._under_way) if silent else 0
+        if silent:
+            self.give_up()
 
 
 def _settings(scenario: str, seconds: float, rate: float, limit_ms: float, seed: int) -> Any:
     settings = loadgen.TestSettings()
-    settings.scenario = getattr(loadgen.TestScenario, NAMES[scenario])
+    settings.scenario = getattr(loadgen.TestScenario, scenario.title().replace("_", ""))
     settings.mode = loadgen.TestMode.PerformanceOnly
     settings.min_duration_ms = round(seconds * 1e3)
     settings.max_duration_ms = round((3 * seconds + LIMIT_S) * 1e3)

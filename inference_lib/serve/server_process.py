@@ -28,8 +28,7 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def free_port() -> int:
     """Return a port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
 

@@ -1,5 +1,6 @@
 """A long load on replicas that are killed on purpose: every request is to be answered, and all be well again soon."""
 
+import math
 import os
 import signal
 from collections import Counter
@@ -23,6 +24,9 @@ from inference_lib.support.progress import ticking
 
 WINDOW_S = 1.0
 """Requests of so long count together where it is asked whether p99 is within its limit."""
+
+SEEN_S = 10.0
+"""Of a kill so shortly before the end, it is not said that nothing got well after it."""
 
 SETTLE = 0.1
 """Part of the time after which memory is looked at: by then, everything was allocated once."""
@@ -110,6 +114,7 @@ def _report(load: OpenLoop, kills: list[float], replaced: int, memory: list[int]
     last = float(load.due[np.isfinite(load.sent)].max(initial=0.0))
     answered = np.isfinite(load.answered) & (load.errors == "")
     latency_ms = (load.answered - load.due)[answered] * 1e3
+    recovered = {when: _recovered(load, when, last, limit_ms) for when in kills}
     return Soak(
         last,
         rate,
@@ -118,8 +123,8 @@ def _report(load: OpenLoop, kills: list[float], replaced: int, memory: list[int]
         dict(Counter(load.errors[load.errors != ""])),
         len(kills),
         replaced,
-        float(np.percentile(latency_ms, 99)) if len(latency_ms) else float("nan"),
-        [_recovered(load, when, last, limit_ms) for when in kills if when + WINDOW_S <= last],
+        float(np.percentile(latency_ms, 99)) if len(latency_ms) else math.nan,
+        [after for when, after in recovered.items() if after < math.inf or when + SEEN_S <= last],
         growth_percent(memory),
     )
 
@@ -134,7 +139,7 @@ def _recovered(load: OpenLoop, kill: float, last: float, limit_ms: float) -> flo
         if quick and not (load.errors[inside] != "").any():
             return begin - kill
         begin += WINDOW_S / 4
-    return float("inf")
+    return math.inf
 
 
 def growth_percent(memory: list[int]) -> float:
