@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
+import forked
 import pytest
 from shared import once, session_folder
 from solutions import executing_solutions
@@ -45,6 +46,7 @@ def executed_course(factory: pytest.TempPathFactory) -> Course:
 
 def _measure(made: Course) -> str:
     printed = io.StringIO()
+    forked.prepare()
     with contextlib.redirect_stdout(printed):
         course.measure_grid(LEAST, "cpu", made)
     return printed.getvalue()
@@ -52,6 +54,8 @@ def _measure(made: Course) -> str:
 
 def _execute(name: str, made: Course) -> str:
     printed, trusting = io.StringIO(), patch.dict(os.environ, {TRUST: "yes"})
-    with contextlib.redirect_stdout(printed), executing_solutions(made.build / SOLUTIONS), trusting:
+    forked.prepare()
+    forking = patch.object(course, "ThisInterpreter", forked.ForkedKernels)
+    with contextlib.redirect_stdout(printed), executing_solutions(made.build / SOLUTIONS), trusting, forking:
         course.run_chapters([name], profile=LEAST.name, device="cpu", course=made)
     return printed.getvalue()

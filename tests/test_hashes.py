@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from inference_lib.support.hashes import sources_of
+import pytest
+
+from inference_lib.backends import BACKENDS
+from inference_lib.support.hashes import ROOT, sources_of
 
 SOURCES = {
     "root.py": "from library.inner import helper\n\ndef late():\n    import library.lazy\n",
@@ -56,3 +59,14 @@ def test_the_timer_is_part_of_a_measurement_and_a_figure_is_not() -> None:
     assert {"inference_lib.measure.timing", "inference_lib.backends.shared.cuda"} <= set(found)
     assert not {name for name in found if name.startswith(("inference_lib.report.plots", "inference_lib.lab"))}
     assert "inference_lib.backends.tvm.backend" not in found
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_file_of_a_backend_is_part_of_what_its_artifacts_were_made_by(name: str) -> None:
+    """But for the search for TVM's schedules: what it found is part of them."""
+    module = type(BACKENDS[name]).export.__module__
+    *folder, file = module.split(".")[1:]
+    beside = [path.stem for path in ROOT.joinpath(*folder).glob("*.py")] if folder != ["backends"] else [file]
+    wanted = {".".join([ROOT.name, *folder, stem]) for stem in {*beside} - {"__init__", "tuning"}}
+    assert module in wanted
+    assert wanted <= set(sources_of(module))

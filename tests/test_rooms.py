@@ -49,6 +49,12 @@ def test_no_import_climbs() -> None:
     assert [found for path in sources for found in climbing(path.read_text(), module_of(path))] == []
 
 
+def test_nothing_of_the_library_is_a_mock() -> None:
+    """What stands in for hardware belongs to the tests."""
+    sources = {module_of(path): path.read_text() for path in sorted(LIBRARY.rglob("*.py"))}
+    assert [name for name, text in sources.items() if any("mock" in found for _, found in imports(text))] == []
+
+
 def test_a_climbing_import_is_found_wherever_it_stands() -> None:
     lazy = "def late():\n    from inference_lib.backends import get_backend\n"
     assert climbing(lazy, "inference_lib.seam.model") == [

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from inference_lib.backends import get_backend
-from inference_lib.backends import tensorrt as backend_module
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, OUTPUT, export_onnx
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.tensorrt import (
+from inference_lib.backends.tensorrt import backend as backend_module
+from inference_lib.backends.tensorrt import engine as engine_module
+from inference_lib.backends.tensorrt.engine import (
     ENGINE_FILE,
     EngineRunner,
     build_engine,
@@ -45,7 +46,7 @@ from inference_lib.zoo.networks import load_pretrained
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
-SOURCE = Path(backend_module.__file__)
+SOURCE = Path(engine_module.__file__)
 FAMILY = ("onnxruntime-tensorrt", "tensorrt", "torch-tensorrt")
 
 
@@ -252,7 +253,7 @@ def test_a_profile_that_makes_no_sense_is_refused(builder: str, graphs: Callable
 def test_a_build_that_fails_gives_tensorrt_s_reason(
     builder: str, graphs: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "set_batches", lambda *_: None)  # a dynamic batch without a profile
+    monkeypatch.setattr(engine_module, "set_batches", lambda *_: None)  # a dynamic batch without a profile
     with pytest.raises(CourseError, match="no optimization profile has been defined"):
         build_engine(graphs("vanilla_cnn", "fp32"), 1)
 
@@ -366,7 +367,7 @@ def run_on(context: FakeContext | None, dtype: object, monkeypatch: pytest.Monke
 
     engine = SimpleNamespace(create_execution_context=lambda: context, get_tensor_dtype=lambda name: dtype)
     monkeypatch.setattr(BufferedRunner, "__init__", buffers)
-    monkeypatch.setattr(backend_module, "load_engine", lambda path: engine)
+    monkeypatch.setattr(engine_module, "load_engine", lambda path: engine)
     runner = EngineRunner(Artifact(Workload("vanilla_cnn", 2, "fp16", "cuda"), Path("nowhere")))
     runner.compute()
     return runner
@@ -423,7 +424,7 @@ WRONG_CALLS = (
 
 
 def test_every_call_is_checked_against_tensorrt_s_type_stubs(tmp_path: Path) -> None:
-    """Mypy accepts the backend, and a copy of it with wrong calls shows that it would have noticed."""
+    """Mypy accepts the calls, and a copy with wrong ones shows that it would have noticed."""
     stubs = importlib.util.find_spec("tensorrt_stubs")
     if stubs is None or stubs.origin is None:
         pytest.skip("no type stubs for TensorRT: pip install --no-deps tensorrt-stubs")
@@ -452,7 +453,7 @@ def test_every_call_is_checked_against_tensorrt_s_type_stubs(tmp_path: Path) -> 
         text=True,
         check=False,
     ).stdout.splitlines()
-    assert [line for line in checked if f"backends/{SOURCE.name}:" in line] == []
+    assert [line for line in checked if f"tensorrt/{SOURCE.name}:" in line] == []
     wrong_lines = [line for line in checked if "wrong.py:" in line and " error: " in line]
     for _, wrong, complaint in WRONG_CALLS:
         assert any(complaint in line for line in wrong_lines), (wrong, checked[-3:])

@@ -18,6 +18,7 @@ from torch import nn
 
 from inference_lib.backends import get_backend
 from inference_lib.backends.tvm import backend as tvm_backend
+from inference_lib.backends.tvm import machine as tvm_machine
 from inference_lib.backends.tvm.backend import (
     MODEL_FILE,
     compile_module,
@@ -40,7 +41,8 @@ tvm = pytest.importorskip("tvm")
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the library compile for an H100, which takes none."""
-    monkeypatch.setattr(tvm_backend, "gpu_architecture", lambda: "sm_90")
+    for module in (tvm_backend, tvm_machine):
+        monkeypatch.setattr(module, "gpu_architecture", lambda: "sm_90")
 
 
 @pytest.mark.parametrize(("model", "batch_size"), [cell for cell in CELLS if cell[1] != 3])  # each is compiled apart
@@ -248,8 +250,8 @@ def test_candidates_are_compiled_and_timed_and_a_broken_one_takes_no_other_along
 def test_the_level_of_a_cpu_is_that_of_its_instructions(
     monkeypatch: pytest.MonkeyPatch, cpu: str, level: str | None
 ) -> None:
-    monkeypatch.setattr(tvm_backend, "target_of", lambda _: tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
-    assert tvm_backend.cpu_level() == level
+    monkeypatch.setattr(tvm_machine, "host_target", lambda: tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
+    assert tvm_machine.cpu_level() == level
 
 
 COUNT_CORES = """
@@ -275,7 +277,7 @@ def test_every_core_computes_and_no_core_is_taken_from_others(root: Path) -> Non
 
 
 def test_without_tuned_schedules_there_is_no_folder_to_read(tmp_path: Path) -> None:
-    (tmp_path / tvm_backend.schedules_name("cpu")).mkdir()  # empty, as a folder that waits to be filled
+    (tmp_path / tvm_machine.schedules_name("cpu")).mkdir()  # empty, as a folder that waits to be filled
     assert tuned_schedules("cpu", tmp_path) is None
 
 
@@ -375,7 +377,7 @@ def cuda_source(module: Any) -> str:
 
 
 @pytest.mark.parametrize("model", ["vanilla_cnn", "mobilenet_v2"])
-@pytest.mark.skipif(tvm_backend.cuda_toolkit() is None, reason="NVIDIA's compiler needs CUDA's headers")
+@pytest.mark.skipif(tvm_machine.cuda_toolkit() is None, reason="NVIDIA's compiler needs CUDA's headers")
 def test_what_the_rules_write_for_a_gpu_compiles(hopper: None, model: str) -> None:
     """Where there is no GPU, TVM leaves it to the machine that has one."""
     from tvm.support.nvcc import compile_cuda

@@ -36,21 +36,8 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 
-SERVED_WITHOUT_PYTHON = {
-    "torchscript": "libtorch (C++)",
-    "torchscript-cudagraph": "libtorch (C++)",
-    "aot-inductor": "libtorch (C++)",
-    "onnxruntime": "ONNX Runtime (C, C++, C#, Java)",
-    "onnxruntime-iobinding": "ONNX Runtime (C, C++, C#, Java)",
-    "onnxruntime-cudagraph": "ONNX Runtime (C, C++, C#, Java)",
-    "onnxruntime-tensorrt": "ONNX Runtime (C, C++, C#, Java)",
-    "tensorrt": "TensorRT (C++)",
-    "openvino": "OpenVINO (C, C++)",
-    "openvino-throughput": "OpenVINO (C, C++)",
-    "tvm": "TVM's runtime (C++)",
-    "tvm-cudagraph": "TVM's runtime (C++)",
-}
-"""What loads the artifact of a backend where there is no Python; one that is not here needs Python to run, such as
+SERVED_WITHOUT_PYTHON = {name: backend.served_by for name, backend in BACKENDS.items() if hasattr(backend, "served_by")}
+"""What loads the artifact of a backend where there is no Python. One that does not say so needs Python to run, such as
 Torch-TensorRT, whose artifact is a program of ``torch.export``."""
 
 

@@ -41,6 +41,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     title = "ONNX Runtime (run)"
     times_kernels = False
+    served_by = "ONNX Runtime (C, C++, C#, Java)"
     from_onnx = ("fp32", "tf32", "int8")
     runs_on_cpu = True
 

@@ -16,20 +16,22 @@ import torch
 
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
-from inference_lib.backends.tensorrt import (
+from inference_lib.backends.tensorrt.backend import (
     REMEDY,
     EngineBackend,
     engine_versions,
     export_typed,
-    load_tensorrt,
-    timing_cache_path,
     why_no_tensorrt,
 )
+from inference_lib.backends.tensorrt.engine import load_tensorrt, timing_cache_path
 from inference_lib.seam import Artifact, Availability, Workload
 from inference_lib.support import paths
-from inference_lib.support.errors import CourseError
+from inference_lib.support.errors import CourseError, first_line
 
 PROVIDER = "TensorrtExecutionProvider"
+
+BUILD_LIMIT_S = 900.0
+"""The longest wait for a process that builds an engine."""
 
 
 class OnnxRuntimeTensorRt(EngineBackend):
@@ -37,6 +39,7 @@ class OnnxRuntimeTensorRt(EngineBackend):
 
     name = "onnxruntime-tensorrt"
     title = "ONNX Runtime (TensorRT)"
+    served_by = OnnxRuntime.served_by
     from_onnx = OnnxRuntime.from_onnx
 
     def availability(self, device: str) -> Availability:
@@ -131,9 +134,7 @@ def open_session(path: Path, options: dict[str, str]) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), settings, providers=[(PROVIDER, options)], enable_fallback=False
-        )
+        session = onnxruntime.InferenceSession(str(path), settings, [(PROVIDER, options)], enable_fallback=False)
     except Exception as error:
         said = re.sub(r"^/\S+:\d+ .*?\) ", "", str(error).strip())  # the place in ONNX Runtime's source
         raise CourseError(f"ONNX Runtime cannot run {path.name} in TensorRT alone: {said}") from error
@@ -178,9 +179,13 @@ def build_in_process_of_its_own(directory: Path, workload: Workload) -> None:
     if timings:
         timings.with_suffix("").mkdir(exist_ok=True)
     command = [sys.executable, "-m", __name__, str(directory), workload.model.name, workload.precision.name]
-    process = subprocess.run(
-        [*command, str(workload.batch_size)], env=environment(workload), capture_output=True, text=True, check=False
-    )
+    command.append(str(workload.batch_size))
+    try:
+        process = subprocess.run(
+            command, env=environment(workload), capture_output=True, text=True, check=False, timeout=BUILD_LIMIT_S
+        )
+    except subprocess.TimeoutExpired as late:
+        raise CourseError(f"the TensorRT provider built no engine within {BUILD_LIMIT_S:.0f} s") from late
     if process.returncode != 0 or not engine_files(directory):
         said = (process.stderr or process.stdout).strip().splitlines() or ["no message"]
         raise CourseError(f"the TensorRT provider built no engine: {said[-1]}")
@@ -194,7 +199,7 @@ def main() -> None:
         with ProviderRunner(Artifact(workload, Path(directory)), {}):
             pass
     except Exception as error:
-        sys.exit((str(error).strip() or type(error).__name__).splitlines()[0])
+        sys.exit(first_line(str(error)) or type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class OpenVino:
     title: str
     runner: "type[RequestRunner]"
     times_kernels = False
+    served_by = "OpenVINO (C, C++)"
     from_onnx = ("fp32", "bf16", "int8")
 
     def availability(self, device: str) -> Availability:

@@ -1,6 +1,5 @@
 """PyTorch: the eager model as everybody runs it, and the same model, fused, captured in a CUDA graph."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -80,7 +79,9 @@ class PyTorchCudaGraph(PyTorchEager):
     def load(self, artifact: Artifact) -> GraphedRunner:  # type: ignore[override]
         """Capture the model at the workload's batch size and return its replayer."""
         with float32_products(artifact.workload.precision):
-            return GraphedRunner(CudaFunctionRunner(artifact.workload, load_fused(artifact)))
+            fused = weights_channels_last(fuse_convolutions(load_module(artifact)))
+            call = channels_last(fused, artifact.workload.torch_dtype)
+            return GraphedRunner(CudaFunctionRunner(artifact.workload, call))
 
 
 def load_module(artifact: Artifact) -> torch.nn.Module:
@@ -91,12 +92,6 @@ def load_module(artifact: Artifact) -> torch.nn.Module:
     model.load_state_dict(load_file(artifact.directory / WEIGHTS_FILE, device=str(workload.device.torch)), assign=True)
     # What is no part of the state stays where it was made, and as it was.
     return model.to(workload.device.torch, workload.torch_dtype).eval().requires_grad_(False)
-
-
-def load_fused(artifact: Artifact) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the exported model, its convolutions fused with what follows them, in channels-last layout."""
-    fused = fuse_convolutions(load_module(artifact))
-    return channels_last(weights_channels_last(fused), artifact.workload.torch_dtype)
 
 
 class EagerRunner(CheckedRunner):
@@ -116,7 +111,6 @@ class EagerRunner(CheckedRunner):
         return self._model(images).float().cpu().numpy()
 
     def _upload(self, batch: np.ndarray) -> None:
-        """Copy one batch to the device."""
         self._input = torch.from_numpy(batch).to(self.workload.device.torch, self.workload.torch_dtype)
 
     @torch.inference_mode()

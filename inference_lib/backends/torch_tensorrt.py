@@ -15,9 +15,10 @@ import torch
 
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cuda import NO_GPU, float32_products, gpu_works
-from inference_lib.backends.tensorrt import PACKAGE, EngineBackend, engine_versions, timing_cache_path, why_no_tensorrt
+from inference_lib.backends.tensorrt.backend import PACKAGE, EngineBackend, engine_versions, why_no_tensorrt
+from inference_lib.backends.tensorrt.engine import timing_cache_path
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
-from inference_lib.support.errors import CourseError
+from inference_lib.support.errors import CourseError, first_line
 
 PROGRAM_FILE = "model.ep"
 REMEDY = (
@@ -44,7 +45,7 @@ class TorchTensorRt(EngineBackend):
         try:
             import torch_tensorrt  # noqa: F401
         except Exception as error:  # a version that does not fit says so in many ways
-            reason = f"torch_tensorrt cannot be imported: {str(error).splitlines()[0]}"
+            reason = f"torch_tensorrt cannot be imported: {first_line(str(error))}"
             return Availability(usable=False, version=version, reason=reason, remedy=REMEDY)
         return Availability(usable=True, version=version)
 

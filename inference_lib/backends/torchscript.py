@@ -36,6 +36,7 @@ class TorchScript:
     graphed: bool = False
     """Whether convolutions are fused with what follows them, and all kernels captured once in a CUDA graph."""
     times_kernels = False
+    served_by = "libtorch (C++)"
 
     def availability(self, device: str) -> Availability:
         """Usable where PyTorch is, unless the environment turns TorchScript off."""

@@ -9,12 +9,11 @@ with one multiplier for each channel, because each filter has a scale of its own
 stored as zero, so that padding is exact. See Jacob et al. 2018 (https://arxiv.org/abs/1712.05877), section 2.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 
-from inference_lib.backends.cudnn.program import Convolution, Operation, Program
+from inference_lib.backends.cudnn.program import Convolution, Program
 from inference_lib.support.errors import CourseError
 
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
@@ -112,9 +111,3 @@ def _fused(convolution: Convolution, stored: dict[str, Stored]) -> Fused:
         factor=stored[convolution.shortcut].scale / writes.scale if convolution.shortcut else 0.0,
         ceiling=convolution.ceiling and convolution.ceiling / writes.scale,
     )
-
-
-def largest_step(operation: Operation, largest: float) -> float:
-    """Return the largest number worth storing of what ``operation`` writes: a ReLU6 leaves none above 6."""
-    ceiling = operation.ceiling if isinstance(operation, Convolution) else None
-    return min(largest, math.inf if ceiling is None else ceiling)

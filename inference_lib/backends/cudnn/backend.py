@@ -69,13 +69,11 @@ class Cudnn:
         """Return the versions of what compiles, and the GPU that it compiles for."""
         import cudnn
 
-        versions = {name: metadata.version(name) for name in ("torch", PACKAGE)}
-        facts = {
+        return {name: metadata.version(name) for name in ("torch", PACKAGE)} | {
             "cudnn": cudnn.backend_version_string(),
             "gpu": cuda.gpu_identity(),
             "kernels": sha256_of([SOURCE.read_bytes()])[:12],
         }
-        return versions | facts
 
     @contextmanager
     def exporting(self) -> Iterator[None]:

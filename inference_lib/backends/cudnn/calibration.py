@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import torch
 
-from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, largest_step, network_of
+from inference_lib.backends.cudnn.arithmetic import LARGEST, Network, network_of
 from inference_lib.backends.cudnn.emulate import emulate
-from inference_lib.backends.cudnn.program import PICTURES, MaxPool, Program
+from inference_lib.backends.cudnn.program import PICTURES, Convolution, MaxPool, Program
 
 QUANTILES = (1.0, 0.99999, 0.9999, 0.999)
 """Of a tensor's absolute numbers: which of them is the largest that fits. Cutting off the rarest makes finer steps."""
@@ -56,6 +56,9 @@ def scales_of(program: Program, dtype: torch.dtype, largest: dict[str, float]) -
     """
     scales = {PICTURES: largest[PICTURES] / LARGEST[dtype]}
     for operation in program.operations:
-        fits = largest_step(operation, largest[operation.name]) / LARGEST[dtype]
-        scales[operation.name] = scales[operation.reads] if isinstance(operation, MaxPool) else fits or 1.0
+        found = largest[operation.name]
+        if isinstance(operation, Convolution) and operation.ceiling is not None:
+            found = min(found, operation.ceiling)  # a ReLU6 leaves no number above 6
+        fits = found / LARGEST[dtype] or 1.0
+        scales[operation.name] = scales[operation.reads] if isinstance(operation, MaxPool) else fits
     return scales

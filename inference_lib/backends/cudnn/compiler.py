@@ -56,10 +56,8 @@ class Spec:
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Spec":
         """Return the specification that ``asdict`` made ``values`` of, lists for tuples."""
-        tuples: dict[str, Any] = {
-            name: tuple(value) for name, value in values.items() if isinstance(value, list | tuple)
-        }
-        return cls(**(values | tuples))
+        pairs = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**(values | pairs))
 
     @property
     def result_size(self) -> Pair:

@@ -119,12 +119,7 @@ def describe(
 
 
 def _threads(count: int) -> int:
-    """Return ``count``, the threads of a kernel of ours, which numbers them in 32 bits.
-
-    Raises:
-        CourseError: they are too many.
-
-    """
+    """Return ``count``, the threads of a kernel of ours; CourseError where they are too many for numbers of 32 bits."""
     if count >= 2**31:
         raise CourseError("the batch is too large for this backend's kernels; choose a smaller one")
     return count

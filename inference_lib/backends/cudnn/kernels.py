@@ -74,12 +74,7 @@ class Kernels:
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:
-    """Return what a function of CUDA's returned beside its status.
-
-    Raises:
-        RuntimeError: the status is not success.
-
-    """
+    """Return what a function of CUDA's returned beside its status; RuntimeError names a status that is not success."""
     status, *values = answer
     if status:
         raise RuntimeError(f"CUDA answered {status.name}")

@@ -1,6 +1,7 @@
 """What the exports of a process may share: the processes that compile, and what was found out with them."""
 
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import ExitStack
 from functools import cached_property
 
 from inference_lib.backends.cudnn.arithmetic import Network
@@ -9,24 +10,18 @@ from inference_lib.backends.cudnn.compilers import Compilers
 from inference_lib.backends.cudnn.plans import Forms, Timed, fastest_plans
 
 
-class Search:
+class Search(ExitStack):
     """The search for plans on one GPU; its compilers start with the first network, and end with the block."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._networks: dict[Hashable, Network] = {}
         self._known: dict[Forms, dict[Spec, Timed]] = {}
 
     @cached_property
     def compilers(self) -> Compilers:
         """The processes that compile."""
-        return Compilers()
-
-    def __enter__(self) -> "Search":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if "compilers" in vars(self):
-            self.compilers.__exit__()
+        return self.enter_context(Compilers())
 
     def network(self, key: Hashable, make: Callable[[], Network]) -> Network:
         """Return what ``make`` made for the first of equal ``key``: scales are found once for all batch sizes."""

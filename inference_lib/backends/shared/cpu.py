@@ -31,7 +31,6 @@ class CpuRunner(CheckedRunner):
         self._batch = self._logits = np.empty(0)
 
     def _upload(self, batch: np.ndarray) -> None:
-        """Keep a reference to the batch."""
         self._batch = batch
 
     def download(self) -> np.ndarray:

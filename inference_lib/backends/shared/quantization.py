@@ -61,14 +61,13 @@ def quantize_onnx(graph: Path, target: Path, workload: Workload, **settings: Any
 class Reader:
     """A workload's calibration pictures as ONNX Runtime's calibrators read them."""
 
-    def __init__(self, workload: Workload, input_name: str = "images") -> None:
-        self._input = input_name
+    def __init__(self, workload: Workload) -> None:
         self._batches = workload.calibration.batches(workload.model)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next batch by the name of the graph's input, None after the last."""
         batch = next(self._batches, None)
-        return None if batch is None else {self._input: batch}
+        return None if batch is None else {"images": batch}
 
 
 def cast_ends(path: Path, dtype: np.dtype) -> None:

@@ -6,13 +6,10 @@ gives each a schedule and compiles them. See https://tvm.apache.org/docs/.
 
 import inspect
 import os
-import platform
-import shutil
 import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,12 +18,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cpu import CpuRunner, precision_support
+from inference_lib.backends.shared.cpu import precision_support
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_architecture, gpu_identity, gpu_works, graph_support
 from inference_lib.backends.shared.fusion import fold_batch_norms
 from inference_lib.backends.shared.replaced import replaced
-from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.backends.tvm.machine import SCHEDULES, cuda_toolkit, host_target, tuned_schedules, use_all_cores
+from inference_lib.seam import Artifact, Availability, StagedRunner, Support, Workload, precision_of
 from inference_lib.seam.onnx_file import OnnxFile
 from inference_lib.support.errors import CourseError
 from inference_lib.support.hashes import sha256_of
@@ -37,9 +34,6 @@ Rules = Sequence[Any]
 MODEL_FILE = "model.so"
 PACKAGES = "apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post0"
 
-SCHEDULES = Path(__file__).with_name("schedules")
-"""Tuned schedules that come with the course, a folder per target; see tuning.py."""
-
 Layout = tuple[str, str]
 """The order of the axes of images and of filters: batch N, channels C, height H, width W; outputs O, inputs I."""
 
@@ -48,12 +42,6 @@ LAYOUTS: dict[str, Layout] = {"llvm": ("NHWC", "HWIO"), "cuda": ("NHWC", "OHWI")
 """What convolutions are compiled for, by the target's kind. On a CPU, the innermost loop runs over the last axis:
 output channels, which lie side by side in memory and fill the vector units. On a GPU, a thread block fetches its tiles
 along the last axes: the terms of a sum, channels first."""
-
-CPU_LEVELS = {
-    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-    "x86-64-v3": {"avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"},
-}
-"""What each level of x86-64 adds, highest first, by LLVM's names (https://gitlab.com/x86-psABIs/x86-64-ABI)."""
 
 CONSTANT = struct.pack("<Q", 0xDD5E40F096B4A13F)
 """What every constant in a compiled library begins with (kTVMTensorMagic in TVM's tensor.h)."""
@@ -68,6 +56,7 @@ class Tvm:
     cuda_graph: bool = False
     """Whether the virtual machine captures what it can of a run in a CUDA graph, and replays that."""
     times_kernels = False
+    served_by = "TVM's runtime (C++)"
     from_onnx = ("fp32",)
 
     def availability(self, device: str) -> Availability:
@@ -127,22 +116,33 @@ class Tvm:
         found = ((dtype, sum(size > 1 for size in shape)) for dtype, shape in constants(library))
         return precision_of(dtype for dtype, axes in found if axes >= 2 and "float" in dtype)
 
-    def load(self, artifact: Artifact) -> "TvmCpuRunner | TvmCudaRunner":
+    def load(self, artifact: Artifact) -> StagedRunner:
         """Return the library on the workload's device."""
-        return TvmCudaRunner(artifact) if artifact.workload.on_gpu else TvmCpuRunner(artifact)
+        from inference_lib.backends.tvm.runners import TvmCpuRunner, TvmCudaRunner
+
+        if artifact.workload.on_gpu:
+            return TvmCudaRunner(artifact)
+        use_all_cores()
+        return TvmCpuRunner(artifact)
 
 
 def import_model(model: torch.nn.Module, workload: Workload) -> Any:
-    """Return ``model`` as TVM's IRModule in the workload's precision and shape, its weights inside as constants.
+    """Return ``model``, a module or an ONNX file, as TVM's IRModule in the workload's precision and shape.
 
-    Batch norms are folded into the convolutions first, in FP32, and rounded once.
+    Its weights are inside as constants. The batch norms of a module are folded into the convolutions first, in FP32,
+    and rounded once.
     """
     from tvm.relax.frontend.torch import from_exported_program
 
     from inference_lib.backends.tvm.graph import CONVERTERS
 
     if isinstance(model, OnnxFile):
-        return import_onnx(model, workload)
+        import onnx
+        from tvm.relax.frontend.onnx import from_onnx
+
+        graph = onnx.load(model.path)
+        (read,) = {value.name for value in graph.graph.input} - {weights.name for weights in graph.graph.initializer}
+        return from_onnx(graph, shape_dict={read: list(workload.input_shape)}, keep_params_in_input=False)
     folded = fold_batch_norms(model, workload.torch_dtype)
     program = torch.export.export(folded, (torch.zeros(workload.input_shape, dtype=workload.torch_dtype),))
     return from_exported_program(
@@ -151,16 +151,6 @@ def import_model(model: torch.nn.Module, workload: Workload) -> Any:
         run_ep_decomposition=False,  # our converters take the operations as the model calls them
         custom_convert_map=CONVERTERS,
     )
-
-
-def import_onnx(model: OnnxFile, workload: Workload) -> Any:
-    """Return the graph of an ONNX file as TVM's IRModule in the workload's shape, its weights inside as constants."""
-    import onnx
-    from tvm.relax.frontend.onnx import from_onnx
-
-    graph = onnx.load(model.path)
-    (read,) = {value.name for value in graph.graph.input} - {weights.name for weights in graph.graph.initializer}
-    return from_onnx(graph, shape_dict={read: list(workload.input_shape)}, keep_params_in_input=False)
 
 
 def compile_module(
@@ -280,12 +270,7 @@ def import_tensor_programs() -> None:
 
 def target_of(device: str) -> Any:
     """Return the TVM target for ``device`` of this machine."""
-    import tvm
-    from tvm.target.codegen import llvm_get_system_cpu
-
-    if device == "cuda":
-        return cuda_target(gpu_architecture())
-    return tvm.target.Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()})
+    return cuda_target(gpu_architecture()) if device == "cuda" else host_target()
 
 
 def cuda_target(architecture: str) -> Any:
@@ -297,49 +282,6 @@ def cuda_target(architecture: str) -> Any:
 
     limits = {"max_threads_per_block": 1024, "max_shared_memory_per_block": 49152, "thread_warp_size": 32}
     return tvm.target.Target({"kind": "cuda", "arch": architecture, "host": {"kind": "llvm"}} | limits)
-
-
-def use_all_cores() -> None:
-    """Give TVM as many threads as PyTorch has, and let the system place them; call this before it computes anything.
-
-    On x86, TVM takes half of the processors, in the belief that each core shows two. It also binds the thread that
-    calls it to a part of them, and every process that is started later inherits that. Variables that are set already
-    stay.
-    """
-    os.environ.setdefault("TVM_NUM_THREADS", str(torch.get_num_threads()))
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
-
-
-def tuned_schedules(device: str, root: Path = SCHEDULES) -> Path | None:
-    """Return the folder with schedules tuned for this kind of ``device``, or None if there is none."""
-    folder = root / schedules_name(device)
-    return folder if (folder / "database_tuning_record.json").exists() else None
-
-
-def schedules_name(device: str) -> str:
-    """Return what the folder of schedules for ``device`` is called: schedules fit a family of processors."""
-    return gpu_architecture() if device == "cuda" else cpu_level() or platform.machine()
-
-
-def cpu_level() -> str | None:
-    """Return the highest level of x86-64 whose instructions this CPU has, None for less and for other processors."""
-    from tvm.target.codegen import llvm_get_cpu_features
-
-    mine = {str(feature) for feature in llvm_get_cpu_features(target_of("cpu"))}
-    return next((level for level, instructions in CPU_LEVELS.items() if instructions <= mine), None)
-
-
-@cache
-def cuda_toolkit() -> Path | None:
-    """Return the folder of the CUDA toolkit, whose headers TVM compiles with; None if it is not found."""
-    nvcc = shutil.which("nvcc")
-    above_nvcc = Path(nvcc).resolve().parents[1] if nvcc else None
-    candidates = [os.environ.get("CUDA_PATH"), above_nvcc, "/usr/local/cuda"]
-    includes = ("include", f"targets/{platform.machine()}-linux/include")
-    for root in (Path(candidate) for candidate in candidates if candidate):
-        if any((root / include / "cuda_runtime.h").exists() for include in includes):
-            return root
-    return None
 
 
 def constants(library: Path) -> list[tuple[str, tuple[int, ...]]]:
@@ -375,14 +317,14 @@ def open_library(artifact: Artifact) -> Any:
     return relax.VirtualMachine(tvm.runtime.load_module(str(artifact.directory / MODEL_FILE)), device)
 
 
-def program_times(machine: Any, images: Any, repeats: int = 10) -> pd.DataFrame:
+def program_times(machine: Any, images: Any) -> pd.DataFrame:
     """Return how long each loop program of one run takes: ``program``, ``calls``, ``ms``, the slowest first.
 
     The virtual machine tells a function before and after every call; each is waited for, so the sum is more than a run
-    takes. The times are medians of ``repeats`` runs. The function stays with the machine: do not time it afterwards.
+    takes. The times are medians of ten runs. The function stays with the machine: do not time it afterwards.
     """
     times: dict[str, list[float]] = {}
-    started = 0.0
+    started, repeats = 0.0, 10
 
     def observe(_: Any, name: str, before: bool, *__: Any) -> int:
         nonlocal started
@@ -405,55 +347,3 @@ def program_times(machine: Any, images: Any, repeats: int = 10) -> pd.DataFrame:
         for name, each in times.items()
     ]
     return pd.DataFrame(rows).sort_values("ms", ascending=False, ignore_index=True)
-
-
-class TvmCpuRunner(CpuRunner):
-    """A library on the CPU, which reads an array of its own: aligned, as its kernels expect."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        import tvm
-
-        use_all_cores()
-        super().__init__(artifact.workload)
-        self._main = open_library(artifact)["main"]
-        self._input = tvm.runtime.empty(self.workload.input_shape, "float32", tvm.cpu())
-        self._output: Any = None
-
-    def _upload(self, batch: np.ndarray) -> None:
-        """Copy one batch to where the library reads it."""
-        self._input.copyfrom(batch)
-
-    def compute(self) -> None:
-        """Run the library."""
-        self._output = self._main(self._input)
-
-    def download(self) -> np.ndarray:
-        """Return the logits of the last run."""
-        return self._output.numpy()
-
-
-class TvmCudaRunner(BufferedRunner):
-    """A library on the GPU: it reads PyTorch's buffer in place and launches its kernels on the runner's stream.
-
-    The course does not capture it in a graph of PyTorch's: every run takes memory from TVM's pool and gives it back, so
-    a captured run would write to memory that the next one may be given. TVM's own graph (``Tvm.cuda_graph``) keeps it.
-    """
-
-    def __init__(self, artifact: Artifact) -> None:
-        import tvm_ffi
-
-        super().__init__(artifact.workload)
-        self._main = open_library(artifact)["main"]
-        self._input = tvm_ffi.from_dlpack(self.buffers.input)  # the same memory, seen by TVM
-        self._device = tvm_ffi.device("cuda", self.buffers.input.device.index or 0)
-        torch.cuda.synchronize()  # the weights are on the device now
-        self.compute()  # loads the kernels and fills TVM's memory pool
-        self.synchronize()
-
-    def compute(self) -> None:
-        """Queue the library's kernels, and the copy of their result to the buffer with the fixed address."""
-        import tvm_ffi
-
-        with torch.cuda.stream(self.stream), tvm_ffi.use_raw_stream(self._device, self.stream.cuda_stream):
-            logits = self._main(self._input)
-            self.buffers.output.copy_(torch.from_dlpack(logits))

@@ -1,6 +1,7 @@
 """How the course schedules loops on a CPU: TVM has rules for GPUs that do this, and hardly any for CPUs."""
 
 import platform
+from math import gcd
 from typing import Any
 
 import tvm
@@ -24,8 +25,7 @@ def power_of_two(program: s_tir.Schedule, loop: Loop, most: int) -> int:
 
     LLVM makes a poor job of vectors of another length.
     """
-    extent = int(program.get(loop).extent)
-    return max(size for size in (2**k for k in range(most.bit_length())) if size <= most and extent % size == 0)
+    return gcd(int(program.get(loop).extent), 2 ** (most.bit_length() - 1))
 
 
 class VectorTiles(ScheduleRule):  # type: ignore[misc]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import tvm
 from tvm import s_tir
@@ -72,16 +72,26 @@ class ShortSums(ScheduleRule):  # type: ignore[misc]
         return prod(int(axis.dom) for axis in block.iters if axis.kind == "R")
 
 
-class Tile(Protocol):
-    """The part of a product's result that one thread block computes."""
+@dataclass(frozen=True)
+class Tile:
+    """The part of a product's result that one thread block computes: workers side by side, with parts side by side."""
+
+    workers: tuple[int, int]
+    """Threads, or warps: along the rows, along the columns."""
+    parts: tuple[int, int]
+    """Of one worker, likewise: outputs, or fragments."""
+    side: ClassVar[int] = 1
+    """Rows and columns of a part."""
 
     @property
     def rows(self) -> int:
         """Rows of the result."""
+        return self.side * self.workers[0] * self.parts[0]
 
     @property
     def columns(self) -> int:
         """Columns of the result."""
+        return self.side * self.workers[1] * self.parts[1]
 
 
 SomeTile = TypeVar("SomeTile", bound=Tile)
@@ -101,60 +111,35 @@ def tile_count(product: Product, tile: Tile) -> int:
     return ceil(product.rows / tile.rows) * ceil(product.columns / tile.columns)
 
 
-@dataclass(frozen=True)
-class ThreadTile:
-    """What one thread block computes without tensor cores: threads side by side, each with outputs side by side."""
-
-    threads: tuple[int, int]
-    """Along the rows, along the columns."""
-    outputs: tuple[int, int]
-    """Of one thread, likewise."""
-
-    @property
-    def rows(self) -> int:
-        """Rows of the result."""
-        return self.threads[0] * self.outputs[0]
-
-    @property
-    def columns(self) -> int:
-        """Columns of the result."""
-        return self.threads[1] * self.outputs[1]
-
-    @property
-    def config(self) -> Matmul.Config:
-        """The tile as dlight's rule for products takes it."""
-        return Matmul.Config(
-            block_size_x=self.threads[0],
-            block_size_y=self.threads[1],
-            micro_size_x=self.outputs[0],
-            micro_size_y=self.outputs[1],
-            micro_size_k=16,
-            vector_size=2,
-            storage_align=True,
-        )
-
-
 class FilledMatmul(ScheduleRule):  # type: ignore[misc]
     """dlight's rule for products, with tiles so small that there are enough for every multiprocessor."""
 
     tiles = (
-        ThreadTile(threads=(8, 16), outputs=(4, 4)),  # dlight's own
-        ThreadTile(threads=(8, 8), outputs=(2, 4)),
-        ThreadTile(threads=(8, 8), outputs=(2, 2)),
+        Tile(workers=(8, 16), parts=(4, 4)),  # dlight's own
+        Tile(workers=(8, 8), parts=(2, 4)),
+        Tile(workers=(8, 8), parts=(2, 2)),
     )
     """Largest first."""
 
     def apply(self, func: tvm.tirx.PrimFunc, target: tvm.target.Target, tunable: bool) -> s_tir.Schedule | None:
         """Return the schedule of ``func``, or None where this rule is not meant for it."""
         product = product_of(func)
-        return _Tiled(filling(self.tiles, product).config).apply(func, target, tunable) if product else None
+        return _Tiled(filling(self.tiles, product)).apply(func, target, tunable) if product else None
 
 
 class _Tiled(Matmul):  # type: ignore[misc]
-    """dlight's rule with the configuration that it is given."""
+    """dlight's rule with the tile that it is given."""
 
-    def __init__(self, config: Matmul.Config) -> None:
-        self.config = config
+    def __init__(self, tile: Tile) -> None:
+        self.config = Matmul.Config(
+            block_size_x=tile.workers[0],
+            block_size_y=tile.workers[1],
+            micro_size_x=tile.parts[0],
+            micro_size_y=tile.parts[1],
+            micro_size_k=16,
+            vector_size=2,
+            storage_align=True,
+        )
 
     def get_configs(self, _: tvm.target.Target) -> Matmul.Config:
         return self.config

@@ -21,7 +21,7 @@ from tvm.s_tir.dlight.gpu.matmul import (
     get_reduction_blocks,
 )
 
-from inference_lib.backends.tvm.gpu import architecture, filling, product_of
+from inference_lib.backends.tvm.gpu import Tile, architecture, filling, product_of
 
 FRAGMENT = 16
 """A tensor core multiplies matrices of 16 by 16, which a warp holds in its registers together."""
@@ -38,25 +38,12 @@ FIRST_WITH_TENSOR_CORES = 70
 
 
 @dataclass(frozen=True)
-class FragmentTile:
-    """What one thread block computes: warps side by side, each with fragments side by side."""
+class FragmentTile(Tile):
+    """A tile whose workers are warps, and their parts fragments."""
 
-    warps: tuple[int, int]
-    """Along the rows, along the columns."""
-    fragments: tuple[int, int]
-    """Of one warp, likewise."""
     depth: int
     """Fragments along the terms that are fetched to shared memory together."""
-
-    @property
-    def rows(self) -> int:
-        """Rows of the result."""
-        return FRAGMENT * self.warps[0] * self.fragments[0]
-
-    @property
-    def columns(self) -> int:
-        """Columns of the result."""
-        return FRAGMENT * self.warps[1] * self.fragments[1]
+    side = FRAGMENT
 
     @property
     def terms(self) -> int:
@@ -66,16 +53,16 @@ class FragmentTile:
     @property
     def warp_count(self) -> int:
         """Warps of the thread block."""
-        return self.warps[0] * self.warps[1]
+        return self.workers[0] * self.workers[1]
 
 
 class TensorCores(ScheduleRule):  # type: ignore[misc]
     """Half-precision products on tensor cores, with tiles so small that there are enough for every multiprocessor."""
 
     tiles = (
-        FragmentTile(warps=(4, 2), fragments=(2, 2), depth=2),
-        FragmentTile(warps=(2, 2), fragments=(2, 2), depth=4),
-        FragmentTile(warps=(2, 2), fragments=(1, 1), depth=4),
+        FragmentTile(workers=(4, 2), parts=(2, 2), depth=2),
+        FragmentTile(workers=(2, 2), parts=(2, 2), depth=4),
+        FragmentTile(workers=(2, 2), parts=(1, 1), depth=4),
     )
     """Largest first. On an H200, at batch 1, the products of each of the course's models took two to five percent
     longer with these than with the best of eight sizes for each product."""
@@ -154,8 +141,8 @@ def _split(program: s_tir.Schedule, sums: Any, tile: FragmentTile) -> tuple[Any,
     These are the one over warps, and over the terms the outer one (a fetch) and the inner one (a fragment).
     """
     batch, rows, columns, terms = program.get_loops(sums)
-    tile_i, warp_i, part_i, i = program.split(rows, [None, tile.warps[0], tile.fragments[0], FRAGMENT])
-    tile_j, warp_j, part_j, j = program.split(columns, [None, tile.warps[1], tile.fragments[1], FRAGMENT])
+    tile_i, warp_i, part_i, i = program.split(rows, [None, tile.workers[0], tile.parts[0], FRAGMENT])
+    tile_j, warp_j, part_j, j = program.split(columns, [None, tile.workers[1], tile.parts[1], FRAGMENT])
     outer, inner, k = program.split(terms, [None, tile.depth, FRAGMENT])
     program.reorder(tile_i, tile_j, warp_i, warp_j, outer, inner, part_i, part_j, i, j, k)
     fragments = program.blockize(i)

@@ -16,16 +16,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from inference_lib.backends.tvm.backend import (
+from inference_lib.backends.tvm.backend import import_model, import_tensor_programs, lower, schedule, target_of
+from inference_lib.backends.tvm.machine import (
     SCHEDULES,
     cpu_level,
     cuda_toolkit,
-    import_model,
-    import_tensor_programs,
-    lower,
-    schedule,
+    host_target,
     schedules_name,
-    target_of,
     use_all_cores,
 )
 from inference_lib.seam import DEVICE_KINDS, MODELS, Workload
@@ -49,7 +46,7 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
     """Tune the convolutions and products of ``model``, and add to ``directory`` what is quicker than by the rules.
 
     ``trials`` is the number of candidates that are timed, all loop programs together. Returns the folder, see
-    ``inference_lib.backends.tvm.backend.tuned_schedules``.
+    ``inference_lib.backends.tvm.machine.tuned_schedules``.
     """
     from tvm.s_tir import meta_schedule
 
@@ -179,7 +176,7 @@ def tuning_target(device: str) -> Any:
         if toolkit := cuda_toolkit():
             os.environ["CUDA_PATH"] = str(toolkit)
         return target_of("cuda")
-    cpu = {"mcpu": level} if (level := cpu_level()) else dict(target_of("cpu").attrs)
+    cpu = {"mcpu": level} if (level := cpu_level()) else dict(host_target().attrs)
     return tvm.target.Target({"kind": "llvm", "num-cores": os.cpu_count() or 1} | cpu)
 
 
@@ -194,9 +191,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=SCHEDULES)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    folder = tune(
-        options.model, options.device, options.trials, options.directory, options.batch_size, options.precision
-    )
+    folder = tune(**vars(options))
     print(f"schedules of {options.model} are in {folder}")
 
 
