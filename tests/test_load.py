@@ -19,10 +19,11 @@ from inference_lib.support.errors import CourseError
 
 pytest.importorskip("mlperf_loadgen")
 
-from inference_lib.serve import load, soak
+from inference_lib.serve import load
 from inference_lib.serve.load import Figure
 from inference_lib.serve.loadgen import Run
 from inference_lib.serve.settings import Settings
+from inference_lib.serve.soak import Soak, _disturb
 from inference_lib.serve.trials import LoadTest
 
 CPU = ["load", "--device", "cpu", "--model", "vanilla_cnn"]
@@ -125,16 +126,16 @@ def test_after_a_kill_it_is_asked_when_all_was_well_again_where_there_was_time(
     requests = OpenLoop(None, PICTURE, np.arange(0, 20, 0.01))
     slow = (requests.due >= kill) & (requests.due < kill + bad_s)
     requests.sent[:], requests.answered[:] = requests.due, requests.due + np.where(slow, 0.5, 0.01)
-    found = soak._report(requests, [kill], 1, [], 100.0, limit_ms=100.0)
-    assert found.recovered_s == pytest.approx(recovered, abs=0.26)
+    found = Soak(requests, 100.0, [kill], 1, [])
+    assert found.recovered_s(limit_ms=100.0) == pytest.approx(recovered, abs=0.26)
 
 
 def test_a_soak_that_is_interrupted_tells_what_became_of_what_was_sent() -> None:
     with BatchQueue([Told()]) as queue:
         requests = OpenLoop(queue, PICTURE, [0.001 * number for number in range(60_000)])
         threading.Timer(0.5, interrupt).start()
-        kills, memory = soak._disturb(requests, [], 0.1, bool)
-        found = soak._report(requests, kills, 0, memory, 1000.0, 100.0)
-    assert 0.2 < found.seconds < 30
-    assert found.sent == found.answered > 100
-    assert found.lost == found.kills == 0
+        kills, memory = _disturb(requests, [], 0.1, bool)
+        found = Soak(requests, 1000.0, kills, 0, memory)
+    assert 0.2 < found.lasted_s < 30
+    assert np.isfinite(requests.answered).sum() == np.isfinite(requests.sent).sum() > 100
+    assert found.lost == len(kills) == 0

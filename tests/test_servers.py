@@ -158,12 +158,12 @@ def test_a_server_is_loaded_over_http_and_does_not_outlive_who_started_it(
 
 def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -> None:
     settings = Settings("onnxruntime", Workload("vanilla_cnn", 1), replicas=2, max_batch=2, root=root)
-    found = soak(settings, seconds=4, kill_every_s=1.2, rate=40, limit_ms=1000)
+    found = soak(settings, seconds=4, kill_every_s=1.2, rate=40)
     assert found.lost == 0
-    assert found.kills >= 2
+    assert len(found.kills) >= 2
     assert found.replaced >= 1
-    assert found.answered > 0
-    assert set(found.errors) <= {"FailedError", "TimedOutError"}  # on a busy machine, another process takes its time
+    assert (found.load.errors == "").any()
+    assert set(found.load.errors) <= {"", "FailedError", "TimedOutError"}  # on a busy machine, another process is slow
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_the_options_of_a_server_are_its_settings() -> None:
     given += ["--port", "9000"]
     settings = command.settings_of(parser(given).parse_args(given), 3)
     assert (settings.sizes, settings.max_wait_s, settings.limits.under_way) == ((1, 2, 4, 8, 12), 0.003, 7)
-    assert settings.url == "http://127.0.0.1:9000"
+    assert (settings.replicas, settings.host, settings.port) == (3, "127.0.0.1", 9000)
 
 
 def test_a_load_in_this_process_is_predicted_measured_and_kept(

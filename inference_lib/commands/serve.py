@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> None:
         settings = settings_of(options, options.replicas)
         engine = importlib.import_module(f"inference_lib.serve.{options.engine}_engine")
     settings.loaded()  # exports what is missing, once, before replicas look for it side by side
-    common.say(f"{settings.workload.model} on {options.engine}: {settings.url} (GET /ready says when)")
+    url = f"http://{settings.host}:{settings.port}"
+    common.say(f"{settings.workload.model} on {options.engine}: {url} (GET /ready says when)")
     engine.serve(settings)
 
 

@@ -1,6 +1,5 @@
 """The tests behind the command ``load``: each prints what it measures at once, and fills the figures it is run for."""
 
-import operator
 import os
 import sys
 import time
@@ -27,22 +26,14 @@ from inference_lib.serve.server_process import answers, free_port, running_serve
 from inference_lib.serve.service import measure_service
 from inference_lib.serve.settings import Settings
 from inference_lib.serve.simulator import Knobs
-from inference_lib.serve.soak import soak
+from inference_lib.serve.soak import growth_percent, soak
 from inference_lib.serve.trials import LoadTest, overlapped_rate, queue_overhead, serving_of, simulated_rate
 from inference_lib.support.errors import CourseError
 from inference_lib.support.progress import say
 from inference_lib.zoo.fashion_mnist import split_of
 
-RUNS = 3
-"""Of the load that is kept: from three on, there are intervals."""
-
-PICTURES = 1024
-"""Test pictures that are sent."""
-
 CALLERS, GUESS_S, BEGIN = 32, 1.0, 0.75
 """Who wait for their answers, all at once, and for how long: with a part of what they get through a search begins."""
-
-KEPT = {"<=": operator.le, ">=": operator.ge}
 
 
 @dataclass
@@ -62,8 +53,11 @@ class Figure:
             self.value = 100 * part / whole if whole and part is not None else None
         if self.value is None:
             return f"{self.name:64}{'not measured':>22}  {self.goal}".rstrip()
-        sign, _, bound = self.goal.partition(" ")
-        verdict = ("reached" if KEPT[sign](self.value, float(bound)) else "missed") if self.goal else ""
+        verdict = ""
+        if self.goal:
+            sign, bound = self.goal.split()
+            reached = self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
+            verdict = "reached" if reached else "missed"
         return f"{self.name:64}{f'{self.value:,.1f} {self.unit}':>22}  {self.goal:8}{verdict}".rstrip()
 
 
@@ -139,7 +133,7 @@ def _repeat(test: LoadTest, settings: Settings, runs: list[Run]) -> Load | None:
 
     if settings.workload.on_gpu:  # two runs, the second is watched
         gpu = sample_load(settings.workload.device.index, once, test.seconds)
-    while len(runs) < RUNS:
+    while len(runs) < 3:  # from three on, there are intervals
         once()
     return gpu
 
@@ -222,23 +216,25 @@ def _cpu_seconds(pid: int | None) -> Counter[str]:
 
 def soaked(options: Namespace, settings: Settings, figures: list[Figure]) -> bool:
     """Print what became of a long load; return whether every request was answered."""
-    limit_ms = options.p99_ms
     lost = Figure("requests without an answer", "", "<= 0")
     grown = Figure("growth of the memory", "%", "<= 2")
-    well = Figure(f"longest time from a kill until p99 was within {limit_ms:g} ms", "s", "<= 5")
+    well = Figure(f"longest time from a kill until p99 was within {options.p99_ms:g} ms", "s", "<= 5")
     figures += [lost, grown, well]
-    found = soak(
-        settings, options.seconds, options.kill_every, limit_ms, options.rate, lambda line: say(line, sys.stderr)
+    found = soak(settings, options.seconds, options.kill_every, options.rate, lambda line: say(line, sys.stderr))
+    lost.value, grown.value = found.lost, growth_percent(found.memory)
+    well.value = max(found.recovered_s(options.p99_ms), default=None)
+    latency_ms, errors = (found.load.answered - found.load.due) * 1e3, found.load.errors
+    sent, p99 = np.isfinite(found.load.sent).sum(), np.nanpercentile(latency_ms[errors == ""], 99)
+    print(
+        f"{found.lasted_s:.0f} s at {found.rate:,.0f} requests/s: {sent:,} sent, p99 {p99:.1f} ms of those with logits"
     )
-    lost.value, grown.value, well.value = found.lost, found.memory_growth_percent, max(found.recovered_s, default=None)
-    print(f"{found.seconds:.0f} s at {found.rate:,.0f} requests/s: {found.sent:,} sent, {found.answered:,} with logits")
-    print(f"with a reason instead: {', '.join(f'{n} {kind}' for kind, n in found.errors.items()) or 'none'}")
-    print(f"killed {found.kills}, replaced {found.replaced}, p99 of all {found.p99_ms:.1f} ms")
+    print(f"with a reason instead: {dict(Counter(errors[errors != ''])) or 'none'}")
+    print(f"killed {len(found.kills)}, replaced {found.replaced}", flush=True)
     return not found.lost
 
 
 def _pictures() -> list[np.ndarray]:
-    return list(split_of("test")[0][:PICTURES])
+    return list(split_of("test")[0][:1024])
 
 
 def _search(run_at: Callable[[float], Run], start: float, limit_ms: float, carried: Figure, best: list[Run]) -> None:

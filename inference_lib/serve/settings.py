@@ -42,11 +42,6 @@ class Settings:
         """Batch sizes that are made warm."""
         return sizes_up_to(self.max_batch)
 
-    @property
-    def url(self) -> str:
-        """Where the server answers."""
-        return f"http://{self.host}:{self.port}"
-
     def loaded(self, number: int = 0) -> Loaded:
         """Return replica ``number`` of the model, to be entered: replicas take turns on the GPUs that there are."""
         return Loaded(self.backend, self._on_its_gpu(number), self.sizes, self.root)

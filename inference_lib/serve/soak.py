@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -39,33 +38,45 @@ LOAD = 0.8
 class Soak:
     """What became of a long load."""
 
-    seconds: float
-    """Until the last request was due: less than was asked for where it was interrupted."""
+    load: OpenLoop
     rate: float
-    sent: int
-    answered: int
-    errors: dict[str, int]
-    """Requests that were answered with the reason why there is nothing, by kind."""
-    kills: int
+    kills: list[float]
+    """When a replica was killed, seconds from the beginning."""
     replaced: int
-    p99_ms: float
-    """Of the requests that got logits."""
-    recovered_s: list[float]
-    """After each kill: seconds until p99 of a second's requests was within the limit, all of them answered."""
-    memory_growth_percent: float
-    """Resident memory of the queue's process, the last tenth of the time against the first after settling."""
+    memory: list[int]
+    """Resident memory of the queue's process now and then, bytes."""
 
     @property
     def lost(self) -> int:
         """Requests that nobody answered."""
-        return self.sent - self.answered - sum(self.errors.values())
+        return int((np.isfinite(self.load.sent) & ~np.isfinite(self.load.answered)).sum())
+
+    @property
+    def lasted_s(self) -> float:
+        """When the last request was due that was sent: early where the load was interrupted."""
+        return float(self.load.due[np.isfinite(self.load.sent)].max(initial=0.0))
+
+    def recovered_s(self, limit_ms: float) -> list[float]:
+        """Return, for each kill, the seconds until p99 of a second's requests was within the limit, all answered."""
+        found = {when: self._recovered(when, limit_ms) for when in self.kills}
+        return [after for when, after in found.items() if after < math.inf or when + SEEN_S <= self.lasted_s]
+
+    def _recovered(self, kill: float, limit_ms: float) -> float:
+        load, begin = self.load, kill
+        while begin + WINDOW_S <= self.lasted_s:
+            inside = (load.due >= begin) & (load.due < begin + WINDOW_S)
+            latency_ms = (load.answered - load.due)[inside] * 1e3
+            quick = np.quantile(latency_ms, 0.99) <= limit_ms if inside.any() else True
+            if quick and not (load.errors[inside] != "").any():
+                return begin - kill
+            begin += WINDOW_S / 4
+        return math.inf
 
 
 def soak(
     settings: Settings,
     seconds: float,
     kill_every_s: float,
-    limit_ms: float = 100.0,
     rate: float | None = None,
     say: Callable[[str], object] = bool,
 ) -> Soak:
@@ -86,7 +97,7 @@ def soak(
         with settings.queue(started, again) as queue, ticking(seconds, "soak, s"):
             load = OpenLoop(queue, np.zeros(PICTURE, np.uint8), poisson(asked, max(1, round(asked * seconds))))
             kills, memory = _disturb(load, replicas, kill_every_s, say)
-        return _report(load, kills, queue.replaced, memory, asked, limit_ms)
+        return Soak(load, asked, kills, queue.replaced, memory)
 
 
 def _disturb(
@@ -108,38 +119,6 @@ def _disturb(
                 say(f"{kills[-1]:.0f} s: killed process {victim.pid}")
         sending.result()
     return kills, memory
-
-
-def _report(load: OpenLoop, kills: list[float], replaced: int, memory: list[int], rate: float, limit_ms: float) -> Soak:
-    last = float(load.due[np.isfinite(load.sent)].max(initial=0.0))
-    answered = np.isfinite(load.answered) & (load.errors == "")
-    latency_ms = (load.answered - load.due)[answered] * 1e3
-    recovered = {when: _recovered(load, when, last, limit_ms) for when in kills}
-    return Soak(
-        last,
-        rate,
-        int(np.isfinite(load.sent).sum()),
-        int(answered.sum()),
-        dict(Counter(load.errors[load.errors != ""])),
-        len(kills),
-        replaced,
-        float(np.percentile(latency_ms, 99)) if len(latency_ms) else math.nan,
-        [after for when, after in recovered.items() if after < math.inf or when + SEEN_S <= last],
-        growth_percent(memory),
-    )
-
-
-def _recovered(load: OpenLoop, kill: float, last: float, limit_ms: float) -> float:
-    """Return the seconds after ``kill`` until a window was good; infinite where none was until ``last``."""
-    begin = kill
-    while begin + WINDOW_S <= last:
-        inside = (load.due >= begin) & (load.due < begin + WINDOW_S)
-        latency_ms = (load.answered - load.due)[inside] * 1e3
-        quick = np.quantile(latency_ms, 0.99) <= limit_ms if inside.any() else True
-        if quick and not (load.errors[inside] != "").any():
-            return begin - kill
-        begin += WINDOW_S / 4
-    return math.inf
 
 
 def growth_percent(memory: list[int]) -> float:
