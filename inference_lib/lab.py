@@ -23,10 +23,7 @@ from inference_lib.report.rivals import Rivals
 from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS, Device, Model
 from inference_lib.support import paths
 
-RECORDS = paths.BUILD / "records"
-
 NOT_YET: tuple[Status, str] = ("left_out", "not measured here yet; run `python -m inference_lib benchmark`")
-
 
 TRUST = "INFERENCE_TRUST_RECORDS"
 """Where this variable is set, chapters show the records that are there, whatever code and machine made them."""
@@ -145,6 +142,6 @@ def open_lab(profile: str = "quick", device: str = "auto", records_dir: str | Pa
         profile=get_profile(profile),
         device=resolve_device(device),
         machine=this_machine(),
-        store=RecordStore(Path(records_dir or RECORDS)),
+        store=RecordStore(Path(records_dir or paths.BUILD / "records")),
         published_store=RecordStore(paths.PUBLISHED / "records"),
     )

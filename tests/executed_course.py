@@ -13,11 +13,11 @@ from shared import once, session_folder
 from solutions import executing_solutions
 
 from inference_lib.course import run as course
-from inference_lib.course.run import Course
+from inference_lib.course.contents import Course, chapters
 from inference_lib.lab import TRUST
 from inference_lib.measure.profiles import get_profile
 
-NAMES = [chapter.name for chapter in course.chapters()]
+NAMES = [chapter.name for chapter in chapters()]
 LEAST = replace(get_profile("smoke"), test_images=8, few_test_images=8)
 """What the grid is measured with: the profile of the chapters, on fewer pictures."""
 

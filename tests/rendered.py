@@ -8,7 +8,7 @@ from executed_course import executed_course
 from shared import once, session_folder
 
 from inference_lib.course import book
-from inference_lib.course.run import Course
+from inference_lib.course.contents import Course
 from inference_lib.support import paths
 
 

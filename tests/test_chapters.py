@@ -11,10 +11,11 @@ import pytest
 from executed_course import NAMES, SOLUTIONS, executed_chapter, executed_course
 from papermill.exceptions import PapermillExecutionError
 from solutions import executing_solutions, exercises, failures, solutions
+from stale import stale_published
 
 from inference_lib.course import book, notebook
 from inference_lib.course import run as course
-from inference_lib.course.run import Course
+from inference_lib.course.contents import Chapter, Course, chapters
 from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
 from inference_lib.support import paths
@@ -41,15 +42,15 @@ def text_of(output: notebook.Notebook) -> str:
     return str(output.get("text") or output.get("data", {}).get("text/plain", "")).strip()
 
 
-WITH_CHECKED_CELLS = [c for c in course.chapters() if CHECKED in c.source.read_text()]
+WITH_CHECKED_CELLS = [c for c in chapters() if CHECKED in c.source.read_text()]
 
 
 def test_every_source_is_in_the_table_of_contents() -> None:
     assert sorted(NAMES) == sorted(path.stem for path in paths.NOTEBOOKS.glob("*.py"))
 
 
-@pytest.mark.parametrize("chapter", course.chapters(), ids=lambda chapter: chapter.name)
-def test_a_chapter_takes_the_course_s_parameters(chapter: course.Chapter) -> None:
+@pytest.mark.parametrize("chapter", chapters(), ids=lambda chapter: chapter.name)
+def test_a_chapter_takes_the_course_s_parameters(chapter: Chapter) -> None:
     source = notebook.source_notebook(chapter.source)
     (parameters,) = [c.source for c in notebook.code_cells(source) if "parameters" in c.metadata.get("tags", [])]
     assert re.findall(r"^(\w+) = (\S+)", parameters, re.MULTILINE) == [
@@ -66,8 +67,8 @@ def test_a_chapter_runs_on_the_cpu(name: str, tmp_path_factory: pytest.TempPathF
     assert (made.executed / f"{name}.ipynb").exists(), printed
 
 
-@pytest.mark.parametrize("chapter", course.chapters(), ids=lambda chapter: chapter.name)
-def test_every_exercise_has_a_solution_that_runs(chapter: course.Chapter) -> None:
+@pytest.mark.parametrize("chapter", chapters(), ids=lambda chapter: chapter.name)
+def test_every_exercise_has_a_solution_that_runs(chapter: Chapter) -> None:
     source = notebook.source_notebook(chapter.source)
     solved = solutions(source)
     assert len(exercises(source)) >= 3
@@ -76,8 +77,8 @@ def test_every_exercise_has_a_solution_that_runs(chapter: course.Chapter) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chapter", course.chapters(), ids=lambda chapter: chapter.name)
-def test_the_solutions_of_a_chapter_run(chapter: course.Chapter, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("chapter", chapters(), ids=lambda chapter: chapter.name)
+def test_the_solutions_of_a_chapter_run(chapter: Chapter, tmp_path_factory: pytest.TempPathFactory) -> None:
     """They were executed with the chapter, after its own cells."""
     made, _ = executed_chapter(chapter.name, tmp_path_factory)
     solved = made.build / SOLUTIONS / f"{chapter.name}.ipynb"
@@ -102,7 +103,7 @@ def test_values_glued_into_text_have_names_of_their_own(tmp_path_factory: pytest
 @pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
 def test_published_outputs_belong_to_today_s_code() -> None:
     assert {path.stem for path in PUBLISHED} <= set(NAMES)
-    assert book.stale_published() == []
+    assert stale_published() == []
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
@@ -139,7 +140,7 @@ def test_the_readme_shows_the_published_results() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("chapter", WITH_CHECKED_CELLS, ids=lambda chapter: chapter.name)
 def test_checked_cells_give_the_published_output_here(
-    chapter: course.Chapter, tmp_path_factory: pytest.TempPathFactory
+    chapter: Chapter, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """What was executed here on the CPU is compared; nothing is executed a second time."""
     made, _ = executed_chapter(chapter.name, tmp_path_factory)

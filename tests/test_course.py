@@ -6,17 +6,18 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
+from stale import stale_published
+from waits import wait_until
 
 from inference_lib.backends import BACKENDS
-from inference_lib.course import book, contribution, notebook, parcel
+from inference_lib.course import book, contents, contribution, edition, notebook, parcel
 from inference_lib.course import run as course
-from inference_lib.course.run import Course
+from inference_lib.course.contents import Course, chapters, find_chapters, is_up_to_date, stamp_of
 from inference_lib.measure.benchmark import Session
 from inference_lib.measure.plan import Rival
 from inference_lib.measure.profiles import get_profile
@@ -104,13 +105,13 @@ def executed(tmp_path: Path, executed_once: Course, make_record: Callable[..., R
 
 
 def test_chapters_come_from_the_table_of_contents(tiny: Course) -> None:
-    assert [chapter.name for chapter in course.chapters(tiny)] == ["01_first", "02_second"]
+    assert [chapter.name for chapter in chapters(tiny)] == ["01_first", "02_second"]
 
 
 def test_a_chapter_is_found_by_name_or_number(tiny: Course) -> None:
-    assert [c.name for c in course.find_chapters(["02", "notebooks/01_first.py"], tiny)] == ["02_second", "01_first"]
+    assert [c.name for c in find_chapters(["02", "notebooks/01_first.py"], tiny)] == ["02_second", "01_first"]
     with pytest.raises(CourseError, match="unknown chapter '09'; choose one of: 01_first, 02_second"):
-        course.find_chapters(["09"], tiny)
+        find_chapters(["09"], tiny)
 
 
 @pytest.mark.parametrize(("options", "match"), [({"profile": "fast"}, "profile 'fast'"), ({"device": "tpu"}, "'tpu'")])
@@ -121,7 +122,7 @@ def test_an_unknown_profile_or_device_is_refused_before_anything_runs(tiny: Cour
 
 
 def test_the_hash_is_that_of_the_code_alone(tiny: Course) -> None:
-    source = course.chapters(tiny)[0].source
+    source = chapters(tiny)[0].source
     before = notebook.code_hash(notebook.source_notebook(source))
     source.write_text(source.read_text().replace("Some words", "Other words"))
     same = notebook.source_notebook(source)
@@ -157,27 +158,27 @@ def test_a_chapter_runs_once_until_something_changes(tiny: Course, capsys: pytes
     assert lines[0].endswith("up to date")
     assert lines[1].endswith(" s")
 
-    chapter = course.chapters(tiny)[0]
-    assert course.is_up_to_date(chapter, dict(stamp) | {"seconds": stamp.seconds}, tiny)
+    chapter = chapters(tiny)[0]
+    assert is_up_to_date(chapter, dict(stamp) | {"seconds": stamp.seconds}, tiny)
     for changed in (
         {"profile": "full"},
         {"device": "cuda"},
         {"library_sha256": "another"},
         {"environment_sha256": "x"},
     ):
-        assert not course.is_up_to_date(chapter, dict(stamp) | changed, tiny)
+        assert not is_up_to_date(chapter, dict(stamp) | changed, tiny)
     (tiny.executed / "01_first.failed.ipynb").touch()  # by code that was taken back
-    assert not course.is_up_to_date(chapter, dict(stamp), tiny)
+    assert not is_up_to_date(chapter, dict(stamp), tiny)
 
 
 def test_a_summary_is_run_again_after_the_others(executed: Course) -> None:
     summary = HEADER.replace("#   kernelspec:", "#   inference_lib:\n#     summary: true\n#   kernelspec:")
     write_chapter(executed, "02_second", "print(2 + 2)\n", summary)
-    chapter, stamp = course.chapters(executed)[1], course._stamp(course.chapters(executed)[1], "full", "cuda")
+    chapter, stamp = chapters(executed)[1], stamp_of(chapters(executed)[1], "full", "cuda")
     for seconds, fresh in ((-10, True), (10, False)):
         other = (executed.executed / "02_second.ipynb").stat().st_mtime + seconds
         os.utime(executed.executed / "01_first.ipynb", (other, other))
-        assert course.is_up_to_date(chapter, stamp, executed) is fresh
+        assert is_up_to_date(chapter, stamp, executed) is fresh
 
 
 def test_a_failing_chapter_names_its_cell_and_leaves_the_others_alone(
@@ -235,32 +236,43 @@ def test_a_full_disk_fails_a_chapter_and_leaves_no_half_notebook(
 def test_chapters_run_in_the_course_s_folder_with_this_interpreter(tiny: Course) -> None:
     write_chapter(tiny, "01_first", "import os, sys\nprint([os.getcwd(), sys.executable])\n")
     part = tiny.root / "part.ipynb"
-    source = notebook.source_notebook(course.chapters(tiny)[0].source)
+    source = notebook.source_notebook(chapters(tiny)[0].source)
     executed = course._execute(source, part, "quick", "cpu", tiny)
     assert notebook.code_cells(executed)[-1].outputs[0].text == f"{[str(tiny.root), sys.executable]}\n"
 
 
-def test_ctrl_c_keeps_what_was_finished(tiny: Course) -> None:
-    write_chapter(tiny, "02_second", "import time\nprint('started')\ntime.sleep(300)\n")
-    script = (
-        "from pathlib import Path; from inference_lib.course import run; "
-        "run.run_chapters(device='cpu', grid=False, course=run.Course(Path('.'), Path('_build')))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tiny.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    part = tiny.executed / ".02_second.part.ipynb"
-    deadline = time.monotonic() + 90
-    while not (part.exists() and '"running"' in part.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert out.decode().splitlines()[-1] == "[2/2] 02_second: interrupted"
-    assert process.returncode != 0
+def test_after_ctrl_c_a_line_says_so_and_the_same_command_goes_on(tiny: Course) -> None:
+    """The kernel takes its time to end, so that it still tells how the cell was interrupted, to nobody."""
+    code = """\
+        import time
+        from pathlib import Path
+
+        kernel = get_ipython().kernel
+        end = kernel.do_shutdown
+        kernel.do_shutdown = lambda restart: time.sleep(1) or end(restart)
+        Path("started").touch()
+        while Path("wait").exists():
+            time.sleep(0.1)
+        """
+    write_chapter(tiny, "02_second", code)
+    (tiny.root / "wait").touch()
+    command = [sys.executable, "-m", "inference_lib", "run", "--device", "cpu", "--no-grid"]
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "INFERENCE_ROOT": str(tiny.root)}
+    pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+    wait_until(lambda: (tiny.root / "started").exists() or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert out.splitlines()[-1] == "[2/2] 02_second: interrupted"
+    assert errors == "interrupted: what was finished is kept; the same command goes on from there\n"
+    assert process.returncode == 130
     spent = tiny.executed / ".02_second.quick-cpu.seconds"
     assert sorted(p.name for p in tiny.executed.iterdir()) == [spent.name, "01_first.ipynb"]
     assert float(spent.read_text()) > 0
+    (tiny.root / "wait").unlink()
+    again = subprocess.run(command, env=environment, timeout=120, check=True, **pipes)
+    assert again.stdout.startswith("[1/2] 01_first: up to date\n[2/2] 02_second: ")
+    assert (tiny.executed / "02_second.ipynb").exists()
 
 
 def test_the_time_of_an_interrupted_attempt_counts_once(tiny: Course) -> None:
@@ -329,18 +341,18 @@ def test_publishing_and_staleness(executed: Course) -> None:
     (executed.build / "ceilings").mkdir()
     for name in ("cuda-1.json", "cpu-1.json"):
         (executed.build / "ceilings" / name).write_text("{}")
-    assert book.publish(course=executed) == ["01_first", "02_second"]
+    assert edition.publish(course=executed) == ["01_first", "02_second"]
     assert RecordStore(executed.published / "records").read() == RecordStore(executed.records).read()
     assert [path.name for path in (executed.published / "ceilings").iterdir()] == ["cuda-1.json"]
-    assert book.stale_published(executed) == []
+    assert stale_published(executed) == []
 
-    source = course.chapters(executed)[0].source
+    source = chapters(executed)[0].source
     source.write_text(source.read_text().replace("Some words", "Better words"))
-    assert book.stale_published(executed) == []
+    assert stale_published(executed) == []
     source.write_text(source.read_text().replace("1 + 1", "1 + 3"))
-    assert book.stale_published(executed) == ["01_first"]
+    assert stale_published(executed) == ["01_first"]
     with pytest.raises(CourseError, match="the code of chapter 01_first has changed"):
-        book.publish(course=executed)
+        edition.publish(course=executed)
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
@@ -350,12 +362,12 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
 def test_what_is_not_for_an_edition_is_refused_and_the_edition_stays_as_it_was(
     executed: Course, make_record: Callable[..., Record]
 ) -> None:
-    book.publish(course=executed)
+    edition.publish(course=executed)
     before, store = snapshot(executed.published), RecordStore(executed.records)
 
     def refused(match: str) -> None:
         with pytest.raises(CourseError, match=match) as error:
-            book.publish(course=executed)
+            edition.publish(course=executed)
         assert "\n" not in str(error.value)
         assert snapshot(executed.root / "book") == before
 
@@ -376,19 +388,19 @@ def test_what_is_not_for_an_edition_is_refused_and_the_edition_stays_as_it_was(
     broken.unlink()
     run(executed, "02")
     refused("chapter 02_second was executed with the quick profile on cpu; publish what a GPU made.*--any-profile")
-    book.publish(course=executed, any_profile=True)
+    edition.publish(course=executed, any_profile=True)
 
 
 def test_runs_stand_side_by_side_in_the_edition(executed: Course, make_record: Callable[..., Record]) -> None:
-    book.publish(course=executed)
+    edition.publish(course=executed)
     second = executed.build / "second"
     RecordStore(second).write(make_record(3.0, run="2"))
-    book.publish(records=second, course=executed)
+    edition.publish(records=second, course=executed)
     assert {record.run for record in RecordStore(executed.published / "records").read()} == {"1", "2"}
 
 
 def test_an_edition_is_replaced_as_a_whole_or_not_at_all(executed: Course, monkeypatch: pytest.MonkeyPatch) -> None:
-    book.publish(course=executed)
+    edition.publish(course=executed)
     before = snapshot(executed.root / "book")
     written = []
 
@@ -398,21 +410,21 @@ def test_an_edition_is_replaced_as_a_whole_or_not_at_all(executed: Course, monke
 
     monkeypatch.setattr(RecordStore, "write", full)
     with pytest.raises(OSError, match="No space left"):
-        book.publish(course=executed)
+        edition.publish(course=executed)
     assert written
     assert snapshot(executed.root / "book") == before
 
 
 @pytest.mark.parametrize("killed", ["before the old edition was removed", "between the two"])
 def test_an_edition_survives_a_publishing_that_was_killed(executed: Course, killed: str) -> None:
-    book.publish(course=executed)
+    edition.publish(course=executed)
     before, old = snapshot(executed.published), executed.published.with_name(".published.old")
     if killed == "between the two":
         os.replace(executed.published, old)
     else:
         shutil.copytree(executed.published, old)
     (executed.executed / "01_first.ipynb").unlink()
-    assert book.publish(course=executed) == ["02_second"]
+    assert edition.publish(course=executed) == ["02_second"]
     assert snapshot(executed.published) == before
     assert not old.exists()
 
@@ -421,7 +433,7 @@ def test_a_reader_of_the_readme_sees_the_old_one_or_the_new_one(executed: Course
     readme = executed.root / "README.md"
     readme.write_text("<!-- results -->\nNothing\n<!-- /results -->\n")
     with readme.open() as reader:
-        book.publish(course=executed)
+        edition.publish(course=executed)
         assert reader.read() == "<!-- results -->\nNothing\n<!-- /results -->\n"
     assert "NVIDIA Test GPU" in readme.read_text()
 
@@ -437,21 +449,21 @@ def test_a_rendering_that_does_not_end_is_ended(tiny: Course, monkeypatch: pytes
 def test_a_book_folder_that_cannot_be_written_is_one_line(executed: Course) -> None:
     (executed.root / "book").write_text("a file where a folder should be")
     with pytest.raises(CourseError, match=r"cannot publish to .*book: .*; make the folder writable"):
-        book.publish(course=executed)
+        edition.publish(course=executed)
 
 
 def test_without_chapters_or_records_there_is_nothing_to_publish(executed: Course) -> None:
     shutil.rmtree(executed.records)
     with pytest.raises(CourseError, match="no records in"):
-        book.publish(course=executed)
+        edition.publish(course=executed)
     shutil.rmtree(executed.executed)
     with pytest.raises(CourseError, match="no executed chapters"):
-        book.publish(course=executed)
+        edition.publish(course=executed)
 
 
 def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(executed: Course) -> None:
     (executed.root / "_config.yml").write_text("title: Tiny\n")
-    source = course.chapters(executed)[0].source
+    source = chapters(executed)[0].source
     source.write_text(source.read_text().replace("Some words", "Better words"))
     folder = book.stage("local", executed).folder
     page = nbformat.read(folder / "notebooks" / "01_first.ipynb", as_version=4)
@@ -469,9 +481,9 @@ def test_a_page_has_the_source_s_words_and_the_execution_s_outputs(executed: Cou
 
 
 def test_a_card_says_how_long_the_chapter_ran_and_where(executed: Course) -> None:
-    source = course.chapters(executed)[0].source
+    source = chapters(executed)[0].source
     source.write_text(source.read_text().replace("Some words.", "It took {{ run_times }}."))
-    book.publish(course=executed)
+    edition.publish(course=executed)
     (executed.root / "_config.yml").write_text("title: x\n")
     page = nbformat.read(book.stage("local", executed).folder / "notebooks" / "01_first.ipynb", as_version=4)
     (sentence,) = [line for line in page.cells[0].source.splitlines() if "It took" in line]
@@ -483,29 +495,29 @@ def test_a_machine_that_a_reader_brought_is_shown_without_executing_anything_and
     executed: Course, make_record: Callable[..., Record]
 ) -> None:
     (executed.root / "_config.yml").write_text("title: x\n")
-    source = course.chapters(executed)[0].source
+    source = chapters(executed)[0].source
     source.write_text(source.read_text().replace("Some words.", "{{ machines: pytorch tvm }}"))
 
-    def page(edition: str) -> str:
-        book.publish(course=executed)
-        staged = book.stage(edition, executed).folder / "notebooks" / "01_first.ipynb"
+    def page(name: str) -> str:
+        edition.publish(course=executed)
+        staged = book.stage(name, executed).folder / "notebooks" / "01_first.ipynb"
         return nbformat.read(staged, as_version=4).cells[0].source
 
     assert contribution.NOBODY_YET in page("local")
     records = [make_record(ms, run=run, device="cpu") for run, ms in (("1", 2.0), ("2", 2.1))]
     parcel.pack(contribution.describe(records, "a-laptop"), executed.root / "x.zip")
     parcel.add(executed.root / "x.zip", executed.published / "machines")
-    for edition in ("local", "published"):
-        assert "**a-laptop** (Test CPU (2 cores))" in page(edition)
-        assert 'class="measured-table"' in page(edition)
-        assert "2.100" not in page(edition)  # the second run judges claims, and is not shown
+    for name in ("local", "published"):
+        assert "**a-laptop** (Test CPU (2 cores))" in page(name)
+        assert 'class="measured-table"' in page(name)
+        assert "2.100" not in page(name)  # the second run judges claims, and is not shown
 
 
 def test_the_published_edition_leaves_out_what_was_not_published(
     executed: Course, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (executed.root / "_config.yml").write_text("title: Tiny\n")
-    book.publish(course=executed)
+    edition.publish(course=executed)
     (executed.published / "01_first.ipynb").unlink()
     contents = (book.stage("published", executed).folder / "_toc.yml").read_text()
     assert [f"notebooks/{name}" in contents for name in ("01_first", "02_second")] == [False, True]
@@ -573,26 +585,26 @@ def test_a_chapter_without_fresh_outputs_becomes_a_page_that_says_so(executed: C
 
 def test_what_is_installed_later_makes_a_chapter_stale(executed: Course, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that was unavailable for want of a package is measured once it is there."""
-    chapter = course.chapters(executed)[0]
+    chapter = chapters(executed)[0]
 
     def fresh() -> bool:
-        return course.is_up_to_date(chapter, course._stamp(chapter, "full", "cuda"), executed)
+        return is_up_to_date(chapter, stamp_of(chapter, "full", "cuda"), executed)
 
     assert fresh()
     newer = this_machine().model_copy(update={"packages": {"tensorrt": "10"}})
     for place, name, changed in (
-        (course, "this_machine", lambda: newer),
+        (contents, "this_machine", lambda: newer),
         (type(BACKENDS["tensorrt"]), "availability", lambda *_: Availability(True, "10")),
     ):
-        course.environment_hash.cache_clear()
+        contents.environment_hash.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(place, name, changed)
             assert not fresh()
-    course.environment_hash.cache_clear()
+    contents.environment_hash.cache_clear()
     committed = this_machine().model_copy(update={"commit": "another"})
-    monkeypatch.setattr(course, "this_machine", lambda: committed)
+    monkeypatch.setattr(contents, "this_machine", lambda: committed)
     assert fresh()
-    course.environment_hash.cache_clear()
+    contents.environment_hash.cache_clear()
 
 
 def test_the_whole_grid_is_measured_before_all_chapters_and_only_then(

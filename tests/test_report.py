@@ -13,6 +13,7 @@ from matplotlib.text import Text
 
 from inference_lib.records.record import Accuracy, Build, Record
 from inference_lib.report import labels, plots, readme, tables, words
+from inference_lib.report.flat import flat_table
 from inference_lib.seam import MODELS
 
 MakeRecord = Callable[..., Record]
@@ -68,7 +69,16 @@ def test_a_backend_on_two_devices_keeps_both_its_agreements(make_record: MakeRec
     cuda, cpu = make_record(device="cuda"), make_record(device="cpu")
     both = tables.agreement([cuda, make_record(device="cuda", batch_size=8), cpu])
     assert list(both["device"]) == ["GPU", "CPU"]
-    assert "device" not in tables.agreement([cuda]).columns
+    assert not {"device", "batch"} & {*tables.agreement([cuda])}
+
+
+def test_an_export_of_its_own_for_a_batch_size_keeps_its_agreement(make_record: MakeRecord) -> None:
+    other = Accuracy(accuracy_percent=94.9, agreement_percent=99.2, largest_difference=0.4, images=10_000)
+    rows = [make_record(batch_size=8), make_record(), make_record(batch_size=256, accuracy=other)]
+    found = tables.agreement(rows)
+    assert list(zip(found["batch"], found["agreement %"], strict=True)) == [("1, 8", 100), ("256", 99.2)]
+    one_each = tables.agreement([rows[0], make_record(batch_size=256, precision="fp16", accuracy=other)])
+    assert "batch" not in one_each  # nothing to tell apart
 
 
 def test_profiles_and_runs_have_tables_of_their_own(make_record: MakeRecord) -> None:
@@ -394,7 +404,7 @@ NEW_COLUMNS = [
 def test_the_flat_table_keeps_its_columns_and_gains_those_of_the_design(make_record: MakeRecord) -> None:
     noisy = {"luck": 0.1, "seed": 1, "device_ms": 1.0}
     measured, absent = make_record(2.0, timing=noisy, run="2"), make_record(count=0, status="failed", reason="why")
-    table = tables.flat_table([measured, absent])
+    table = flat_table([measured, absent])
     assert list(table) == COLUMNS + NEW_COLUMNS
     row, empty = table.iloc[0], table.iloc[1]
     median, device = measured.median("end_to_end"), measured.median("device")
@@ -420,19 +430,19 @@ def test_the_flat_table_keeps_its_columns_and_gains_those_of_the_design(make_rec
 def test_what_too_few_invocations_or_iterations_do_not_carry_is_empty(
     make_record: MakeRecord, count: int, iterations: int, empty: set[str]
 ) -> None:
-    row = tables.flat_table([make_record(2.0, count=count, timing={"iterations": iterations})]).iloc[0]
+    row = flat_table([make_record(2.0, count=count, timing={"iterations": iterations})]).iloc[0]
     assert {name for name in COLUMNS + NEW_COLUMNS if pd.isna(row[name])} == empty | {"eight_bits_percent"}
 
 
 def test_a_cpu_has_no_device_columns_of_its_own(make_record: MakeRecord) -> None:
-    row = tables.flat_table([make_record(device="cpu")]).iloc[0]
+    row = flat_table([make_record(device="cpu")]).iloc[0]
     assert row[["device_ms", "device_low_ms", "device_high_ms", "gpu_memory_mib", "gpu_busy_percent"]].isna().all()
 
 
 def test_a_record_without_parts_still_has_its_times_and_a_figure(make_record: MakeRecord) -> None:
     """A second run repeats the rounds alone."""
     rounds_only = make_record(2.0, parts=None)
-    assert tables.flat_table([rounds_only]).iloc[0]["latency_p50_ms"] == pytest.approx(2)
+    assert flat_table([rounds_only]).iloc[0]["latency_p50_ms"] == pytest.approx(2)
     _, (axes,) = plots.new_figure()
     plots.stacked_parts([rounds_only, make_record(3.0, title="TVM")], axes)
     assert [text.get_text() for text in axes.get_yticklabels()] == ["TVM FP32"]
@@ -503,7 +513,7 @@ def test_accuracies_of_a_report_are_told_of_as_many_pictures(make_record: MakeRe
 
 
 def test_what_a_row_costs_beside_time_is_read_from_its_record(make_record: MakeRecord) -> None:
-    build = Build(export_s=40, load_s=1, first_inference_s=1, artifact_mib=11)
+    build = Build(export_s=40, load_s=1, first_inference_s=1, artifact_mib=11, alone=True)
     here = make_record(device="cpu", precision="int8", build=build)
     absent = make_record(count=0, device="cpu", status="failed", reason="no kernel")
     table = tables.costs([here, absent])
@@ -516,16 +526,16 @@ def test_what_a_row_costs_beside_time_is_read_from_its_record(make_record: MakeR
     assert tables.costs([absent]).empty
 
 
-def test_a_load_is_told_only_where_others_were_started_alone_too(make_record: MakeRecord) -> None:
-    def row(title: str, export_s: float | None) -> Record:
-        return make_record(title=title, build=Build(export_s=export_s, load_s=5, first_inference_s=1, artifact_mib=1))
-
-    searches, beside, alone = row("times kernels", 20), row("beside others", None), row("alone", 2)
-    found = tables.costs([searches, beside])
-    assert found["export, s"].dropna().to_list() == [20]
-    assert "load, s" not in found  # the one export ran alone; that its load did, too, nothing says
-    found = tables.costs([searches, beside, alone])
-    assert found.set_index("framework")["load, s"].dropna().index.to_list() == ["times kernels", "alone"]
+def test_a_load_beside_others_is_not_told_though_the_export_was_alone(make_record: MakeRecord) -> None:
+    """A builder that times kernels exports alone in every grid; the grid's rivals load side by side."""
+    searched = Build(export_s=20, load_s=5, first_inference_s=1, artifact_mib=1)
+    assert searched.start_s is None
+    found = tables.costs([make_record(build=searched)])
+    assert found["export, s"].to_list() == [20]
+    assert "load, s" not in found
+    started = searched.model_copy(update={"alone": True})
+    assert started.start_s == 26
+    assert tables.costs([make_record(build=searched), make_record(build=started)])["load, s"].dropna().to_list() == [5]
 
 
 def test_accuracies_on_different_numbers_of_images_say_so(make_record: MakeRecord) -> None:

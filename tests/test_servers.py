@@ -4,20 +4,20 @@ import gc
 import http.server
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from serving import PICTURE
 from waits import Answers
 
@@ -25,10 +25,10 @@ from inference_lib.cli import main, parser
 from inference_lib.commands import serve as command
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import Workload
-from inference_lib.serve import server_process
+from inference_lib.serve import replica, server_process
 from inference_lib.serve.classifier import HALF_STEPS, DeviceClassifier, Loaded, out_of_the_collectors_way, sizes_up_to
 from inference_lib.serve.client import Client, Reply
-from inference_lib.serve.server_process import answers, running_server
+from inference_lib.serve.server_process import answers, free_port, running_server
 from inference_lib.serve.settings import Settings
 from inference_lib.serve.soak import growth_percent, soak
 from inference_lib.support.errors import CourseError
@@ -37,12 +37,6 @@ from inference_lib.zoo.fashion_mnist import load_fashion_mnist
 MODEL = ["--backend", "onnxruntime", "--model", "vanilla_cnn", "--device", "cpu"]
 SLOW_MS = 1500
 """A lone request waits so long for company: long enough for a signal to find it under way."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(params=["local", "litserve", pytest.param("ray", marks=pytest.mark.slow)])
@@ -151,10 +145,10 @@ def test_a_server_is_loaded_over_http_and_does_not_outlive_who_started_it(
     command = [sys.executable, "-c", HOLDER, url, *MODEL, "--engine", "local", "--port", str(port), "--max-batch", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         server = psutil.Process(int(holder.stdout.readline()))
-        for scenario in ("single_stream", "server"):
+        for scenario in ("single_stream", "server", "offline"):
             main(["load", "--url", url, "--scenario", scenario, "--rate", "200", "--seconds", "0.2"])
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split(":")[0] for line in lines] == ["single_stream", "server"]
+        assert [line.split(":")[0] for line in lines] == ["single_stream", "server", "offline"]
         assert all("Error" not in line for line in lines)
         holder.kill()  # as a kernel is that is restarted: nothing of it runs any more
     gone, _ = psutil.wait_procs([server], 20)
@@ -164,12 +158,12 @@ def test_a_server_is_loaded_over_http_and_does_not_outlive_who_started_it(
 
 def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -> None:
     settings = Settings("onnxruntime", Workload("vanilla_cnn", 1), replicas=2, max_batch=2, root=root)
-    found = soak(settings, seconds=4, kill_every_s=1.2, rate=40, limit_ms=1000)
+    found = soak(settings, seconds=4, kill_every_s=1.2, rate=40)
     assert found.lost == 0
-    assert found.kills >= 2
+    assert len(found.kills) >= 2
     assert found.replaced >= 1
-    assert found.answered > 0
-    assert set(found.errors) <= {"FailedError", "TimedOutError"}  # on a busy machine, another process takes its time
+    assert (found.load.errors == "").any()
+    assert set(found.load.errors) <= {"", "FailedError", "TimedOutError"}  # on a busy machine, another process is slow
 
 
 @pytest.mark.parametrize(
@@ -203,9 +197,8 @@ def placed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], int]]:
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setattr(Settings, "loaded", load)
-    for module in ("litserve_engine", "ray_engine"):
-        with suppress(ImportError):
-            monkeypatch.setattr(f"inference_lib.serve.{module}.compute_on", kept.append)
+    monkeypatch.setattr(replica, "keep_to", kept.append)
+    monkeypatch.setattr(torch, "set_num_threads", bool)
     return found
 
 
@@ -232,8 +225,8 @@ def test_a_replica_of_ray_has_the_cores_of_its_rank_on_its_host(
     monkeypatch.setattr(ray_engine.ray, "nodes", lambda: nodes)
     context = SimpleNamespace(rank=SimpleNamespace(rank=3, local_rank=1))
     monkeypatch.setattr(ray_engine.ray_serve, "get_replica_context", lambda: context)
-    ray_engine.Replica(Settings("pytorch", Workload("vanilla_cnn", 1), replicas=4))
-    assert placed == [(cores, 0)]
+    ray_engine.RayReplica(Settings("pytorch", Workload("vanilla_cnn", 1), replicas=4))
+    assert placed == [(cores, 1)]  # Ray shows an actor one GPU
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "onnxruntime"])
@@ -324,9 +317,9 @@ def test_without_the_extra_it_is_said_what_to_install(
 def test_the_options_of_a_server_are_its_settings() -> None:
     given = ["serve", "--device", "cpu", "--max-batch", "12", "--max-wait-ms", "3", "--max-queue", "7"]
     given += ["--port", "9000"]
-    settings = command.settings_of(parser(given).parse_args(given))
+    settings = command.settings_of(parser(given).parse_args(given), 3)
     assert (settings.sizes, settings.max_wait_s, settings.limits.under_way) == ((1, 2, 4, 8, 12), 0.003, 7)
-    assert settings.url == "http://127.0.0.1:9000"
+    assert (settings.replicas, settings.host, settings.port) == (3, "127.0.0.1", 9000)
 
 
 def test_a_load_in_this_process_is_predicted_measured_and_kept(
@@ -336,9 +329,12 @@ def test_a_load_in_this_process_is_predicted_measured_and_kept(
     knobs = ["--max-batch", "2", "--max-wait-ms", "0", "--seconds", "0.2", "--loads", "0.3", "--p99-ms", "400"]
     assert main(["load", *MODEL, *knobs, "--records", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    for part in ("queue's overhead", "simulated:", "highest rate", "offline: "):
+    for part in ("the queue adds", "simulated:", "server: ", "offline: "):
         assert part in said
-    (record,) = RecordStore(tmp_path).read()
+    figures = said[said.index("offline: ") :].splitlines()[1:]
+    assert len(figures) == 5
+    assert not any("not measured" in line for line in figures)
+    (record,) = RecordStore(tmp_path / "queue-1").read()
     assert (record.profile, record.batch_size, record.status) == ("load", 2, "ok")
     serving = record.serving
     assert serving.goodput_per_s == serving.arrival_rate > 0

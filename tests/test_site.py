@@ -20,9 +20,10 @@ from bs4 import BeautifulSoup
 from chromium import a_tab
 
 from inference_lib import cli
-from inference_lib.course import book, reference, site
+from inference_lib.course import book, edition, reference, site
+from inference_lib.course.contents import Chapter, Course
+from inference_lib.course.notebook import STAMP, code_cells, source_notebook
 from inference_lib.course.pages import Marks
-from inference_lib.course.run import Chapter, Course
 from inference_lib.course.site import Site
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
@@ -189,10 +190,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Course:
 def publish_small(small: Course, records: list[Record]) -> None:
     """Put a chapter with an error message in its output, and records, into the small course's published edition."""
     (small.published / "records").mkdir(parents=True, exist_ok=True)
-    notebook = book.source_notebook(small.root / "notebooks" / "01_first.py")
-    (cell,) = book.code_cells(notebook)
+    notebook = source_notebook(small.root / "notebooks" / "01_first.py")
+    (cell,) = code_cells(notebook)
     cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"{MESSAGE}\n")]
-    notebook.metadata[book.STAMP] = {"seconds": 1, "machine": "a GPU", "profile": "full"}
+    notebook.metadata[STAMP] = {"seconds": 1, "machine": "a GPU", "profile": "full"}
     nbformat.write(notebook, small.published / "01_first.ipynb")
     for record in records:
         RecordStore(small.published / "records").write(record)
@@ -305,9 +306,9 @@ def test_the_readme_alone_can_be_written_anew(
 ) -> None:
     course = Course(tmp_path, tmp_path / "_build")
     RecordStore(course.published / "records").write(make_record(2.0))
-    book.update_readme(course)  # where there is no README, nothing happens
+    edition.update_readme(course)  # where there is no README, nothing happens
     (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n")
-    monkeypatch.setattr(book, "update_readme", partial(book.update_readme, course))
+    monkeypatch.setattr(edition, "update_readme", partial(edition.update_readme, course))
     assert cli.main(["publish", "--readme"]) == 0
     assert re.search(r"\| the plain loop +\| PyTorch \(eager\) FP32", (tmp_path / "README.md").read_text())
 

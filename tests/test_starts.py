@@ -46,6 +46,7 @@ def test_what_is_measured_is_exported_and_started_again_alone(store: RecordStore
     assert 0 < told[0].build.export_s < 60
     assert 0 < told[0].build.load_s < 60
     assert told[0].build.artifact_mib > 1
+    assert told[0].build.start_s > told[0].build.export_s
     assert len(said) == 1
 
 
@@ -69,6 +70,6 @@ def test_the_command_says_what_to_do_where_nothing_was_measured(
 
 
 def test_a_load_beside_others_is_no_cost(make_record: Callable[..., Record]) -> None:
-    alone = Build(export_s=2, load_s=1, first_inference_s=1, artifact_mib=1)
+    alone = Build(export_s=2, load_s=1, first_inference_s=1, artifact_mib=1, alone=True)
     table = costs([make_record(build=BESIDE_OTHERS), make_record(precision="fp16", build=alone)])
     assert list(table["load, s"].isna()) == [True, False]

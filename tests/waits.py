@@ -1,5 +1,7 @@
 """Waiting in tests: for what happens elsewhere, with an end, and for a clock that nobody has to wait for."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,12 @@ def wait_until(holds: Callable[[], object], limit_s: float = 120) -> None:
     deadline = time.monotonic() + limit_s
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def interrupt() -> None:
+    """Send this process Ctrl-C twice, as ``timeout -s INT`` does: to the process and to its group."""
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 class Answers(Generic[T]):

@@ -93,7 +93,7 @@ def _rows(choice: "Choice", goal: Any) -> Iterable[dict[str, Any]]:
     """Yield what is told of each row that meets the request, the best first."""
     from inference_lib.backends import SERVED_WITHOUT_PYTHON
     from inference_lib.report.choose import advantage, places
-    from inference_lib.report.tables import flat_row
+    from inference_lib.report.flat import flat_row
 
     for place, record in zip(places(choice.ranked, goal), choice.ranked, strict=True):
         beside, flat = advantage(choice.ranked[0], record, goal), flat_row(record)
@@ -124,7 +124,7 @@ def _as_text(shelf: Shelf, choice: "Choice", options: argparse.Namespace) -> str
     import pandas as pd
 
     from inference_lib.records.statistics import LEAST_INVOCATIONS
-    from inference_lib.report.tables import text_table
+    from inference_lib.report.layout import text_table
     from inference_lib.report.words import label
 
     rows = list(_rows(choice, options.goal))

@@ -16,10 +16,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Publish, and name the chapters."""
-    from inference_lib.course import book
+    from inference_lib.course import edition
 
     if options.readme:
-        book.update_readme()
+        edition.update_readme()
     else:
-        names = book.publish(options.executed, options.records, options.any_profile)
+        names = edition.publish(options.executed, options.records, options.any_profile)
         print(f"published {', '.join(names)}")

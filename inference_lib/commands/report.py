@@ -74,7 +74,7 @@ def _side(name: str, folder: Path) -> list["Record"]:
 def _in_format(rows: list[dict[str, Any]], kind: str) -> str:
     import pandas as pd
 
-    from inference_lib.report import tables
+    from inference_lib.report.layout import text_table
 
     if kind == "json":
         return json.dumps(rows, indent=1)
@@ -85,4 +85,4 @@ def _in_format(rows: list[dict[str, Any]], kind: str) -> str:
     for name in ("before ms", "after ms", "ratio", "low", "high", "host"):
         table[name] = [None if pd.isna(value) else f"{value:.3f}" for value in table[name]]
     table = table.replace("", None).dropna(axis="columns", how="all")
-    return tables.text_table(table, "pipe" if kind == "markdown" else "simple")
+    return text_table(table, "pipe" if kind == "markdown" else "simple")

@@ -15,6 +15,7 @@ ENGINES = ("litserve", "ray", "local")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     model_options(parser)
+    parser.add_argument("--replicas", type=common.count, default=1, help="copies of the model; one a GPU")
     parser.add_argument("--engine", choices=ENGINES, default="litserve", help="what serves (default: litserve)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: 127.0.0.1)")
     parser.add_argument("--port", type=common.port, default=8000)
@@ -25,7 +26,6 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="onnxruntime", help="what runs the model (default: onnxruntime)")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--replicas", type=common.count, default=1, help="copies of the model; one a GPU")
     parser.add_argument("--max-batch", type=common.count, default=32, help="pictures computed together at most")
     parser.add_argument(
         "--max-wait-ms", type=common.not_negative, default=2.0, help="how long the first of a batch waits for others"
@@ -45,14 +45,15 @@ def run(options: argparse.Namespace) -> None:
 
     end_with_the_holder()
     with common.serve_extra():
-        settings = settings_of(options)
+        settings = settings_of(options, options.replicas)
         engine = importlib.import_module(f"inference_lib.serve.{options.engine}_engine")
     settings.loaded()  # exports what is missing, once, before replicas look for it side by side
-    common.say(f"{settings.workload.model} on {options.engine}: {settings.url} (GET /ready says when)")
+    url = f"http://{settings.host}:{settings.port}"
+    common.say(f"{settings.workload.model} on {options.engine}: {url} (GET /ready says when)")
     engine.serve(settings)
 
 
-def settings_of(options: argparse.Namespace) -> "Settings":
+def settings_of(options: argparse.Namespace, replicas: int) -> "Settings":
     """Return the server's settings, as asked for on the command line."""
     from inference_lib.backends.shared.cuda import resolve_device
     from inference_lib.seam import Workload
@@ -62,7 +63,7 @@ def settings_of(options: argparse.Namespace) -> "Settings":
     return Settings(
         options.backend,
         Workload(options.model, 1, options.precision, resolve_device(options.device)),
-        options.replicas,
+        replicas,
         options.max_batch,
         options.max_wait_ms / 1e3,
         Limits(under_way=options.max_queue, timeout_s=options.timeout_s),

@@ -16,7 +16,8 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.measure.plan import grid, why_not
     from inference_lib.measure.starts import time_starts
     from inference_lib.records.store import RecordStore
-    from inference_lib.report.tables import costs, text_table
+    from inference_lib.report.layout import text_table
+    from inference_lib.report.tables import costs
 
     asked, store = common.asked(options), RecordStore(options.records)
     store.check_writable()

@@ -5,14 +5,12 @@ edited without executing anything, while a change of code makes the outputs stal
 without fresh outputs becomes a page that says why.
 """
 
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,29 +18,21 @@ from pathlib import Path
 import nbformat
 
 from inference_lib.course import reference, theme
-from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook
+from inference_lib.course.contents import COURSE, FAILED, Chapter, Course, chapters
+from inference_lib.course.edition import RUN_AGAIN, read_executed, replacing, write_if_changed
+from inference_lib.course.notebook import ESCAPES, STAMP, Notebook, clean, code_cells, source_notebook
 from inference_lib.course.pages import Marks
-from inference_lib.course.run import COURSE, ESCAPES, FAILED, Chapter, Course, chapters
 from inference_lib.course.site import PREVIEW, TAKEN_AWAY, Site, configured, take_away
-from inference_lib.records.record import Record
-from inference_lib.records.store import RecordStore
-from inference_lib.report import readme
 from inference_lib.report.opening import png
 from inference_lib.report.words import NOT_MEASURED
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import make_writable, shown
 
-PUBLISHED = "published"
-
-THOROUGH = "full"
-"""The profile of an edition, and the run that its sentences are about; others show whether they hold."""
-
-NOT_FOR_AN_EDITION = "publish what a GPU made with --profile full, or say --any-profile"
-
 GLUED = re.compile(r"{glue(:\w+)?}`(?P<key>[^`:]+)[^`]*`")
 """A number in a sentence, by the key under which a cell keeps it."""
 
-RUN_AGAIN = "run `python -m inference_lib run {name}`"
+PUBLISHED = "published"
+
 PUBLISH_AGAIN = "run it on a GPU with the full profile and publish it (see the page Reproducing the numbers)"
 
 CONFIG, TOC = Path("_config.yml"), Path("_toc.yml")
@@ -52,141 +42,6 @@ JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 
 RENDER_S = 3600.0
 """How long it may take: minutes, as a rule."""
-
-
-def read_executed(chapter: Chapter, folder: Path, remedy: str = RUN_AGAIN) -> Notebook:
-    """Return the executed chapter in ``folder``.
-
-    Raises:
-        CourseError: it is missing, or its code has changed since; the message ends with ``remedy``.
-
-    """
-    path = folder / f"{chapter.name}.ipynb"
-    remedy = remedy.format(name=chapter.name)
-    if not path.exists():
-        raise CourseError(f"chapter {chapter.name} has no outputs in {shown(folder)}; {remedy}")
-    executed = nbformat.read(path, as_version=4)
-    if code_hash(executed) != code_hash(source_notebook(chapter.source)):
-        raise CourseError(f"the code of chapter {chapter.name} has changed since it was executed; {remedy}")
-    return executed
-
-
-# The published edition
-
-
-def publish(
-    executed: Path | None = None, records: Path | None = None, any_profile: bool = False, course: Course = COURSE
-) -> list[str]:
-    """Put executed chapters and records into the published edition, and its results into the README.
-
-    Everything is read and checked before anything is written, and the edition is replaced as a whole. What it has
-    already and is not made anew stays, so that several runs stand side by side. Return the names of the chapters.
-
-    Raises:
-        CourseError: there is nothing to publish, a chapter's code has changed since it was executed, a file is not a
-            record, or (unless ``any_profile``) something was not made on a GPU with the full profile; or the edition
-            would hold the records of several GPUs.
-
-    """
-    executed, records = executed or course.executed, records or course.records
-    found = [chapter for chapter in chapters(course) if (executed / f"{chapter.name}.ipynb").exists()]
-    if not found:
-        raise CourseError(f"no executed chapters in {shown(executed)}; run `python -m inference_lib run`")
-    notebooks = {chapter.name: read_executed(chapter, executed) for chapter in found}
-    measured = RecordStore(records).read()
-    if not measured:
-        raise CourseError(f"no records in {shown(records)}; name their folder with --records")
-    if not any_profile:
-        _check_thorough(notebooks, measured)
-    edition = {record.key: record for record in (*RecordStore(course.published / "records").read(), *measured)}
-    _check_one_gpu(edition.values())
-    make_writable(course.published.parent, "publish")
-    with _replacing(course.published, course.published) as folder:
-        for name, notebook in notebooks.items():
-            nbformat.write(clean(notebook, course.root), folder / f"{name}.ipynb")
-        for record in measured:
-            RecordStore(folder / "records").write(record)
-        for kept in (records.parent / "ceilings").glob("cuda-*.json"):
-            _write_if_changed(folder / "ceilings" / kept.name, kept.read_bytes())
-    update_readme(course)
-    return list(notebooks)
-
-
-def update_readme(course: Course = COURSE) -> None:
-    """Write the figure and the results of the published records into the README, where there is one."""
-    if (course.root / "README.md").exists():
-        records = RecordStore(course.published / "records").read()
-        readme.update(course.root / "README.md", records, course.published / "ceilings")
-
-
-def _check_thorough(notebooks: Mapping[str, Notebook], records: Sequence[Record]) -> None:
-    """Raise CourseError unless everything was made on a GPU machine with the full profile."""
-    for name, notebook in notebooks.items():
-        stamp = notebook.metadata.get(STAMP, {})
-        made = (stamp.get("profile"), stamp.get("device"))
-        if made != (THOROUGH, "cuda"):
-            raise CourseError(
-                f"chapter {name} was executed with the {made[0]} profile on {made[1]}; {NOT_FOR_AN_EDITION}"
-            )
-    quick = [record for record in records if record.profile != THOROUGH or record.machine.gpu is None]
-    if quick:
-        where = f"the {quick[0].profile} profile on {quick[0].machine.name(quick[0].device)}"
-        raise CourseError(
-            f"{len(quick)} of {len(records)} records are not a GPU machine's of the {THOROUGH} profile "
-            f"(the first, {quick[0].key.file_name}, has {where}); {NOT_FOR_AN_EDITION}"
-        )
-
-
-def _check_one_gpu(records: Iterable[Record]) -> None:
-    """Raise CourseError where the records are several GPUs': a sentence could not tell which it is about."""
-    names = sorted({record.machine.name("cuda") for record in records if record.device == "cuda"})
-    if len(names) > 1:
-        raise CourseError(
-            f"the edition would hold records of {' and '.join(names)}; an edition is made on one kind of GPU: "
-            "move the other's out of book/published/records, or name another folder with --records"
-        )
-
-
-@contextmanager
-def _replacing(folder: Path, start: Path) -> Iterator[Path]:
-    """Yield a copy of ``start`` to change; it takes the place of ``folder`` at the end, unless something goes wrong.
-
-    ``folder`` is whole at any time: of its two names, it has one.
-    """
-    fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
-    shutil.rmtree(fresh, ignore_errors=True)
-    _put_back(old, folder)  # a process that was killed may have left it there
-    try:
-        if start.exists():
-            shutil.copytree(start, fresh)
-        fresh.mkdir(exist_ok=True)
-        yield fresh
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-    finally:
-        _put_back(old, folder)
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _put_back(old: Path, folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-    elif old.exists():
-        os.replace(old, folder)
-
-
-def stale_published(course: Course = COURSE) -> list[str]:
-    """Return the published chapters whose outputs no longer belong to their code, or whose stamp is wrong."""
-    stale = []
-    for chapter in chapters(course):
-        path = course.published / f"{chapter.name}.ipynb"
-        if path.exists():
-            published = nbformat.read(path, as_version=4)
-            stamped = published.metadata.get(STAMP, {}).get("code_sha256")
-            if not code_hash(source_notebook(chapter.source)) == code_hash(published) == stamped:
-                stale.append(chapter.name)
-    return stale
 
 
 # Staging
@@ -237,7 +92,7 @@ def stage(edition: str, course: Course = COURSE) -> Edition:
         wanted[Path(TAKEN_AWAY) / f"{chapter.name}.py"] = chapter.source.read_bytes()
         wanted[Path(TAKEN_AWAY) / f"{chapter.name}.ipynb"] = nbformat.writes(source_notebook(chapter.source)).encode()
     for name, content in wanted.items():
-        _write_if_changed(staged.folder / name, content)
+        write_if_changed(staged.folder / name, content)
     for path in staged.folder.rglob("*"):
         if path.is_file() and path.relative_to(staged.folder) not in wanted:
             path.unlink()
@@ -310,12 +165,6 @@ def _reworded(page: Notebook, change: Callable[[str], str]) -> Notebook:
     return page
 
 
-def _write_if_changed(path: Path, content: bytes) -> None:
-    if not path.exists() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
 # Rendering
 
 
@@ -342,7 +191,7 @@ def render(edition: str = "local", course: Course = COURSE) -> Edition:
         print("failed")
         complaints = _first_complaints(log).replace(f"{source}/", "")
         raise CourseError(f"the {edition} edition cannot be rendered, see {shown(log)}: {complaints}")
-    with _replacing(target, work / "_build" / "html") as rendered:
+    with replacing(target, work / "_build" / "html") as rendered:
         theme.mend_pages(rendered)
         for path in (source / "book" / "_static").glob("*"):
             shutil.copy(path, rendered / "_static")  # Sphinx does so only where it builds a page again

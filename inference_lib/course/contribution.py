@@ -30,7 +30,7 @@ from inference_lib.support.places import places_in
 DESCRIPTION, RECORDS = "description.json", "records"
 
 THOROUGH = get_profile("full")
-"""What a contribution is measured with: the profile of an edition."""
+"""What an edition is measured with, and so a contribution to it."""
 
 MOST_CONTRADICTED = 2.0
 """Claims of the first run that the second may contradict, percent, as in the command ``replicate``."""

@@ -20,6 +20,9 @@ INJECTED = "injected-parameters"
 STAMP = "inference_lib"
 """The key of a notebook's metadata that says what produced its outputs."""
 
+ESCAPES = re.compile(r"\x1b\[[\d;]*m")
+"""Colours of a terminal."""
+
 
 def source_notebook(source: Path) -> Notebook:
     """Read a chapter's source; its cells are numbered, so that equal sources give equal notebooks."""

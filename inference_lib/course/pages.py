@@ -7,9 +7,9 @@ from functools import cached_property
 import nbformat
 
 from inference_lib.course import contribution
+from inference_lib.course.contents import Course
 from inference_lib.course.contribution import Contribution
 from inference_lib.course.notebook import STAMP, raw_html
-from inference_lib.course.run import Course
 from inference_lib.records.record import Record
 from inference_lib.records.runs import runs_of
 from inference_lib.records.store import RecordStore, select

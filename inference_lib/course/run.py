@@ -1,19 +1,14 @@
-"""The chapters: what they are, which are up to date, and how they are executed.
+"""Executing chapters: a source becomes a notebook with outputs under ``_build/executed/``.
 
-A chapter is a text file under ``notebooks/`` in jupytext's percent format. Executing it gives a notebook with outputs
-under ``_build/executed/``, stamped with the hash of the code that made it, so that it is not executed again until
-that code changes. ``inference_lib.course.book`` turns executed chapters into pages.
+One that is up to date is not executed again. ``inference_lib.course.book`` turns executed chapters into pages.
 """
 
 import logging
 import os
-import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,104 +22,19 @@ from nbformat.reader import NotJSONError
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.shared.cuda import resolve_device
-from inference_lib.course.notebook import STAMP, Notebook, clean, code_cells, code_hash, source_notebook, without_paths
+from inference_lib.course.contents import COURSE, FAILED, Chapter, Course, find_chapters, is_up_to_date, stamp_of
+from inference_lib.course.notebook import ESCAPES, STAMP, Notebook, clean, code_cells, source_notebook, without_paths
 from inference_lib.measure.benchmark import Session, whole_grid
 from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.records.machine import this_machine
 from inference_lib.records.store import RecordStore
-from inference_lib.seam import DEVICE_KINDS, FASHION_MNIST, MODELS, Device, Workload
+from inference_lib.seam import FASHION_MNIST, MODELS, Device, Workload
 from inference_lib.support import paths, progress
-from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.errors import CourseError
 from inference_lib.support.files import make_writable, shown, write_atomically
-from inference_lib.support.hashes import library_hash, sha256_of
-
-
-@dataclass(frozen=True)
-class Course:
-    """The folders of one course: what people edit is under ``root``, what is made at run time under ``build``."""
-
-    root: Path = paths.ROOT
-    build: Path = paths.BUILD
-
-    @property
-    def executed(self) -> Path:
-        """Chapters executed on this machine."""
-        return self.build / "executed"
-
-    @property
-    def records(self) -> Path:
-        """Measurement records made on this machine."""
-        return self.build / "records"
-
-    @property
-    def published(self) -> Path:
-        """Chapters and records of the published edition."""
-        return self.root / "book" / "published"
-
-
-COURSE = Course()
-
-FAILED = ".failed.ipynb"
-"""How the file of a chapter ends that failed: what was executed of it, and its failure in the stamp."""
 
 CELL_S = 12 * 3600
 """How long a cell may take: the longest measures a part of the grid, or tunes a network."""
-
-ESCAPES = re.compile(r"\x1b\[[\d;]*m")
-"""Colours of a terminal."""
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """One chapter: its name (``04_pytorch``) and its source."""
-
-    name: str
-    source: Path
-
-
-def chapters(course: Course = COURSE) -> list[Chapter]:
-    """Return the chapters of the table of contents that have a source, in reading order."""
-    listed = re.findall(r"^ *- file: (notebooks/\S+)$", (course.root / "_toc.yml").read_text(), re.MULTILINE)
-    sources = [course.root / f"{name}.py" for name in listed]
-    return [Chapter(source.stem, source) for source in sources if source.exists()]
-
-
-def find_chapters(names: Sequence[str] | None, course: Course = COURSE) -> list[Chapter]:
-    """Return the chapters called ``names`` (``04_pytorch``, or just ``04``), all of them for None.
-
-    Raises:
-        CourseError: a name is not a chapter's.
-
-    """
-    known = chapters(course)
-    by_name = {chapter.name.split("_")[0]: chapter for chapter in known} | {chapter.name: chapter for chapter in known}
-    wanted = [Path(name).stem for name in names] if names is not None else [chapter.name for chapter in known]
-    for name in wanted:
-        if name not in by_name:
-            raise unknown_name("chapter", name, [chapter.name for chapter in known])
-    return [by_name[name] for name in wanted]
-
-
-def is_up_to_date(chapter: Chapter, stamp: dict[str, str], course: Course = COURSE) -> bool:
-    """Whether the chapter was executed here by the same code, with the same profile and on the same device.
-
-    One that failed since then is not: the code that failed may have been taken back. A chapter whose source says
-    ``summary: true`` under ``inference_lib`` shows the records of all others, so it must also be the last that was
-    executed.
-    """
-    path = course.executed / f"{chapter.name}.ipynb"
-    if not path.exists() or (course.executed / f"{chapter.name}{FAILED}").exists():
-        return False
-    made_by = nbformat.read(path, as_version=4).metadata.get(STAMP, {})
-    if any(made_by.get(key) != value for key, value in stamp.items()):
-        return False
-    if not source_notebook(chapter.source).metadata.get(STAMP, {}).get("summary"):
-        return True
-    others = [course.executed / f"{other.name}.ipynb" for other in chapters(course)]
-    return all(path.stat().st_mtime >= other.stat().st_mtime for other in others if other.exists())
-
-
-# Execution
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -164,7 +74,7 @@ def run_chapters(
     chosen = find_chapters(names, course)
     make_writable(course.executed)
     stale = [
-        chapter for chapter in chosen if force or not is_up_to_date(chapter, _stamp(chapter, profile, device), course)
+        chapter for chapter in chosen if force or not is_up_to_date(chapter, stamp_of(chapter, profile, device), course)
     ]
     if grid and names is None and stale:
         measure_grid(thoroughness, device, course)
@@ -209,27 +119,9 @@ def _say(line: str) -> None:
     progress.say(f"  {line}")
 
 
-@cache
-def environment_hash() -> str:
-    """Return the SHA-256 of what else a chapter's outputs depend on: the machine, its packages, what works there."""
-    works = [f"{name} {kind} {BACKENDS[name].availability(kind)}" for name in BACKENDS for kind in DEVICE_KINDS]
-    return sha256_of(fact.encode() for fact in (this_machine().model_dump_json(exclude={"commit"}), *works))
-
-
-def _stamp(chapter: Chapter, profile: str, device: str) -> dict[str, str]:
-    """Return what the outputs of ``chapter`` would be made by now."""
-    return {
-        "code_sha256": code_hash(source_notebook(chapter.source)),
-        "library_sha256": library_hash(),
-        "environment_sha256": environment_hash(),
-        "profile": profile,
-        "device": device,
-    }
-
-
 def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Course, said: str) -> bool:
     """Execute one chapter if need be, print the rest of the line that begins with ``said``; say whether it is fine."""
-    notebook, stamp = source_notebook(chapter.source), _stamp(chapter, profile, device)
+    notebook, stamp = source_notebook(chapter.source), stamp_of(chapter, profile, device)
     if not force and is_up_to_date(chapter, stamp, course):
         print("up to date")
         return True
@@ -276,7 +168,8 @@ def _execute(
     notebook: Notebook, output: Path, profile: str, device: str, course: Course, cells: dict[str, Any] | bool = False
 ) -> Notebook:
     """Execute ``notebook`` in the course's folder; what has run so far is always in ``output``."""
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # a failure has its own line
+    for log in ("papermill", "asyncio"):  # a failure has its own line; after Ctrl-C, nobody waits for a cell's any more
+        logging.getLogger(log).setLevel(logging.CRITICAL)
     own_records = None if course.build == paths.BUILD else str(course.records)
     return papermill.execute_notebook(
         notebook,

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from inference_lib.course.run import Chapter
+from inference_lib.course.contents import Chapter
 from inference_lib.support.errors import CourseError
 
 TAKEN_AWAY = "downloads"

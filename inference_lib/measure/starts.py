@@ -28,7 +28,7 @@ class Starter:
         backend, workload = get_backend(rival.backend), rival.workload
         runner, took = started(backend, build(backend, workload, root), inputs_of(workload)[0])
         runner.__exit__(None, None, None)
-        return took
+        return took.model_copy(update={"alone": True})
 
 
 def time_starts(

@@ -57,7 +57,7 @@ class Worker:
             os._exit(UNGUARDED)  # this is a worker that is still importing its parent's script
         self._pipe, theirs = context().Pipe()
         self._process = context().Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-        with _uninterrupted():
+        with uninterrupted():
             self._process.start()
         theirs.close()
 
@@ -143,13 +143,21 @@ def end(workers: Iterable[Worker]) -> None:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C and SIGTERM off: a process that is only half told what to do would end with a traceback."""
+def uninterrupted(end: Callable[[], object] = bool) -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off until what is done here is done; ``end`` is called, which may make that soon.
+
+    A process that is only half told what to do would end with a traceback. `timeout` sends its signal twice.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        end()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -140,13 +140,15 @@ class Build(BaseModel):
     load_s: float
     first_inference_s: float
     artifact_mib: float
+    alone: bool = False
+    """Whether it was loaded and answered first with nothing else running, too."""
     eight_bits_percent: float | None = None
     """Of a calibrated export's multiply-adds, the part whose factors have eight bits, read back from what runs."""
 
     @property
     def start_s(self) -> float | None:
         """From the network to its first answer; None where others were exported and loaded beside it."""
-        return None if self.export_s is None else self.export_s + self.load_s + self.first_inference_s
+        return None if self.export_s is None or not self.alone else self.export_s + self.load_s + self.first_inference_s
 
 
 class Accuracy(BaseModel):

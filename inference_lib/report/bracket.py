@@ -15,9 +15,10 @@ from inference_lib.measure.roofline import Ceilings, bounds, work_of
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import Interval
 from inference_lib.report import glue, plots
+from inference_lib.report.layout import show_table
 from inference_lib.report.rivals import Rivals
 from inference_lib.report.style import style_of
-from inference_lib.report.tables import reference_table, show_table
+from inference_lib.report.tables import reference_table
 from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS, find_model
 
@@ -88,8 +89,8 @@ class Bracket:
             style = style_of(record.backend)
             axes.errorbar(time.value, position, xerr=plots.reach([time]), fmt=style.marker, color=style.color)
         axes.axvspan(*self.ends_ms(batch_size), color="#009E73", alpha=0.25, linewidth=0)
-        axes.set_yticks(range(len(times)), names)
-        axes.set(xscale="log", xlabel="ms a batch", ylim=(len(times) - 0.4, -0.6))
+        plots.name_rows(axes, names, "ms a batch")
+        axes.set(xscale="log", ylim=(len(times) - 0.4, -0.6))
         plots.plain_ticks(axes, "x")
         alt = f"Time of a batch of {batch_size} for {', '.join(names)}, over a band from the lower to the upper end."
         caption = f"{self._name}, batch {batch_size}, copies not counted; the band is what the roofline expects."

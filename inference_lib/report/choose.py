@@ -8,6 +8,8 @@ from inference_lib.backends import SERVED_WITHOUT_PYTHON
 from inference_lib.records.comparison import compare, verdict_of
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import Interval
+from inference_lib.records.store import select_all
+from inference_lib.report.flat import flat_row
 from inference_lib.seam import PRECISIONS
 from inference_lib.support.errors import CourseError, unknown_name
 
@@ -56,13 +58,14 @@ def choose(
     if goal not in GOALS:
         raise unknown_name("goal", goal, GOALS)
     kept, excluded = [], []
-    for record in (r for r in records if r.model == model):
+    for record in select_all(records, model=model):
+        row = flat_row(record)
         reasons = [
-            _not_measured(record),
-            _too_much("median latency", latency_ms(record) if record.latency else None, max_p50_ms, "ms"),
-            _too_much("p99 latency", _p99(record), max_p99_ms, "ms"),
-            _too_little("accuracy", _accuracy(record), min_accuracy_percent, "%"),
-            _too_much("GPU memory", record.gpu_memory_mib, max_memory_mib, "MiB"),
+            not_measured(record),
+            _beyond("median latency", row["latency_p50_ms"], max_p50_ms, "ms"),
+            _beyond("p99 latency", row["latency_p99_ms"], max_p99_ms, "ms"),
+            _beyond("accuracy", row["accuracy_percent"], min_accuracy_percent, "%", least=True),
+            _beyond("GPU memory", row["gpu_memory_mib"], max_memory_mib, "MiB"),
             "needs Python to run" if without_python and record.backend not in SERVED_WITHOUT_PYTHON else "",
             "" if allow_int8 or not PRECISIONS[record.precision].calibrated else "calibrated; --allow-int8 lets it in",
         ]
@@ -159,26 +162,15 @@ def images_per_s(record: Record) -> float:
     return record.fps
 
 
-def _p99(record: Record) -> float | None:
-    found = record.latency.end_to_end.p99 if record.latency else None
-    return found.value if found else None
-
-
-def _accuracy(record: Record) -> float | None:
-    return record.accuracy.accuracy_percent if record.accuracy else None
-
-
-def _not_measured(record: Record) -> str:
+def not_measured(record: Record) -> str:
+    """Return why a record cannot be ranked, empty if it can."""
     return record.why_not or ("" if record.latency else "latency was not measured")
 
 
-def _too_much(what: str, value: float | None, limit: float | None, unit: str) -> str:
-    if limit is None or (value is not None and value <= limit):
+def _beyond(what: str, value: float | None, limit: float | None, unit: str, *, least: bool = False) -> str:
+    """Return in which way a value breaks its limit, the most that is allowed or the ``least``; empty if it does not."""
+    if limit is None or (value is not None and (value >= limit if least else value <= limit)):
         return ""
-    return f"{what} was not measured" if value is None else f"{what} {value:,.5g} {unit}, more than {limit:,g} {unit}"
-
-
-def _too_little(what: str, value: float | None, limit: float | None, unit: str) -> str:
-    if limit is None or (value is not None and value >= limit):
-        return ""
-    return f"{what} was not measured" if value is None else f"{what} {value:,.5g} {unit}, less than {limit:,g} {unit}"
+    if value is None:
+        return f"{what} was not measured"
+    return f"{what} {value:,.5g} {unit}, {'less' if least else 'more'} than {limit:,g} {unit}"

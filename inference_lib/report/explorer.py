@@ -20,10 +20,12 @@ from inference_lib.records.pairs import of_all_pictures
 from inference_lib.records.record import Record
 from inference_lib.records.runs import runs_of
 from inference_lib.records.store import select_all
-from inference_lib.report.choose import is_level, latency_ms
+from inference_lib.report.choose import is_level, latency_ms, not_measured
+from inference_lib.report.flat import flat_row
+from inference_lib.report.layout import MISSING, form
 from inference_lib.report.plots import provenance
 from inference_lib.report.style import style_of
-from inference_lib.report.tables import DEVICE_NAMES, MISSING, flat_row
+from inference_lib.report.tables import DEVICE_NAMES
 from inference_lib.seam import PRECISIONS
 
 COLUMNS = {
@@ -43,18 +45,6 @@ COLUMNS = {
     "energy": "energy mJ/image",
 }
 """What a row of the table shows, by what the data call it; a note, and what the script computes, come after."""
-
-FORMATS = {
-    "ms": ".3f",
-    "alone": ".3f",
-    "p99": ".3f",
-    "fps": ",.0f",
-    "accuracy": ".2f",
-    "memory": ",.0f",
-    "energy": ",.1f",
-}
-
-NUMBERS = {"batch", "low", *FORMATS}
 
 
 def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -98,7 +88,7 @@ def row(shelf: str, record: Record) -> dict[str, Any]:
         "accuracy": flat["accuracy_percent"],
         "memory": record.gpu_memory_mib,
         "energy": record.load.energy_mj_per_image if record.load else None,
-        "why": record.why_not or ("" if flat["invocations"] else "latency was not measured"),
+        "why": not_measured(record),
         "python": record.backend not in SERVED_WITHOUT_PYTHON,
         "calibrated": PRECISIONS[record.precision].calibrated,
         "flags": "; ".join(record.flags),
@@ -150,7 +140,7 @@ def page(records: Sequence[Record], script: str) -> str:
 
 
 def _css_class(key: str) -> str:
-    return ' class="number"' if key in NUMBERS else ""
+    return ' class="number"' if key in ("batch", "low") or form(COLUMNS[key]) else ""
 
 
 def _cells(each: dict[str, Any]) -> str:
@@ -159,7 +149,8 @@ def _cells(each: dict[str, Any]) -> str:
 
 
 def _text(each: dict[str, Any], key: str) -> str:
-    value = each[key]
-    if value is None:
+    if each[key] is None:
         return MISSING
-    return f"{value:.3f}\u2013{each['high']:.3f}" if key == "low" else format(value, FORMATS.get(key, ""))
+    if key == "low":
+        return f"{each['low']:.3f}\u2013{each['high']:.3f}"
+    return (form(COLUMNS[key]) or "{}").format(each[key])

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from IPython.display import HTML
+from matplotlib.figure import Figure
 
 from inference_lib.measure.plan import BASELINE
-from inference_lib.measure.roofline import bounds, published_ceilings, work_of
+from inference_lib.measure.roofline import published_ceilings
 from inference_lib.records.record import Record
 from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select
-from inference_lib.report import plots
+from inference_lib.report import canvas, plots
+from inference_lib.report.bracket import Bracket
 from inference_lib.report.choose import latency_ms, level_with, quickest
 from inference_lib.report.style import style_of
 from inference_lib.report.words import label
@@ -40,11 +42,6 @@ class Opening:
     def best(self) -> Record:
         """The quickest row."""
         return quickest(self.records)
-
-    @property
-    def bound_label(self) -> str:
-        """What the bound's bar is called."""
-        return f"what the hardware allows, {PRECISIONS[self.best.precision].title}"
 
     @property
     def alt(self) -> str:
@@ -90,8 +87,7 @@ def _bound_ms(record: Record, folder: Path | None) -> float | None:
     ceilings = published_ceilings(record.machine.name(record.device), folder)
     if ceilings is None or record.model not in MODELS or record.precision not in ceilings.flops:
         return None
-    work = work_of(record.model, record.batch_size, record.precision)
-    return 1e3 * max(bounds(work, ceilings, record.precision, "fused").values())
+    return Bracket(record.model, record.precision, ceilings).ends_ms(record.batch_size)[0]
 
 
 def figure(found: Opening) -> HTML:
@@ -113,40 +109,29 @@ def svg(found: Opening) -> str:
 def png(found: Opening) -> bytes:
     """Return the figure as a picture for places that show nothing else, black on white, about 1,200 pixels wide."""
     buffer = io.BytesIO()
-    _drawn(found).savefig(buffer, format="png", dpi=1200 / plots.WIDTH, facecolor="white")
+    _drawn(found).savefig(buffer, format="png", dpi=1200 / canvas.WIDTH, facecolor="white")
     return buffer.getvalue()
 
 
-def _drawn(found: Opening) -> plots.Figure:
+def _drawn(found: Opening) -> Figure:
     level = [id(record) for record in level_with(found.best, found.records)]
     names = [_named(found, record) for record in found.records]
     medians = [record.median("end_to_end") for record in found.records]
     colors = [style_of(record.backend).color for record in found.records]
     if found.bound_ms:
-        names.append(found.bound_label)
+        names.append(f"what the hardware allows, {PRECISIONS[found.best.precision].title}")
         medians.append(Interval(found.bound_ms))
         colors.append(plots.INK)
-    drawn, (axes,) = plots.new_figure(height=0.31 * len(names) + 0.7)
-    bars = axes.barh(
-        range(len(names)),
-        [m.value for m in medians],
-        xerr=plots.reach(medians),
-        color=colors,
-        ecolor=plots.INK,
-        height=0.62,
-    )
+    drawn, (axes,) = canvas.new_figure(height=0.31 * len(names) + 0.7)
+    lengths = [median.value for median in medians]
+    bars = axes.barh(range(len(names)), lengths, xerr=plots.reach(medians), color=colors, ecolor=plots.INK, height=0.62)
     for bar, color, record in zip(bars, colors, found.records, strict=False):
         if id(record) in level:
             bar.set(facecolor="none", edgecolor=color, linewidth=1.8)
-    highest = [m.value if m.high is None else m.high for m in medians]
-    for number, (median, end) in enumerate(zip(medians, highest, strict=True)):
-        told = f"{median.value:.3g} ms"
-        axes.annotate(told, (end, number), (5, 0), textcoords="offset points", va="center")
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
+    axes.bar_label(bars, [f"{length:.3g} ms" for length in lengths], padding=5)
+    plots.name_rows(axes, names, "one picture, ms")
     axes.margins(x=0.27, y=0.02)
-    axes.set(xlabel="one picture, ms", xlim=(0, None))
+    axes.set(xlim=(0, None))
     return drawn
 
 

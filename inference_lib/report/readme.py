@@ -11,9 +11,10 @@ from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import select, select_all
 from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
+from inference_lib.report.layout import text_table
 from inference_lib.report.opening import opening, svg
 from inference_lib.report.plots import provenance
-from inference_lib.report.tables import ends, measured_twice, replicated, replication_counts, text_table
+from inference_lib.report.tables import ends, measured_twice, replicated, replication_counts
 from inference_lib.report.words import label
 from inference_lib.seam import PRECISIONS
 from inference_lib.support.files import write_atomically

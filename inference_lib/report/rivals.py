@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 from IPython.display import HTML, Markdown, display
-from matplotlib.axes import Axes
 
 from inference_lib.backends import get_backend
 from inference_lib.records.record import Record
 from inference_lib.records.store import select, select_all
 from inference_lib.report import plots
-from inference_lib.report.tables import INTERVAL, ends, noted, show_table
+from inference_lib.report.layout import INTERVAL, show_table
+from inference_lib.report.tables import ends, noted
 from inference_lib.report.words import against, by_batch, label, machines, once, times_faster
 from inference_lib.seam import MODELS, PRECISIONS, find_model
 
@@ -132,36 +132,31 @@ class Rivals:
         """Return the first rival's record of the same cell, in FP32 where it has none of the same precision."""
         for precision in (record.precision, "fp32"):
             wanted = {"backend": self.rivals[0], "model": record.model, "precision": precision, "run": record.run}
-            found = [r for r in select(rows, **wanted) if r.latency]
-            mine = [r for r in found if r.machine.name(r.device) == record.machine.name(record.device)]
-            if mine:
-                return mine[0]
+            for found in select(rows, **wanted):
+                if found.latency and found.machine.name(found.device) == record.machine.name(record.device):
+                    return found
         return None
 
     def latencies(self, model: str, *precisions: str) -> HTML:
         """Return the figure of every inference at batch 1: the share that took at most so long, %, over ms."""
-        records = select(self.shown(model, *precisions), batch_size=1)
-        name = f"{find_model(model).title} at batch 1"
-        caption = _with_precisions(name, records)
-        return _figure(plots.latency_ecdf, records, 2.9, f"Distribution of the end-to-end latency of {name}", caption)
+        records, name = select(self.shown(model, *precisions), batch_size=1), f"{find_model(model).title} at batch 1"
+        return _figure(plots.latency_ecdf, records, 2.9, f"Distribution of the end-to-end latency of {name}", name)
 
     def parts(self, model: str, *precisions: str) -> HTML:
         """Return the figure of upload, compute and download at batch 1 beside the end-to-end latency, ms."""
         records = [r for r in select(self.shown(model, *precisions), batch_size=1) if r.parts]
         name = f"{find_model(model).title} at batch 1"
         alt = f"Upload, compute and download time of {name}, with the end-to-end latency"
-        caption = _with_precisions(name, records)
-        if any(record.device == "cuda" for record in records):
-            caption = f"{caption}; {LAUNCHES_COUNT}"
-        return _figure(plots.stacked_parts, records, 0.45 * len(records) + 1.0, alt, caption)
+        note = f"; {LAUNCHES_COUNT}" if any(record.device == "cuda" for record in records) else ""
+        return _figure(plots.stacked_parts, records, 0.45 * len(records) + 1.0, alt, name, note)
 
     def batches(self, model: str, *precisions: str) -> HTML:
         """Return the figure of images per second over the latency of a batch, ms, a point a batch size."""
-        records = self.shown(model, *precisions)
-        sizes = ", ".join(str(size) for size in sorted({record.batch_size for record in records}))
-        alt = f"Images per second over latency of {find_model(model).title} at batch sizes {sizes or '(none)'}"
-        caption = f"{_with_precisions(find_model(model).title, records)}; numbers beside the points are batch sizes"
-        return _figure(plots.throughput_over_latency, records, 3.6, alt, caption)
+        records, name = self.shown(model, *precisions), find_model(model).title
+        sizes = ", ".join(map(str, sorted({record.batch_size for record in records}))) or "(none)"
+        alt = f"Images per second over latency of {name} at batch sizes {sizes}"
+        note = "; numbers beside the points are batch sizes"
+        return _figure(plots.throughput_over_latency, records, 3.6, alt, name, note)
 
 
 def _in_order(rivals: Sequence[str], records: Iterable[Record]) -> list[Record]:
@@ -176,15 +171,13 @@ def _in_order(rivals: Sequence[str], records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=place)
 
 
-def _with_precisions(name: str, records: Sequence[Record]) -> str:
-    """Return ``name`` and the precisions that ``records`` really have, in their order."""
-    return ", ".join(dict.fromkeys([name, *(PRECISIONS[record.precision].title for record in records)]))
-
-
 def _figure(
-    draw: Callable[[Sequence[Record], Axes], None], records: Sequence[Record], height: float, alt: str, caption: str
+    draw: Callable[..., None], records: Sequence[Record], height: float, alt: str, name: str, note: str = ""
 ) -> HTML:
-    """Draw ``records``, name them in the description and their machine in the caption; or say that there are none."""
+    """Draw ``records``, or say that there are none.
+
+    Rows are named in the description; the precisions that they really have, and the machine, in the caption.
+    """
     figure, (axes,) = plots.new_figure(height=height if records else 0.6)
     if records:
         draw(records, axes)
@@ -192,4 +185,5 @@ def _figure(
         axes.text(0.5, 0.5, NOTHING, ha="center", va="center")
         axes.set_axis_off()
     rows = ", ".join(dict.fromkeys(label(record) for record in records)) or NOTHING
-    return plots.show_figure(figure, f"{alt}: {rows}.", f"{caption}. {plots.provenance(records)}")
+    shown = ", ".join(dict.fromkeys([name, *(PRECISIONS[record.precision].title for record in records)]))
+    return plots.show_figure(figure, f"{alt}: {rows}.", f"{shown}{note}. {plots.provenance(records)}")

@@ -1,15 +1,11 @@
-"""Tables from records: the scoreboard, two runs beside each other, the flat table of the command line."""
+"""Tables from records: the scoreboard, what an export answers and costs, two runs beside each other."""
 
-import html
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import reduce
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
-from pandas.io.formats.style import Styler
 
 from inference_lib.records.pairs import of_all_pictures, pairs
 from inference_lib.records.record import Record
@@ -18,104 +14,16 @@ from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select
 from inference_lib.report.choose import quickest
+from inference_lib.report.flat import flat_row, flat_table
+from inference_lib.report.layout import EIGHT_BITS, INTERVAL, LARGEST, show_table, text_table
 from inference_lib.report.plots import provenance
 from inference_lib.report.words import against
 from inference_lib.seam import MODELS, PRECISIONS
 
-MISSING = "-"
-
-LARGEST, NOT_A_NUMBER = "largest difference", "not a number"
-"""A difference is computed for every row that has one: a gap there is an answer that was no number."""
-
-INTERVAL = "95 %"
-"""Heads the column of an interval, whose cells are text and stand where numbers do."""
-
 CHANCE = 0.05
 """What is this probable by chance, or more, is no finding."""
 
-EIGHT_BITS = "in 8 bits %"
-"""Heads the part of the multiply-adds whose factors have eight bits: there is none where a precision is no such."""
-
-BYTES_PER_MIB = 2**20
-
 DEVICE_NAMES = {"cuda": "GPU", "cpu": "CPU"}
-
-UNIT_FORMATS = {", ms": "{:.3f}", ", s": "{:.2f}"}
-
-SCOREBOARD_FORMATS = {
-    "accuracy %": "{:.2f}",
-    "agreement %": "{:.2f}",
-    "latency ms": "{:.3f}",
-    "p99 ms": "{:.3f}",
-    "device ms": "{:.3f}",
-    "FPS": "{:,.0f}",
-    "throughput images/s": "{:,.0f}",
-    "GPU memory MiB": "{:,.0f}",
-    "GPU busy %": "{:.0f}",
-    "compatible %": "{:.1f}",
-    "on images": "{:,.0f}",
-    "images": "{:,.0f}",
-    "file MB": "{:.1f}",
-    "mJ per image": "{:.2f}",
-    EIGHT_BITS: "{:.1f}",
-    LARGEST: "{:.1e}",
-    "times PyTorch": "{:.1f}",
-    "times faster": "{:.2f}",
-    "ms": "{:.3f}",
-    "points": "{:+.2f}",
-    "p": "{:.2g}",
-}
-
-
-FLAT_COLUMNS = {
-    "machine": "",
-    "backend": "",
-    "model": "",
-    "device": "",
-    "precision": "",
-    "batch_size": "",
-    "status": "",
-    "reason": "",
-    "accuracy_percent": "accuracy.accuracy_percent",
-    "agreement_percent": "accuracy.agreement_percent",
-    "latency_p50_ms": "latency.end_to_end.p50",
-    "latency_p99_ms": "latency.end_to_end.p99.value",
-    "upload_ms": "parts.upload",
-    "compute_ms": "parts.compute",
-    "download_ms": "parts.download",
-    "fps": "",
-    "throughput_images_per_s": "",
-    "gpu_memory_mib": "",
-    "gpu_busy_percent": "load.busy_percent",
-    "invocations": "",
-    "iterations": "latency.end_to_end.iterations",
-    "latency_low_ms": "latency.end_to_end.median.low",
-    "latency_high_ms": "latency.end_to_end.median.high",
-    "device_ms": "latency.device.value",
-    "device_low_ms": "latency.device.low",
-    "device_high_ms": "latency.device.high",
-    "host_pace": "host_pace_ms",
-    "run": "",
-    "eight_bits_percent": "build.eight_bits_percent",
-}
-"""The columns of the flat table, and where in a record each is found, if not under its own name."""
-
-
-def flat_table(records: Iterable[Record]) -> pd.DataFrame:
-    """Return one row a record with the columns of ``report --format csv``; times in ms, empty where not measured."""
-    return pd.DataFrame([flat_row(record) for record in records], columns=list(FLAT_COLUMNS))
-
-
-def flat_row(record: Record) -> dict[str, Any]:
-    """Return a row of :func:`flat_table`, by the names of its columns."""
-    paths = {name: (path or name).split(".") for name, path in FLAT_COLUMNS.items()}
-    parts = {part: getattr(record, part) for part in dict.fromkeys(part for part, *_ in paths.values())}
-    flat = {name: reduce(_of, rest, parts[part]) for name, (part, *rest) in paths.items()}
-    return flat | {"machine": record.machine.name(record.device), "invocations": len(record.invocations) or None}
-
-
-def _of(whole: object, name: str) -> Any:
-    return None if whole is None else getattr(whole, name)
 
 
 def scoreboard(records: Iterable[Record], model: str, batch_size: int = 1) -> pd.DataFrame:
@@ -179,26 +87,24 @@ def noted(records: Sequence[Record]) -> tuple[list[str], list[str]]:
     return marks, notes
 
 
-def agreement(records: Iterable[Record]) -> pd.DataFrame:
+def agreement(records: Sequence[Record]) -> pd.DataFrame:
     """Return accuracy and agreement with the FP32 eager model, a row per backend, model, precision and device.
 
-    The device has a column where there are several.
+    Where batch sizes have exports of their own that answer differently, a row each says which of them it is about.
     """
-    rows = {
-        (record.title, record.model, record.precision, record.device): {
-            "framework": record.title,
-            "model": record.model,
-            "device": DEVICE_NAMES[record.device],
-            "precision": PRECISIONS[record.precision].title,
-            "accuracy %": record.accuracy.accuracy_percent,
-            "agreement %": record.accuracy.agreement_percent,
-            "largest difference": record.accuracy.largest_difference,
-            "images": record.accuracy.images,
+    table = _by_export(
+        _cell(record)
+        | {
+            "accuracy %": accuracy.accuracy_percent,
+            "agreement %": accuracy.agreement_percent,
+            LARGEST: accuracy.largest_difference,
+            "images": accuracy.images,
         }
         for record in records
-        if record.accuracy
-    }
-    return _without_lone_device(pd.DataFrame(rows.values()))
+        if (accuracy := record.accuracy)
+    )
+    exports = {(record.title, record.model, record.precision, record.device) for record in records if record.accuracy}
+    return table if len(table) > len(exports) else table.drop(columns="batch", errors="ignore")
 
 
 def show_agreement(records: Sequence[Record]) -> HTML:
@@ -213,67 +119,66 @@ def accuracy_lost(records: Iterable[Record]) -> pd.DataFrame:
     """Return what each export in eight bits lost against its FP32 reference, on the same pictures (records.pairs).
 
     A row an export, with the batch sizes that it serves: the share in eight bits, accuracy, the difference in
-    percentage points with its 95 % interval, and how probable as much would be between equally good classifiers. The
-    device has a column where there are several.
+    percentage points with its 95 % interval, and how probable as much would be between equally good classifiers.
     """
-    rows: dict[tuple[object, ...], dict[str, Any]] = {}
+    rows = []
     for record in records:
-        accuracy, share = record.accuracy, record.build.eight_bits_percent if record.build else None
+        accuracy = record.accuracy
         found = pairs(accuracy) if accuracy and PRECISIONS[record.precision].calibrated else None
-        if not (accuracy and found):
-            continue
-        cell = {
-            "framework": record.title,
-            "model": record.model,
-            "device": DEVICE_NAMES[record.device],
-            "precision": PRECISIONS[record.precision].title,
-        }
-        told = {
-            EIGHT_BITS: share,
-            "images": accuracy.images,
-            "accuracy %": accuracy.accuracy_percent,
-            "points": found.difference,
-            INTERVAL: f"{found.low:+.2f} to {found.high:+.2f}",
-            "p": found.p,
-            "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
-        }
-        row = rows.setdefault((*cell.values(), share, accuracy.model_dump_json()), cell | {"batch": ""} | told)
-        row["batch"] += f"{', ' if row['batch'] else ''}{record.batch_size}"
-    return _without_lone_device(pd.DataFrame(rows.values()))
+        if accuracy and found:
+            told = {
+                EIGHT_BITS: record.build.eight_bits_percent if record.build else None,
+                "images": accuracy.images,
+                "accuracy %": accuracy.accuracy_percent,
+                "points": found.difference,
+                INTERVAL: f"{found.low:+.2f} to {found.high:+.2f}",
+                "p": found.p,
+                "so": "cannot tell" if found.p > CHANCE else "gains" if found.difference > 0 else "loses",
+            }
+            rows.append(_cell(record) | told)
+    return _by_export(rows)
 
 
 def costs(records: Iterable[Record]) -> pd.DataFrame:
     """Return what each row takes beside time: to export and load (s), on disk (MB), GPU memory, energy per image (mJ).
 
-    A load is told where the whole start was timed alone. A backend that times kernels is always exported alone, so its
-    export proves nothing of its load where no other framework has one. A column that nothing was measured for is left
-    out, so are rows that were not measured.
+    A load is told where it was timed alone. A column that nothing was measured for is left out, so are rows that were
+    not measured.
     """
-    records = [record for record in records if record.ok and record.build]
-    alone = {kind: _started_alone(select(records, device=kind)) for kind in DEVICE_NAMES}
     rows = [
-        {
-            "framework": record.title,
-            "model": record.model,
-            "device": DEVICE_NAMES[record.device],
-            "batch": record.batch_size,
-            "precision": PRECISIONS[record.precision].title,
-            "export, s": record.build.export_s,
-            "load, s": record.build.load_s if record.title in alone[record.device] and record.build.start_s else None,
-            "file MB": record.build.artifact_mib * BYTES_PER_MIB / 1e6,
+        _cell(record)
+        | {
+            "export, s": build.export_s,
+            "load, s": build.load_s if build.alone else None,
+            "file MB": build.artifact_mib * 2**20 / 1e6,
             "GPU memory MiB": record.gpu_memory_mib,
             "mJ per image": record.load.energy_mj_per_image if record.load else None,
         }
         for record in records
-        if record.build
+        if record.ok and (build := record.build)
     ]
     return _without_lone_device(pd.DataFrame(rows).dropna(axis="columns", how="all"))
 
 
-def _started_alone(records: Sequence[Record]) -> set[str]:
-    """Return the frameworks whose starts were timed; none where it is one of several, which was exported alone."""
-    timed = {record.title for record in records if record.build and record.build.start_s is not None}
-    return set() if len(timed) == 1 and len({record.title for record in records}) > 1 else timed
+def _cell(record: Record) -> dict[str, Any]:
+    """Return the columns by which a reader tells a row from the others."""
+    return {
+        "framework": record.title,
+        "model": record.model,
+        "device": DEVICE_NAMES[record.device],
+        "batch": record.batch_size,
+        "precision": PRECISIONS[record.precision].title,
+    }
+
+
+def _by_export(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Return a table in which rows that say the same of several batch sizes, as those of one export do, are one."""
+    table = pd.DataFrame(rows)
+    if len(table):
+        by_answer = table.groupby([name for name in table if name != "batch"], sort=False, dropna=False)
+        sizes = by_answer["batch"].agg(lambda batch: ", ".join(map(str, sorted(batch))))
+        table = sizes.reset_index()[[*table]]
+    return _without_lone_device(table)
 
 
 def _without_lone_device(table: pd.DataFrame) -> pd.DataFrame:
@@ -282,17 +187,8 @@ def _without_lone_device(table: pd.DataFrame) -> pd.DataFrame:
 
 def reference_table(model: str) -> pd.DataFrame:
     """Return what the project this course grew from measured for ``model`` at batch 1 on a Quadro T2000."""
-    with resources.files("inference_lib.report").joinpath("reference_quadro_t2000.csv").open() as file:
-        table = pd.read_csv(file)
-    table = table[table["model"] == model].drop(columns="model")
-    return table.rename(
-        columns={
-            "accuracy_percent": "accuracy %",
-            "fps": "FPS",
-            "gpu_memory_mib": "GPU memory MiB",
-            "gpu_utilization_percent": "GPU busy %",
-        }
-    )
+    table = pd.read_csv(Path(__file__).with_name("reference_quadro_t2000.csv"))
+    return table[table["model"] == model].drop(columns="model")
 
 
 def reference_rows(framework: str) -> pd.DataFrame:
@@ -306,32 +202,6 @@ def reference_rows(framework: str) -> pd.DataFrame:
     return pd.concat(found)[["model", "precision", "accuracy %", "FPS", "GPU memory MiB", "times PyTorch"]]
 
 
-def show_table(
-    table: pd.DataFrame, caption: str = "", formats: dict[str, str] | None = None, notes: Iterable[str] = ()
-) -> HTML:
-    """Return ``table`` as HTML: numbers formatted and right-aligned, gaps shown as a dash, ``notes`` numbered below it.
-
-    Columns may have two levels; formats go by the lower one.
-    """
-    lowest = {name: str(name[-1] if isinstance(name, tuple) else name) for name in table.columns}
-    wanted = {LARGEST: _form(LARGEST)} | {last: _form(last) for last in lowest.values()} | (formats or {})
-    known = {name: wanted[last] for name, last in lowest.items() if wanted[last]}
-    numbers = [n for n, last in lowest.items() if last == INTERVAL or pd.api.types.is_numeric_dtype(table[n])]
-    styled = (
-        Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
-        .format(known, na_rep=MISSING, escape="html")
-        .format(wanted[LARGEST], na_rep=NOT_A_NUMBER, subset=[n for n, last in lowest.items() if last == LARGEST])
-        .hide(axis="index")
-        .set_caption(html.escape(caption, quote=False))
-        .set_td_classes(pd.DataFrame("number", index=table.index, columns=table.columns)[numbers])
-        .set_table_attributes('class="measured"')
-    )
-    page = styled.to_html().replace('<style type="text/css">\n</style>\n', "")
-    below = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    listed = f'<ol class="measured-notes">{below}</ol>' if below else ""
-    return HTML(f'<div class="measured-table">{page}</div>{listed}')
-
-
 def show_scoreboard(records: Sequence[Record], model: str, caption: str) -> HTML:
     """Return the scoreboard of ``model`` at batch 1 as HTML, a row for every record, notes on single rows below it."""
     mine = [record for record in records if record.model == model and record.batch_size == 1]
@@ -340,22 +210,6 @@ def show_scoreboard(records: Sequence[Record], model: str, caption: str) -> HTML
     if any(marks):
         table["note"] = [mark or None for mark in marks]
     return show_table(table, caption, notes=notes)
-
-
-def _form(name: str) -> str | None:
-    """Return the number format of a column by its name, or by the unit at the name's end: ``load, s``."""
-    by_unit = next((form for unit, form in UNIT_FORMATS.items() if name.endswith(unit)), None)
-    return SCOREBOARD_FORMATS.get(name, by_unit)
-
-
-def text_table(table: pd.DataFrame, form: str = "simple") -> str:
-    """Return ``table`` for a terminal, or in Markdown (``pipe``): a gap is a dash, numbers are right-aligned."""
-    shown, numbers = table.astype(object), [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
-    for name in table.columns:
-        text = _form(str(name)) or "{}"
-        shown[name] = [MISSING if pd.isna(value) else text.format(value) for value in table[name]]
-    sides = ["right" if number else "left" for number in numbers]
-    return shown.to_markdown(index=False, tablefmt=form, disable_numparse=True, colalign=sides)
 
 
 def in_format(records: Sequence[Record], kind: str) -> str:

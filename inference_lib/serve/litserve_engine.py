@@ -9,7 +9,7 @@ import os
 import queue
 import time
 import uuid
-from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import litserve as ls
@@ -20,7 +20,7 @@ from starlette.routing import Mount
 
 from inference_lib.serve.application import Application, Prediction
 from inference_lib.serve.classifier import out_of_the_collectors_way
-from inference_lib.serve.replica import compute_on
+from inference_lib.serve.replica import ModelReplica
 from inference_lib.serve.request import FailedError
 from inference_lib.serve.settings import Settings
 from inference_lib.support.errors import CourseError
@@ -43,25 +43,14 @@ class PatientLoop(BatchedLoop):
     def get_batch_requests(self, lit_api: ls.LitAPI, request_queue: Any, transport: Any) -> tuple[list, list]:
         """Return the next batch, and the requests that waited too long."""
         try:
-            first = request_queue.get(timeout=IDLE_S)
+            first = [request_queue.get(timeout=IDLE_S)]
         except queue.Empty:
             return [], []
-        return super().get_batch_requests(lit_api, Led(first, request_queue), transport)
-
-
-class Led:
-    """A queue whose first item was taken already."""
-
-    def __init__(self, first: Any, others: Any) -> None:
-        self._first, self._others = [first], others
-
-    def get(self, timeout: float) -> Any:
-        """Return the next item, or raise Empty after ``timeout`` seconds."""
-        return self._first.pop() if self._first else self._others.get(timeout=timeout)
-
-    def get_nowait(self) -> Any:
-        """Return the next item, or raise Empty."""
-        return self._first.pop() if self._first else self._others.get_nowait()
+        led = SimpleNamespace(
+            get=lambda timeout: first.pop() if first else request_queue.get(timeout=timeout),
+            get_nowait=lambda: first.pop() if first else request_queue.get_nowait(),
+        )
+        return super().get_batch_requests(lit_api, led, transport)
 
 
 class ClassifierAPI(ls.LitAPI):
@@ -75,9 +64,7 @@ class ClassifierAPI(ls.LitAPI):
     def setup(self, device: str) -> None:
         """Load the model and make every batch size warm; the worker counts as ready only then."""
         number = int(os.environ["LITSERVE_WORKER_ID"])  # which of the GPUs it has, or which part of the cores
-        compute_on(self._settings.cores(number))
-        self._stack = ExitStack()
-        self._classifier = self._stack.enter_context(self._settings.loaded(number))
+        self._replica = ModelReplica(self._settings, number)
 
     def predict(self, x: Any) -> Any:
         """Return logits and batch size: of pictures that LitServe stacked, or of one where the largest batch is 1.
@@ -89,7 +76,7 @@ class ClassifierAPI(ls.LitAPI):
         return self._infer(x)
 
     def _infer(self, pictures: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        return [(row, len(pictures)) for row in self._classifier.submit(pictures)()]
+        return [(row, len(pictures)) for row in self._replica.infer(pictures)]
 
 
 class Server(ls.LitServer):

@@ -11,21 +11,25 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import mlperf_loadgen as loadgen
 import numpy as np
 
+from inference_lib.measure.workers import uninterrupted
 from inference_lib.serve.classifier import out_of_the_collectors_way
+from inference_lib.serve.client import Client, Reply
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.progress import bar, ticking
+
+Target = BatchQueue | Client
+"""What is put under load."""
 
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline")
 """One caller who waits; one caller who sends eight at once and waits; requests at random times; all at once."""
@@ -38,27 +42,7 @@ ANSWER_S = 60.0
 
 QUANTILES = {"p50": "50.00", "p90": "90.00", "p99": "99.00", "p99.9": "99.90"}
 
-NAMES = {name: "".join(part.title() for part in name.split("_")) for name in SCENARIOS}
-"""What LoadGen calls the scenarios."""
-
 RETRY_S = 0.0005
-
-
-class Answered(Protocol):
-    """What a target calls back with: a request of a queue, or one that was sent over HTTP."""
-
-    @property
-    def error(self) -> Exception | None:
-        """Why there is no answer."""
-        ...
-
-
-class Target(Protocol):
-    """What is put under load."""
-
-    def submit(self, picture: np.ndarray, done: Callable[[Answered], object]) -> None:
-        """Send a picture (uint8, 28 x 28) and return; ``done`` gets what became of it. May raise why it is refused."""
-        ...
 
 
 @dataclass
@@ -77,9 +61,20 @@ class Run:
     errors: Counter[str] = field(default_factory=Counter)
     """Requests without an answer, by the kind of error."""
     batches: Counter[int] = field(default_factory=Counter)
-    """How many batches of each size were computed; empty where the target does not tell."""
+    """How many batches of each size were computed."""
     longest_queue: int = 0
     """The most requests that were seen waiting."""
+    busy: dict[str, float] = field(default_factory=dict)
+    """Cores that processes kept busy, by name; empty where nobody looked."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether it counts, and why not."""
+        return "valid" if self.valid else f"invalid: {'; '.join(self.reasons)}"
+
+    def keeps(self, limit_ms: float) -> bool:
+        """Whether p99 was within ``limit_ms``, and every request was answered."""
+        return self.latency_ms["p99"] <= limit_ms and not self.errors
 
     @property
     def mean_batch(self) -> float:
@@ -113,72 +108,83 @@ def run_loadgen(
     """
     if scenario not in SCENARIOS:
         raise unknown_name("scenario", scenario, SCENARIOS)
-    if isinstance(target, BatchQueue):
-        load: _OneByOne = _ToQueue(target, pictures, patient=scenario == "offline")
-    else:
-        load = _OneByOne(target, pictures)
+    before = Counter(target.batches)
+    load = _Load(target, pictures, patient=scenario == "offline")
     settings = _settings(scenario, seconds, rate, limit_ms, seed)
     with tempfile.TemporaryDirectory() as folder:
         system = loadgen.ConstructFastSUT(load.issue, lambda: None)
         library = loadgen.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
         try:
             shown = ticking(seconds, f"load, s ({scenario.replace('_', ' ')})")
-            with out_of_the_collectors_way(), shown, load.watched():
-                loadgen.StartTestWithLogSettings(system, library, settings, _quiet(folder))
+            # in a thread: an exception of Ctrl-C in LoadGen's own calls would end the process
+            with uninterrupted(load.give_up), ThreadPoolExecutor(1) as thread, shown, out_of_the_collectors_way():
+                running = thread.submit(loadgen.StartTestWithLogSettings, system, library, settings, _quiet(folder))
+                while not wait([running], ANSWER_S / 20).done:
+                    load.look()
+                running.result()
         finally:
             loadgen.DestroyQSL(library)
             loadgen.DestroyFastSUT(system)
-        if load.given_up:
+        if load.unanswered:
             raise CourseError(
-                f"{load.given_up} requests got no answer, and there was none at all for {ANSWER_S:g} s; "
+                f"{load.unanswered} requests got no answer, and there was none at all for {ANSWER_S:g} s; "
                 "try one picture by itself: where that hangs, too, it is the model or its framework"
             )
         summary = Path(folder, "mlperf_log_summary.txt").read_text()
     run = read_summary(summary, scenario, rate if scenario == "server" else None, load.errors)
-    run.batches, run.longest_queue = load.batches(), load.longest
+    run.batches, run.longest_queue = Counter(target.batches) - before, load.longest
     return run
 
 
-class _OneByOne:
-    """Sends each request by itself: over HTTP, there is no other way.
+class _Load:
+    """Sends what is due together as one request, and completes at once what ended together.
+
+    An object, a lock and a call for each request would take longer than a fast model does.
 
     LoadGen waits until it has heard of every request that it sent, so it is told of all: answered, refused, or given up
     because nobody answers any more. What is answered later than that is not told again.
     """
 
-    longest = 0
-
-    def __init__(self, target: Target, pictures: Sequence[np.ndarray]) -> None:
+    def __init__(self, target: Target, pictures: Sequence[np.ndarray], patient: bool) -> None:
         self.errors: Counter[str] = Counter()
-        self.given_up = 0
-        """Requests without an answer when the run was given up; 0 where it was not."""
-        self._lock = threading.Lock()
-        self._target, self._pictures = target, pictures
+        self.longest = self.unanswered = 0
+        """The most who waited, and how many got no answer when the run was given up."""
+        self._lock, self._given_up = threading.RLock(), False  # a signal's handler may give up while we look
+        self._target, self._pictures = target, np.asarray(pictures)
+        self._room = max(1, target.limit // 2) if patient else 0
         self._under_way, self._news = set[int](), time.monotonic()
 
     def issue(self, samples: list[int], indices: list[int]) -> None:
         """Send requests for LoadGen, or tell it at once that nobody will answer."""
         with self._lock:
             self._news = time.monotonic()
-            self._under_way.update(() if self.given_up else samples)
-        if self.given_up:
+            given_up = self._given_up
+            self._under_way.update(() if given_up else samples)
+        if given_up:
             self._tell(samples)
         else:
             self._send(samples, indices)
 
     def _send(self, samples: list[int], indices: list[int]) -> None:
-        for sample, index in zip(samples, indices, strict=True):
+        self.longest = max(self.longest, self._target.length)
+        step = self._room or len(samples)
+        for start in range(0, len(samples), step):
+            part = slice(start, start + step)
+            while self._target.length > self._target.limit - self._room and not self._given_up:
+                time.sleep(RETRY_S)  # offline, there is all the time in the world
+            if self._given_up:
+                return
             try:
-                self._target.submit(self._pictures[index], partial(self._answered, sample))
-            except Exception as error:  # a refusal is an answer
-                self.complete([sample], error)
+                self._target.submit_many(self._pictures[indices[part]], samples[part], self._done)
+            except Exception as error:  # the target has ended, or does not take such pictures
+                self._complete(samples[part], error)
 
-    def _answered(self, sample: int, answered: Answered) -> None:
-        self.complete([sample], answered.error)
+    def _done(self, answered: list[Request] | list[Reply]) -> None:
+        self._complete([sample for request in answered for sample in request.tags], answered[0].error)
 
-    def complete(self, samples: Sequence[int], error: Exception | None) -> None:
+    def _complete(self, samples: Sequence[int], error: Exception | None) -> None:
         with self._lock:
-            if self.given_up:
+            if self._given_up:
                 return
             self._news = time.monotonic()
             self._under_way.difference_update(samples)
@@ -189,68 +195,24 @@ class _OneByOne:
     def _tell(self, samples: Iterable[int]) -> None:
         loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample, 0, 0) for sample in samples])
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Give the run up when nothing is heard of the requests under way for ``ANSWER_S`` seconds."""
-        over = threading.Event()
+    def give_up(self) -> None:
+        """Wait for nobody any more."""
+        with self._lock:
+            self._given_up, left, self._under_way = True, self._under_way, set()
+        self._tell(left)
 
-        def watch() -> None:
-            while not over.wait(ANSWER_S / 20):
-                with self._lock:
-                    silent = self._under_way and time.monotonic() - self._news > ANSWER_S
-                    self.given_up = len(self._under_way) if silent else 0
-                if silent:
-                    self._tell(self._under_way)
-                    return
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
-
-    def batches(self) -> Counter[int]:
-        """Return how many batches of each size were computed: a server does not tell."""
-        return Counter()
-
-
-class _ToQueue(_OneByOne):
-    """Sends to a queue what is due as one request, and completes at once what was computed together.
-
-    An object, a lock and a call for each request would take longer than a fast model does.
-    """
-
-    def __init__(self, queue: BatchQueue, pictures: Sequence[np.ndarray], patient: bool) -> None:
-        super().__init__(queue, pictures)
-        self._queue, self._pool, self._before = queue, np.asarray(pictures), Counter(queue.batches)
-        self._room = max(1, queue.limit // 2) if patient else 0
-
-    def _send(self, samples: list[int], indices: list[int]) -> None:
-        self.longest = max(self.longest, self._queue.length)
-        step = self._room or len(samples)
-        for start in range(0, len(samples), step):
-            part = slice(start, start + step)
-            while self._queue.length > self._queue.limit - self._room and not self.given_up:
-                time.sleep(RETRY_S)  # offline, there is all the time in the world
-            if self.given_up:
-                return
-            try:
-                self._queue.submit_many(self._pool[indices[part]], samples[part], self._done)
-            except Exception as error:  # the queue has ended, or does not take such pictures
-                self.complete(samples[part], error)
-
-    def _done(self, answered: list[Request]) -> None:
-        self.complete([sample for request in answered for sample in request.tags], answered[0].error)
-
-    def batches(self) -> Counter[int]:
-        return Counter(self._queue.batches) - self._before
+    def look(self) -> None:
+        """Give the run up where nothing was heard of the requests under way for ``ANSWER_S`` seconds."""
+        with self._lock:
+            silent = self._under_way and time.monotonic() - self._news > ANSWER_S
+            self.unanswered += len(self._under_way) if silent else 0
+        if silent:
+            self.give_up()
 
 
 def _settings(scenario: str, seconds: float, rate: float, limit_ms: float, seed: int) -> Any:
     settings = loadgen.TestSettings()
-    settings.scenario = getattr(loadgen.TestScenario, NAMES[scenario])
+    settings.scenario = getattr(loadgen.TestScenario, scenario.title().replace("_", ""))
     settings.mode = loadgen.TestMode.PerformanceOnly
     settings.min_duration_ms = round(seconds * 1e3)
     settings.max_duration_ms = round((3 * seconds + LIMIT_S) * 1e3)
@@ -311,10 +273,11 @@ def highest_rate(
 ) -> tuple[float, list[Run]]:
     """Search the highest rate at which p99 stays within ``limit_ms`` and every request is answered.
 
-    The rate is doubled or halved from ``start`` until one is kept and one is not, and the gap between them halved (on
-    a logarithmic scale) until it is narrower than ``precision``. One that is not kept is tried ``tries`` times: other
-    work on the machine may have disturbed a run, and nothing makes one quicker than it is. A rate that LoadGen calls
-    invalid for other reasons than the latency counts as measured: what it is invalid for is in its run.
+    From ``start``, a good guess, the rate is raised while it is kept, or lowered until it is, in steps that grow from
+    ``precision`` to a factor of two. The gap that is left is halved (on a logarithmic scale) until it is as narrow as
+    ``precision``. A rate that is not kept is tried ``tries`` times, unless it is far too high: other work on the
+    machine may have disturbed a run, and nothing makes one quicker than it is. A rate that LoadGen calls invalid for
+    other reasons than the latency counts as measured: what it is invalid for is in its run.
 
     Returns:
         The highest rate that was seen to hold, 0 if none was, and all runs.
@@ -322,32 +285,39 @@ def highest_rate(
     """
     runs: list[Run] = []
     low = high = 0.0
+    step = 1 + precision
+
+    def halvings() -> int:
+        gap = high / low if low and high else step
+        return max(0, math.ceil(math.log2(math.log(gap) / math.log(1 + precision)) - ROUNDING))
 
     def holds(rate: float) -> bool:
         for _ in range(tries):
-            known = low and high
-            halvings = math.ceil(math.log2(math.log(high / low if known else 2) / math.log(1 + precision)))
-            shown.total = len(runs) + (0 if known else 1) + halvings
+            shown.total = len(runs) + (0 if low and high else 1) + halvings()
             runs.append(measure(rate))
             shown.update()
-            if runs[-1].latency_ms["p99"] <= limit_ms and not runs[-1].errors:
-                return True
-        return False
-
-    with bar(0, "searching the highest rate") as shown:
-        low, high = (start, 0.0) if holds(start) else (0.0, start)
-        for _ in range(DOUBLINGS):
-            if low and high:
+            if runs[-1].keeps(limit_ms) or runs[-1].samples_per_s < OVERLOADED * rate:
                 break
-            if low:
-                low, high = (2 * low, 0.0) if holds(2 * low) else (low, 2 * low)
+        return runs[-1].keeps(limit_ms)
+
+    rate = start
+    with bar(0, "searching the highest rate") as shown:
+        for _ in range(STEPS):
+            low, high = (rate, high) if holds(rate) else (low, rate)
+            if not (low and high):
+                rate, step = low * step or high / step, min(step**2, 2.0)
+            elif halvings():
+                rate = (low * high) ** 0.5
             else:
-                low, high = (high / 2, high) if holds(high / 2) else (0.0, high / 2)
-        while low and high and high / low > 1 + precision:
-            middle = (low * high) ** 0.5
-            low, high = (middle, high) if holds(middle) else (low, middle)
+                break
     return low, runs
 
 
-DOUBLINGS = 12
-"""Steps away from the first guess before the search is given up."""
+STEPS = 24
+"""Before the search is given up: to four thousand times the first guess, or a part of it as small."""
+
+OVERLOADED = 0.8
+"""Of the requests of a second, so many are answered at least where a rate may yet be kept."""
+
+ROUNDING = 1e-6
+"""Of a gap that is as narrow as it was meant to be."""

@@ -4,13 +4,13 @@ One replica works in the server's process. Of several, each has a process of its
 """
 
 import asyncio
-from contextlib import ExitStack, closing
+from concurrent.futures import Future
+from contextlib import ExitStack
 
 import numpy as np
 import uvicorn
 
 from inference_lib.serve.application import Application, Limits, Prediction
-from inference_lib.serve.classifier import Classifier
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.replica import RemoteClassifier
 from inference_lib.serve.request import Request
@@ -24,10 +24,10 @@ def application(queue: BatchQueue, class_names: tuple[str, ...], limits: Limits)
     """Return the application in front of ``queue``."""
 
     async def predict(picture: np.ndarray) -> Prediction:
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Request] = loop.create_future()
-        queue.submit(picture, lambda request: loop.call_soon_threadsafe(_hand_over, answered, request))
-        request = await answered
+        answer: Future[Request] = Future()
+        answer.set_running_or_notify_cancel()  # whoever asked may give up; the queue answers all the same
+        queue.submit(picture, answer.set_result)
+        request = await asyncio.wrap_future(answer)
         if request.error:
             raise request.error
         assert request.logits is not None
@@ -39,21 +39,14 @@ def application(queue: BatchQueue, class_names: tuple[str, ...], limits: Limits)
     return Application(predict, ready, class_names, limits)
 
 
-def _hand_over(answered: "asyncio.Future[Request]", request: Request) -> None:
-    if not answered.done():  # whoever asked may have given up
-        answered.set_result(request)
-
-
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that came before are answered."""
     with ExitStack() as stack:
         if settings.replicas == 1:
-            classifiers: list[Classifier] = [stack.enter_context(settings.loaded())]
-            remake = None
+            made = settings.queue([stack.enter_context(settings.loaded())])
         else:
-            remake = RemoteClassifier.again
-            classifiers = [stack.enter_context(closing(settings.remote(n))) for n in range(settings.replicas)]
-        queue = stack.enter_context(settings.queue(classifiers, remake))
+            made = settings.queue(stack.enter_context(settings.remotes()), RemoteClassifier.again)
+        queue = stack.enter_context(made)
         uvicorn.run(
             application(queue, settings.workload.model.class_names, settings.limits),
             host=settings.host,

@@ -7,17 +7,24 @@ second, an open loop, keeps its times, and measures each request from the time a
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
+from inference_lib.serve.client import Reply
 from inference_lib.serve.loadgen import Target
+from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError
 from inference_lib.support.progress import ticking
 
 DRAINED_S = 60.0
 """How long the last answers are waited for."""
+
+LOOK_S = 0.01
+"""How often it is looked whether they came."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,58 @@ class Sent:
         return self.answered - self.due
 
 
+class OpenLoop:
+    """Requests that are due at known times, and what became of them.
+
+    All is in arrays that are as large in the beginning as in the end: a load may be watched for memory that grows.
+    """
+
+    def __init__(self, target: Target, picture: np.ndarray, due: Sequence[float] | np.ndarray) -> None:
+        """Prepare to send ``picture`` at each of the times ``due`` (ascending, seconds)."""
+        self._target, self._picture = target, picture
+        self.due = np.asarray(due, np.float64)
+        self.sent, self.answered = np.full(len(self.due), np.nan), np.full(len(self.due), np.nan)
+        """Seconds from the beginning; nan: not yet."""
+        self.errors = np.full(len(self.due), "", object)
+        """The kind of error that a request got instead of logits."""
+        self._ended, self._start = threading.Event(), time.perf_counter()
+
+    def now(self) -> float:
+        """Return the seconds since the beginning."""
+        return time.perf_counter() - self._start
+
+    def run(self) -> None:
+        """Send each request at its time, whatever became of those before, and wait for the last answers."""
+        self._start = time.perf_counter()
+        for number, when in enumerate(self.due):
+            if self._ended.wait(max(0.0, when - self.now())):
+                break
+            self._send(number)
+        deadline = time.monotonic() + DRAINED_S
+        while self.under_way and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+
+    def end(self) -> None:
+        """Let nothing more be sent."""
+        self._ended.set()
+
+    @property
+    def under_way(self) -> int:
+        """Requests that were sent, and not answered yet."""
+        return int((~np.isnan(self.sent) & np.isnan(self.answered)).sum())
+
+    def _send(self, number: int) -> None:
+        self.sent[number] = self.now()
+        try:
+            self._target.submit(self._picture, lambda answered: self._note(number, answered.error))
+        except Exception as error:  # a refusal is an answer
+            self._note(number, error)
+
+    def _note(self, number: int, error: Exception | None) -> None:
+        self.errors[number] = type(error).__name__ if error else ""
+        self.answered[number] = self.now()
+
+
 def open_loop(target: Target, picture: np.ndarray, due: Sequence[float] | np.ndarray) -> list[Sent]:
     """Send a picture at each of the times ``due`` (ascending, seconds), whatever became of those before.
 
@@ -42,13 +101,12 @@ def open_loop(target: Target, picture: np.ndarray, due: Sequence[float] | np.nda
         CourseError: some were not answered within a minute after the last was sent.
 
     """
+    load = OpenLoop(target, picture, due)
     with ticking(float(due[-1]) if len(due) else 0.0, "open loop, s"):
-        load = _Load()
-        for when in due:
-            if (left := when - load.now()) > 0:
-                time.sleep(left)
-            load.send(target, picture, float(when))
-        return load.answered()
+        load.run()
+    if load.under_way:
+        raise _unanswered(f"{load.under_way} requests")
+    return list(map(Sent, load.due.tolist(), load.sent.tolist(), load.answered.tolist(), load.errors))
 
 
 def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: float) -> list[Sent]:
@@ -60,57 +118,26 @@ def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: floa
         CourseError: some were not answered within a minute after the last was sent.
 
     """
-    load = _Load()
+    start = time.perf_counter()
 
-    def call() -> None:
-        while (now := load.now()) < seconds:
-            answered = threading.Event()
-            load.send(target, picture, now, answered.set)
-            if not answered.wait(DRAINED_S):
-                return
+    def call(_: int) -> list[Sent]:
+        requests: list[Sent] = []
+        while (sent := time.perf_counter() - start) < seconds:
+            answer: Future[Request | Reply] = Future()
+            try:
+                target.submit(picture, answer.set_result)
+                error = answer.result(DRAINED_S).error
+            except TimeoutError:
+                raise _unanswered("a caller's request") from None
+            except Exception as refused:  # a refusal is an answer
+                error = refused
+            requests.append(Sent(sent, sent, time.perf_counter() - start, type(error).__name__ if error else ""))
+        return requests
 
-    threads = [threading.Thread(target=call, daemon=True) for _ in range(callers)]
-    with ticking(seconds, "closed loop, s"):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(seconds + DRAINED_S)
-        return load.answered()
+    with ticking(seconds, "closed loop, s"), ThreadPoolExecutor(callers) as pool:
+        return list(chain.from_iterable(pool.map(call, range(callers))))
 
 
-class _Load:
-    """Requests on their way, and a clock that starts at 0."""
-
-    def __init__(self) -> None:
-        self.requests: list[Sent] = []
-        self._open = 0
-        self._changed = threading.Condition()
-        self._start = time.perf_counter()
-
-    def now(self) -> float:
-        return time.perf_counter() - self._start
-
-    def send(self, target: Target, picture: np.ndarray, due: float, then: Callable[[], object] = bool) -> None:
-        sent = self.now()
-        with self._changed:
-            self._open += 1
-
-        def note(error: Exception | None) -> None:
-            with self._changed:
-                self.requests.append(Sent(due, sent, self.now(), type(error).__name__ if error else ""))
-                self._open -= 1
-                self._changed.notify()
-            then()
-
-        try:
-            target.submit(picture, lambda answered: note(answered.error))
-        except Exception as error:  # a refusal is an answer
-            note(error)
-
-    def answered(self) -> list[Sent]:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._open == 0, DRAINED_S):  # they would be the slowest of all
-                raise CourseError(
-                    f"{self._open} requests got no answer within {DRAINED_S:g} s; send fewer, or look why"
-                )
-            return self.requests
+def _unanswered(what: str) -> CourseError:
+    """Return the error: they would be the slowest of all."""
+    return CourseError(f"{what} got no answer within {DRAINED_S:g} s; send fewer, or look why")

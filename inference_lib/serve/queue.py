@@ -13,23 +13,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from inference_lib.serve.classifier import PICTURE, Classifier, smallest
-from inference_lib.serve.request import (
-    ClosedError,
-    FailedError,
-    OverloadedError,
-    Request,
-    TimedOutError,
-    UnansweredError,
-)
+from inference_lib.serve.request import ClosedError, FailedError, OverloadedError, Request, TimedOutError
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
 
@@ -52,7 +46,7 @@ class Replica:
     """Whether a caller computes his own request, and nobody else may submit."""
 
 
-class BatchQueue:
+class BatchQueue(AbstractContextManager["BatchQueue"]):
     """Requests in, batches out to one or several classifiers.
 
     For every batch that a classifier may have under way there is a thread. One of them holds the classifier's turn: it
@@ -116,29 +110,20 @@ class BatchQueue:
         return not self._closed and any(replica.classifier.alive() for replica in self._replicas)
 
     def submit(self, picture: np.ndarray, done: Callable[[Request], object]) -> None:
-        """Queue a picture (uint8, 28 x 28) and return; ``done`` gets the answered request.
-
-        Raises:
-            OverloadedError: as many requests wait as may.
-            ClosedError: the queue has ended.
-            CourseError: it is another kind of array.
-
-        """
-        if self._enter(_request(picture[None], lambda answered: done(answered[0]))):
-            raise self._overloaded()
+        """Queue a picture (uint8, 28 x 28) and return; ``done`` gets the answered request. See ``submit_many``."""
+        self.submit_many(picture[None], (), lambda answered: done(answered[0]))
 
     def submit_many(self, pictures: np.ndarray, tags: Sequence[Any], done: Callable[[list[Request]], object]) -> None:
         """Queue pictures (uint8, N x 28 x 28), each known by its tag, and return.
 
-        ``done`` gets them back in requests of one or several, those that do not fit with an OverloadedError.
+        ``done`` gets them back in requests of one or several, those that do not fit at once, with an OverloadedError.
 
         Raises:
             ClosedError: the queue has ended.
             CourseError: they are another kind of array.
 
         """
-        if refused := self._enter(_request(pictures, done, tags)):
-            self._answer([refused], self._overloaded())
+        self._enter(_request(pictures, done, tags))
 
     def ask(self, picture: np.ndarray) -> Request:
         """Compute a picture, or queue it and wait; return the answered request, or raise why there is no answer."""
@@ -152,8 +137,8 @@ class BatchQueue:
                 with self._changed:
                     replica.led = False
                     self._changed.notify_all()
-        elif self._enter(request):
-            raise self._overloaded()
+        else:
+            self._enter(request)
         try:
             answer.result(self.timeout_s + CLOSING_S)
         except TimeoutError as error:
@@ -177,22 +162,19 @@ class BatchQueue:
         for classifier in self._made:
             classifier.close()
 
-    def _enter(self, request: Request) -> Request | None:
-        """Let in what fits, and return what does not."""
+    def _enter(self, request: Request) -> None:
+        """Let in what fits, and refuse what does not."""
         with self._changed:
             if self._closed:
                 raise ClosedError("the queue has ended; start it again")
             room = self.limit - self.length
-            if room <= 0:
-                return request
             fitting = request if len(request.pictures) <= room else request.cut(room)
-            self._waiting.append(fitting)
-            self.length += len(fitting.pictures)
-            self._changed.notify_all()  # of each classifier, one thread at most waits here
-        return None if fitting is request else request
-
-    def _overloaded(self) -> OverloadedError:
-        return OverloadedError(f"{self.limit} requests wait already; try again later")
+            if room > 0:
+                self._waiting.append(fitting)
+                self.length += len(fitting.pictures)
+                self._changed.notify_all()  # of each classifier, one thread at most waits here
+        if fitting is not request:
+            self._answer([request], OverloadedError(f"{self.limit} requests wait already; try again later"))
 
     def _idle(self) -> Replica | None:
         """Return a replica that has nothing to do, for a caller who need not wait for company, to be led by him."""
@@ -279,7 +261,7 @@ class BatchQueue:
                 self._changed.notify_all()  # who has the turn replaces it
         self._answer(batch, failed)
 
-    def _answer(self, batch: list[Request], error: UnansweredError | None = None) -> None:
+    def _answer(self, batch: list[Request], error: CourseError | None = None) -> None:
         """Hand requests back; what goes wrong with whoever asked does not concern the others."""
         now = time.perf_counter()
         for request in batch:
@@ -320,9 +302,6 @@ class BatchQueue:
             refused, self.length = list(self._waiting), 0
             self._waiting.clear()
         self._answer(refused, ClosedError("the queue has ended; the request was not computed"))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()

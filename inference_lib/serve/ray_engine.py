@@ -10,14 +10,14 @@ import logging
 import os
 import signal
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from inference_lib.seam import Workload
 from inference_lib.serve.application import Application, Prediction
-from inference_lib.serve.replica import compute_on
+from inference_lib.serve.replica import ModelReplica
 from inference_lib.serve.settings import Settings
 from inference_lib.support.errors import CourseError
 
@@ -33,22 +33,20 @@ HTTP_CPUS = 2
 """Logical cores for Ray's own actors: its proxy and the application."""
 
 
-class Replica:
-    """The model in an actor of Ray's."""
+class RayReplica:
+    """A replica as Ray wants it."""
 
     def __init__(self, settings: Settings) -> None:
         """Load the model and make every batch size warm; Ray sends requests only then."""
         hosts = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
-        compute_on(settings.cores(ray_serve.get_replica_context().rank.local_rank, hosts))
-        self._stack = ExitStack()
-        self._classifier = self._stack.enter_context(settings.loaded())
+        self._replica = ModelReplica(settings, ray_serve.get_replica_context().rank.local_rank, hosts)
         self.infer.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
         self.infer.set_batch_wait_timeout_s(settings.max_wait_s)  # type: ignore[attr-defined]
 
     @ray_serve.batch(max_concurrent_batches=1)
     async def infer(self, pictures: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
         """Return logits and batch size of each of ``pictures``."""
-        logits = await asyncio.to_thread(self._classifier.submit(np.stack(pictures)))
+        logits = await asyncio.to_thread(self._replica.infer, np.stack(pictures))
         return [(row, len(pictures)) for row in logits]
 
     async def ready(self) -> bool:
@@ -60,7 +58,7 @@ def application(settings: Settings) -> Any:
     """Return the application and the replicas behind it, bound together as Ray wants them."""
     gpu = settings.workload.on_gpu
     replicas: Any = ray_serve.deployment(
-        Replica,
+        RayReplica,
         name="Replica",
         num_replicas=settings.replicas,
         max_ongoing_requests=4 * settings.max_batch,

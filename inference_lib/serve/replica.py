@@ -1,16 +1,18 @@
 """A classifier in a process of its own: what kills it kills one batch, and not the server."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from inference_lib.measure.workers import Worker, WorkerError
-from inference_lib.seam import Workload
-from inference_lib.serve.classifier import Loaded
 from inference_lib.support.cores import keep_to
+from inference_lib.support.errors import CourseError
+
+if TYPE_CHECKING:
+    from inference_lib.serve.settings import Settings
 
 START_S = 300.0
 """How long a replica may take until it is warm: some compile every size."""
@@ -19,21 +21,16 @@ BATCH_S = 30.0
 """How long a batch may take before its process is ended."""
 
 
-def compute_on(cores: Collection[int]) -> None:
-    """Keep this process, which holds a replica, to ``cores``, with no more threads than that."""
-    keep_to(cores)
-    torch.set_num_threads(min(torch.get_num_threads(), len(cores)))
+class ModelReplica:
+    """One of the replicas that ``settings`` ask for, in this process: on its cores, loaded, and warm at every size."""
 
-
-class Held:
-    """What the process holds, and answers with."""
-
-    def __init__(
-        self, backend: str, workload: Workload, sizes: Sequence[int], root: Path, cores: Collection[int]
-    ) -> None:
-        compute_on(cores)
+    def __init__(self, settings: "Settings", number: int, hosts: int = 1) -> None:
+        """Load replica ``number`` of those on one of ``hosts``; of threads, it has as many as it has cores."""
+        cores = settings.cores(number, hosts)
+        keep_to(cores)
+        torch.set_num_threads(min(torch.get_num_threads(), len(cores)))
         self._stack = ExitStack()
-        self._classifier = self._stack.enter_context(Loaded(backend, workload, sizes, root))
+        self._classifier = self._stack.enter_context(settings.loaded(number))
 
     def sizes(self) -> tuple[int, ...]:
         """Return the batch sizes."""
@@ -53,14 +50,15 @@ class RemoteClassifier:
 
     depth = 1
 
-    def __init__(
-        self, backend: str, workload: Workload, sizes: Sequence[int], root: Path, cores: Collection[int]
-    ) -> None:
-        """Start the process on ``cores``, wait until every size is warm; raise WorkerError why it does not come up."""
-        self._asked = (backend, workload, sizes, root, cores)
-        self._worker = Worker(Held, *self._asked)
+    def __init__(self, settings: "Settings", number: int) -> None:
+        """Start the process of a replica and wait until it is warm; raise CourseError why it does not come up."""
+        self._asked = (settings, number)
+        self._worker = Worker(ModelReplica, *self._asked)
         self._alive = True
-        self.sizes: tuple[int, ...] = self._worker.ask("sizes", limit_s=START_S)
+        try:
+            self.sizes: tuple[int, ...] = self._worker.ask("sizes", limit_s=START_S)
+        except WorkerError as error:
+            raise CourseError(f"a replica does not come up: {error}") from error
 
     def again(self) -> "RemoteClassifier":
         """Return the same in another process, to take the place of this one."""

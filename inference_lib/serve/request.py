@@ -9,23 +9,19 @@ import numpy as np
 from inference_lib.support.errors import CourseError
 
 
-class UnansweredError(CourseError):
-    """A request that got no logits, and why."""
-
-
-class OverloadedError(UnansweredError):
+class OverloadedError(CourseError):
     """The queue is full; nothing was kept of the request."""
 
 
-class TimedOutError(UnansweredError):
+class TimedOutError(CourseError):
     """The request waited longer than it may, and was not computed."""
 
 
-class FailedError(UnansweredError):
+class FailedError(CourseError):
     """The batch of this request failed, or its worker died."""
 
 
-class ClosedError(UnansweredError):
+class ClosedError(CourseError):
     """The queue has ended, or has nobody left who works."""
 
 
@@ -46,7 +42,8 @@ class Request:
     """Pictures that were computed together."""
     logits: np.ndarray | None = None
     """N x 10."""
-    error: UnansweredError | None = None
+    error: CourseError | None = None
+    """Why there are no logits."""
 
     def cut(self, count: int) -> "Request":
         """Return a request of the first ``count`` pictures, and keep the others."""

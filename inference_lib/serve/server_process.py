@@ -26,6 +26,12 @@ HELD = "INFERENCE_SERVER_IS_HELD"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def running_server(url: str, arguments: Sequence[str], start_s: float = START_S) -> Iterator[subprocess.Popen[str]]:
     """Run ``python -m inference_lib serve`` with ``arguments`` while the context lasts; it is ready inside.

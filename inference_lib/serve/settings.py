@@ -1,6 +1,8 @@
 """What a server is asked to be: a plain value that travels to its processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -40,18 +42,20 @@ class Settings:
         """Batch sizes that are made warm."""
         return sizes_up_to(self.max_batch)
 
-    @property
-    def url(self) -> str:
-        """Where the server answers."""
-        return f"http://{self.host}:{self.port}"
-
     def loaded(self, number: int = 0) -> Loaded:
         """Return replica ``number`` of the model, to be entered: replicas take turns on the GPUs that there are."""
         return Loaded(self.backend, self._on_its_gpu(number), self.sizes, self.root)
 
     def remote(self, number: int = 0) -> RemoteClassifier:
         """Return replica ``number`` in a process of its own, warm."""
-        return RemoteClassifier(self.backend, self._on_its_gpu(number), self.sizes, self.root, self.cores(number))
+        return RemoteClassifier(self, number)
+
+    @contextmanager
+    def remotes(self) -> Iterator[list[RemoteClassifier]]:
+        """Start all replicas side by side, each in a process of its own: one takes seconds until it is warm."""
+        with ThreadPoolExecutor(self.replicas) as pool, ExitStack() as stack:
+            starting = [pool.submit(self.remote, number) for number in range(self.replicas)]
+            yield [stack.enter_context(closing(each.result())) for each in starting]
 
     def cores(self, number: int, hosts: int = 1) -> list[int]:
         """Return the cores of replica ``number`` on one of ``hosts``: on a CPU, those on a host share them."""

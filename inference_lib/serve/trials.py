@@ -17,19 +17,17 @@ from inference_lib.records.serving import LatencyQuantile, Serving
 from inference_lib.records.statistics import over_invocations
 from inference_lib.seam import FASHION_MNIST
 from inference_lib.serve.classifier import PICTURE, Classifier
-from inference_lib.serve.loadgen import Run, highest_rate, run_loadgen
+from inference_lib.serve.loadgen import Run, run_loadgen
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.queueing import slowest_s
 from inference_lib.serve.request import Request
 from inference_lib.serve.service import Service
+from inference_lib.serve.settings import Settings
 from inference_lib.serve.simulator import Knobs, Outcome, poisson, simulate
 from inference_lib.support.progress import each
 
 SIMULATED = 20_000
 """Requests of a simulation: 200 of them lie beyond the 99th percentile."""
-
-LOADS = (0.3, 0.5, 0.7, 0.8, 0.9)
-"""Parts of the capacity that are tried."""
 
 LEAST, LONGEST = 100, 200_000
 """Requests of one that stands beside a measurement: as many as are measured, within these."""
@@ -74,7 +72,7 @@ class LoadTest:
         with queued(self.classifier, self.knobs) as queue:
             return run_loadgen(queue, self.pictures, scenario, self.seconds, rate, self.limit_ms, seed=seed)
 
-    def predict_and_measure(self, loads: Sequence[float] = LOADS) -> Iterator[Trial]:
+    def predict_and_measure(self, loads: Sequence[float]) -> Iterator[Trial]:
         """Simulate the queue at parts of its capacity, and put the real one under the same loads."""
         service, knobs = self.service, self.knobs
         for load in each(loads, "loads"):
@@ -83,15 +81,6 @@ class LoadTest:
             simulated = simulate(poisson(rate, count), service, knobs)
             law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
             yield Trial(load, rate, law, simulated, self.run("server", rate))
-
-    def simulated_rate(self) -> float:
-        """Return the highest rate at which the simulated p99 stays within the limit."""
-        return simulated_rate(self.service, self.knobs, self.limit_ms)
-
-    def highest_rate(self) -> tuple[float, list[Run]]:
-        """Search the highest rate at which the real queue's p99 stays within the limit; return it and all runs."""
-        start = self.simulated_rate() or self.service.capacity / 10
-        return highest_rate(lambda rate: self.run("server", rate), start, self.limit_ms)
 
 
 def queued(classifier: Classifier, knobs: Knobs) -> BatchQueue:
@@ -138,14 +127,9 @@ def queue_overhead(classifier: Classifier, turn_s: float = 0.1) -> Turns:
 
 
 def serving_of(
-    engine: str,
-    knobs: Knobs,
-    runs: Sequence[Run],
-    limit_ms: float,
-    goodput: float | None = None,
-    gpu: Load | None = None,
+    engine: str, settings: Settings, runs: Sequence[Run], limit_ms: float, gpu: Load | None = None
 ) -> Serving:
-    """Return what several runs of one load say, as a record keeps it: quantiles with intervals over the runs.
+    """Return what runs at the highest rate say, as a record keeps it: quantiles with intervals over the runs.
 
     ``gpu`` is what the GPU reported meanwhile, an image being a request.
     """
@@ -155,9 +139,9 @@ def serving_of(
         quantiles[name] = LatencyQuantile(ms=found.value, low_ms=found.low, high_ms=found.high)
     return Serving(
         engine=engine,
-        replicas=knobs.replicas,
-        max_batch=knobs.max_batch,
-        max_wait_ms=knobs.max_wait_s * 1e3,
+        replicas=settings.replicas,
+        max_batch=settings.max_batch,
+        max_wait_ms=settings.max_wait_s * 1e3,
         scenario=runs[0].scenario,
         valid=all(run.valid for run in runs),
         reasons=sorted({reason for run in runs for reason in run.reasons}),
@@ -165,7 +149,7 @@ def serving_of(
         answered_per_s=fmean(run.samples_per_s for run in runs),
         latency=quantiles,
         limit_ms=limit_ms,
-        goodput_per_s=goodput,
+        goodput_per_s=runs[0].rate,
         batches=dict(sum((run.batches for run in runs), Counter())),
         errors=dict(sum((run.errors for run in runs), Counter())),
         longest_queue=max((run.longest_queue for run in runs), default=None),

@@ -1,0 +1,151 @@
+"""The published edition: executed chapters and records of a GPU machine, checked, and put there as a whole."""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+
+from inference_lib.course.contents import COURSE, Chapter, Course, chapters
+from inference_lib.course.contribution import THOROUGH
+from inference_lib.course.notebook import STAMP, Notebook, clean, code_hash, source_notebook
+from inference_lib.records.record import Record
+from inference_lib.records.store import RecordStore
+from inference_lib.report import readme
+from inference_lib.support.errors import CourseError
+from inference_lib.support.files import make_writable, shown
+
+NOT_FOR_AN_EDITION = "publish what a GPU made with --profile full, or say --any-profile"
+
+RUN_AGAIN = "run `python -m inference_lib run {name}`"
+
+
+def read_executed(chapter: Chapter, folder: Path, remedy: str = RUN_AGAIN) -> Notebook:
+    """Return the executed chapter in ``folder``.
+
+    Raises:
+        CourseError: it is missing, or its code has changed since; the message ends with ``remedy``.
+
+    """
+    path = folder / f"{chapter.name}.ipynb"
+    remedy = remedy.format(name=chapter.name)
+    if not path.exists():
+        raise CourseError(f"chapter {chapter.name} has no outputs in {shown(folder)}; {remedy}")
+    executed = nbformat.read(path, as_version=4)
+    if code_hash(executed) != code_hash(source_notebook(chapter.source)):
+        raise CourseError(f"the code of chapter {chapter.name} has changed since it was executed; {remedy}")
+    return executed
+
+
+def publish(
+    executed: Path | None = None, records: Path | None = None, any_profile: bool = False, course: Course = COURSE
+) -> list[str]:
+    """Put executed chapters and records into the published edition, and its results into the README.
+
+    Everything is read and checked before anything is written, and the edition is replaced as a whole. What it has
+    already and is not made anew stays, so that several runs stand side by side. Return the names of the chapters.
+
+    Raises:
+        CourseError: there is nothing to publish, a chapter's code has changed since it was executed, a file is not a
+            record, or (unless ``any_profile``) something was not made on a GPU with the full profile; or the edition
+            would hold the records of several GPUs.
+
+    """
+    executed, records = executed or course.executed, records or course.records
+    found = [chapter for chapter in chapters(course) if (executed / f"{chapter.name}.ipynb").exists()]
+    if not found:
+        raise CourseError(f"no executed chapters in {shown(executed)}; run `python -m inference_lib run`")
+    notebooks = {chapter.name: read_executed(chapter, executed) for chapter in found}
+    measured = RecordStore(records).read()
+    if not measured:
+        raise CourseError(f"no records in {shown(records)}; name their folder with --records")
+    if not any_profile:
+        _check_thorough(notebooks, measured)
+    edition = {record.key: record for record in (*RecordStore(course.published / "records").read(), *measured)}
+    _check_one_gpu(edition.values())
+    make_writable(course.published.parent, "publish")
+    with replacing(course.published, course.published) as folder:
+        for name, notebook in notebooks.items():
+            nbformat.write(clean(notebook, course.root), folder / f"{name}.ipynb")
+        for record in measured:
+            RecordStore(folder / "records").write(record)
+        for kept in (records.parent / "ceilings").glob("cuda-*.json"):
+            write_if_changed(folder / "ceilings" / kept.name, kept.read_bytes())
+    update_readme(course)
+    return list(notebooks)
+
+
+def update_readme(course: Course = COURSE) -> None:
+    """Write the figure and the results of the published records into the README, where there is one."""
+    if (course.root / "README.md").exists():
+        records = RecordStore(course.published / "records").read()
+        readme.update(course.root / "README.md", records, course.published / "ceilings")
+
+
+def _check_thorough(notebooks: Mapping[str, Notebook], records: Sequence[Record]) -> None:
+    """Raise CourseError unless everything was made on a GPU machine with the full profile."""
+    for name, notebook in notebooks.items():
+        stamp = notebook.metadata.get(STAMP, {})
+        made = (stamp.get("profile"), stamp.get("device"))
+        if made != (THOROUGH.name, "cuda"):
+            raise CourseError(
+                f"chapter {name} was executed with the {made[0]} profile on {made[1]}; {NOT_FOR_AN_EDITION}"
+            )
+    quick = [record for record in records if record.profile != THOROUGH.name or record.machine.gpu is None]
+    if quick:
+        where = f"the {quick[0].profile} profile on {quick[0].machine.name(quick[0].device)}"
+        raise CourseError(
+            f"{len(quick)} of {len(records)} records are not a GPU machine's of the {THOROUGH.name} profile "
+            f"(the first, {quick[0].key.file_name}, has {where}); {NOT_FOR_AN_EDITION}"
+        )
+
+
+def _check_one_gpu(records: Iterable[Record]) -> None:
+    """Raise CourseError where the records are several GPUs': a sentence could not tell which it is about."""
+    names = sorted({record.machine.name("cuda") for record in records if record.device == "cuda"})
+    if len(names) > 1:
+        raise CourseError(
+            f"the edition would hold records of {' and '.join(names)}; an edition is made on one kind of GPU: "
+            "move the other's out of book/published/records, or name another folder with --records"
+        )
+
+
+# Files
+
+
+@contextmanager
+def replacing(folder: Path, start: Path) -> Iterator[Path]:
+    """Yield a copy of ``start`` to change; it takes the place of ``folder`` at the end, unless something goes wrong.
+
+    ``folder`` is whole at any time: of its two names, it has one.
+    """
+    fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    _put_back(old, folder)  # a process that was killed may have left it there
+    try:
+        if start.exists():
+            shutil.copytree(start, fresh)
+        fresh.mkdir(exist_ok=True)
+        yield fresh
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+    finally:
+        _put_back(old, folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, folder)
+
+
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Write a file unless it is the same already: what is made from it would be made again for nothing."""
+    if not path.exists() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
