@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> int:
         settings = settings_of(options, options.replicas)
         engine = importlib.import_module(f"inference_lib.serve.{options.engine}_engine")
     settings.loaded()  # exports what is missing, once, before replicas look for it side by side
-    url = f"http://{settings.host}:{settings.port}"
-    common.say(f"{settings.workload.model} on {options.engine}: {url} (GET /ready says when, POST /classify takes a picture)")
+    routes = "GET /ready says when, POST /classify takes a picture"
+    common.say(f"{settings.workload.model} on {options.engine}: http://{settings.host}:{settings.port} ({routes})")
     engine.serve(settings)
     return 0
 
