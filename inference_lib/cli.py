@@ -64,6 +64,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         options = parser(given).parse_args(given)
     except SystemExit as done:  # help was printed, or what is wrong with the arguments
         return int(done.code or 0)
+    options.given = given
     see_one_gpu(options)
     return options.run_command(options) or 0
 

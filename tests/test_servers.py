@@ -1,11 +1,14 @@
 """The servers as a reader starts them: a replica is killed, the server is asked to end, and everybody is answered."""
 
+import fcntl
 import gc
 import http.server
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 import urllib.request
@@ -19,7 +22,7 @@ import psutil
 import pytest
 import torch
 from serving import PICTURE
-from waits import Answers
+from waits import Answers, wait_until
 
 from inference_lib.cli import main, parser
 from inference_lib.commands import serve as command
@@ -79,6 +82,31 @@ def test_a_server_answers_and_at_its_end_those_under_way_are_answered(engine: st
         server.wait(40)
         assert server.returncode == 143
         assert not answers(f"{url}/health")
+
+
+def test_ctrl_c_at_a_terminal_is_for_the_server_alone() -> None:
+    pytest.importorskip("litserve")
+    port = free_port()
+    url, replies = f"http://127.0.0.1:{port}", Answers[Reply]()
+    options = [*MODEL, "--port", str(port), "--max-batch", "2", "--max-wait-ms", str(SLOW_MS)]
+    ours, theirs = pty.openpty()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "inference_lib", "serve", "--engine", "litserve", *options],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    with started as server, Client(url) as client:
+        wait_until(lambda: answers(f"{url}/ready"))
+        client.submit(PICTURE, replies)
+        time.sleep(0.4)
+        os.write(ours, b"\x03")  # the terminal makes a signal of it, for all in the foreground
+        assert replies.wait(1)[0].status == 200
+        assert server.wait(40) == 143
+    said = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert said.splitlines()[1:] == ["^C"], said
 
 
 class Ready(http.server.BaseHTTPRequestHandler):

@@ -1,6 +1,7 @@
 """Put a model behind HTTP: pictures in, classes out."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from inference_lib.commands import options as common
@@ -37,20 +38,23 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     common.device(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C, then answer what is under way and end."""
     import importlib
 
-    from inference_lib.serve.server_process import end_with_the_holder
+    from inference_lib.serve.server_process import at_a_terminal, end_with_the_holder, out_of_its_reach
 
+    if at_a_terminal():
+        return out_of_its_reach([sys.executable, "-m", "inference_lib", *options.given])
     end_with_the_holder()
     with common.serve_extra():
         settings = settings_of(options, options.replicas)
         engine = importlib.import_module(f"inference_lib.serve.{options.engine}_engine")
     settings.loaded()  # exports what is missing, once, before replicas look for it side by side
-    url = f"http://{settings.host}:{settings.port}"
-    common.say(f"{settings.workload.model} on {options.engine}: {url} (GET /ready says when)")
+    routes = "GET /ready says when, POST /classify takes a picture"
+    common.say(f"{settings.workload.model} on {options.engine}: http://{settings.host}:{settings.port} ({routes})")
     engine.serve(settings)
+    return 0
 
 
 def settings_of(options: argparse.Namespace, replicas: int) -> "Settings":

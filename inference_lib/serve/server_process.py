@@ -21,7 +21,7 @@ END_S = 60.0
 ASK_EVERY_S = 0.2
 
 HELD = "INFERENCE_SERVER_IS_HELD"
-"""Set for a server whose standard input is a pipe of whoever started it."""
+"""Set for a server that was started by a process of ours: its standard input is a pipe which that holds open."""
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -69,8 +69,23 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+def at_a_terminal() -> bool:
+    """Whether Ctrl-C would reach this process, a server, and all that it starts: a worker so ended answers nobody."""
+    return HELD not in os.environ and sys.stdin is not None and sys.stdin.isatty()
+
+
+def out_of_its_reach(command: Sequence[str]) -> int:
+    """Run ``command``, a server, in a session of its own, and return its status; Ctrl-C ends it as SIGTERM does."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True, env=os.environ | {HELD: "1"}
+    ) as server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: server.terminate())
+        return server.wait()
+
+
 def end_with_the_holder() -> None:
-    """Let this process, a server, end as by SIGTERM when whoever started it with ``running_server`` is gone.
+    """Let this process, a server, end as by SIGTERM when the process of ours that started it is gone.
 
     A kernel that is restarted runs no ``finally``: its servers would keep their port, and the GPU's memory, for good.
     """
