@@ -1,6 +1,7 @@
 """Shared fixtures: made-up machines and records, and GPU tests skipped where there is no GPU."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -68,7 +69,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> PartByPar
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let everything that a session compiles share the headers that it reads; processes of the session inherit it."""
+    """Let everything that a session compiles share the headers that it reads; processes of the session inherit it.
+
+    So they do with Ctrl-C, which a shell lets what it starts in the background ignore.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if cores.WORKER:
         return
     folder = Path(tempfile.mkdtemp())

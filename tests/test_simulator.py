@@ -60,6 +60,12 @@ def test_a_batch_between_two_sizes_costs_as_the_larger() -> None:
     assert found.latencies_s == pytest.approx([0.01] * 9)
 
 
+def test_two_replicas_carry_twice_as_much() -> None:
+    rate = 1.5 * service().capacity
+    one, two = (simulate(poisson(rate, 20_000), service(), Knobs(32, replicas=n, limit=10**9)) for n in (1, 2))
+    assert two.quantile_ms(50) < 20 < one.quantile_ms(50)
+
+
 def test_a_second_batch_under_way_hides_what_is_not_computing() -> None:
     alone, busy = {8: [0.004]}, {8: [0.002]}
     rate = 8 / 0.003

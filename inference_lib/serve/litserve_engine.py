@@ -5,6 +5,7 @@ application's, which decodes and refuses in the HTTP process and puts a limit on
 """
 
 import asyncio
+import logging
 import os
 import queue
 import time
@@ -135,7 +136,11 @@ class Server(ls.LitServer):
         return bool(states) and all(state == WorkerSetupStatus.READY for state in states)
 
     def _perform_graceful_shutdown(self, manager: Any, uvicorn_workers: Any, shutdown_reason: str = "normal") -> None:
-        """End the HTTP processes first: they wait for what is under way, which LitServe would cut off."""
+        """End the HTTP processes first: they wait for what is under way, which LitServe would cut off.
+
+        Its watch over the workers complains of the manager's end, of which nobody tells it.
+        """
+        logging.getLogger("litserve.server").setLevel(logging.CRITICAL)
         for worker in uvicorn_workers.values():
             worker.terminate()
         for worker in uvicorn_workers.values():

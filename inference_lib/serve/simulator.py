@@ -4,6 +4,7 @@ What is known beforehand: when requests come (Poisson: at random, at a rate) and
 (``service.py``). What is wanted: how long requests wait. The rules are those of ``queue.py``.
 """
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Knobs:
     max_wait_s: float = 0.0
     limit: int = 1024
     """Requests that may wait; more are refused."""
+    replicas: int = 1
 
 
 @dataclass
@@ -51,15 +53,16 @@ def poisson(rate: float, count: int, seed: int = 0) -> np.ndarray:
 def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Knobs, seed: int = 0) -> Outcome:
     """Play requests that come at ``arrivals`` (ascending, seconds) through a queue with ``knobs``.
 
-    There are as many places as batches may be under way. A batch takes a place when it is submitted and leaves it with
-    its logits; between the two, it is computed when the batch before it is. Its times are drawn from the measured ones,
-    so that the slow ones are slow here, too. Where one batch is under way at a time, the thread that has computed it
-    goes on with the next, if one waits: nobody is woken for that.
+    A replica has as many places as batches may be under way. A batch takes a place when it is submitted and leaves it
+    with its logits; between the two, it is computed when the batch before it is. Its times are drawn from the measured
+    ones, so that the slow ones are slow here, too. Where one batch is under way at a time, the thread that has computed
+    it goes on with the next, if one waits: nobody is woken for that.
     """
     luck = iter(np.random.default_rng(seed).random(len(arrivals)).tolist())
     around = {size: max(0.0, service.alone_s(size) - median(service.busy[size])) for size in service.sizes}
-    places = deque([0.0] * service.depth)  # when each is free, the next one first
-    free = now = 0.0  # when the last batch is computed, and when it was submitted: one is gathered at a time
+    places = [(0.0, replica) for replica in range(knobs.replicas) for _ in range(service.depth)]
+    free = [0.0] * knobs.replicas  # when a replica's last batch is computed
+    turn = [0.0] * knobs.replicas  # when a replica's last batch was submitted: one is gathered at a time
     waiting: deque[float] = deque()
     outcome, latencies, coming = Outcome(np.empty(0)), [], deque(map(float, arrivals))
 
@@ -72,7 +75,8 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
                 coming.popleft()
 
     while coming or waiting:
-        now = max(places.popleft(), now)
+        open_since, replica = heapq.heappop(places)
+        now = max(open_since, turn[replica])
         admit(now)
         idle = not waiting
         if idle:
@@ -85,13 +89,14 @@ def simulate(arrivals: Sequence[float] | np.ndarray, service: Service, knobs: Kn
             batch.append(now)
         if len(batch) < knobs.max_batch:
             now = max(now, closes)
+        turn[replica] = now
         size = service.size(len(batch))
         handed_over = 0.0 if service.depth == 1 and not idle else around[size]
-        start = max(now + handed_over, free)
+        start = max(now + handed_over, free[replica])
         measured = service.busy[size]
-        free = start + measured[int(next(luck) * len(measured))]
-        latencies += [free - arrived for arrived in batch]
+        free[replica] = start + measured[int(next(luck) * len(measured))]
+        latencies += [free[replica] - arrived for arrived in batch]
         outcome.batches[len(batch)] += 1
-        places.append(free)
+        heapq.heappush(places, (free[replica], replica))
     outcome.latencies_s = np.array(latencies)
     return outcome
