@@ -122,8 +122,8 @@ function layout(mode) {
   return wrong;
 }
 
-// One element for each way in which text is coloured, of those that no earlier page had: for the checks of colours. For
-// a link, which must not be told from the text around it by its colour alone, that text and its line are a part of it.
+// Mark one element for each way in which text is coloured, of those that no earlier page had: for the checks of colours.
+// For a link, which must not be told from the text around it by its colour alone, that text and its line are a part of it.
 function newColours(mode, known) {
   choose(mode);
   const seen = new Set(known);
@@ -137,7 +137,6 @@ function newColours(mode, known) {
     return behind.get(element);
   };
   const keys = [];
-  for (const element of document.querySelectorAll("[data-contrast]")) element.removeAttribute("data-contrast");
   for (const element of new Set(latest.map((piece) => piece.element))) {
     const { color, fill, fontSize, fontWeight } = getComputedStyle(element);
     const large = parseFloat(fontSize) >= (fontWeight >= 700 ? 18.6 : 24);
@@ -147,7 +146,7 @@ function newColours(mode, known) {
     if (seen.has(key)) continue;
     seen.add(key);
     keys.push(key);
-    (link ?? element).setAttribute("data-contrast", "");
+    (link ?? element).setAttribute(`data-contrast-${mode}`, "");
   }
   return keys;
 }
@@ -194,7 +193,9 @@ function focused() {
 }
 
 // Take away what says nothing to a screen reader and takes its checks long: the parts of drawings, colours of listings.
-function plainer() {
-  for (const drawing of document.querySelectorAll("svg[role=img]")) drawing.replaceChildren();
-  for (const listing of document.querySelectorAll("pre")) listing.textContent = listing.textContent;
+// What is yet to be checked for its colours, `kept`, stays.
+function plainer(kept) {
+  const plain = (element) => !kept || !element.querySelector(kept);
+  for (const drawing of document.querySelectorAll("svg[role=img]")) if (plain(drawing)) drawing.replaceChildren();
+  for (const listing of document.querySelectorAll("pre")) if (plain(listing)) listing.textContent = listing.textContent;
 }

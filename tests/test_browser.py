@@ -156,10 +156,13 @@ def _look(page: Any, name: str, colours: dict[str, list[str]], found: Found) -> 
         for mode in MODES:
             found["layout"][f"{name}, {width} pixels, {mode}"] = page.evaluate("mode => layout(mode)", mode)
     page.evaluate(axe.AXE_SCRIPT)
+    new = {mode: page.evaluate("([mode, known]) => newColours(mode, known)", [mode, colours[mode]]) for mode in MODES}
+    page.evaluate("kept => plainer(kept)", ", ".join(f"[data-contrast-{mode}]" for mode in MODES))
     for mode in MODES:
-        if new := page.evaluate("([mode, known]) => newColours(mode, known)", [mode, colours[mode]]):
-            colours[mode] += new
-            context = "{include: [['[data-contrast]']]}"
+        if new[mode]:
+            colours[mode] += new[mode]
+            page.evaluate("mode => choose(mode)", mode)
+            context = f"{{include: [['[data-contrast-{mode}]']]}}"
             found["contrast"][f"{name}, {mode}"] = _violations(page, context, {"runOnly": OF_COLOURS})
     page.evaluate("plainer()")
     rules = {rule: {"enabled": False} for rule in (*OF_COLOURS, "region")}  # the last is moderate, and slow
