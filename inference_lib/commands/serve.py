@@ -1,7 +1,6 @@
 """Put a model behind HTTP: pictures in, classes out."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from inference_lib.commands import options as common
@@ -45,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.serve.server_process import at_a_terminal, end_with_the_holder, out_of_its_reach
 
     if at_a_terminal():
-        return out_of_its_reach([sys.executable, "-m", "inference_lib", *options.given])
+        return out_of_its_reach(options.given[1:])
     end_with_the_holder()
     with common.serve_extra():
         settings = settings_of(options, options.replicas)

@@ -143,7 +143,7 @@ def end(workers: Iterable[Worker]) -> None:
 
 
 @contextmanager
-def uninterrupted(end: Callable[[], object] = bool) -> Iterator[None]:
+def uninterrupted(end: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Put Ctrl-C and SIGTERM off until what is done here is done; ``end`` is called, which may make that soon.
 
     A process that is only half told what to do would end with a traceback. `timeout` sends its signal twice.

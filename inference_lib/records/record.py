@@ -265,7 +265,8 @@ class Record(BaseModel):
     @property
     def fps(self) -> float | None:
         """Images per second of one caller who waits for every answer: batch size over median latency."""
-        return self.batch_size / self.latency.end_to_end.p50 * 1e3 if self.latency else None
+        latency = self.latency
+        return self.batch_size / latency.end_to_end.p50 * 1e3 if latency else None
 
     @property
     def host_pace_ms(self) -> float | None:

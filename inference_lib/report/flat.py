@@ -50,7 +50,8 @@ def flat_table(records: Iterable[Record]) -> pd.DataFrame:
 def flat_row(record: Record) -> dict[str, Any]:
     """Return a row of :func:`flat_table`, by the names of its columns."""
     paths = {name: (path or name).split(".") for name, path in COLUMNS.items()}
-    parts = {part: getattr(record, part) for part, *_ in paths.values()}  # each once: a latency is computed when asked
+    names = dict.fromkeys(part for part, *_ in paths.values())
+    parts = {part: getattr(record, part) for part in names}  # each once: a latency is computed when asked
     flat = {name: reduce(_of, rest, parts[part]) for name, (part, *rest) in paths.items()}
     return flat | {"machine": record.machine.name(record.device), "invocations": len(record.invocations) or None}
 

@@ -48,17 +48,18 @@ class Figure:
     """Of a percentage: what it is of what."""
 
     def __str__(self) -> str:
+        value = self.value
         if self.parts:
             part, whole = (figure.value for figure in self.parts)
-            self.value = 100 * part / whole if whole and part is not None else None
-        if self.value is None:
+            value = 100 * part / whole if whole and part is not None else None
+        if value is None:
             return f"{self.name:64}{'not measured':>22}  {self.goal}".rstrip()
         verdict = ""
         if self.goal:
             sign, bound = self.goal.split()
-            reached = self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
+            reached = value <= float(bound) if sign == "<=" else value >= float(bound)
             verdict = "reached" if reached else "missed"
-        return f"{self.name:64}{f'{self.value:,.1f} {self.unit}':>22}  {self.goal:8}{verdict}".rstrip()
+        return f"{self.name:64}{f'{value:,.1f} {self.unit}':>22}  {self.goal:8}{verdict}".rstrip()
 
 
 def one_run(options: Namespace) -> bool:

@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from inference_lib.support.errors import CourseError, cause_line
@@ -45,18 +45,9 @@ def running_server(url: str, arguments: Sequence[str], start_s: float = START_S)
         raise CourseError(
             f"somebody listens at {url} already, and would be taken for it; end that, or use another port"
         )
-    command = [sys.executable, "-m", "inference_lib", "serve", *arguments]
     with (
         tempfile.TemporaryFile("w+") as said,  # a pipe that nobody reads would stop a server that says much
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
-            text=True,
-            start_new_session=True,
-            env=os.environ | {HELD: "1"},
-        ) as process,
+        _held(arguments, stdout=said, stderr=said) as process,
     ):
         try:
             _wait_until_ready(url, process, said, start_s)
@@ -74,14 +65,20 @@ def at_a_terminal() -> bool:
     return HELD not in os.environ and sys.stdin is not None and sys.stdin.isatty()
 
 
-def out_of_its_reach(command: Sequence[str]) -> int:
-    """Run ``command``, a server, in a session of its own, and return its status; Ctrl-C ends it as SIGTERM does."""
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, start_new_session=True, env=os.environ | {HELD: "1"}
-    ) as server:
+def out_of_its_reach(arguments: Sequence[str]) -> int:
+    """Serve with ``arguments`` in a session of its own, and return the status; Ctrl-C ends it as SIGTERM does."""
+    with _held(arguments) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.terminate())
         return server.wait()
+
+
+def _held(arguments: Sequence[str], **output: Any) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "inference_lib", "serve", *arguments]
+    environment = os.environ | {HELD: "1"}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, text=True, start_new_session=True, env=environment, **output
+    )
 
 
 def end_with_the_holder() -> None:
