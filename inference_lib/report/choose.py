@@ -9,6 +9,7 @@ from inference_lib.records.comparison import compare, verdict_of
 from inference_lib.records.record import Record
 from inference_lib.records.statistics import Interval
 from inference_lib.records.store import select_all
+from inference_lib.report.flat import flat_row
 from inference_lib.seam import PRECISIONS
 from inference_lib.support.errors import CourseError, unknown_name
 
@@ -58,15 +59,13 @@ def choose(
         raise unknown_name("goal", goal, GOALS)
     kept, excluded = [], []
     for record in select_all(records, model=model):
-        latency = record.latency  # computed when asked
-        p50, p99 = (latency.end_to_end.p50, latency.end_to_end.p99) if latency else (None, None)
-        accuracy = record.accuracy.accuracy_percent if record.accuracy else None
+        row = flat_row(record)
         reasons = [
             not_measured(record),
-            _beyond("median latency", p50, max_p50_ms, "ms"),
-            _beyond("p99 latency", p99.value if p99 else None, max_p99_ms, "ms"),
-            _beyond("accuracy", accuracy, min_accuracy_percent, "%", least=True),
-            _beyond("GPU memory", record.gpu_memory_mib, max_memory_mib, "MiB"),
+            _beyond("median latency", row["latency_p50_ms"], max_p50_ms, "ms"),
+            _beyond("p99 latency", row["latency_p99_ms"], max_p99_ms, "ms"),
+            _beyond("accuracy", row["accuracy_percent"], min_accuracy_percent, "%", least=True),
+            _beyond("GPU memory", row["gpu_memory_mib"], max_memory_mib, "MiB"),
             "needs Python to run" if without_python and record.backend not in SERVED_WITHOUT_PYTHON else "",
             "" if allow_int8 or not PRECISIONS[record.precision].calibrated else "calibrated; --allow-int8 lets it in",
         ]
