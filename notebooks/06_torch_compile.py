@@ -204,9 +204,10 @@ else:
     print(missing)
 
 # %% [markdown]
-# One line loads it again, `torch._inductor.aoti_load_package(path)`, and what it returns is called like the model. (A
-# loaded library that is to be captured in a CUDA graph needs `run_single_threaded=True`. Otherwise it records an event
-# after each run and asks for it before the next, which no graph can hold.)
+# One line loads it again, `torch._inductor.aoti_load_package(path, run_single_threaded=True)`, and what it returns is
+# called like the model. The option says that one thread at a time will call it. A library that is to be captured in a
+# CUDA graph needs it: otherwise it records an event after each run and asks for it before the next, which no graph can
+# hold.
 #
 # The file fits one kind of machine: it holds machine code for this processor and this GPU. That is why the course
 # rebuilds it when either changes.
@@ -230,7 +231,8 @@ import torch._inductor.package
 from torch._inductor.cpu_vec_isa import VecISA
 imported = time.perf_counter()
 VecISA.check_build = lambda *_: True  # the processor has the vector instructions that it reports: no test of them
-logits = torch._inductor.aoti_load_package(sys.argv[1])(images).cpu()
+model = torch._inductor.aoti_load_package(sys.argv[1], run_single_threaded=True)
+logits = model(images).cpu()
 print(imported - start, time.perf_counter() - start)
 numpy.save("logits.npy", logits.numpy())
 """
@@ -241,8 +243,9 @@ numpy.save("logits.npy", logits.numpy())
 # %%
 np.save(Path(scratch.name) / "images.npy", images)
 if compiles:
-    command = [sys.executable, "-c", loader, str(package), lab.device]
-    result = subprocess.run(command, cwd=scratch.name, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-X", "faulthandler", "-c", loader, str(package), lab.device]
+    result = subprocess.run(command, cwd=scratch.name, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     import_seconds, load_seconds = (float(seconds) for seconds in result.stdout.split())
 
 # %% [markdown]
@@ -844,7 +847,7 @@ except torch._dynamo.exc.TorchDynamoException as error:
 if compiles:
     two = torch.zeros(2, 3, 224, 224, device=lab.device)
     with torch.inference_mode():
-        model = torch._inductor.aoti_load_package(str(package))
+        model = torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
         print("two images in, logits for", len(model(two)), "out")
 else:
     print(missing)
@@ -856,7 +859,7 @@ else:
 # %% tags=["remove-stderr"]
 if compiles:
     os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"  # a library reads it once, at its first call
-    checked = torch._inductor.aoti_load_package(str(package))
+    checked = torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
     try:
         checked(two)
     except RuntimeError:

@@ -58,6 +58,7 @@ def show_table(
     """
     lowest = {name: str(name[-1] if isinstance(name, tuple) else name) for name in table.columns}
     wanted = {LARGEST: form(LARGEST)} | {last: form(last) for last in lowest.values()} | (formats or {})
+    table = table.reset_index(drop=True)  # rows of several tables put together may have the same numbers
     known = {name: wanted[last] for name, last in lowest.items() if wanted[last]}
     numbers = [n for n, last in lowest.items() if last == INTERVAL or pd.api.types.is_numeric_dtype(table[n])]
     styled = (
