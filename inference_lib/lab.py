@@ -51,7 +51,7 @@ class Lab:
         """Measure ``backends`` with the lab's profile, on its device or another; see measure.benchmark.benchmark."""
         place, trust = device or self.device, TRUST in os.environ
         asked = (backends, models, place, self.profile, self.store, precisions, batch_sizes)
-        return benchmark(*asked, run=self.run, trust=trust)
+        return of_all_pictures(benchmark(*asked, run=self.run, trust=trust))
 
     def time(self, call: Callable[[], object]) -> timing.Samples:
         """Time ``call`` with the host's clock, the device's work included: for the experiments inside a chapter."""

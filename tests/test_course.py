@@ -21,6 +21,7 @@ from inference_lib.course.contents import Course, chapters, find_chapters, is_up
 from inference_lib.measure.benchmark import Session
 from inference_lib.measure.plan import Rival
 from inference_lib.measure.profiles import get_profile
+from inference_lib.measure.roofline import Ceilings
 from inference_lib.records.machine import this_machine
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
@@ -339,11 +340,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny: Course) -> None:
 
 def test_publishing_and_staleness(executed: Course) -> None:
     (executed.build / "ceilings").mkdir()
-    for name in ("cuda-1.json", "cpu-1.json"):
-        (executed.build / "ceilings" / name).write_text("{}")
+    ceilings = Ceilings(flops={"fp32": 1e15}, bandwidth=1e12, machine="a GPU").model_dump_json(indent=1)
+    for name, content in {"cuda-1.json": ceilings, "cpu-1.json": ceilings, "cuda-2.json": "{}"}.items():
+        (executed.build / "ceilings" / name).write_text(content)
     assert edition.publish(course=executed) == ["01_first", "02_second"]
     assert RecordStore(executed.published / "records").read() == RecordStore(executed.records).read()
     assert [path.name for path in (executed.published / "ceilings").iterdir()] == ["cuda-1.json"]
+    assert (executed.published / "ceilings/cuda-1.json").read_text() == ceilings
     assert stale_published(executed) == []
 
     source = chapters(executed)[0].source

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference_lib.lab import Lab
+from inference_lib.lab import TRUST, Lab
 from inference_lib.measure.profiles import get_profile
-from inference_lib.records.machine import Machine
-from inference_lib.records.record import Record
+from inference_lib.records.machine import Machine, this_machine
+from inference_lib.records.record import Accuracy, Record
 from inference_lib.records.store import RecordStore
 
 MakeRecord = Callable[..., Record]
@@ -68,6 +68,22 @@ def test_a_comparison_has_the_precisions_that_are_asked_for(
 
 def test_records_are_those_of_this_machine_profile_and_run(make_lab: Callable[[str], Lab]) -> None:
     assert sorted(told(make_lab("cpu").records())) == [("cpu", HERE), ("cuda", HERE)]
+
+
+def test_accuracies_on_few_and_on_all_pictures_compare(
+    make_lab: Callable[[str], Lab], make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table had 96.9 % of a row that saw the first thousand pictures beside 95.3 % of one that saw all."""
+    monkeypatch.setenv(TRUST, "1")
+    lab = make_lab("cpu")
+    for backend, images, percent in (("pytorch", 1_000, 96.9), ("torchscript", 10_000, 95.3)):
+        seen = Accuracy(
+            accuracy_percent=percent, agreement_percent=100, largest_difference=0, images=images, gained=0, lost=0
+        )
+        found = make_record(device="cpu", profile="quick", backend=backend, accuracy=seen, machine=this_machine())
+        lab.store.write(found)
+    rows = lab.benchmark(["pytorch", "torchscript"], ["resnet18"])
+    assert [row.accuracy and row.accuracy.accuracy_percent for row in rows] == [95.3, 95.3]
 
 
 def test_functions_of_a_chapter_take_turns_and_wait_for_the_device(

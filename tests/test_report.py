@@ -121,6 +121,12 @@ def column(table: pd.DataFrame, name: str, **arguments: Any) -> list[str]:
     return cells[list(table).index(name) :: len(table.columns)]
 
 
+def test_rows_of_several_tables_put_together_are_shown() -> None:
+    """On a GPU, chapter 12 failed: its rows came from two tables, and had the same numbers."""
+    table = pd.concat([pd.DataFrame({"ms": [1.5]}), pd.DataFrame({"ms": [2.5]})])
+    assert column(table, "ms") == ["1.500", "2.500"]
+
+
 def test_formats_that_a_caller_asks_for_win(make_record: MakeRecord) -> None:
     """Chapters showed 0.000, 0.1 everywhere and 0.0 where they had asked for more digits."""
     table = pd.DataFrame({"load, s": [0.0123], "half, ms": [0.00042], "FPS": [1.25], "largest difference": [0.25]})

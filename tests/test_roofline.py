@@ -163,6 +163,31 @@ def test_a_gpu_is_faster_in_lower_precision() -> None:
     assert found.bandwidth > 1e11
 
 
+def test_products_of_integers_are_tried_in_both_layouts() -> None:
+    a, b = (torch.randint(-9, 9, (32, 32), dtype=torch.int8) for _ in range(2))
+    found = [product() for product in roofline._products(a, b)]
+    assert [product.tolist() for product in found] == [(a.int() @ each.int()).tolist() for each in (b, b.t())]
+    assert len(roofline._products(a.float(), b.float())) == 1
+
+
+def test_a_rate_that_a_row_passes_is_no_ceiling(make_record) -> None:
+    """PyTorch's integer product was a tenth of what the device does, and a published row was four times as fast."""
+    row = make_record(precision="int8", throughput_images_per_s=60.0)
+    rate = 60.0 * roofline.work_of(row.model, 1, "int8").operations / row.batch_size
+    here = row.machine.name(row.device)
+
+    def believed(int8: float, machine: str = here) -> dict[str, float] | None:
+        found = Ceilings(flops={"fp16": 1.0, "int8": int8}, bandwidth=1e12, machine=machine)
+        kept = roofline.never_passed(found, [row])
+        return kept and kept.flops
+
+    assert believed(1.1 * rate) == {"fp16": 1.0, "int8": 1.1 * rate}
+    assert believed(0.9 * rate) == {"fp16": 1.0}
+    assert believed(0.9 * rate, "another machine") == {"fp16": 1.0, "int8": 0.9 * rate}
+    alone = Ceilings(flops={"int8": 0.9 * rate}, bandwidth=1e12, machine=here)
+    assert roofline.never_passed(alone, [row]) is None
+
+
 @pytest.fixture
 def table(make_record) -> pd.DataFrame:
     measured = Measured("pytorch", "PyTorch (eager)", "mobilenet_v2", 8, "fp16", 50.0)

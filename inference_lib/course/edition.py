@@ -11,6 +11,7 @@ import nbformat
 from inference_lib.course.contents import COURSE, Chapter, Course, chapters
 from inference_lib.course.contribution import THOROUGH
 from inference_lib.course.notebook import STAMP, Notebook, clean, code_hash, source_notebook
+from inference_lib.measure import roofline
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import readme
@@ -71,10 +72,17 @@ def publish(
             nbformat.write(clean(notebook, course.root), folder / f"{name}.ipynb")
         for record in measured:
             RecordStore(folder / "records").write(record)
-        for kept in (records.parent / "ceilings").glob("cuda-*.json"):
-            write_if_changed(folder / "ceilings" / kept.name, kept.read_bytes())
+        for name, kept in _ceilings(records.parent / "ceilings", list(edition.values())).items():
+            write_if_changed(folder / "ceilings" / name, kept.model_dump_json(indent=1).encode())
     update_readme(course)
     return list(notebooks)
+
+
+def _ceilings(folder: Path, rows: Sequence[Record]) -> dict[str, roofline.Ceilings]:
+    """Return the GPUs' ceilings in ``folder`` by their files' names, without the rates that published rows pass."""
+    measured = {path.name: roofline.read(path) for path in folder.glob("cuda-*.json")}
+    believed = {name: roofline.never_passed(found, rows) for name, found in measured.items() if found}
+    return {name: found for name, found in believed.items() if found}
 
 
 def update_readme(course: Course = COURSE) -> None:

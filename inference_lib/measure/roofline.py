@@ -72,15 +72,19 @@ def multiplied(device: str) -> list[str]:
 def _product_rate(precision: str, device: str) -> float:
     n = MATRIX_SIZE[device]
     a, b = (_factor(precision, device) for _ in range(2))
-    one = torch.ones((), device=device)
-    products: dict[torch.dtype, Callable[[], torch.Tensor]] = {
-        torch.int8: lambda: torch._int_mm(a, b),
-        torch.float8_e4m3fn: lambda: torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16),
-    }
-    out = torch.empty_like(a)
-    product = products.get(a.dtype, lambda: torch.matmul(a, b, out=out))
     with float32_products(precision), torch.no_grad():
-        return 2 * n**3 / _seconds(product, device)
+        return 2 * n**3 / min(_seconds(product, device) for product in _products(a, b))
+
+
+def _products(a: torch.Tensor, b: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
+    """Return the ways to multiply ``a`` with ``b`` or, where a library is quick for one layout alone, its transpose."""
+    if a.dtype == torch.int8:  # a row-major second factor may be far from the tensor cores (pytorch/pytorch#165230)
+        return [lambda: torch._int_mm(a, b), lambda: torch._int_mm(a, b.t())]
+    if a.dtype == torch.float8_e4m3fn:
+        one = torch.ones((), device=a.device)
+        return [lambda: torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16)]
+    out = torch.empty_like(a)
+    return [lambda: torch.matmul(a, b, out=out)]
 
 
 def _convolution_rate() -> float:
@@ -124,7 +128,7 @@ def ceilings(device: str, directory: Path | None = None, again: bool = False) ->
     directory = directory or paths.BUILD / "ceilings"
     machine = this_machine().model_dump_json(exclude={"commit", "memory_gib", "gpu_memory_mib"})
     path = directory / f"{device}-{sha256_of([machine.encode()])[:12]}.json"
-    kept = _read(path)
+    kept = read(path)
     if kept is not None and not kept.flops.keys() >= set(multiplied(device)):
         kept = None
     if kept is not None and not again:
@@ -146,11 +150,12 @@ def _higher(one: Ceilings, other: Ceilings) -> Ceilings:
 
 def published_ceilings(machine: str, directory: Path | None = None) -> Ceilings | None:
     """Return the published ceilings of the GPU called ``machine``, None if there are none."""
-    found = map(_read, sorted((directory or paths.PUBLISHED / "ceilings").glob("*.json")))
+    found = map(read, sorted((directory or paths.PUBLISHED / "ceilings").glob("*.json")))
     return next((kept for kept in found if kept is not None and kept.machine == machine), None)
 
 
-def _read(path: Path) -> Ceilings | None:
+def read(path: Path) -> Ceilings | None:
+    """Return the ceilings in a file; None where there is none, or it is damaged."""
     try:
         return Ceilings.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -197,6 +202,17 @@ def roofline_table(records: Sequence[Record | Measured], ceilings: Ceilings) -> 
     """
     measured = (record for record in records if record.throughput_images_per_s and record.model in MODELS)
     return pd.DataFrame([_row(record, ceilings) for record in measured if record.precision in ceilings.flops])
+
+
+def never_passed(ceilings: Ceilings, records: Sequence[Record]) -> Ceilings | None:
+    """Return ``ceilings`` without the rates that a row of their machine passes; None where no rate is left.
+
+    Such a rate is no ceiling. Seen: an integer product that did not reach the tensor cores, and a network that did.
+    """
+    table = roofline_table([r for r in records if r.machine.name(r.device) == ceilings.machine], ceilings)
+    best = table.groupby("precision")["FLOP/s"].max().to_dict() if len(table) else {}
+    kept = {name: rate for name, rate in ceilings.flops.items() if best.get(name, 0.0) <= rate}
+    return ceilings.model_copy(update={"flops": kept}) if kept else None
 
 
 def _row(record: Record | Measured, ceilings: Ceilings) -> dict[str, Any]:
