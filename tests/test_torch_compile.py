@@ -258,17 +258,21 @@ def test_a_compiler_that_is_switched_off_is_noticed(tmp_path: Path) -> None:
     assert printed.startswith("refused: torch.compile compiled nothing; unset TORCH_COMPILE_DISABLE")
 
 
-def test_the_library_runs_without_the_course_s_code(root: Path, tmp_path: Path) -> None:
-    backend, workload = get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp32", "cpu")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_library_runs_without_the_course_s_code(root: Path, tmp_path: Path, device: str) -> None:
+    backend, workload = get_backend("aot-inductor"), Workload("vanilla_cnn", 1, "fp32", device)
     package = build(backend, workload, root).directory / PACKAGE_FILE
     np.save(tmp_path / "images.npy", noise(workload))
     program = (
         "import sys; sys.modules['inference_lib'] = sys.modules['torchvision'] = None\n"
         "import numpy, torch\n"
-        "call = torch._inductor.aoti_load_package(sys.argv[1])\n"
-        "numpy.save('logits.npy', call(torch.from_numpy(numpy.load('images.npy'))).numpy())"
+        "torch.backends.cudnn.allow_tf32 = False\n"
+        "images = torch.from_numpy(numpy.load('images.npy')).to(sys.argv[2])\n"
+        "call = torch._inductor.aoti_load_package(sys.argv[1], run_single_threaded=True)\n"
+        "numpy.save('logits.npy', call(images).cpu().numpy())"
     )
-    subprocess.run([sys.executable, "-c", program, str(package)], cwd=tmp_path, check=True)
+    command = [sys.executable, "-X", "faulthandler", "-c", program, str(package), device]
+    subprocess.run(command, cwd=tmp_path, check=True)
     expected = eager_logits("vanilla_cnn", noise(workload))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
 
