@@ -255,7 +255,8 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# Only rows that agree are timed.
+# Only rows that agree are timed. (Rows over different numbers of images are about different pictures, so compare their
+# agreement, not their accuracy.)
 #
 # ## How fast can it be?
 #
@@ -458,7 +459,8 @@ for name, nodes in profiled.items():
 
 # %% [markdown]
 # **FP16 against FP32 in `run()`, batch 1.** The two take turns. Beside the time of a call stands how long the GPU works
-# in it, and what for.
+# in it, and what for. (This chapter's process has a host's luck of its own, so its milliseconds need not be those of
+# the table further up. What takes turns here is to be compared with what takes turns with it.)
 
 
 # %% tags=["hide-input"]
@@ -541,8 +543,10 @@ else:
 # %% [markdown]
 # The difference between the two rows is what each spends on its copies and around them. At batch 1 the copies are
 # short, and what the host does around them is what counts: `run()` is one call into C++, IOBinding with its copies
-# several calls from Python. With a large batch there is more to copy, and {term}`pinned memory`, which the copy engine
-# reads without a detour, has something to gain.
+# several calls from Python. A part that comes out near nothing, or below it, is too small to be told from the noise of
+# the two times that it is the difference of. With a large batch there is more to copy, and {term}`pinned memory`, which
+# the copy engine reads without a detour, has something to gain. (What lending a stream costs can be read off only where
+# both sessions run the same kernels; see `use_tf32` below for why they may not.)
 #
 # **The graphs at the largest batch, FP16.** ONNX Runtime's graph differs from its IOBinding in two things: the kernels
 # are captured, and convolutions are in NHWC. Here is each with and without the other, and PyTorch's graph beside them,
@@ -614,10 +618,17 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# Products that leave the tensor cores, or kernels that change the layout before and after each product, are a matter of
-# the layout and of the algorithm that was chosen. Time in "the rest" is a matter of fusion: every bias, ReLU and
-# shortcut that is a kernel of its own reads and writes a feature map once more. The PyTorch graph of this course leaves
-# those to cuDNN's fused convolutions.
+# Kernels that change the layout before and after each product are a matter of the layout and of the algorithm that was
+# chosen. Time in "the rest" is pooling, and a matter of fusion: every bias, ReLU and shortcut that is a kernel of its
+# own reads and writes a feature map once more. The PyTorch graph of this course leaves those to cuDNN's fused
+# convolutions.
+#
+# Products in FP16 that leave the tensor cores may do so for one more reason, an option. `use_tf32` is about FP32, and
+# yet with `0`, this provider keeps convolutions of *every* type off the tensor cores ([the line that does
+# it](https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cuda/nn/conv.cc) asks for no type).
+# So set it for FP32 alone. This course did not before 28 November 2026: the rows of ONNX Runtime in FP16 that it had
+# measured on a GPU until then are of convolutions off the tensor cores, and where the last column of the first table is
+# small, this page is of that time.
 #
 # ## Why?
 #
@@ -680,7 +691,8 @@ if norms["as exported"] or not norms["traced, as run"]:
 # ONNX Runtime merges what its provider can do in one kernel; the line above says what that was here. The CPU provider
 # has a convolution that adds the shortcut and applies the `Relu` while the result is still in {term}`registers
 # <register>`, so a feature map is written to memory once instead of three times. It also has a memory layout of its own
-# that fills the {term}`vector units <vector unit>`, hence the `Reorder` operators.
+# that fills the {term}`vector units <vector unit>`: where the table has `Reorder` operators, they change to it and
+# back.
 #
 # Does it matter who optimizes? The graphs take turns, each as ONNX Runtime runs it, and the traced one also as it is.
 # (Threads of ONNX Runtime go on asking for work for a while after a run, see [spinning](#spinning). Here they are told
@@ -750,7 +762,7 @@ tables.show_table(pd.DataFrame([time_both(session, batch) for batch in batches])
 #
 # Options come in two kinds: *session options*, which every provider shares, and *provider options*. One of each is
 # changed at a time, on ResNet-18 at batch 1, compute only. Plain means every default but two: TF32 is off, and idle
-# threads stop.
+# threads stop (which matters to the CPU provider alone).
 
 # %%
 knobs = {
@@ -836,22 +848,32 @@ if not broken:
     print("no option fails here")
 
 # %% [markdown]
+# *Not where every value is an output* is an answer as well. As many outputs are kept as there are operators, and none
+# is written where another was, so what the session keeps where is not what it was: a fault that is gone then depends on
+# what was in that memory before. To look was to change what is looked at.
+#
+# A row whose ratio is far from one and whose effect is *none* changed so much from turn to turn that these turns cannot
+# tell. Repeat it before you believe either.
+#
 # *Graph optimizations.* Basic ones are the same for every provider (fold constants, drop identities), and the
 # exporter has done them already. The full level adds fusions and, on a CPU, the layout.
 #
-# *Kernel search.* cuDNN has several algorithms for one convolution. The default, `EXHAUSTIVE`, tries them all the
-# first time it meets a shape; `HEURISTIC` asks cuDNN's own estimate. What the search costs is part of the first answer,
-# and comes back with every new batch size.
+# *Kernel search.* cuDNN has several algorithms for one convolution. The default, `EXHAUSTIVE`, tried them all the first
+# time it met a shape, and `HEURISTIC` asked cuDNN's own estimate. Since ONNX Runtime calls cuDNN through its newer
+# interface, both ask: the first for the estimate that takes cuDNN longer, the second for the shorter one. What that
+# costs is part of the first answer, and comes back with every new batch size.
 #
-# *NHWC.* Tensor cores read channels-last. With `prefer_nhwc` the graph is converted as a whole, instead of each
-# convolution transposing its own input.
+# *NHWC.* Tensor cores read channels-last. With `prefer_nhwc` the graph is converted as a whole, so that no convolution
+# need transpose its own input. (Some of cuDNN's algorithms change the layout inside all the same: the column *layout*
+# of the table above counts that.)
 #
 # *Fused bias.* With `fuse_conv_bias`, cuDNN builds a kernel that adds the bias in the convolution itself. Look at its
 # difference first: an option that answers with what is not a number cannot be used, however quick it is. Where it
 # answers, the row says whether it is worth anything; measure your own network, and compare the logits.
 #
 # *TF32.* ONNX Runtime turns it on unless told otherwise. The largest difference shows what that means: its products
-# keep ten bits of mantissa. The course turns it off for rows labelled FP32.
+# keep ten bits of mantissa. The course turns it off for rows labelled FP32, and for no others: what that does to FP16
+# is told [above](#rows-that-look-odd).
 #
 # *CUDA graph.* The launches of all operators become one {cite}`pytorch_cuda_graphs`. The [chapter on
 # PyTorch](04_pytorch) says how that works and what it forbids.
@@ -1101,7 +1123,7 @@ else:
 # - `run()` includes the copies; an IOBinding leaves them to you; with fixed addresses the launches can become a CUDA
 #   graph.
 # - Available is not in use: ask the session for its providers.
-# - On the CUDA provider, FP32 means TF32 until you turn it off.
+# - On the CUDA provider, FP32 means TF32 until you turn it off. Turn it off for FP32 alone.
 #
 # ## Further reading
 #

@@ -300,8 +300,9 @@ bracket.table((1, 256))
 # ```
 #
 # :::{dropdown} What was measured
-# {glue:text}`08-gap`; copies are not counted. {glue:text}`08-verdict`. On a laptop's GPU with other versions, the first
-# edition of this course saw {glue:text}`08-reference` times the frames per second of ONNX Runtime's CUDA provider.
+# {glue:text}`08-gap`; copies are not counted. And with TensorRT's kernels? {glue:text}`08-verdict`. On a laptop's GPU
+# with other versions, the first edition of this course saw {glue:text}`08-reference` times the frames per second of
+# ONNX Runtime's CUDA provider.
 # :::
 #
 # ## How fast is it?
@@ -325,8 +326,8 @@ glue_answer("08", bracket, compared, "onnxruntime-tensorrt", reference=("ONNX-Te
 
 # %% [markdown]
 # What lies beyond the band is launches, and kernels too small to fill the GPU. Better kernels shorten the second part
-# and fused ones both; a CUDA graph around the session shortens the first, and the row of the CUDA provider's graph
-# shows what that alone is worth.
+# and fused ones both; a CUDA graph around the session shortens the first. What that is worth, together with
+# convolutions in NHWC, the row of the CUDA provider's graph shows.
 #
 # (section-08-contribute)=
 # ### On readers' machines

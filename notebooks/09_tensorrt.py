@@ -290,8 +290,9 @@ bracket.table((1, 256))
 # ```
 #
 # :::{dropdown} What was measured
-# {glue:text}`09-gap`; copies are not counted. {glue:text}`09-verdict`. On a laptop's GPU with other versions, the first
-# edition of this course saw {glue:text}`09-reference` times the frames per second of ONNX Runtime's CUDA provider.
+# {glue:text}`09-gap`; copies are not counted. And TensorRT? {glue:text}`09-verdict`. On a laptop's GPU with other
+# versions, the first edition of this course saw {glue:text}`09-reference` times the frames per second of ONNX Runtime's
+# CUDA provider.
 # :::
 #
 # ## How fast is it?

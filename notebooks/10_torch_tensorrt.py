@@ -297,8 +297,9 @@ bracket.table((1, 256))
 # rest is left to better kernels.
 #
 # :::{dropdown} What was measured
-# {glue:text}`10-gap`; copies are not counted. {glue:text}`10-verdict`. On a laptop's GPU with other versions, the first
-# edition of this course saw {glue:text}`10-reference` times the frames per second of its eager loop.
+# {glue:text}`10-gap`; copies are not counted. And with engines? {glue:text}`10-verdict`. On a laptop's GPU with other
+# versions, the first edition of this course saw {glue:text}`10-reference` times the frames per second of its eager
+# loop.
 # :::
 #
 # ## How fast is it?

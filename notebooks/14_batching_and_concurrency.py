@@ -208,13 +208,17 @@ glue("14-ninety", int(ends_at))
 glue("14-steepest", f"{steps_ms.max() / typical:.1f}")
 
 # %% [markdown]
-# Beyond the size that gives nine tenths, a larger batch buys little but latency.
+# Beyond the size that gives nine tenths, a larger batch buys little but latency. Where the left line begins level, on a
+# GPU, its time is not the device's: the eager model launches the same kernels for one picture as for a hundred, and the
+# device waits for them. So a part of the gain is launches, shared by more pictures. The table in the next section has
+# the same model with its launches recorded.
 #
-# The line is not smooth. A GPU hands out work in *waves*: with 132 processors, 132 blocks of a kernel run at once, and
-# the 133rd starts a wave of its own that takes as long as a full one. This is called {term}`wave quantization`. A CPU
-# has the same staircase in small, one step for each round of its cores and vector lanes. In this sweep, the steepest
-# step costs {glue:text}`14-steepest` times as much for each picture as the typical one. So the best batch sizes lie
-# just before a step.
+# The line need not be smooth. A GPU hands out work in *waves*: with room for 132 blocks of a kernel at once, the 133rd
+# starts a wave of its own that takes as long as a full one. This is called {term}`wave quantization`. A CPU has the
+# same staircase in small, one step for each round of its cores and vector lanes. In this sweep, the steepest step costs
+# {glue:text}`14-steepest` times as much for each picture as the typical one. Look for it in the left panel: a step that
+# stays is a wave, and the best batch sizes lie just before it; one that the next sizes take back is a peak, and was
+# something else on the machine.
 #
 # ## What overlaps
 #
@@ -237,6 +241,8 @@ times = pd.DataFrame(
 tables.show_table(times, f"Batches of the classifier. {lab.machine_name}.", {"images/s": "{:,.0f}"})
 
 # %% [markdown]
+# (Each time is a median of a short series in one process, so neighbouring sizes may change places.)
+#
 # On a GPU, the next batch is gathered in {term}`pinned memory` and sent while this one is computed, so two batches are
 # under way ([chapter 04](04_pytorch) shows the same with a stream for each direction). On a CPU, the one who gathers is
 # the one who computes, so there is little to hide.
@@ -279,8 +285,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# What a small batch leaves idle, a second stream may find. A large one leaves nothing, and the two only take turns. So
-# a second stream is a second, less tidy way to make a batch.
+# What a small batch leaves idle, a second stream may find. A batch that fills the device leaves nothing, and the two
+# only take turns: then both columns are alike. So a second stream is a second, less tidy way to make a batch.
 #
 # ### Two processes
 #
@@ -325,9 +331,10 @@ for name, rate in rates.items():
 glue("14-two-processes", f"{rates['two processes'] / rates['one process']:.2f}")
 
 # %% [markdown]
-# Two processes do {glue:text}`14-two-processes` times the work of one here; what the first two lines differ by is the
-# price of asking another process. What a second process buys for certain is another thing: when one dies, the other
-# goes on.
+# Two processes do {glue:text}`14-two-processes` times the work of one here. (Where kernels take turns, what is gained
+# is the host's part: one process prepares and answers while the other's kernels run.) What the first two lines differ
+# by is the price of asking another process. What a second process buys for certain is another thing: when one dies, the
+# other goes on.
 #
 # ## The queue
 #
@@ -474,8 +481,10 @@ glue("14-wait-high", f"{high[waits_ms[-1]] / high[0.0]:.1f}")
 
 # %% [markdown]
 # At a low rate, the longest waiting time multiplies the median by {glue:text}`14-wait-low`: the first request waits for
-# company that does not come. At a high rate, it multiplies p99 by {glue:text}`14-wait-high`, for a busy queue has no
-# time to wait. Waiting for company can help in between, where a few more requests make a much cheaper batch.
+# company that does not come. At the highest rate, it multiplies p99 by {glue:text}`14-wait-high`. That is near one
+# where a busy queue has no time to wait, and below one where waiting fills a batch that would have been padded to the
+# next size: a few more requests make a much cheaper batch. See in the right panel from which rate on it pays, if it
+# does.
 #
 # Start with a waiting time of zero.
 #
@@ -583,12 +592,14 @@ glue("14-of-best", f"{100 * service.capacity / service.carried(best):.0f}")
 
 # %% [markdown]
 # The rule knows the mean of each batch's times. The simulation draws from all of them, so where some batches were
-# slow, it allows less. A largest batch of one is the M/D/1 queue from above.
+# slow, it allows less. A largest batch of one is the M/D/1 queue from above; where two batches are under way, though,
+# the time between two answers is that of a *busy* queue, and more is carried.
 #
-# So how large should the largest batch be? The size that carries most, or the largest that takes half of your limit if
-# that is smaller. Beware of a largest batch beyond the best one: a queue that is never empty makes no batches but the
-# largest. Here, the best size is {glue:text}`14-best`, and batches of the largest size carry {glue:text}`14-of-best` %
-# of what batches of the best one do.
+# So how large should the largest batch be? The size that carries most, or, if that is smaller, the largest that takes
+# half of your limit, a third where two batches are under way. Beware of a largest batch beyond the best one: a queue
+# that is never empty makes no batches but the largest. Here, the size that carries most is {glue:text}`14-best`, and
+# batches of the largest size carry {glue:text}`14-of-best` % of what batches of that one do. Compare with the size that
+# has the highest simulated rate.
 #
 # `python -m inference_lib load` searches the rate on the real queue, by MLPerf's rules, and takes minutes.
 
@@ -761,6 +772,11 @@ for count in (300, 5000):
     found = [simulate(poisson(rate, count, seed), service, knobs, seed).quantile_ms(99) for seed in range(12)]
     print(f"{count} requests: p99 between {min(found):.1f} and {max(found):.1f} ms in twelve tries")
 
+# %% [markdown]
+# A short run scatters, and worse, it may be wrong as a whole: it begins with an empty queue, and at a high rate, 300
+# requests are over before the queue has grown as long as it will be. Compare the two ranges. Twelve short runs that
+# agree are no better than one.
+
 # %% tags=["remove-cell"]
 stack.close()
 
@@ -849,7 +865,7 @@ stack.close()
 #   their own size, as many as come while one is computed.
 # - A batch trades latency for throughput, up to a size at which the device is full; beyond it, only latency grows.
 # - A batch may take half of the latency limit (a third with two under way).
-# - Waiting for company costs at low rates and does nothing at high ones. Start with zero.
+# - Waiting for company costs at low rates, and pays at high ones only where it fills batches. Start with zero.
 # - Warm up every size, keep the largest batch to what fits, and let a failed batch fail alone.
 # - A tail may be the garbage collector's, or the load generator's own. Few calls a batch leave others few chances to
 #   take Python's lock.

@@ -329,6 +329,9 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
+# Where there are two rows, they end differently: Pillow's with a small grey picture for each photograph, nvJPEG's with
+# all pixels in colour, on the device, where shrinking them comes on top.
+#
 # ### What travels
 #
 # The same picture in four forms. JSON is what examples use; a float tensor is what the model wants; bytes are what
@@ -463,6 +466,11 @@ for engine, rate in goodput.items():
     print(f"{engine}, over HTTP: " + (f"{rate:,.0f} requests/s {how}" if rate else "no rate that was tried kept it"))
 
 # %% [markdown]
+# A full run searches: it raises the rate while the limit is kept, lowers it where it is not, and halves what is left,
+# so the rates stand in the order in which they were tried. A rate keeps the limit if its p99 does and every request is
+# answered. The last column asks for more: MLPerf's *early stopping* wants so many requests that chance cannot have kept
+# it, more than a short run sends at a low rate.
+#
 # The model is the same in every row. What differs is Python: parsing HTTP, waking coroutines, pickling, passing through
 # processes. Each costs a fixed time for a request, on one core, and no batch makes it cheaper. Rates that keep the
 # limit are what the last chapter called {term}`goodput`.
@@ -531,7 +539,9 @@ glue("15-good-verdict", "Refusing some saved the others." if limited > free else
 #
 # ### An answer that nobody waits for
 #
-# A request whose caller has given up should not be computed. The queue looks at its age when it is taken:
+# A request whose caller has given up should not be computed. The queue looks at its age when it is taken. Here, forty
+# come at one instant, to be computed one by one, and each waits no longer than a single picture takes alone. (Where it
+# takes that long to wake whoever computes, not even the first is in time.)
 
 # %%
 with BatchQueue([classifier], max_batch=1, timeout_s=service.alone_s(1)) as impatient:
@@ -551,7 +561,8 @@ print(f"replicas that one HTTP process can feed: about {one_http / service.capac
 
 # %% [markdown]
 # At the last number, scaling stops being linear. From there on, the replicas wait for HTTP, and more of them change
-# nothing; more HTTP processes would. With two GPUs, Ray Serve shows how far it goes:
+# nothing; more HTTP processes would. Below one, that is so from the first replica on. With two GPUs, Ray Serve shows
+# how far it goes:
 
 # %%
 if on_gpu and torch.cuda.device_count() >= 2 and "ray" in urls:

@@ -495,9 +495,9 @@ glue("16-accuracy-of-models", f"{np.ptp(means):.2f}" if means else words.NOT_MEA
 #
 # INT8 and FP8 are another trade: some accuracy for some speed, after a calibration. [Chapter 13](13_quantization)
 # explains both. Here is what the trade brings: the quickest row of eight bits beside the quickest of more, at the
-# smallest and at the largest batch where both were measured. On a GPU, eight bits shorten the time on the device alone;
-# end to end, the copies come on top, in 16 bits either way. What is left where they overlap with the computation, that
-# chapter says, too.
+# smallest and at the largest batch where both were measured. On a GPU, what eight bits can shorten is the time on the
+# device alone; end to end, the copies come on top, in 16 bits either way. What is left where they overlap with the
+# computation, that chapter says, too.
 
 
 # %%

@@ -73,7 +73,8 @@ def test_every_measured_figure_and_table_has_a_caption(pages: dict[str, Beautifu
 def test_no_page_shows_what_should_have_been_replaced(pages: dict[str, BeautifulSoup]) -> None:
     for name, page in pages.items():
         text = "".join(each for each in page.strings if each.find_parent("code") is None)  # a page may quote its source
-        for trace in ("{glue", "{cite", "{{ machines", "{{ run_times", "KeyError", "Traceback (most recent call last)"):
+        marks = ("{{ machines", "{{ run_times", "{{ executed")
+        for trace in ("{glue", "{cite", *marks, "KeyError", "Traceback (most recent call last)"):
             assert trace not in text, (name, trace)
 
 

@@ -18,6 +18,7 @@ from inference_lib.backends import BACKENDS
 from inference_lib.course import book, contents, contribution, edition, notebook, parcel
 from inference_lib.course import run as course
 from inference_lib.course.contents import Course, chapters, find_chapters, is_up_to_date, stamp_of
+from inference_lib.course.pages import Marks
 from inference_lib.measure.benchmark import Session
 from inference_lib.measure.plan import Rival
 from inference_lib.measure.profiles import get_profile
@@ -492,6 +493,21 @@ def test_a_card_says_how_long_the_chapter_ran_and_where(executed: Course) -> Non
     (sentence,) = [line for line in page.cells[0].source.splitlines() if "It took" in line]
     assert sentence.count(this_machine().name("cpu")) == 2  # here, and in the published edition
     assert "full profile" in sentence
+
+
+def test_a_page_tells_which_chapters_were_executed_where(executed: Course) -> None:
+    edition.publish(course=executed)
+    first = executed.published / "01_first.ipynb"
+    elsewhere = nbformat.read(first, as_version=4)
+    elsewhere.metadata[notebook.STAMP] |= {"machine": "Another Machine", "profile": "quick"}
+    nbformat.write(elsewhere, first)
+    assert Marks("published", executed).fill("{{ executed }}").splitlines() == [
+        "- On Another Machine (quick profile): [01](../notebooks/01_first)",
+        f"- On {this_machine().name('cpu')} (full profile): [02](../notebooks/02_second)",
+    ]
+    assert "Another Machine" not in Marks("local", executed).fill("{{ executed }}")
+    nothing = Marks("local", Course(executed.root, executed.root / "elsewhere"))
+    assert nothing.fill("{{ executed }}") == "- No chapter was executed yet."
 
 
 def test_a_machine_that_a_reader_brought_is_shown_without_executing_anything_and_outlives_a_new_edition(

@@ -127,6 +127,9 @@ def test_a_caveat_of_several_claims_stands_once(make_rival: MakeRecord) -> None:
 def test_there_is_no_verdict_on_what_did_not_run(make_rival: MakeRecord) -> None:
     compared = comparison(here=[make_rival("pytorch")])
     assert "nothing to compare" in compared.verdict("tvm", precision="fp32")
+    missing = make_rival("tvm", count=0, status="unavailable", reason="not installed")
+    named = comparison(here=[make_rival("pytorch"), missing])
+    assert named.verdict("tvm", precision="fp32").startswith(f"{TITLES['tvm']} ran on none of the machines")
 
 
 def cells_of(html: str) -> list[list[str]]:

@@ -22,7 +22,7 @@ from inference_lib.backends.shared.cpu import CpuFunctionRunner, precision_suppo
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
-from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
+from inference_lib.seam import Artifact, Availability, Precision, Support, Workload, precision_of
 from inference_lib.seam.onnx_file import OnnxFile
 from inference_lib.support.errors import CourseError
 
@@ -178,6 +178,16 @@ def _quiet() -> Any:
         exporter.setLevel(level)
 
 
+def arithmetic(precision: Precision) -> dict[str, str]:
+    """Return the CUDA provider's option with which a session multiplies as ``precision`` says.
+
+    Only FP32 may turn TF32 off: without it, the provider keeps convolutions of every type off the tensor cores, those
+    in FP16 too (``deselect_numeric_notes`` in onnxruntime/core/providers/cuda/nn/conv.cc).
+    """
+    ieee = precision.dtype == torch.float32 and not precision.rounds_products
+    return {"use_tf32": "0" if ieee else "1"}
+
+
 def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = None) -> Any:
     """Return an ``InferenceSession`` on ``device``.
 
@@ -220,10 +230,8 @@ class BoundRunner(BufferedRunner):
         import onnxruntime
 
         super().__init__(artifact.workload)
-        options = cuda_options | {
-            "use_tf32": "1" if self.workload.precision.rounds_products else "0",
-            "user_compute_stream": str(self.stream.cuda_stream),
-        }
+        options = cuda_options | arithmetic(self.workload.precision)
+        options |= {"user_compute_stream": str(self.stream.cuda_stream)}
         self._session = self.open_session(artifact.directory / MODEL_FILE, options)
         self._binding = self._session.io_binding()
         self._bind(self._binding.bind_input, INPUT, self.buffers.input)

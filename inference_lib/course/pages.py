@@ -3,11 +3,13 @@
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import nbformat
 
 from inference_lib.course import contribution
-from inference_lib.course.contents import Course
+from inference_lib.course.contents import Course, chapters
 from inference_lib.course.contribution import Contribution
 from inference_lib.course.notebook import STAMP, raw_html
 from inference_lib.records.record import Record
@@ -17,7 +19,7 @@ from inference_lib.report import explorer
 from inference_lib.report.opening import Opening, figure, opening
 from inference_lib.report.plots import provenance
 
-MARK = re.compile(r"{{ (?P<name>opening|explorer|edition|machines|run_times):?(?P<said>[\w -]*) }}")
+MARK = re.compile(r"{{ (?P<name>opening|explorer|edition|executed|machines|run_times):?(?P<said>[\w -]*) }}")
 
 STATIC = "../_static"
 """Where the static files of the site are, seen from a page under ``book/``."""
@@ -38,7 +40,8 @@ class Marks:
                 return contribution.as_markdown(self._brought, found["said"].split())
             if found["name"] == "run_times":
                 return self._run_times(chapter)
-            return {"opening": self._opening, "explorer": self._explorer, "edition": self._measured_on}[found["name"]]()
+            pages = {"opening": self._opening, "explorer": self._explorer, "edition": self._measured_on}
+            return (pages | {"executed": self._executed_on})[found["name"]]()
 
         return MARK.sub(made, text)
 
@@ -75,10 +78,28 @@ class Marks:
         lines = [f"- Run {run}: {provenance(select(records, run=run))}" for run in runs_of(records)]
         return "\n".join(lines) or "- Nothing is published yet."
 
+    def _executed_on(self) -> str:
+        """Return which chapters of this edition were executed where, a line for each machine and profile."""
+        folder = self.course.executed if self.edition == "local" else self.course.published
+        found: dict[str, list[str]] = {}
+        for chapter in chapters(self.course):
+            for stamp in _stamps(folder / f"{chapter.name}.ipynb"):
+                link = f"[{chapter.name.split('_')[0]}](../notebooks/{chapter.name})"
+                found.setdefault(_where(stamp), []).append(link)
+        lines = [f"- On {where}: {', '.join(links)}" for where, links in found.items()]
+        return "\n".join(lines) or "- No chapter was executed yet."
+
     def _run_times(self, chapter: str) -> str:
         """Return how long a chapter ran, here and on the machine of the published edition."""
         folders = [*([self.course.executed] if self.edition == "local" else []), self.course.published]
-        found = [folder / f"{chapter}.ipynb" for folder in folders]
-        stamps = [nbformat.read(path, as_version=4).metadata.get(STAMP, {}) for path in found if path.exists()]
-        said = [f"{s['seconds']:.0f} s on {s['machine']} ({s['profile']} profile)" for s in stamps]
-        return "; ".join(said) or "not executed yet"
+        stamps = [stamp for folder in folders for stamp in _stamps(folder / f"{chapter}.ipynb")]
+        return "; ".join(f"{stamp['seconds']:.0f} s on {_where(stamp)}" for stamp in stamps) or "not executed yet"
+
+
+def _stamps(path: Path) -> list[dict[str, Any]]:
+    """Return what the executed notebook at ``path`` says of its making; nothing where there is none."""
+    return [nbformat.read(path, as_version=4).metadata.get(STAMP, {})] if path.exists() else []
+
+
+def _where(stamp: dict[str, Any]) -> str:
+    return f"{stamp['machine']} ({stamp['profile']} profile)"

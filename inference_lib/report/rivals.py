@@ -70,7 +70,8 @@ class Rivals:
         cells = {size: self.by_rival(model, precision, size) for size in batch_sizes}
         records = [record for cell in cells.values() for record in cell[mine]]
         if not records:
-            return "It ran on none of the machines whose records are here, so there is nothing to compare yet"
+            title = next((r.title for r in (*self.here, *self.published) if r.backend == mine), mine)
+            return f"{title} ran on none of the machines whose records are here, so there is nothing to compare yet"
         clauses = []
         for rival in self.rivals:
             met = {size: cell for size, cell in cells.items() if cell[rival] and rival != mine}
