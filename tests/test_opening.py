@@ -84,6 +84,15 @@ def test_without_a_gpu_it_is_the_cpu_s_and_without_intervals_nothing_is_said_to_
     assert opening([], tmp_path) is None
 
 
+def test_what_makes_a_row_doubtful_is_said_below(make_record: MakeRecord, tmp_path: Path) -> None:
+    kinds = {"A": ["hot"], "B": ["hot"], "C": []}
+    found = opening(
+        [make_record(2.0, title=title, backend=title, flags=flags) for title, flags in kinds.items()], tmp_path
+    )
+    assert found
+    assert " A FP32 and B FP32: hot. " in found.caption
+
+
 def test_the_same_records_give_the_same_file(make_record: MakeRecord, tmp_path: Path) -> None:
     first, second = (figure.svg(opening(rows(make_record), tmp_path)) for _ in range(2))
     assert first == second

@@ -58,8 +58,18 @@ class Opening:
         bound = " The bound is the roofline of chapter 03." if self.bound_ms else ""
         return (
             f"{self.best.model_title}, one picture from NumPy array to NumPy array; medians with 95 % intervals, each "
-            f"framework in its quickest precision of 16 bits or more.{ties}{bound} {plots.provenance(self.records)}"
+            f"framework in its quickest precision of 16 bits or more.{ties}{self._doubts}{bound} "
+            f"{plots.provenance(self.records)}"
         )
+
+    @property
+    def _doubts(self) -> str:
+        """What makes rows less trustworthy than the others, and which."""
+        of: dict[str, list[str]] = {}
+        for record in self.records:
+            for flag in record.flags:
+                of.setdefault(flag, []).append(label(record))
+        return "".join(f" {' and '.join(names)}: {flag}." for flag, names in of.items())
 
 
 def opening(records: Sequence[Record], ceilings: Path | None = None) -> Opening | None:
