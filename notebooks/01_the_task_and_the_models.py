@@ -425,7 +425,8 @@ glue("01-inside", ", ".join(inside_of) or "none of them")
 
 # %% [markdown]
 # *Reported* is the accuracy after training, on all 10,000 pictures. It lies inside the interval here for:
-# {glue:text}`01-inside`. More than that, {glue:text}`01-images` pictures cannot confirm.
+# {glue:text}`01-inside`. {glue:text}`01-images` pictures can confirm no more than that; where they are all 10,000,
+# the two columns are one measurement, made twice.
 #
 # ### From logits to a class
 #
@@ -664,8 +665,8 @@ for batch_size in (64, 1):
 # ```{exercise}
 # :label: ex-01-sample
 # How many test pictures does it take until the half width of the interval is one point, and half a point, for a network
-# that is right on 95 % of them? Then draw samples of that size from the vanilla CNN's answers: how often does the
-# interval hold the accuracy of all that were checked here?
+# that is right on 95 % of them? Then draw samples of 300 from the vanilla CNN's answers: how often does the interval
+# hold the accuracy of all that were checked here?
 # ```
 #
 # ````{solution} ex-01-sample

@@ -410,8 +410,9 @@ else:
 
 # %% [markdown]
 # How far an idle clock falls, and how soon, depends on the GPU and on its settings: a card in a data centre may hold
-# its clock as long as a program is attached, a laptop's may let go at once. So the book does not guess. It asks for
-# the clock, and works the GPU until it is up:
+# its clock as long as a program is attached, a laptop's may let go at once. Where the two clocks printed above are
+# equal, it did not fall here, and what the pause cost came from elsewhere: the host has clocks and caches of its own.
+# So the book does not guess. It asks for the clock, and works the GPU until it is up:
 
 # %%
 show_source(wake_clocks)
@@ -561,7 +562,9 @@ widths = [high - low for low, high, *_ in spread]
 keep("spread of 3 samples, not 300", widths[0], widths[-1], "%")
 
 # %% [markdown]
-# The spread shrinks about as the square root of the count grows: a tenth of it takes a hundred times the samples.
+# With many samples, the spread shrinks about as the square root of the count grows: a tenth of it takes a hundred
+# times the samples. With a few, it can be wider than that rule says, because the middle one of three is easily a
+# straggler.
 #
 # Nobody has hundreds of series to look at. But one series is enough to compute how far its median may be off. Sort the
 # samples: each lies below the true median with probability one half, so counting heads and tails says which ranks
@@ -689,11 +692,15 @@ glue("02-worst", account["mistake"][factors.idxmax()])
 glue("02-worst-factor", f"{factors.max():.1f}")
 
 # %% [markdown]
-# Of {glue:text}`02-mistakes` mistakes measured on {glue:text}`02-machine`, {glue:text}`02-harmful` changed the number
-# by more than five percent. The worst, *{glue:text}`02-worst`*, was off by a factor of {glue:text}`02-worst-factor`.
+# Of the ledger's {glue:text}`02-mistakes` rows on {glue:text}`02-machine` (the eleventh mistake has two, the input
+# and the weights), {glue:text}`02-harmful` changed the number by more than five percent. The worst,
+# *{glue:text}`02-worst`*, was off by a factor of {glue:text}`02-worst-factor`.
 #
-# Mistakes that need a GPU are missing from the ledger of a CPU. An effect *none*, or a ratio close to one, means that
-# the mistake did no harm here, today, with this network. You cannot know that before you have mended it.
+# Mistakes that need a GPU are missing from the ledger of a CPU. An effect *none*, or a ratio close to one, means
+# that the mistake did no harm here, today, with this network. You cannot know that before you have mended it.
+#
+# Two of the numbers are of one and the same call: *meter in the loop*, mended, and *one input*, wrong. What differs
+# between those two, none of the eleven has made.
 #
 # ## The twelfth mistake: one process
 #
@@ -889,7 +896,9 @@ print(f"one after the other: {series_claims} of 15 claim a difference")
 print(f"in turns:            {turns_claims} of 15 claim a difference")
 
 # %% [markdown]
-# At 95 percent, one false claim in twenty is what you asked for.
+# At 95 percent, one false claim in twenty is what you asked for. Fifteen tests can tell it from one in two, not from
+# none. And series that follow each other within seconds see little of the drift: where neither way claims a
+# difference, the host was quiet for so long, which says nothing about the next process or another day.
 #
 # ### Why rounds are not repetitions
 #
@@ -1300,9 +1309,9 @@ caption = f"{model}, {precision}, compute only. {lab.machine_name}."
 tables.show_table(clocks, caption, {"difference %": "{:+.1f}"})
 
 # %% [markdown]
-# Two clocks that read the same marks should agree within a percent or two. The host's clock also counts a launch and a
-# wake-up, which take about the same number of microseconds whatever the batch: that can be a visible share of a short
-# inference, and nothing of a long one. On a CPU that other programs use as well, expect more.
+# Two clocks that read the same marks should agree within a percent or two. The host's clock also counts a launch and
+# a wake-up: microseconds that grow far less than the model's own time when the batch does, so they should be the
+# larger share of the shorter inference. On a CPU that other programs use as well, expect more.
 #
 # ## A record
 #
@@ -1326,10 +1335,11 @@ if record.latency:
 print(json.dumps(head, indent=1))
 
 # %% [markdown]
-# An end of an interval that is `null` does not exist, for want of invocations. The rest of the file holds the three
-# parts, throughput, accuracy, memory, the load on a GPU, and the machine with its driver, its threads and the versions
-# of its packages. `flags` says what makes a record less trustworthy than its neighbours: other work on its cores,
-# clocks that were held down.
+# An end of an interval that is `null` does not exist, for want of invocations. Where its ends are far apart, the
+# invocations were, or their rounds; the first rounds stand below it, each with the host's pace of that moment. The
+# rest of the file holds the three parts, throughput, accuracy, memory, the load on a GPU, and the machine with its
+# driver, its threads and the versions of its packages. `flags` says what makes a record less trustworthy than its
+# neighbours: other work on its cores, clocks that were held down.
 #
 # The whole distribution is kept, as 201 quantiles for each invocation, and the median of every round. So a figure can
 # draw all of it, and a comparison can be made years later.

@@ -355,10 +355,12 @@ convolution = next(event for event in by_python if "conv" in event.name)
 descend(convolution, convolution.time_range.start)
 
 # %% [markdown]
-# The upper lines are the {term}`dispatcher` at work: the part of PyTorch that finds out which kernel serves this device
-# and this type. The last convolution in the list is the library's, {term}`oneDNN`'s on a CPU and {term}`cuDNN`'s on a
-# GPU. On a GPU, a kernel's time is its own on the device. It is not a part of the lines above it, which only ask for
-# the kernel.
+# The upper lines are the {term}`dispatcher` at work: the part of PyTorch that finds out which kernel serves this
+# device and this type. The last convolution in the list is the library's, {term}`oneDNN`'s on a CPU and
+# {term}`cuDNN`'s on a GPU. On a GPU, a kernel's time is its own on the device. It is not a part of the lines above
+# it, which only ask for the kernel; it may stand under more than one of them, and ran once. An *Activity Buffer
+# Request*, where there is one, is the profiler itself, which asks for memory for its notes: the lines around it are
+# longer by that much than without a profiler.
 #
 # ### Step 3: who takes the time
 #
@@ -373,7 +375,11 @@ table["share, %"] = table["self, ms"] / sum(ms for name, ms in own.items() if na
 tables.show_table(table, f"MobileNetV2, batch 1, {precision.upper()}, {lab.machine_name}.", {"share, %": "{:.0f}"})
 
 # %% [markdown]
-# The table says where to look. What lies *between* the operations is in none of its rows.
+# The table says where to look. On a GPU, a batch normalization with weights in FP32 is cuDNN's, in one kernel. With
+# weights in FP16 it is PyTorch's own (`aten::native_batch_norm`), in three, and the one that copies the running
+# means is listed as `aten::copy_`.
+#
+# What lies *between* the operations is in none of the rows.
 #
 # ### Step 4: the gaps
 #
@@ -420,9 +426,10 @@ for size, spans in events.items():
         print(f"  the last kernel ended {ends['device'] - ends['host']:.2f} ms after the last operation had returned")
 
 # %% [markdown]
-# On a GPU two workers share the job, and one of them is the slower. Where a kernel is over before the next one has been
-# launched, the device waits for the host: small batches on large GPUs look like that. Where kernels take longer than
-# their launches, the host runs ahead, its row ends early, and the device's row has no gaps.
+# On a GPU two workers share the job, and one of them is the slower. Where a kernel is over before the next one has
+# been launched, the device waits for the host: small batches on large GPUs look like that. Where kernels take longer
+# than their launches, the host runs ahead, its row ends early, and the device's row has no gaps. (One wide bar at
+# the very start of the host's row would be the profiler's request for memory again.)
 #
 # On a CPU the operations follow each other, because the one who launches is also the one who computes. What is left
 # between them is Python.
@@ -592,10 +599,13 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# Where the eager time is far above the time in kernels, the rest was launching, and the graph removes it. Where the two
-# are close, there is nothing for a graph to remove. The quotient says how good the prediction was: what it has above
-# one are the launch of the graph, the wait at its end, and pauses between kernels, each of which starts when the one
-# before has finished.
+# The eager call is timed anew in this table, in turns with its graph. Where its two times differ, the host was not
+# as quick both times: launches are its work.
+#
+# Where the eager time is far above the time in kernels, the rest was launching, and the graph removes it. Where the
+# two are close, there is nothing for a graph to remove. The quotient says how good the prediction was: what it has
+# above one are the launch of the graph, the wait at its end, and pauses between kernels, each of which starts when
+# the one before has finished. Below one, the kernels took longer under the profiler than in the graph.
 #
 # ## Fewer and larger kernels
 #
@@ -728,6 +738,9 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
+# From pageable memory, the host copies as well: the rate may fall again where the pictures no longer fit the host's
+# caches.
+#
 # Is the copy worth worrying about? Set it beside the computation of the same batch.
 
 # %%
@@ -741,9 +754,9 @@ else:
     print("needs a GPU; on a CPU the pictures are where they are needed")
 
 # %% [markdown]
-# Where the copy is a small part, leave it. Where it is not, it can be halved (FP16 on the host), made smaller still
-# (send the bytes of the image, and normalize on the device), or hidden (copy the next batch while this one is
-# computed).
+# Where the copy is a small part, leave it. Where it is not, it can start from pinned memory, be halved (FP16 on the
+# host), made smaller still (send the bytes of the image, and normalize on the device), or hidden (copy the next
+# batch while this one is computed).
 #
 # ## The roofline
 #
@@ -859,7 +872,8 @@ assert mobile["calls"] > residual["calls"], "the text says that MobileNetV2 asks
 #
 # ### Layer by layer
 #
-# Where inside the network? Hooks read the clock before and after each layer, in place:
+# Where inside the network? Hooks read the clock before and after each layer, in place. (Of operations, only
+# multiply-adds are counted, so a layer that has none shows none.)
 
 # %%
 found = operations.layers(channels_last["mobilenet_v2"], last)

@@ -289,6 +289,10 @@ compared.table()
 # :::
 
 # %% [markdown]
+# Where the eager loop is no quicker in FP16 than in FP32, [a section
+# below](#why-is-fp16-not-twice-as-fast-at-batch-1) looks for what it waits for. A note under the table marks a row
+# that is [less trustworthy than its neighbours](../book/how_to_read).
+#
 # A median hides the stragglers. The next figure shows every inference: at each time, the share of inferences that
 # took no longer. A steep line is a steady latency.
 
@@ -323,8 +327,10 @@ glue("04-gap", "; ".join(gaps) or "It takes the FP16 rows of a GPU to say, and t
 # ### Where the milliseconds are
 #
 # The same inference in three parts, timed on the device: the copy in, the model, the copy out. The mark is the
-# end-to-end latency, measured by itself with the host's clock. The model takes longer here than *on the device* in the
-# table: there, all of its launches are queued before the clock starts; here, each kernel waits for its own.
+# end-to-end latency, measured by itself with the host's clock, so a bar may end on either side of it: the graph of a
+# small batch, for one, takes both copies into its one launch, and the parts are timed one by one. The model takes
+# longer here than *on the device* in the table: there, all of its launches are queued before the clock starts; here,
+# each kernel waits for its own.
 
 # %%
 compared.parts("resnet18")
@@ -433,7 +439,8 @@ glue("04-half", words.once(f"{whole} end to end and {alone} on the device"))
 # - **layout**: tensor cores read channels-last (NHWC) tiles, so from NCHW the library converts before and after a
 #   convolution, with kernels of its own ([pytorch#54324](https://github.com/pytorch/pytorch/issues/54324));
 # - **kernels**: those that FP16 gets are slower for such small work;
-# - **launching**: the host needs longer to launch what FP16 needs, and the GPU waits for it.
+# - **launching**: the host needs longer to launch what FP16 needs, and the GPU waits for it. A batch normalization
+#   with weights in FP32 is one kernel of cuDNN's; with weights in FP16, PyTorch launches three of its own.
 #
 # First, is it so here? The same call in both precisions and both layouts, taking turns, the images on the device in
 # the right type already: that rules out the casts.
@@ -519,10 +526,13 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# Read it line by line. Where the device waits for the host, quicker kernels cannot show, and each kernel more costs a
-# launch: that is how a type of half the size can come out slower. Where the host is ahead, the kernels decide, and the
-# ones that only convert are pure loss; they are what channels-last is there to remove. A CUDA graph takes the launching
-# out of the comparison altogether, so its FP16 row is where to look for what the type itself is worth.
+# Read it line by line. ResNet-18 has twenty batch norms, with two kernels more for each in FP16: take them and the
+# ones that convert away, and see what is left of the difference. *Launched after* is timed by itself, not in turns
+# like the latency: where it is the larger of the two, the host was slower in that moment. Where the device waits for
+# the host, quicker kernels cannot show, and each kernel more costs a launch: that is how a type of half the size can
+# come out slower. Where the host is ahead, the kernels decide, and the ones that only convert are pure loss; they are
+# what channels-last is there to remove. A CUDA graph takes the launching out of the comparison altogether, so its FP16
+# row is where to look for what the type itself is worth.
 #
 # ## Knobs
 #
@@ -551,12 +561,14 @@ measured = lab.turns(knobs)
 tables.show_table(measured.table(), f"One option at a time, FP32, batch 1, compute only. {lab.machine_name}.")
 
 # %% [markdown]
-# An effect of *none* is [lost in the noise](02_measuring_inference), here and today.
+# An effect of *none* is [lost in the noise](02_measuring_inference), here and today. The plain call was timed
+# further up as well: where the numbers differ, it is the moment that does, so compare within one table.
 #
 # {term}`Folding` batch normalization into the convolution before it removes an operation per layer and changes no
-# result but rounding. Channels-last changes which kernels a library can choose, on a CPU, too. {term}`Autograd` writes
-# down what every operation did, for gradients that nobody will ask for. {term}`TF32` changes the arithmetic, so it can
-# only help where arithmetic is what takes the time.
+# result but rounding. Channels-last changes which kernels a library can choose, on a CPU, too. {term}`Autograd`
+# writes down what every operation did, for gradients that nobody will ask for. {term}`TF32` changes the arithmetic,
+# so it can only help where arithmetic is what takes the time; its row also pays for the setting at every call, and
+# for conversions, where TF32's kernels read another layout.
 #
 # PyTorch's own default is TF32 for convolutions and IEEE for matrix products. The book sets both to IEEE unless a label
 # says TF32. Two lines do that, and every program that compares FP32 needs both:

@@ -314,10 +314,10 @@ glue("05-gap", f"{bracket.gap([record for rival in backends for record in cell[r
 # {glue:text}`05-graph`. TorchScript without a graph, at batch 1 in FP16, compared with the eager loop, is
 # {glue:text}`05-script`.
 #
-# The time on the device is read from {term}`CUDA events <CUDA event>` around the model. The device has other work to do
-# until all of the launches are queued, so launching is not in it, and what it has above the bounds is a matter of
-# kernels. Those of one picture are small, and may leave many of a large GPU's {term}`multiprocessors <multiprocessor>`
-# with nothing to do.
+# The time on the device is read from {term}`CUDA events <CUDA event>` around the model. The device has other work to
+# do until all of the launches are queued, so launching is not in it (but for a round in which the host was held up),
+# and what it has above the bounds is a matter of kernels. Those of one picture are small, and may leave many of a
+# large GPU's {term}`multiprocessors <multiprocessor>` with nothing to do.
 #
 # ### Where the milliseconds are
 #
@@ -411,8 +411,9 @@ def first_calls(module, calls=8):
 
 
 # %% [markdown]
-# Three fresh modules, after the eager model has run, so that what PyTorch's libraries do once is done.
-# `optimized_execution(False)` takes the executor's passes away.
+# Three fresh modules, after the eager model has run, so that what PyTorch's libraries do once is done. What the
+# executor itself does once a process, the first of them pays for. `optimized_execution(False)` takes the executor's
+# passes away.
 
 # %%
 images = torch.zeros(1, 3, 224, 224, device=lab.device)
@@ -549,9 +550,10 @@ tables.show_table(pd.DataFrame(columns), caption)
 # *Traced or scripted.* Once frozen, the two hold the same convolutions. Scripting also keeps the checks and branches of
 # the Python source, and the interpreter walks through them at every call; the row says whether that can be measured.
 #
-# *Channels-last.* It has to be chosen before freezing, and on a GPU it is at odds with the fusion: the pass takes
-# filters that are contiguous in the usual layout, and leaves all others alone. The fusion has to come first. Count
-# the nodes and see:
+# *Channels-last.* On a GPU it need not pay in FP32: the tensor cores that read it do not compute in FP32, and other
+# kernels may want the usual layout back; the [chapter on PyTorch](04_pytorch) counts the conversions. It has to be
+# chosen before freezing, and it is at odds with the fusion there: the pass takes filters that are contiguous in the
+# usual layout, and leaves all others alone. The fusion has to come first. Count the nodes and see:
 
 # %%
 if lab.device == "cuda":
@@ -601,7 +603,8 @@ if fused["in_place"] or fused["ResNet-18"]:
 # %% [markdown]
 # The fuser leaves operations alone that write over their input, so it finds nothing in a ResNet, whose additions and
 # ReLUs do. On a CPU it makes no groups at all: PyTorch's packages come without the compiler that it needs there.
-# oneDNN's fuser, which has to be turned on, takes whole pieces of the graph instead, convolutions included.
+# oneDNN's fuser, which has to be turned on, takes whole pieces of the graph instead, convolutions included. Where a
+# module has no groups, an effect of the row *no fuser* is not the fusing's.
 #
 # ## What goes wrong
 #

@@ -2,11 +2,13 @@
 
 import itertools
 
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
+from inference_lib.measure.roofline import Ceilings
 from inference_lib.report import labels, plots
 
 
@@ -43,6 +45,20 @@ def test_a_label_without_room_is_taken_away_and_the_others_stay_apart() -> None:
 
 def texts(figure: Figure) -> list[Text]:
     return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+
+
+def test_a_roofline_names_every_point_even_where_the_next_one_is_close() -> None:
+    cells = {("vanilla_cnn", 1): (28.9, 1.67e12), ("mobilenet_v2", 1): (7.1, 1.79e12), ("resnet18", 1): (62.2, 1.9e13)}
+    rows = [
+        {"backend": "pytorch", "model": model, "batch": batch, "precision": "fp16", "FLOP/byte": place, "FLOP/s": rate}
+        for (model, batch), (place, rate) in cells.items()
+    ]
+    figure, (axes, _) = plots.new_figure(height=6.4, rows=2)
+    plots.roofline(pd.DataFrame(rows), Ceilings(flops={"fp16": 7.64e14}, bandwidth=3.0e12, machine="a GPU"), axes)
+    shown = plots.show_figure(figure, alt="a roof").data
+    for model, batch in cells:
+        assert f">{model}, {batch}<" in shown
+    assert ">FP16 764 TFLOP/s<" in shown
 
 
 def test_a_crowded_figure_loses_numbers_and_labels_of_points_and_no_name() -> None:

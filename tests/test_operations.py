@@ -29,6 +29,20 @@ def test_the_timeline_is_in_order_and_starts_at_zero() -> None:
     assert (table["start_ms"].to_numpy()[1:] >= ends.to_numpy()[:-1]).all()
 
 
+def test_the_timeline_leaves_out_the_call_in_which_the_profiler_asks_for_its_memory() -> None:
+    already = False
+
+    def held_up_when_a_profile_begins() -> None:
+        nonlocal already
+        recorded = torch.autograd._profiler_enabled()
+        if recorded and not already:
+            torch.sigmoid(IMAGES)
+        already = recorded
+        torch.relu(IMAGES)
+
+    assert timeline(held_up_when_a_profile_begins, "cpu")["name"].tolist() == ["aten::relu"]
+
+
 def test_operations_are_counted() -> None:
     table = operations(call, "cpu").set_index("operation")
     assert table.loc["aten::addmm", "calls"] == 1

@@ -8,12 +8,15 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from inference_lib.measure.timing import Mark, mark, milliseconds_between
 
 # Without this the profiler's library writes an error to the page on machines without a GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+RECORDED = "the call whose operations count"
 
 
 def operations(call: Callable[[], object], device: str) -> pd.DataFrame:
@@ -52,17 +55,32 @@ def timeline(call: Callable[[], object], device: str) -> pd.DataFrame:
     the kernels and copies that ran there. Times count from the first operation, and the profiler's own cost is part
     of the host's.
     """
+
+    def twice() -> None:
+        call()  # here the profiler asks for memory for its notes, for milliseconds, in the middle of an operation
+        if device == "cuda":
+            torch.cuda.synchronize()
+        with record_function(RECORDED):
+            call()
+
     profiled(call, device)  # the first profile of a process starts the profiler's own library
+    events = profiled(twice, device).events()
+    begin = next(event.time_range.start for event in events if event.name == RECORDED and not _on_device(event))
     rows = []
-    for event in profiled(call, device).events():
-        on_device = event.device_type == DeviceType.CUDA and not event.is_user_annotation
-        if on_device or (event.name.startswith("aten::") and event.cpu_parent is None):
+    for event in events:
+        caller = event.cpu_parent
+        by_python = event.name.startswith("aten::") and (caller is None or caller.name == RECORDED)
+        if event.time_range.start >= begin and (by_python or (_on_device(event) and not event.is_user_annotation)):
             start, end = event.time_range.start, event.time_range.end
-            row = "device" if on_device else "host"
+            row = "device" if _on_device(event) else "host"
             rows.append({"row": row, "name": event.name, "start_ms": start / 1e3, "length_ms": (end - start) / 1e3})
     table = pd.DataFrame(rows).sort_values("start_ms", ignore_index=True)
     table["start_ms"] -= table["start_ms"].min()
     return table
+
+
+def _on_device(event: FunctionEvent) -> bool:
+    return event.device_type == DeviceType.CUDA
 
 
 def layers(model: nn.Module, images: torch.Tensor) -> pd.DataFrame:

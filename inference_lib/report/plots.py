@@ -216,6 +216,7 @@ def roofline(points: pd.DataFrame, ceilings: Ceilings, axes: Axes) -> None:
         axes.annotate(label, place, (6, -3), textcoords="offset points", fontsize=SMALL)
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOP per byte, nothing fused", ylabel="TFLOP/s")
     plain_ticks(axes, "x", "y")
+    labels.spread(axes)
 
 
 def show_bars(values: Mapping[str, float], color: str, unit: str, alt: str, caption: str) -> HTML:
