@@ -12,7 +12,7 @@ from drawn import smallest_text
 from matplotlib.text import Text
 
 from inference_lib.records.record import Accuracy, Build, Record
-from inference_lib.report import labels, plots, readme, tables, words
+from inference_lib.report import labels, layout, plots, readme, tables, words
 from inference_lib.report.flat import flat_table
 from inference_lib.seam import MODELS
 
@@ -136,6 +136,25 @@ def test_formats_that_a_caller_asks_for_win(make_record: MakeRecord) -> None:
     assert column(table, "largest difference", formats=formats) == ["0.250"]
     assert column(table, "load, s") == ["0.01"]
     assert column(table, "half, ms") == ["0.000"]
+
+
+@pytest.mark.parametrize("kind", ["float64", "Float64", "object"])
+def test_floats_that_nobody_gave_a_format_are_written_so_that_they_can_be_read(kind: str) -> None:
+    """A chapter showed 2688.979821 images a second, and a p99 of 1.252716."""
+    values = [2688.979821, 43571.812986, 1.252716, 16.6667, 999.96, 0.0123456, 0.5, 0.0, -37.25, 1.5e-7, None]
+    expected = ["2,689", "43,572", "1.253", "16.67", "1,000", "0.01235", "0.5000", "0", "-37.25", "1.500e-07", "-"]
+    table = pd.DataFrame({"two streams": pd.Series(values, dtype=kind), "number": range(len(values))})
+    assert column(table, "two streams") == expected
+    assert column(table, "number") == [str(number) for number in range(len(values))]
+    rows = [line.split() for line in layout.text_table(table).splitlines()[2:]]
+    assert [row[0] for row in rows] == expected
+
+
+def test_what_is_whole_stays_whole_and_a_text_stays_as_it_is() -> None:
+    table = pd.DataFrame({"count": [12345.0, None], "pictures": [12345, 1], "said": ["1.252716", "<b>"]})
+    table.columns = pd.MultiIndex.from_product([["all"], table.columns])
+    cells = re.findall(r"<td [^>]*>(.*?)</td>", tables.show_table(table).data)
+    assert cells == ["12,345", "12345", "1.252716", "-", "1", "&lt;b&gt;"]
 
 
 @pytest.mark.parametrize("kind", ["float64", "Float64", "object"])

@@ -1,8 +1,10 @@
 """How a table is shown: on a page as HTML, in a terminal or a README as text."""
 
 import html
+import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
@@ -21,6 +23,12 @@ EIGHT_BITS = "in 8 bits %"
 
 UNIT_FORMATS = {", ms": "{:.3f}", ", s": "{:.2f}"}
 """How numbers are written in a column whose name ends so; those of others go by the whole name."""
+
+DIGITS = 4
+"""Significant digits of a number that is no integer, in a column that nobody gave a format."""
+
+SMALLEST = 1e-5
+"""What is smaller, and not zero, has an exponent there."""
 
 FORMATS = {
     "accuracy %": "{:.2f}",
@@ -59,7 +67,7 @@ def show_table(
     lowest = {name: str(name[-1] if isinstance(name, tuple) else name) for name in table.columns}
     wanted = {LARGEST: form(LARGEST)} | {last: form(last) for last in lowest.values()} | (formats or {})
     table = table.reset_index(drop=True)  # rows of several tables put together may have the same numbers
-    known = {name: wanted[last] for name, last in lowest.items() if wanted[last]}
+    known = {name: wanted[last] or plain(table[name]) for name, last in lowest.items()}
     numbers = [n for n, last in lowest.items() if last == INTERVAL or pd.api.types.is_numeric_dtype(table[n])]
     styled = (
         Styler(table, cell_ids=False, uuid=f"{zlib.crc32(caption.encode()):x}")
@@ -82,12 +90,33 @@ def form(name: str) -> str | None:
     return FORMATS.get(name, by_unit)
 
 
+def plain(column: pd.Series) -> Callable[[Any], Any]:
+    """Return what writes the cells of ``column`` where it has no format: floats so that they can be read, others as is.
+
+    A column of floats may hold whole numbers only, because of a gap; they are written as such.
+    """
+    numbers = [cell for cell in column if isinstance(cell, float) and math.isfinite(cell)]
+    whole = all(number == int(number) for number in numbers)
+
+    def write(cell: Any) -> Any:
+        if not isinstance(cell, float) or not math.isfinite(cell):
+            return cell
+        rounded = f"{cell:.{DIGITS - 1}e}"
+        if 0 < abs(cell) < SMALLEST:
+            return rounded
+        decimals = DIGITS - 1 - int(rounded.partition("e")[2])
+        return f"{cell:,.{0 if whole or not cell else max(0, decimals)}f}"
+
+    return write
+
+
 def text_table(table: pd.DataFrame, kind: str = "simple") -> str:
     """Return ``table`` for a terminal, or in Markdown (``pipe``): a gap is a dash, numbers are right-aligned."""
     shown, sides = table.astype(object), []
     for name in table.columns:
         number = pd.api.types.is_numeric_dtype(table[name])
-        text = (number and form(str(name))) or "{}"
-        shown[name] = [MISSING if pd.isna(value) else text.format(value) for value in table[name]]
+        given = form(str(name)) if number else None
+        write = given.format if given else plain(table[name])
+        shown[name] = [MISSING if pd.isna(value) else str(write(value)) for value in table[name]]
         sides.append("right" if number else "left")
     return shown.to_markdown(index=False, tablefmt=kind, disable_numparse=True, colalign=sides)
