@@ -99,6 +99,28 @@ def test_all_pictures_are_answered_and_compared(loaded: Cell) -> None:
     assert found.largest_difference < 1e-5
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino-throughput", "tvm"])
+def test_a_processor_answers_many_pictures_by_several_where_its_artifact_can(
+    artifacts: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    rival = Rival(name, WORKLOAD)
+    if why_not(rival):
+        pytest.skip(str(why_not(rival)))
+    ensure_reference(WORKLOAD.model, "cpu", IMAGES + 3)
+    holder = Cell(name, WORKLOAD, IMAGES + 3)
+    holder.load(0.0)
+    holder._checked, sizes = None, []
+    logits_of = cell.accuracy.logits_of
+    monkeypatch.setattr(
+        cell.accuracy, "logits_of", lambda runner, n: sizes.append(runner.workload.batch_size) or logits_of(runner, n)
+    )
+    found = holder.evaluate(IMAGES + 3)
+    holder.close()
+    assert sizes == [WORKLOAD.batch_size if name == "tvm" else cell.EVALUATED_AT]  # TVM compiles the batch in
+    assert (found.images, found.agreement_percent) == (IMAGES + 3, 100)
+    assert found.largest_difference < 1e-4
+
+
 def test_parts_and_throughput_are_there(loaded: Cell) -> None:
     assert set(loaded.parts(0.02)) == {"upload", "compute", "download"}
     assert loaded.throughput(0.02) > 0

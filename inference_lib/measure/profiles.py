@@ -10,6 +10,9 @@ from inference_lib.support.errors import named
 FEWER_ROUNDS = 3
 """A batch of more than one image has so many times fewer rounds: its times are longer, and scatter less."""
 
+HOST_ROUNDS = 5
+"""Of a processor at batch 1, at most: its threads go on looking for work after each turn, for longer than it took."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -81,9 +84,11 @@ class Profile:
         wanted = self.test_images if every else self.few_test_images
         return min(wanted, of or wanted)
 
-    def rounds_at(self, batch_size: int) -> int:
-        """Return the rounds of an invocation."""
-        return self.rounds if batch_size == 1 else max(2, self.rounds // FEWER_ROUNDS)
+    def rounds_at(self, batch_size: int, device: str) -> int:
+        """Return the rounds of an invocation on a kind of device."""
+        if batch_size > 1:
+            return max(2, self.rounds // FEWER_ROUNDS)
+        return self.rounds if device == "cuda" else min(self.rounds, HOST_ROUNDS)
 
     def iterations_of(self, one_s: float) -> int:
         """Return the timed inferences of a turn, where one takes ``one_s`` seconds."""
