@@ -756,7 +756,7 @@ print("maximum and minimum:", transpositions(CONVERTERS))
 #
 # The innermost loop may have any length, and TVM turns it into one vector. A layer of MobileNetV2 has 144 channels.
 # Where registers hold 16 numbers, the longest part of 144 that fits into two of them is 24. LLVM compiles that, too.
-# The course's rule takes powers of two:
+# The course's rule takes powers of two. Here is that layer alone:
 
 
 # %%
