@@ -44,14 +44,19 @@ class Lab:
         self,
         backends: Sequence[str],
         models: Sequence[str | Model] = tuple(MODELS),
-        precisions: Sequence[str] | None = None,
+        precisions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         batch_sizes: Sequence[int] | None = None,
         device: str | None = None,
+        *,
+        time_exports: bool = True,
     ) -> list[Record]:
-        """Measure ``backends`` with the lab's profile, on its device or another; see measure.benchmark.benchmark."""
+        """Measure ``backends`` with the lab's profile, on its device or another; see measure.benchmark.benchmark.
+
+        Exports that nobody asks the time of are made side by side.
+        """
         place, trust = device or self.device, TRUST in os.environ
         asked = (backends, models, place, self.profile, self.store, precisions, batch_sizes)
-        return of_all_pictures(benchmark(*asked, run=self.run, trust=trust))
+        return of_all_pictures(benchmark(*asked, run=self.run, trust=trust, time_exports=time_exports))
 
     def time(self, call: Callable[[], object]) -> timing.Samples:
         """Time ``call`` with the host's clock, the device's work included: for the experiments inside a chapter."""

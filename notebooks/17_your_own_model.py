@@ -160,7 +160,7 @@ _ = source.write_text(network)
 # torchvision may stand in the place of the file, and `--pretrained` begins with its ImageNet weights.
 
 # %%
-epochs = {"smoke": 2, "quick": 6}.get(profile, 12)
+epochs = 2 if profile == "smoke" else 6
 result, weights = train_on(f"{source}:small", folder / "digits", directory=folder, epochs=epochs, progress=False)
 print(f"validation {result.validation_accuracy:.1f} %, test {result.test_accuracy:.1f} %")
 
@@ -229,7 +229,8 @@ for path in shown[3:6]:
 model = with_pictures(model, folder / "digits")
 cpu_rivals = ["pytorch", "torchscript", "onnxruntime", "openvino", "tvm"]
 gpu_rivals = ["pytorch", "pytorch-cudagraph", "torchscript", "onnxruntime", "onnxruntime-cudagraph", "tvm"]
-records = lab.benchmark(gpu_rivals if lab.device == "cuda" else cpu_rivals, [model], ["fp32"], [1])
+rivals = gpu_rivals if lab.device == "cuda" else cpu_rivals
+records = lab.benchmark(rivals, [model], ["fp32"], [1], time_exports=False)
 tables.show_agreement(records)
 
 # %% [markdown]
@@ -308,18 +309,17 @@ print(f"a picture alone costs {one / (many / 32):.1f} times as much as one of 32
 
 
 # %%
-def session_at(side):
-    """Return a call of a small torchvision network in ONNX Runtime, for pictures of ``side`` by ``side``."""
+def network_at(side):
+    """Return a call of a small torchvision network, in the eager loop, for a picture of ``side`` by ``side``."""
     resized = find_model("torchvision:shufflenet_v2_x0_5", (3, side, side))
-    made = build(get_backend("onnxruntime"), Workload(resized, 1, "fp32", "cpu"), folder / "artifacts")
-    opened = onnxruntime.InferenceSession(made.directory / MODEL_FILE, providers=["CPUExecutionProvider"])
-    picture = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
-    return resized.title, lambda: opened.run(None, {"images": picture})
+    loaded, picture = resized.load(), torch.rand(1, *resized.input_shape)
+    return resized.title, lambda: loaded(picture)
 
 
-sessions = {side: session_at(side) for side in (96, 192)}
-turns = lab.turns({f"{side} pixels": call for side, (_, call) in sessions.items()})
-print(sessions[96][0])
+networks = {side: network_at(side) for side in (96, 192)}
+with torch.inference_mode():
+    turns = lab.turns({f"{side} pixels": call for side, (_, call) in networks.items()})
+print(networks[96][0])
 print(", ".join(f"{name}: {turns.ms(name):.2f} ms" for name in turns.rounds))
 print(f"twice the side is 4 times the pixels, and takes {turns.ratio('96 pixels', '192 pixels')[0]:.1f} times as long")
 
@@ -425,7 +425,10 @@ print(brought("FirstOutput").outputs, "logits from the wrapped one")
 # TorchScript](05_torchscript) shows. The exporters refuse instead; the row holds the first line of what they said:
 
 # %%
-refused = lab.benchmark(["pytorch", "torchscript", "openvino"], [brought("Branch")], ["fp32"], [1], "cpu")
+trial = open_lab("smoke", device, folder / "trials")  # what works, and not how fast: once is enough
+refused = trial.benchmark(
+    ["pytorch", "torchscript", "openvino"], [brought("Branch")], ["fp32"], [1], "cpu", time_exports=False
+)
 if any(record.ok for record in refused):
     raise CourseError("a branch on data was measured; the text says that every row failed")
 said = {record.title: record.why_not or "measured" for record in refused}
@@ -439,7 +442,8 @@ tables.show_table(
 # network, which no exporter can see. `torch.where` computes both branches and chooses for each picture:
 
 # %%
-mended = lab.benchmark(["pytorch", "torchscript", "openvino"], [brought("Where")], ["fp32"], [1], "cpu")
+tried = ["pytorch", "torchscript", "openvino"]
+mended = trial.benchmark(tried, [brought("Where")], ["fp32"], [1], "cpu", time_exports=False)
 said = {record.title: record.why_not or "measured" for record in mended}
 if not all(record.ok for record in mended):
     raise CourseError("the mended network failed; the text says that it is mended")
@@ -526,7 +530,7 @@ fixed = folder / "fixed.onnx"
 torch.onnx.export(module, (torch.zeros(4, 1, 32, 32),), fixed, verbose=False)
 of_file = find_model(str(fixed))
 tried = ["pytorch", "onnxruntime", "openvino"]
-rows = lab.benchmark(tried, [of_file], ["fp32"], [1, 4], "cpu")
+rows = trial.benchmark(tried, [of_file], ["fp32"], [1, 4], "cpu", time_exports=False)
 said = [[record.title, record.batch_size, record.why_not or "measured"] for record in rows]
 tables.show_table(pd.DataFrame(said, columns=["framework", "batch", "what it said"]), "A file whose batch is 4.")
 

@@ -1,5 +1,6 @@
 """Logits on the test set, and what counts as the same model."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ def brightness(batch: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("images", [4, 10])
 def test_every_image_has_its_own_logits_in_order(ahead: bool, images: int) -> None:
-    runner = SimpleNamespace(infer=brightness, workload=WORKLOAD)
+    runner = SimpleNamespace(answers=partial(map, brightness), workload=WORKLOAD)
     logits = accuracy.logits_of(runner, images, ahead=ahead)
     pictures, _ = split_of("test")
     assert logits.shape == (images, 10)
@@ -86,10 +87,31 @@ def test_other_weights_or_pictures_have_other_reference_logits(monkeypatch: pyte
     assert len(paths) == 5
 
 
+def test_a_reference_of_more_images_serves_who_is_checked_on_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, root = find_model("vanilla_cnn"), tmp_path / "reference"
+    monkeypatch.setattr(accuracy, "reference_path", partial(accuracy.reference_path, root=root))
+    assert accuracy.find_reference(model, "cpu", 8) is None
+    root.mkdir()
+    (root / "vanilla_cnn-cpu-99-000000000000.npy").touch()  # other weights
+    np.save(accuracy.reference_path(model, "cpu", 20), np.arange(200, dtype=np.float32).reshape(20, 10))
+    assert accuracy.find_reference(model, "cpu", 21) is None
+    assert accuracy.read_reference(model, "cpu", 8).tolist() == np.arange(80).reshape(8, 10).tolist()
+
+
+def test_the_reference_of_a_processor_may_be_a_gpu_s_but_never_the_reverse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy.torch.cuda, "is_available", lambda: True)
+    assert accuracy.places("cpu") == ("cuda", "cpu")
+    assert accuracy.places("cuda") == ("cuda",)
+    monkeypatch.setattr(accuracy.torch.cuda, "is_available", lambda: False)
+    assert accuracy.places("cpu") == ("cpu",)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"not an array"])
 def test_damaged_reference_logits_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     path = tmp_path / "reference.npy"
-    monkeypatch.setattr(accuracy, "reference_path", lambda *_: path)
+    monkeypatch.setattr(accuracy, "find_reference", lambda *_: path if path.exists() else None)
     with pytest.raises(CourseError, match="no reference logits for vanilla_cnn on cpu; run the benchmark command"):
         accuracy.read_reference(find_model("vanilla_cnn"), "cpu", 8)
     path.write_bytes(content)

@@ -218,7 +218,7 @@ def test_the_reference_is_computed_on_as_many_images_as_rows_are_checked_on(
     )
     workloads = [Workload("vanilla_cnn", size, precision) for precision in ("fp32", "int8") for size in (1, 2)]
     Session(replace(TINY, test_images=12), folder).prepare([Rival("onnxruntime", workload) for workload in workloads])
-    assert asked == [("vanilla_cnn", "cpu", 8), ("vanilla_cnn", "cpu", 12)]
+    assert asked == [("vanilla_cnn", "cpu", 12)]  # those that are checked on 8 read the first of them
 
 
 @pytest.mark.usefixtures("calm")

@@ -1,5 +1,6 @@
 """What a worker process holds: its turns, and that it leaves the cores to others between them."""
 
+import fcntl
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from inference_lib.measure.threads import Scheduled
 from inference_lib.measure.workers import Worker
 from inference_lib.seam import FASHION_MNIST, Workload, find_model
 from inference_lib.support.errors import CourseError
+from inference_lib.support.files import locked
 
 IMAGES = 8
 NEVER_EXPORTED = replace(find_model("vanilla_cnn"), name="never_exported")
@@ -97,6 +99,48 @@ def test_all_pictures_are_answered_and_compared(loaded: Cell) -> None:
     found = loaded.evaluate(IMAGES)
     assert (found.images, found.agreement_percent) == (IMAGES, 100)
     assert found.largest_difference < 1e-5
+
+
+def test_rivals_on_a_processor_check_and_warm_up_one_at_a_time(
+    artifacts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = []
+
+    def check(self: Cell) -> None:
+        with pytest.raises(OSError, match="temporarily unavailable"), locked(cell.HOST_LOCK, fcntl.LOCK_NB):
+            pass
+        alone.append(self.backend.name)
+
+    monkeypatch.setattr(cell, "HOST_LOCK", tmp_path / "made" / "host.lock")
+    monkeypatch.setattr(Cell, "_check", check)
+    holder = Cell("pytorch", WORKLOAD, IMAGES)
+    holder.load(0.0)
+    holder.close()
+    assert alone == ["pytorch"]
+    with locked(cell.HOST_LOCK, fcntl.LOCK_NB):
+        pass
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino-throughput", "tvm"])
+def test_a_processor_answers_many_pictures_by_several_where_its_artifact_can(
+    artifacts: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    rival = Rival(name, WORKLOAD)
+    if why_not(rival):
+        pytest.skip(str(why_not(rival)))
+    ensure_reference(WORKLOAD.model, "cpu", IMAGES + 3)
+    holder = Cell(name, WORKLOAD, IMAGES + 3)
+    holder.load(0.0)
+    holder._checked, sizes = None, []
+    logits_of = cell.accuracy.logits_of
+    monkeypatch.setattr(
+        cell.accuracy, "logits_of", lambda runner, n: sizes.append(runner.workload.batch_size) or logits_of(runner, n)
+    )
+    found = holder.evaluate(IMAGES + 3)
+    holder.close()
+    assert sizes == [WORKLOAD.batch_size if name == "tvm" else cell.EVALUATED_AT]  # TVM compiles the batch in
+    assert (found.images, found.agreement_percent) == (IMAGES + 3, 100)
+    assert found.largest_difference < 1e-4
 
 
 def test_parts_and_throughput_are_there(loaded: Cell) -> None:

@@ -265,16 +265,19 @@ def test_after_ctrl_c_a_line_says_so_and_the_same_command_goes_on(tiny: Course) 
     wait_until(lambda: (tiny.root / "started").exists() or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
     out, errors = process.communicate(timeout=60)
-    assert out.splitlines()[-1] == "[2/2] 02_second: interrupted"
+    part = tiny.executed / ".02_second.part.ipynb"
+    assert out.splitlines()[-1] == f"[2/2] 02_second: interrupted; what ran is in {part}"
     assert errors == "interrupted: what was finished is kept; the same command goes on from there\n"
     assert process.returncode == 130
     spent = tiny.executed / ".02_second.quick-cpu.seconds"
-    assert sorted(p.name for p in tiny.executed.iterdir()) == [spent.name, "01_first.ipynb"]
+    assert sorted(p.name for p in tiny.executed.iterdir()) == [part.name, spent.name, "01_first.ipynb"]
+    last = notebook.code_cells(nbformat.read(part, as_version=4))[-1]
+    assert last.metadata["papermill"]["start_time"]  # the cell that was interrupted
     assert float(spent.read_text()) > 0
     (tiny.root / "wait").unlink()
     again = subprocess.run(command, env=environment, timeout=120, check=True, **pipes)
     assert again.stdout.startswith("[1/2] 01_first: up to date\n[2/2] 02_second: ")
-    assert (tiny.executed / "02_second.ipynb").exists()
+    assert sorted(p.name for p in tiny.executed.iterdir()) == ["01_first.ipynb", "02_second.ipynb"]
 
 
 def test_the_time_of_an_interrupted_attempt_counts_once(tiny: Course) -> None:

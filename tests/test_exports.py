@@ -174,7 +174,7 @@ def test_only_exports_that_are_not_timed_share(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_reference_logits_that_cannot_be_computed_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(exports, "reference_path", lambda *_: tmp_path / "nothing")
+    monkeypatch.setattr(exports, "find_reference", lambda *_: None)
     monkeypatch.setattr(exports, "Exporter", objects.KilledExporter)
     with pytest.raises(CourseError) as error:
         ensure_reference(find_model("resnet18"), "cpu", 8)
@@ -182,3 +182,28 @@ def test_reference_logits_that_cannot_be_computed_are_one_line(monkeypatch: pyte
         "the reference logits of resnet18 cannot be computed on cpu: the worker process died (signal 9)"
     )
     assert os.listdir(tmp_path) == []
+
+
+def test_where_the_gpu_cannot_compute_the_reference_the_processor_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class FullGpu:
+        def __init__(self, _: object) -> None:
+            pass
+
+        def __enter__(self) -> "FullGpu":
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
+        def ask(self, _: str, __: object, device: str, *___: object, limit_s: float) -> None:
+            asked.append(device)
+            if device == "cuda":
+                raise WorkerError("no room", out_of_memory=True)
+
+    monkeypatch.setattr(exports, "find_reference", lambda *_: None)
+    monkeypatch.setattr(exports, "places", lambda _: ("cuda", "cpu"))
+    monkeypatch.setattr(exports, "Worker", FullGpu)
+    ensure_reference(find_model("vanilla_cnn"), "cpu", 8)
+    assert asked == ["cuda", "cpu"]

@@ -1,6 +1,7 @@
 """The OpenVINO backends: the compiled graph is the model, in the precision of its label, one request or a queue."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,22 @@ def test_what_is_submitted_is_done_after_synchronize_and_the_last_answer_comes_d
         runner.synchronize()
         assert all(request.wait_for(0) for request in runner._queue)
         np.testing.assert_allclose(runner.download(), eager_logits("vanilla_cnn", batches[-1]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_queue_answers_in_the_order_of_the_batches_even_where_their_array_is_used_again(root: Path) -> None:
+    workload = Workload("vanilla_cnn", 2, "fp32", "cpu")
+    batches, place = [noise(workload, seed=seed) for seed in range(9)], noise(workload)
+
+    def in_one_place() -> Iterator[np.ndarray]:
+        for batch in batches:
+            place[:] = batch
+            yield place
+
+    backend = get_backend("openvino-throughput")
+    with backend.load(build(backend, workload, root)) as runner:
+        found = list(runner.answers(in_one_place()))
+        expected = [runner.infer(batch) for batch in batches]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_parts_of_a_queued_inference_are_waited_for(root: Path) -> None:

@@ -24,7 +24,7 @@ from inference_lib.measure.plan import (
     sets_of,
     why_not,
 )
-from inference_lib.measure.profiles import PROFILES, Profile, get_profile
+from inference_lib.measure.profiles import HOST_ROUNDS, PROFILES, Profile, get_profile
 from inference_lib.records.machine import Machine
 from inference_lib.records.statistics import LEAST_FOR_P99
 from inference_lib.seam import MODELS, Device, Support, Workload, find_model
@@ -57,25 +57,41 @@ def test_what_is_searched_for_each_batch_size_or_calibrated_is_measured_at_the_e
     assert [r.workload.batch_size for r in grid(["cudnn"], ["resnet18"], GPU, FULL, ["fp16"], [8])] == [8]
 
 
-def test_the_full_profile_carries_a_p99_at_batch_1_and_no_verdict_rests_on_fewer_than_three_invocations() -> None:
-    assert FULL.invocations * FULL.rounds_at(1) * FULL.iterations_of(0.001) >= LEAST_FOR_P99
+def iterations_at_1(device: str, one_s: float) -> int:
+    return FULL.invocations * FULL.rounds_at(1, device) * FULL.iterations_of(one_s, 1, device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_the_full_profile_carries_a_p99_at_batch_1_and_no_verdict_rests_on_fewer_than_three_invocations(
+    device: str,
+) -> None:
+    assert iterations_at_1(device, 0.001) >= LEAST_FOR_P99
     assert FULL.invocations >= 3
     assert QUICK.invocations == 1
 
 
+def test_a_processor_has_fewer_rounds_since_its_threads_take_long_to_sleep() -> None:
+    assert FULL.rounds_at(1, "cpu") == QUICK.rounds_at(1, "cpu") == HOST_ROUNDS < FULL.rounds_at(1, "cuda")
+    assert FULL.rounds_at(8, "cpu") == FULL.rounds_at(8, "cuda") <= FULL.rounds_at(1, "cpu")
+    assert get_profile("smoke").rounds_at(1, "cpu") == 2
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
 @pytest.mark.parametrize("one_s", [1e-9, 1e-4, 0.005, 0.015])
-def test_the_full_profile_has_300_iterations_of_a_cell_at_batch_1(one_s: float) -> None:
-    assert FULL.invocations * FULL.rounds_at(1) * FULL.iterations_of(one_s) >= 300
+def test_the_full_profile_has_300_iterations_of_a_cell_at_batch_1(device: str, one_s: float) -> None:
+    assert iterations_at_1(device, one_s) >= 300
 
 
 @pytest.mark.parametrize("one_s", [0.1, 1.0, 60.0])
 def test_the_longest_inferences_still_take_three_in_every_round(one_s: float) -> None:
-    assert FULL.iterations_of(one_s) == 3
+    assert FULL.iterations_of(one_s, 256, "cuda") == FULL.iterations_of(one_s, 8, "cpu") == 3
 
 
 def test_a_turn_lasts_no_longer_than_it_may() -> None:
     profile = replace(FULL, iterations=1000, turn_s=0.2, least_iterations=3)
-    assert [profile.iterations_of(one_s) for one_s in (1e-9, 0.001, 0.02, 0.1)] == [1000, 200, 10, 3]
+    times = (1e-9, 0.001, 0.02, 0.1)
+    assert [profile.iterations_of(one_s, 1, "cuda") for one_s in times] == [1000, 200, 10, 3]
+    assert [profile.iterations_of(one_s, 8, "cpu") for one_s in times] == [1000, 200, 10, 3]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +129,16 @@ def test_a_grid_has_a_cell_for_every_combination_in_order() -> None:
     found = cells(grid(["tvm", "pytorch"], ["resnet18", "vanilla_cnn"], CPU, FULL, ["fp32"], [8, 1]))
     models = ("resnet18", "vanilla_cnn")
     assert found == [(b, m, "fp32", size) for b in ("tvm", "pytorch") for m in models for size in (1, 8)]
+
+
+def test_each_backend_may_have_precisions_of_its_own() -> None:
+    asked = {"onnxruntime": ["fp32"], "openvino": ["fp32", "bf16"]}
+    found = cells(grid(list(asked), ["resnet18"], CPU, FULL, asked, [1]))
+    assert [(backend, precision) for backend, _, precision, _ in found] == [
+        ("onnxruntime", "fp32"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+    ]
 
 
 def test_the_profile_says_what_is_measured_where_nothing_is_asked_for() -> None:

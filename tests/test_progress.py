@@ -271,7 +271,7 @@ def race(monkeypatch: pytest.MonkeyPatch) -> type[Race]:
                 pass
 
     monkeypatch.setattr(Race, "_start", ask)
-    monkeypatch.setattr(Race, "_rounds", lambda self: ask(self, 1 + TINY.rounds_at(2)))
+    monkeypatch.setattr(Race, "_rounds", lambda self: ask(self, 1 + TINY.rounds_at(2, "cpu")))
     monkeypatch.setattr(Race, "_conclude", lambda self, number: None)
     monkeypatch.setattr(Race, "_phases", ask)
     monkeypatch.setattr(Race, "_evaluate", lambda self, chosen: ask(self) if chosen else None)

@@ -180,7 +180,7 @@ def test_the_first_round_says_how_many_inferences_fill_a_turn(host: Host) -> Non
 
 def test_a_large_batch_has_half_the_rounds_and_two_at_least(host: Host) -> None:
     outcomes = race(a_set(*TRIO, batch_size=64))
-    assert len(outcomes["tvm"].invocation.end_to_end_ms) == PROFILE.rounds_at(64) == 2
+    assert len(outcomes["tvm"].invocation.end_to_end_ms) == PROFILE.rounds_at(64, "cpu") == 2
 
 
 def test_a_rival_that_dies_in_the_third_round_is_dropped_and_the_others_stay_aligned(host: Host) -> None:

@@ -8,7 +8,7 @@ Hints: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimiz
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -305,6 +305,16 @@ class QueueRunner(RequestRunner):
         """Submit a request on the uploaded batch."""
         self._last = self._queue.get_idle_request_id()
         self._queue.start_async([self._input], share_inputs=True)
+
+    def answers(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Submit all batches, each copied to the request that is idle, and yield the logits in their order."""
+        found: dict[int, np.ndarray] = {}
+        queue = import_openvino().AsyncInferQueue(self.compiled, self.at_once)
+        queue.set_callback(lambda done, number: found.update({number: done.get_output_tensor().data.copy()}))
+        for number, batch in enumerate(batches):
+            queue.start_async([self._accepted(batch)], userdata=number)
+        queue.wait_all()
+        return (found[number] for number in sorted(found))
 
     def download(self) -> np.ndarray:
         """Return the logits of the request that was submitted last."""

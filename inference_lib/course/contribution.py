@@ -150,7 +150,7 @@ def _wrong_with_its_numbers(record: Record) -> Iterator[str]:
 
     That times are positive and quantiles as many as they should be, a record says itself when it is read.
     """
-    rounds = THOROUGH.rounds_at(record.batch_size)
+    rounds = THOROUGH.rounds_at(record.batch_size, record.device)
     on_gpu = record.device == "cuda"
     if not record.fingerprint or not record.version or "torch" not in record.machine.packages:
         yield "it does not say which code and versions measured it"

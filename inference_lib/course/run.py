@@ -135,8 +135,7 @@ def _run(chapter: Chapter, profile: str, device: str, force: bool, course: Cours
             executed = _execute(notebook, part, profile, device, course, cells)
     except (KeyboardInterrupt, SystemExit):
         write_atomically(spent, f"{time.monotonic() - start:.1f}".encode())
-        part.unlink(missing_ok=True)
-        print("interrupted")
+        print("interrupted" + (f"; what ran is in {shown(part)}" if part.exists() else ""))
         raise
     except Exception as error:  # whatever went wrong in one chapter, the others can still run
         print(f"failed {_keep(part, failed, error, course)}; see {shown(failed)}")

@@ -1,6 +1,6 @@
 """Measure a grid of cells: everything is exported first, then the grid is passed through once an invocation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -40,7 +40,7 @@ def benchmark(
     device: str | Device,
     profile: Profile,
     store: RecordStore,
-    precisions: Sequence[str] | None = None,
+    precisions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     batch_sizes: Sequence[int] | None = None,
     **options: Any,
 ) -> list[Record]:

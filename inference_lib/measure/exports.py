@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, redirect_stderr, redir
 from pathlib import Path
 
 from inference_lib.backends import get_backend
-from inference_lib.measure.accuracy import reference_path, write_reference
+from inference_lib.measure.accuracy import find_reference, places, write_reference
 from inference_lib.measure.plan import Rival
 from inference_lib.measure.profiles import Profile
 from inference_lib.measure.workers import Deadline, Worker, WorkerError, end, first_to_answer
@@ -134,9 +134,15 @@ def _export(
 
 
 def ensure_references(rivals: Iterable[Rival], profile: Profile) -> None:
-    """Compute the reference logits that ``rivals`` are checked with, see ``ensure_reference``."""
-    checks = ((r.workload.model, r.workload.device.kind, r.images(profile)) for r in rivals)
-    for model, kind, images in each(dict.fromkeys(checks), "reference logits"):
+    """Compute the reference logits that ``rivals`` are checked with, see ``ensure_reference``.
+
+    Once for each model and kind of device: who is checked on few images reads the first of the many.
+    """
+    checks: dict[tuple[Model, str], int] = {}
+    for rival in rivals:
+        key = rival.workload.model, rival.workload.device.kind
+        checks[key] = max(checks.get(key, 0), rival.images(profile))
+    for (model, kind), images in each(checks.items(), "reference logits"):
         ensure_reference(model, kind, images)
 
 
@@ -145,10 +151,13 @@ def ensure_reference(model: Model, device: str, images: int) -> None:
 
     Raise CourseError, which says why, where they cannot be computed.
     """
-    if reference_path(model, device, images).exists():
+    if find_reference(model, device, images):
         return
-    with Worker(Exporter) as worker:
-        try:
-            worker.ask("reference", model, device, images, limit_s=EXPORT_LIMIT_S)
-        except WorkerError as error:
-            raise CourseError(f"the reference logits of {model} cannot be computed on {device}: {error}") from error
+    for place in places(device):
+        with Worker(Exporter) as worker:
+            try:
+                worker.ask("reference", model, place, images, limit_s=EXPORT_LIMIT_S)
+                return
+            except WorkerError as error:
+                failure = error  # of the last place: a GPU may be full
+    raise CourseError(f"the reference logits of {model} cannot be computed on {device}: {failure}") from failure

@@ -1,6 +1,6 @@
 """What is measured: the cells of a grid, the sets of rivals that take turns, and which cells cannot run, and why."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -63,10 +63,13 @@ def grid(
     models: Sequence[str | Model],
     device: Device,
     profile: Profile,
-    precisions: Sequence[str] | None = None,
+    precisions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     batch_sizes: Sequence[int] | None = None,
 ) -> list[Rival]:
-    """Return one rival for every backend, model, precision and batch size; CourseError for an unknown name."""
+    """Return one rival for every backend, model, precision and batch size; CourseError for an unknown name.
+
+    A mapping has the precisions of each backend by its name.
+    """
 
     def sizes(backend: str, precision: str) -> Sequence[int]:
         of_all = profile.batch_sizes(precision, device.kind)
@@ -77,7 +80,8 @@ def grid(
         Rival(name, Workload(find_model(model), size, precision, device))
         for name in (get_backend(backend).name for backend in backends)
         for model in models
-        for precision in precisions or profile.precisions(device.kind)
+        for precision in (precisions[name] if isinstance(precisions, Mapping) else precisions)
+        or profile.precisions(device.kind)
         for size in sizes(name, precision)
     ]
 

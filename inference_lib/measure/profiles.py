@@ -10,6 +10,10 @@ from inference_lib.support.errors import named
 FEWER_ROUNDS = 3
 """A batch of more than one image has so many times fewer rounds: its times are longer, and scatter less."""
 
+HOST_ROUNDS = 5
+"""Of a processor at batch 1, at most: its threads go on looking for work after each turn, for longer than it took. The
+turns are longer instead."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -81,13 +85,17 @@ class Profile:
         wanted = self.test_images if every else self.few_test_images
         return min(wanted, of or wanted)
 
-    def rounds_at(self, batch_size: int) -> int:
-        """Return the rounds of an invocation."""
-        return self.rounds if batch_size == 1 else max(2, self.rounds // FEWER_ROUNDS)
+    def rounds_at(self, batch_size: int, device: str) -> int:
+        """Return the rounds of an invocation on a kind of device."""
+        if batch_size > 1:
+            return max(2, self.rounds // FEWER_ROUNDS)
+        return self.rounds if device == "cuda" else min(self.rounds, HOST_ROUNDS)
 
-    def iterations_of(self, one_s: float) -> int:
+    def iterations_of(self, one_s: float, batch_size: int, device: str) -> int:
         """Return the timed inferences of a turn, where one takes ``one_s`` seconds."""
-        return max(self.least_iterations, min(self.iterations, round(self.turn_s / max(one_s, 1e-6))))
+        longer = self.rounds / self.rounds_at(1, device) if batch_size == 1 else 1.0
+        wanted = longer * min(self.iterations, self.turn_s / max(one_s, 1e-6))
+        return max(self.least_iterations, round(wanted))
 
 
 QUICK = Profile(

@@ -69,7 +69,8 @@ class Race:
         self, rivals: RivalSet, profile: Profile, seed: int, advanced: Callable[[float], object] = lambda steps: None
     ) -> None:
         self.rivals, self.profile, self._advanced = rivals, profile, advanced
-        self._turns = 1 + profile.rounds_at(rivals.members[0].workload.batch_size)
+        asked = rivals.members[0].workload
+        self._turns = 1 + profile.rounds_at(asked.batch_size, asked.device.kind)
         self._done, self._step = 0.0, 1.0
         self.outcomes = {rival: Outcome() for rival in rivals.everyone}
         self._workers: dict[Rival, Worker] = {}
@@ -122,7 +123,8 @@ class Race:
             before = self._device_memory(wave[0]) if len(wave) == 1 else None
             for rival in wave:
                 self._workers[rival] = Worker(Cell, rival.backend, rival.workload, rival.images(self.profile))
-                self._workers[rival].tell("load", WARM_UP_TURNS * self.profile.turn_s)
+                turns = WARM_UP_TURNS if rival.workload.on_gpu else 1  # a processor's rivals warm up one by one
+                self._workers[rival].tell("load", turns * self.profile.turn_s)
             limit = Deadline(LOAD_LIMIT_S)
             for rival in wave:
                 with self._failing(rival):
@@ -177,11 +179,11 @@ class Race:
                 self._pace.append(pace)
 
     def _turn(self, rival: Rival, *, counts: bool) -> None:
-        worker, outcome = self._workers[rival], self.outcomes[rival]
-        iterations = self.profile.iterations_of(self._one_s[rival])
+        worker, outcome, asked = self._workers[rival], self.outcomes[rival], rival.workload
+        iterations = self.profile.iterations_of(self._one_s[rival], asked.batch_size, asked.device.kind)
         turn = worker.ask("turn", iterations, math.ceil(iterations * DISCARDED), limit_s=TURN_LIMIT_S)
         device = None
-        if rival.workload.on_gpu:
+        if asked.on_gpu:
             device = worker.ask("device_turn", min(iterations, DEVICE_ITERATIONS), 1, limit_s=TURN_LIMIT_S)
         if counts:
             outcome.turns.append(turn)

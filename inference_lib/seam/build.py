@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -19,7 +18,7 @@ from inference_lib.seam.backend import Backend, QuantizingBackend
 from inference_lib.seam.workload import Device, Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
-from inference_lib.support.files import let_others_read
+from inference_lib.support.files import let_others_read, locked
 from inference_lib.support.hashes import module_hash
 
 
@@ -97,31 +96,16 @@ def _export(backend: Backend, workload: Workload, directory: Path, timed: bool) 
 def _scratch(directory: Path) -> Iterator[Path]:
     """Yield a folder beside ``directory``, gone at the end; remove those of processes that were killed."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(directory.parent):  # nobody takes a folder for left behind between its making and its lock
+    with locked(directory.parent):  # nobody takes a folder for left behind between its making and its lock
         for left in [*directory.parent.glob(".*.part"), *directory.parent.glob(".*.old")]:
-            with suppress(OSError), _locked(left, fcntl.LOCK_NB):
+            with suppress(OSError), locked(left, fcntl.LOCK_NB):
                 shutil.rmtree(left, ignore_errors=True)
         made = ExitStack()
         scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
         made.callback(shutil.rmtree, scratch, ignore_errors=True)
-        made.enter_context(_locked(scratch))
+        made.enter_context(locked(scratch))
     with made:
         yield scratch
-
-
-@contextmanager
-def _locked(path: Path, how: int = 0) -> Iterator[None]:
-    """Hold the lock of a folder or a file; the system gives it back when the process ends, however it does."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | how)
-        except OSError:  # it is held, or this file system has no locks
-            if how:
-                raise
-        yield
-    finally:
-        os.close(handle)
 
 
 def _alone(backend: Backend, folder: Path) -> AbstractContextManager[None]:
@@ -133,7 +117,7 @@ def _alone(backend: Backend, folder: Path) -> AbstractContextManager[None]:
         return nullcontext()
     lock = folder / "builder.lock"
     lock.touch()
-    return _locked(lock)
+    return locked(lock)
 
 
 def _check_weights(backend: Backend, workload: Workload, directory: Path) -> None:

@@ -1,8 +1,11 @@
 """Writing files so that a reader sees the old content or the new one, never a part."""
 
+import fcntl
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from inference_lib.support.errors import CourseError
@@ -52,3 +55,18 @@ def cannot_write(folder: Path, error: OSError, task: str, remedy: str) -> Course
 def shown(path: Path) -> Path:
     """Return ``path`` as a reader at this prompt would write it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+@contextmanager
+def locked(path: Path, how: int = 0) -> Iterator[None]:
+    """Hold the lock of a folder or a file; the system gives it back when the process ends, however it does."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | how)
+        except OSError:  # it is held, or this file system has no locks
+            if how:
+                raise
+        yield
+    finally:
+        os.close(handle)
