@@ -284,9 +284,9 @@ glue("15-largest", ", ".join(f"{largest_part[e]} ({e})" for e in costs))
 # By Ray's defaults, the proxy is Python, too: for it, a request is a call of an actor whose answer comes back as a
 # stream. The engine here uses Ray's own settings against that. `RAY_SERVE_ENABLE_HA_PROXY=1` puts HAProxy there, which
 # is written in C and hands the request to an HTTP server in the application's process. With
-# `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`, the application calls the replica over gRPC and gathers the lines of its log. (Where
-# asking Ray for nothing costs a multiple of what it costs to ask the other two, this page was executed without these
-# settings.)
+# `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`, the application calls the replica over gRPC and gathers the lines of its log.
+# (Where asking Ray for nothing costs a multiple of what it costs to ask the other two, this page was executed without
+# these settings.)
 #
 # ## What to do about each
 #
