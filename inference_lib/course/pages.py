@@ -40,8 +40,13 @@ class Marks:
                 return contribution.as_markdown(self._brought, found["said"].split())
             if found["name"] == "run_times":
                 return self._run_times(chapter)
-            pages = {"opening": self._opening, "explorer": self._explorer, "edition": self._measured_on}
-            return (pages | {"executed": self._executed_on})[found["name"]]()
+            made_by = {
+                "opening": self._opening,
+                "explorer": self._explorer,
+                "edition": self._measured_on,
+                "executed": self._executed_on,
+            }
+            return made_by[found["name"]]()
 
         return MARK.sub(made, text)
 

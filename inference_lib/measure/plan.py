@@ -71,6 +71,10 @@ def grid(
     A mapping has the precisions of each backend by its name.
     """
 
+    def wanted(backend: str) -> Sequence[str]:
+        given = precisions[backend] if isinstance(precisions, Mapping) else precisions
+        return given or profile.precisions(device.kind)
+
     def sizes(backend: str, precision: str) -> Sequence[int]:
         of_all = profile.batch_sizes(precision, device.kind)
         few = profile.ends(device.kind) if backend in AT_THE_ENDS and len(of_all) > 1 else of_all
@@ -80,8 +84,7 @@ def grid(
         Rival(name, Workload(find_model(model), size, precision, device))
         for name in (get_backend(backend).name for backend in backends)
         for model in models
-        for precision in (precisions[name] if isinstance(precisions, Mapping) else precisions)
-        or profile.precisions(device.kind)
+        for precision in wanted(name)
         for size in sizes(name, precision)
     ]
 
