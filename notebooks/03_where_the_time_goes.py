@@ -150,7 +150,7 @@ show_source(bounds)
 # %%
 machine = ceilings(lab.device, again=True)
 for name, rate in machine.flops.items():
-    print(f"{name}: {rate / 1e12:8.3g} TFLOP/s")
+    print(f"{name}: {rate / 1e12:8.4g} TFLOP/s")
 print(f"copy: {machine.bandwidth / 1e9:8.4g} GB/s")
 
 # %% [markdown]
@@ -348,7 +348,8 @@ def descend(event, since, depth=0):
     for kernel in event.kernels:
         print(f"{'  ' * (depth + 1)}on the device for {kernel.duration:.0f} us: {kernel.name[:60]}")
     for child in event.cpu_children:
-        descend(child, since, depth + 1)
+        if not child.name.startswith("Activity Buffer"):  # the profiler, asking for memory for its notes
+            descend(child, since, depth + 1)
 
 
 convolution = next(event for event in by_python if "conv" in event.name)
@@ -358,9 +359,10 @@ descend(convolution, convolution.time_range.start)
 # The upper lines are the {term}`dispatcher` at work: the part of PyTorch that finds out which kernel serves this
 # device and this type. The last convolution in the list is the library's, {term}`oneDNN`'s on a CPU and
 # {term}`cuDNN`'s on a GPU. On a GPU, a kernel's time is its own on the device. It is not a part of the lines above
-# it, which only ask for the kernel; it may stand under more than one of them, and ran once. An *Activity Buffer
-# Request*, where there is one, is the profiler itself, which asks for memory for its notes: the lines around it are
-# longer by that much than without a profiler.
+# it, which only ask for the kernel; it may stand under more than one of them, and ran once.
+#
+# What the profiler does meanwhile is left out of the list: it may ask for memory for its notes, and the lines around
+# that are longer than without a profiler.
 #
 # ### Step 3: who takes the time
 #
@@ -423,7 +425,8 @@ for size, spans in events.items():
     print(f"batch {size}: {len(spans)} events, at work for {busy_share(spans):.0%} of the time")
     ends = (spans["start_ms"] + spans["length_ms"]).groupby(spans["row"]).max()
     if on_gpu:
-        print(f"  the last kernel ended {ends['device'] - ends['host']:.2f} ms after the last operation had returned")
+        later = max(0.0, ends["device"] - ends["host"])
+        print(f"  the last kernel ended {later:.2f} ms after the last operation had returned")
 
 # %% [markdown]
 # On a GPU two workers share the job, and one of them is the slower. Where a kernel is over before the next one has
@@ -976,8 +979,8 @@ if len(watched) > 1:
     least, second = bill.iloc[0], bill.iloc[1]
     more = 100 * (second["mJ a picture"] / least["mJ a picture"] - 1)
     told.append(
-        f"the quickest row is {quickest}, the row with the least energy is {least['framework']}, and the next, "
-        f"{second['framework']}, needs {more:.0f} % more (one reading a row: a few percent are no order)"
+        f"the lowest median is that of {quickest}, the row with the least energy is {least['framework']}, and the "
+        f"next, {second['framework']}, needs {more:.0f} % more (one reading a row: a few percent are no order)"
     )
 where = f"On {words.machines(watched)}, " if told else ""
 glue("03-energy", where + ("; ".join(told) or "It takes a GPU's records to say, and there are none yet"))

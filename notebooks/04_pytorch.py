@@ -475,15 +475,16 @@ else:
 CONVERSION = r"[Tt]o(?:Nhwc|Nchw)|[Tt]ranspose|tensorTransform|convertTensor"
 
 
-def returned_ms(call, repetitions=30):
-    """Return the median time until a call came back, the device being idle when it began."""
-    times = []
+def returned_ms(calls, repetitions=30):
+    """Return the median time until each call came back, the device being idle when it began; they take turns."""
+    times = {name: [] for name in calls}
     for _ in range(repetitions):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e3)
-    return pd.Series(times).median()
+        for name, call in calls.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return pd.DataFrame(times).median()
 
 
 def suspects(call):
@@ -496,12 +497,13 @@ def suspects(call):
         "of them converting": int(converting.sum()),
         "in kernels, ms": kernels["length_ms"].sum(),
         "converting, ms": kernels["length_ms"][converting].sum(),
-        "launched after, ms": returned_ms(call),
     }
 
 
 if on_gpu:
-    found = pd.DataFrame({name: suspects(call) | {"latency, ms": timed.ms(name)} for name, call in ways.items()}).T
+    found = pd.DataFrame({name: suspects(call) for name, call in ways.items()}).T
+    found["launched after, ms"] = returned_ms(ways)
+    found["latency, ms"] = [timed.ms(name) for name in ways]
     forms = dict.fromkeys(["kernels", "of them converting"], "{:.0f}")
     numbers = found.rename_axis("").reset_index()
     display(tables.show_table(numbers, f"Each suspect's number. {lab.machine_name}.", forms))

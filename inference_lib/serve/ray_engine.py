@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -38,8 +39,8 @@ from ray import serve as ray_serve
 NAME = "classifier"
 END_S = 20.0
 START_S = 600.0
-HTTP_CPUS = 2
-"""Logical cores for Ray's own actors: its proxy and the application."""
+CPUS = 2
+"""Logical cores for each copy of the model: its own, and that of the application which answers HTTP for it."""
 
 
 class RayReplica:
@@ -66,12 +67,13 @@ class RayReplica:
 def application(settings: Settings) -> Any:
     """Return the application and the replicas behind it, bound together as Ray wants them."""
     gpu = settings.workload.on_gpu
+    each = replace(settings.limits, under_way=-(-settings.limits.under_way // settings.replicas))
     replicas: Any = ray_serve.deployment(
         RayReplica,
         name="Replica",
         num_replicas=settings.replicas,
         max_ongoing_requests=4 * settings.max_batch,
-        max_queued_requests=settings.limits.under_way,
+        max_queued_requests=each.under_way,
         ray_actor_options={"num_cpus": 1, "num_gpus": 1 if gpu else 0},
         graceful_shutdown_timeout_s=END_S,
         health_check_period_s=1,
@@ -89,12 +91,13 @@ def application(settings: Settings) -> Any:
             except Exception:  # no replica, or none that answers
                 return False
 
-        return Application(predict, ready, settings.workload.model.class_names, settings.limits)
+        return Application(predict, ready, settings.workload.model.class_names, each)
 
     http: Any = ray_serve.deployment(
         ray_serve.ingress(build)(),
         name="Application",
-        max_ongoing_requests=settings.limits.under_way + 1,
+        num_replicas=settings.replicas,  # its Python is the limit long before the model is
+        max_ongoing_requests=each.under_way + 1,
         ray_actor_options={"num_cpus": 1},
         graceful_shutdown_timeout_s=END_S,
     )
@@ -140,7 +143,7 @@ def serve(settings: Settings) -> None:
 def _serve(settings: Settings) -> None:
     ends = signal.getsignal(signal.SIGTERM)
     ray.init(
-        num_cpus=settings.replicas + HTTP_CPUS,
+        num_cpus=CPUS * settings.replicas + 1,  # and one for what takes the requests
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
