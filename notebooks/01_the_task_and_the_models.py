@@ -513,7 +513,7 @@ tables.show_table(most, f"The most confused pairs: wrong answers among {checked:
 # %% tags=["remove-cell"]
 tops = ["T-shirt/top", "Pullover", "Coat", "Shirt"]
 among_tops = pairs["shows"].isin(tops) & pairs["taken for"].isin(tops)
-glue("01-wrong", f"{len(pairs):,}")
+glue("01-wrong", len(pairs))
 glue("01-wrong-pairs", f"{most[list(MODELS)].to_numpy().sum() / len(pairs) * 100:.0f} %")
 glue("01-wrong-tops", f"{among_tops.mean() * 100:.0f} %")
 

@@ -475,16 +475,15 @@ else:
 CONVERSION = r"[Tt]o(?:Nhwc|Nchw)|[Tt]ranspose|tensorTransform|convertTensor"
 
 
-def returned_ms(calls, repetitions=30):
-    """Return the median time until each call came back, the device being idle when it began; they take turns."""
-    times = {name: [] for name in calls}
+def returned_ms(call, repetitions=30):
+    """Return the median time until a call came back, the device being idle when it began."""
+    times = []
     for _ in range(repetitions):
-        for name, call in calls.items():
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return pd.DataFrame(times).median()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return pd.Series(times).median()
 
 
 def suspects(call):
@@ -497,13 +496,12 @@ def suspects(call):
         "of them converting": int(converting.sum()),
         "in kernels, ms": kernels["length_ms"].sum(),
         "converting, ms": kernels["length_ms"][converting].sum(),
+        "launched after, ms": returned_ms(call),
     }
 
 
 if on_gpu:
-    found = pd.DataFrame({name: suspects(call) for name, call in ways.items()}).T
-    found["launched after, ms"] = returned_ms(ways)
-    found["latency, ms"] = [timed.ms(name) for name in ways]
+    found = pd.DataFrame({name: suspects(call) | {"latency, ms": timed.ms(name)} for name, call in ways.items()}).T
     forms = dict.fromkeys(["kernels", "of them converting"], "{:.0f}")
     numbers = found.rename_axis("").reset_index()
     display(tables.show_table(numbers, f"Each suspect's number. {lab.machine_name}.", forms))

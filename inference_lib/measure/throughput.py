@@ -60,7 +60,7 @@ def fill_budget(
 
 
 GROWTH = 8
-ROUNDS = 4
+ROUNDS = 16
 FILLED = 0.5
 """A queue that took this part of the budget is long enough."""
 
