@@ -568,8 +568,8 @@ print(f"replicas that one HTTP process can feed: about {one_http / service.capac
 
 # %% [markdown]
 # At the last number, scaling stops being linear. From there on, the replicas wait for HTTP, and more of them change
-# nothing; more HTTP processes would. Below one, that is so from the first replica on. With two GPUs, Ray Serve shows
-# how far it goes:
+# nothing; more HTTP processes would. Below one, that is so from the first replica on. So the engine on Ray Serve starts
+# an application, a process that answers HTTP, for each copy of the model. With two GPUs, it shows how far that goes:
 
 # %%
 if on_gpu and torch.cuda.device_count() >= 2 and "ray" in urls:

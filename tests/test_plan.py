@@ -25,6 +25,7 @@ from inference_lib.measure.plan import (
     why_not,
 )
 from inference_lib.measure.profiles import HOST_ROUNDS, PROFILES, Profile, get_profile
+from inference_lib.measure.throughput import fill_budget
 from inference_lib.records.machine import Machine
 from inference_lib.records.statistics import LEAST_FOR_P99
 from inference_lib.seam import MODELS, Device, Support, Workload, find_model
@@ -74,6 +75,18 @@ def test_a_processor_has_fewer_rounds_since_its_threads_take_long_to_sleep() -> 
     assert FULL.rounds_at(1, "cpu") == QUICK.rounds_at(1, "cpu") == HOST_ROUNDS < FULL.rounds_at(1, "cuda")
     assert FULL.rounds_at(8, "cpu") == FULL.rounds_at(8, "cuda") <= FULL.rounds_at(1, "cpu")
     assert get_profile("smoke").rounds_at(1, "cpu") == 2
+
+
+def test_the_throughput_of_a_processor_that_wakes_up_slowly_is_that_of_one_that_is_awake() -> None:
+    now, calls = 0.0, iter([0.007] * 12 + [0.0035] * 10_000)  # seconds, as seen on a host with 16 cores
+
+    def queue(number: int) -> None:
+        nonlocal now
+        now += next(calls)
+
+    found = fill_budget(queue, lambda: None, 1, FULL.throughput_s("cpu"), lambda: now)
+    assert found.images_per_s == pytest.approx(1 / 0.0035, rel=0.05)
+    assert FULL.throughput_s("cuda") == FULL.budget_s
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -14,6 +14,10 @@ HOST_ROUNDS = 5
 """Of a processor at batch 1, at most: its threads go on looking for work after each turn, for longer than it took. The
 turns are longer instead."""
 
+HOST_BUDGETS = 5
+"""Of a processor, throughput is measured for so many times the budget: seen, what came right after a pause took twice
+as long as what came later."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -46,6 +50,10 @@ class Profile:
     def rule(self) -> StoppingRule:
         """When a series that a chapter times itself is long enough."""
         return StoppingRule(self.budget_s)
+
+    def throughput_s(self, device: str) -> float:
+        """Return for how many seconds batches are queued back to back on a kind of device."""
+        return self.budget_s if device == "cuda" else HOST_BUDGETS * self.budget_s
 
     def precisions(self, device: str) -> tuple[str, ...]:
         """Return the precisions to measure on a kind of device unless others are asked for."""

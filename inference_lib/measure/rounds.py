@@ -225,7 +225,8 @@ class Race:
             worker, outcome = self._workers[rival], self.outcomes[rival]
             with self._failing(rival):
                 outcome.parts = self._parts(rival)
-                outcome.throughput_images_per_s = worker.ask("throughput", budget, limit_s=PHASE_LIMIT_S)
+                back_to_back_s = profile.throughput_s(rival.workload.device.kind)
+                outcome.throughput_images_per_s = worker.ask("throughput", back_to_back_s, limit_s=PHASE_LIMIT_S)
                 if profile.samples_load(rival.workload):
                     outcome.load = worker.ask("steady_load", profile.load_s, limit_s=PHASE_LIMIT_S)
                 if rival.workload.batch_size == profile.ends(rival.workload.device.kind)[-1]:
