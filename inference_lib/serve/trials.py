@@ -2,6 +2,7 @@
 
 import math
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -99,10 +100,10 @@ class LoadTest:
         """Return what ``outside_s`` finds where requests come at random, ``rate`` of them a second."""
         due = poisson(rate, min(SIMULATED, max(LEAST, round(rate * self.seconds))))
         with out_of_the_collectors_way(), queued(self.classifier, self.knobs) as queue:
-            return outside_s(queue, self.pictures[0], due)
+            return outside_s(queue, self.pictures[0], due.tolist())
 
 
-def outside_s(queue: BatchQueue, picture: np.ndarray, due: np.ndarray) -> list[float]:
+def outside_s(queue: BatchQueue, picture: np.ndarray, due: Sequence[float]) -> list[float]:
     """Send a picture at each of the times ``due``; end the queue; return the seconds of each outside of the queue.
 
     They are those until its arrival there from the time at which it was due, and those from the end of its batch until
@@ -122,7 +123,7 @@ def outside_s(queue: BatchQueue, picture: np.ndarray, due: np.ndarray) -> list[f
 
     while sent < len(due):
         time.sleep(max(0.0, due[sent] - (time.perf_counter() - start)))
-        until = int(np.searchsorted(due, time.perf_counter() - start, "right"))
+        until = bisect_right(due, time.perf_counter() - start)
         if until > sent:
             queue.submit_many(pictures[sent:until], due[sent:until], note)
         sent = until
