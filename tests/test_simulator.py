@@ -10,13 +10,13 @@ from serving import PICTURE, Told
 from inference_lib.serve import queue as waiting
 from inference_lib.serve import service as serving
 from inference_lib.serve import trials
-from inference_lib.serve.loadgen import Run
+from inference_lib.serve.loadgen import Run, outside_s
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.queueing import highest_rate, mean_wait_s, slowest_s, steady_batch
 from inference_lib.serve.request import FailedError, Request
 from inference_lib.serve.service import Service, measure_service
 from inference_lib.serve.simulator import Knobs, poisson, simulate
-from inference_lib.serve.trials import CALIBRATED, LoadTest, outside_s, simulated_rate
+from inference_lib.serve.trials import CALIBRATED, LoadTest, simulated_rate
 from inference_lib.support.errors import CourseError
 
 
@@ -119,7 +119,7 @@ def test_a_predicted_latency_has_the_time_outside_of_the_queue_timed_once_at_a_l
 ) -> None:
     fixed, timed = service(2.0, 0.0), []
 
-    def outside(queue: BatchQueue, picture: np.ndarray, due: list[float]) -> list[float]:
+    def outside(queue: BatchQueue, pictures: list[np.ndarray], due: list[float]) -> list[float]:
         timed.append(due)
         return [0.25]
 
@@ -154,7 +154,7 @@ def test_time_outside_of_the_queue_is_that_before_it_and_after_it_and_none_withi
             super().submit_many(pictures, tags, told)
 
     with Far([Held()]) as queue:
-        found = outside_s(queue, PICTURE, [0.05 * number for number in range(10)])
+        found = outside_s(queue, [PICTURE], [0.05 * number for number in range(10)])
     assert len(found) == 10
     assert min(found) >= before + after
     assert np.median(found) < within
@@ -163,10 +163,10 @@ def test_time_outside_of_the_queue_is_that_before_it_and_after_it_and_none_withi
 def test_the_way_to_a_queue_that_answers_nobody_cannot_be_timed_and_one_refusal_does_not_matter() -> None:
     told = Told((1,))
     with BatchQueue([told], limit=1) as queue:
-        assert 1 <= len(outside_s(queue, PICTURE, [0.0, 0.0, 0.0])) < 3
+        assert 1 <= len(outside_s(queue, [PICTURE], [0.0, 0.0, 0.0])) < 3
     told.fails = RuntimeError("CUDA out of memory")
     with BatchQueue([told]) as queue, pytest.raises(FailedError, match="CUDA out of memory"):
-        outside_s(queue, PICTURE, [0.0, 0.001])
+        outside_s(queue, [PICTURE], [0.0, 0.001])
 
 
 def test_batches_are_timed_on_their_way_through_the_queue() -> None:

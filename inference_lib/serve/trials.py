@@ -1,8 +1,6 @@
 """Experiments in this process: what the simulator said against what the queue did, and the rate that a limit allows."""
 
 import math
-import time
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -19,14 +17,13 @@ from inference_lib.records.serving import LatencyQuantile, Serving
 from inference_lib.records.statistics import over_invocations
 from inference_lib.seam import FASHION_MNIST
 from inference_lib.serve.classifier import PICTURE, Classifier, out_of_the_collectors_way
-from inference_lib.serve.loadgen import Run, run_loadgen
+from inference_lib.serve.loadgen import Run, outside_s, run_loadgen
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.queueing import slowest_s
 from inference_lib.serve.request import Request
 from inference_lib.serve.service import Service
 from inference_lib.serve.settings import Settings
 from inference_lib.serve.simulator import Knobs, Outcome, poisson, simulate
-from inference_lib.support.errors import CourseError
 from inference_lib.support.progress import each
 
 SIMULATED = 20_000
@@ -100,37 +97,7 @@ class LoadTest:
         """Return what ``outside_s`` finds where requests come at random, ``rate`` of them a second."""
         due = poisson(rate, min(SIMULATED, max(LEAST, round(rate * self.seconds))))
         with out_of_the_collectors_way(), queued(self.classifier, self.knobs) as queue:
-            return outside_s(queue, self.pictures[0], due.tolist())
-
-
-def outside_s(queue: BatchQueue, picture: np.ndarray, due: Sequence[float]) -> list[float]:
-    """Send a picture at each of the times ``due``; end the queue; return the seconds of each outside of the queue.
-
-    They are those until its arrival there from the time at which it was due, and those from the end of its batch until
-    whoever asked is called. What is due together is sent together, as LoadGen does. Raise the reason where none of them
-    was computed; of some, a slow moment of the machine may be the reason, and the run to be predicted tells.
-    """
-    found, errors, sent = list[float](), list[CourseError](), 0
-    pictures, start = np.broadcast_to(picture, (len(due), *PICTURE)), time.perf_counter()
-
-    def note(answered: list[Request]) -> None:
-        now = time.perf_counter()
-        for request in answered:
-            if request.error:
-                errors.append(request.error)
-            else:
-                found.extend(request.arrived - start - when + now - request.finished for when in request.tags)
-
-    while sent < len(due):
-        time.sleep(max(0.0, due[sent] - (time.perf_counter() - start)))
-        until = bisect_right(due, time.perf_counter() - start)
-        if until > sent:
-            queue.submit_many(pictures[sent:until], due[sent:until], note)
-        sent = until
-    queue.close()
-    if not found:
-        raise errors[0]
-    return found
+            return outside_s(queue, self.pictures, due.tolist())
 
 
 def queued(classifier: Classifier, knobs: Knobs) -> BatchQueue:
