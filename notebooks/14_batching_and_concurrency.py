@@ -534,9 +534,12 @@ glue(
 # it is worst.
 # :::
 #
-# The simulation draws the times of batches from what was measured a moment ago. It does not know the load generator,
-# which takes a core, and Python's lock, when it likes. {glue:text}`14-shared` Nor does it know what else the machine
-# does. A run that MLPerf would not count is marked: it was too short, or too slow, for its rules.
+# The simulation draws the times of batches from what was measured a moment ago. For this table, each simulated latency
+# also gets what a request takes outside of the queue: from the moment at which it was due until it is there, and from
+# the end of its batch until whoever asked is told. That was timed once, at a load below all of these, with requests at
+# random times. The simulation does not know what else the load generator takes of a core, and of Python's lock.
+# {glue:text}`14-shared` Nor does it know what else the machine does. A run that MLPerf would not count is
+# marked: it was too short, or too slow, for its rules.
 #
 # ### How large were the batches?
 #

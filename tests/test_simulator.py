@@ -1,19 +1,22 @@
 """The simulated queue against what can be computed by hand, and the law against the simulation."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from serving import Told
+from serving import PICTURE, Told
 
 from inference_lib.serve import queue as waiting
 from inference_lib.serve import service as serving
+from inference_lib.serve import trials
+from inference_lib.serve.loadgen import Run, outside_s
+from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.queueing import highest_rate, mean_wait_s, slowest_s, steady_batch
-from inference_lib.serve.request import FailedError
+from inference_lib.serve.request import FailedError, Request
 from inference_lib.serve.service import Service, measure_service
 from inference_lib.serve.simulator import Knobs, poisson, simulate
-from inference_lib.serve.trials import simulated_rate
+from inference_lib.serve.trials import CALIBRATED, LoadTest, simulated_rate
 from inference_lib.support.errors import CourseError
 
 
@@ -109,6 +112,61 @@ def test_the_highest_rate_keeps_the_limit_and_a_higher_one_breaks_it() -> None:
     assert simulate(poisson(1.1 * rate, 20_000), service(), knobs).quantile_ms(99) > 8.0
     assert highest_rate(service(), 32, 0.008) == pytest.approx(rate, rel=0.25)
     assert highest_rate(service(), 32, 0.001) == simulated_rate(service(), knobs, 1.0) == 0.0
+
+
+def test_a_predicted_latency_has_the_time_outside_of_the_queue_timed_once_at_a_low_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fixed, timed = service(2.0, 0.0), []
+
+    def outside(queue: BatchQueue, pictures: list[np.ndarray], due: list[float]) -> list[float]:
+        timed.append(due)
+        return [0.25]
+
+    def run(self: LoadTest, scenario: str, rate: float, seed: int = 0) -> Run:
+        return Run(scenario, True, [], rate, rate, {"p99": 100.0})
+
+    monkeypatch.setattr(trials, "outside_s", outside)
+    monkeypatch.setattr(LoadTest, "run", run)
+    test = LoadTest(Told(), fixed, Knobs(8), [PICTURE], 1.0, 10.0)
+    for trial in test.predict_and_measure([0.3, 0.9]):
+        alone = simulate(poisson(trial.rate, len(trial.simulated.latencies_s)), fixed, Knobs(8))
+        assert trial.simulated.latencies_s == pytest.approx(alone.latencies_s + 0.25)
+    (due,) = timed
+    assert len(due) / due[-1] == pytest.approx(CALIBRATED * fixed.carried(8), rel=0.15)
+
+
+def test_time_outside_of_the_queue_is_that_before_it_and_after_it_and_none_within() -> None:
+    before, within, after = 0.004, 0.03, 0.006
+
+    class Held(Told):
+        def submit(self, pictures: np.ndarray) -> Callable[[], np.ndarray]:
+            time.sleep(within)
+            return super().submit(pictures)
+
+    class Far(BatchQueue):
+        def submit_many(self, pictures: np.ndarray, tags: Sequence[float], done: Callable) -> None:
+            def told(answered: list[Request]) -> None:
+                time.sleep(after)
+                done(answered)
+
+            time.sleep(before)
+            super().submit_many(pictures, tags, told)
+
+    with Far([Held()]) as queue:
+        found = outside_s(queue, [PICTURE], [0.05 * number for number in range(10)])
+    assert len(found) == 10
+    assert min(found) >= before + after
+    assert np.median(found) < within
+
+
+def test_the_way_to_a_queue_that_answers_nobody_cannot_be_timed_and_one_refusal_does_not_matter() -> None:
+    told = Told((1,))
+    with BatchQueue([told], limit=1) as queue:
+        assert 1 <= len(outside_s(queue, [PICTURE], [0.0, 0.0, 0.0])) < 3
+    told.fails = RuntimeError("CUDA out of memory")
+    with BatchQueue([told]) as queue, pytest.raises(FailedError, match="CUDA out of memory"):
+        outside_s(queue, [PICTURE], [0.0, 0.001])
 
 
 def test_batches_are_timed_on_their_way_through_the_queue() -> None:

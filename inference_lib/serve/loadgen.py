@@ -10,6 +10,7 @@ import re
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -175,7 +176,7 @@ class _Load:
             if self._given_up:
                 return
             try:
-                self._target.submit_many(self._pictures[indices[part]], samples[part], self._done)
+                self._target.submit_many(self._pictures.take(indices[part], 0), samples[part], self._done)
             except Exception as error:  # the target has ended, or does not take such pictures
                 self._complete(samples[part], error)
 
@@ -208,6 +209,52 @@ class _Load:
             self.unanswered += len(self._under_way) if silent else 0
         if silent:
             self.give_up()
+
+
+class _Outside(_Load):
+    """Does what is done for LoadGen, without it, and notes the seconds that each request was outside of the queue."""
+
+    def __init__(self, target: Target, pictures: Sequence[np.ndarray], due: Sequence[float]) -> None:
+        super().__init__(target, pictures, patient=False)
+        self._due, self.failed = due, list[Exception]()
+        self.found, self._start = list[float](), time.perf_counter()
+
+    def send(self) -> None:
+        sent = 0
+        while sent < len(self._due):
+            time.sleep(max(0.0, self._due[sent] - (time.perf_counter() - self._start)))
+            samples = list(range(sent, bisect_right(self._due, time.perf_counter() - self._start)))
+            if samples:
+                self.issue(samples, [sample % len(self._pictures) for sample in samples])
+            sent += len(samples)
+
+    def _done(self, answered: list[Any]) -> None:
+        super()._done(answered)
+        told = time.perf_counter()
+        for request in answered:
+            if request.error:
+                self.failed.append(request.error)
+                continue
+            outside = request.arrived - self._start + told - request.finished
+            self.found += [outside - self._due[sample] for sample in request.tags]
+
+    def _tell(self, samples: Iterable[int]) -> None:
+        [loadgen.QuerySampleResponse(sample, 0, 0) for sample in samples]
+
+
+def outside_s(queue: BatchQueue, pictures: Sequence[np.ndarray], due: Sequence[float]) -> list[float]:
+    """Send a picture at each of the times ``due`` as LoadGen does; return the seconds of each outside of the queue.
+
+    They are those until its arrival there from the time at which it was due, and those from the end of its batch until
+    whoever asked is told. The queue is closed. Raise the reason where no request was computed; of some, a slow moment
+    of the machine may be the reason.
+    """
+    load = _Outside(queue, pictures, due)
+    load.send()
+    queue.close()
+    if not load.found:
+        raise load.failed[0]
+    return load.found
 
 
 def _settings(scenario: str, seconds: float, rate: float, limit_ms: float, seed: int) -> Any:

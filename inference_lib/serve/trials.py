@@ -16,8 +16,8 @@ from inference_lib.records.record import Load
 from inference_lib.records.serving import LatencyQuantile, Serving
 from inference_lib.records.statistics import over_invocations
 from inference_lib.seam import FASHION_MNIST
-from inference_lib.serve.classifier import PICTURE, Classifier
-from inference_lib.serve.loadgen import Run, run_loadgen
+from inference_lib.serve.classifier import PICTURE, Classifier, out_of_the_collectors_way
+from inference_lib.serve.loadgen import Run, outside_s, run_loadgen
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.queueing import slowest_s
 from inference_lib.serve.request import Request
@@ -31,6 +31,9 @@ SIMULATED = 20_000
 
 LEAST, LONGEST = 100, 200_000
 """Requests of one that stands beside a measurement: as many as are measured, within these."""
+
+CALIBRATED = 0.15
+"""Part of the capacity at which the way to the queue and back is timed: below any load that is worth a prediction."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,28 @@ class LoadTest:
             return run_loadgen(queue, self.pictures, scenario, self.seconds, rate, self.limit_ms, seed=seed)
 
     def predict_and_measure(self, loads: Sequence[float]) -> Iterator[Trial]:
-        """Simulate the queue at parts of its capacity, and put the real one under the same loads."""
+        """Simulate the queue at parts of its capacity, and put the real one under the same loads.
+
+        A request takes time outside of the queue, too, where threads wait for Python's lock. That is no part of the
+        simulation: it is timed once, at ``CALIBRATED``, and each simulated latency gets one of these times, by chance.
+        """
         service, knobs = self.service, self.knobs
+        carried = service.carried(knobs.max_batch)
+        outside = self._outside(CALIBRATED * carried)
+        random = np.random.default_rng(0)
         for load in each(loads, "loads"):
-            rate = load * service.carried(knobs.max_batch)
+            rate = load * carried
             count = min(LONGEST, max(LEAST, round(rate * self.seconds)))  # near its capacity, a queue grows with time
             simulated = simulate(poisson(rate, count), service, knobs)
+            simulated.latencies_s += random.choice(outside, len(simulated.latencies_s))
             law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
             yield Trial(load, rate, law, simulated, self.run("server", rate))
+
+    def _outside(self, rate: float) -> list[float]:
+        """Return what ``outside_s`` finds where requests come at random, ``rate`` of them a second."""
+        due = poisson(rate, min(SIMULATED, max(LEAST, round(rate * self.seconds))))
+        with out_of_the_collectors_way(), queued(self.classifier, self.knobs) as queue:
+            return outside_s(queue, self.pictures, due.tolist())
 
 
 def queued(classifier: Classifier, knobs: Knobs) -> BatchQueue:
