@@ -534,12 +534,14 @@ glue(
 # it is worst.
 # :::
 #
-# The simulation draws the times of batches from what was measured a moment ago. For this table, each simulated latency
+# The simulation draws the times of batches from what was measured a moment ago. Each simulated latency in this table
 # also gets what a request takes outside of the queue: from the moment at which it was due until it is there, and from
 # the end of its batch until whoever asked is told. That was timed once, at a load below all of these, with requests at
-# random times. The simulation does not know what else the load generator takes of a core, and of Python's lock.
-# {glue:text}`14-shared` Nor does it know what else the machine does. A run that MLPerf would not count is
-# marked: it was too short, or too slow, for its rules.
+# random times. (A table that was made on 28 November 2026 or before is of the queue alone, and its p99 are too short.)
+#
+# The simulation does not know what else the load generator takes of a core, and of Python's lock.
+# {glue:text}`14-shared` Nor does it know what else the machine does. A run that MLPerf would not count is marked: it
+# was too short, or too slow, for its rules.
 #
 # ### How large were the batches?
 #
