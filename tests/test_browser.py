@@ -133,9 +133,10 @@ def _listen(page: Any) -> dict[str, list[Any]]:
 
 def _load(page: Any, site: str, name: str, heard: dict[str, list[Any]], found: Found) -> None:
     """Load a page, unfold what is folded, and note what was sent, said and left out of reach."""
+    page.goto("about:blank")  # which is resized sooner than the page before
+    page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
     for what in heard.values():
         what.clear()
-    page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
     page.goto(site + name)
     page.add_script_tag(content=QUESTIONS)
     page.add_style_tag(content=AT_ONCE)
@@ -151,12 +152,14 @@ def _load(page: Any, site: str, name: str, heard: dict[str, list[Any]], found: F
 
 def _look(page: Any, name: str, colours: dict[str, list[str]], found: Found) -> None:
     """Look at a loaded page in both modes at every width, and at each way of colouring text that is new."""
+    modes = list(MODES)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
-        for mode in MODES:
+        for mode in modes:
             found["layout"][f"{name}, {width} pixels, {mode}"] = page.evaluate("mode => layout(mode)", mode)
+        modes.reverse()  # the next begins with the one that the page is in
     page.evaluate(axe.AXE_SCRIPT)
-    new = {mode: page.evaluate("([mode, known]) => newColours(mode, known)", [mode, colours[mode]]) for mode in MODES}
+    new = {mode: page.evaluate("([mode, known]) => newColours(mode, known)", [mode, colours[mode]]) for mode in modes}
     page.evaluate("kept => plainer(kept)", ", ".join(f"[data-contrast-{mode}]" for mode in MODES))
     for mode in MODES:
         if new[mode]:
