@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+import numpy as np
 import pytest
 from chromium import a_browser
 from prose import BOOK, messages
 from rendered import rendered
+
+from inference_lib.course import book
+from inference_lib.report import plots
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
 axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwright-python (the extra test)")
@@ -295,6 +299,22 @@ def test_the_tab_key_passes_everything_and_shows_where_it_is(site: str, browser:
     assert wanted > 20
     assert not set(range(wanted)) - passed
     assert not hidden
+
+
+def test_many_equal_marks_are_one_element_and_look_the_same(browser: Any) -> None:
+    figure, (axes,) = plots.new_figure()
+    for color, angles in (("#d55e00", np.linspace(0, 6, 300)), ("#009e73", np.linspace(0, 3, 200))):
+        axes.plot(angles, np.sin(angles), ".", color=color, ms=4)
+    axes.plot([1, 2, 3], [0, 0, 0], "s", color="#d55e00")
+    before = plots.show_figure(figure, "marks").data
+    page, seen = browser.new_page(viewport={"width": 600, "height": 400}), []
+    for html in (before, book._in_one_line(before)):
+        page.set_content(html)
+        seen.append((page.screenshot(), page.locator("use").count(), page.locator("path").count()))
+    page.close()
+    (old, many, paths), (new, few, and_lines) = seen
+    assert (many - few, and_lines - paths) == (498, 2)  # of each kind, one is left for the line to repeat
+    assert new == old
 
 
 FAULTS = {
