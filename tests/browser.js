@@ -34,6 +34,7 @@ function pieces() {
   const seen = new Map();
   const clipping = new Map();
   const labels = new Set();
+  const range = document.createRange(); // one: each that there is makes every change of the page take longer
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode;
@@ -49,7 +50,6 @@ function pieces() {
       labels.add(text);
       boxes = [text.getBoundingClientRect()];
     } else {
-      const range = document.createRange();
       range.selectNodeContents(node);
       boxes = range.getClientRects();
     }

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+import numpy as np
 import pytest
 from chromium import a_browser
 from prose import BOOK, messages
 from rendered import rendered
+
+from inference_lib.course import book
+from inference_lib.report import plots
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
 axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwright-python (the extra test)")
@@ -133,9 +137,10 @@ def _listen(page: Any) -> dict[str, list[Any]]:
 
 def _load(page: Any, site: str, name: str, heard: dict[str, list[Any]], found: Found) -> None:
     """Load a page, unfold what is folded, and note what was sent, said and left out of reach."""
+    page.goto("about:blank")  # which is resized sooner than the page before
+    page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
     for what in heard.values():
         what.clear()
-    page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
     page.goto(site + name)
     page.add_script_tag(content=QUESTIONS)
     page.add_style_tag(content=AT_ONCE)
@@ -151,12 +156,14 @@ def _load(page: Any, site: str, name: str, heard: dict[str, list[Any]], found: F
 
 def _look(page: Any, name: str, colours: dict[str, list[str]], found: Found) -> None:
     """Look at a loaded page in both modes at every width, and at each way of colouring text that is new."""
+    modes = list(MODES)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
-        for mode in MODES:
+        for mode in modes:
             found["layout"][f"{name}, {width} pixels, {mode}"] = page.evaluate("mode => layout(mode)", mode)
+        modes.reverse()  # the next begins with the one that the page is in
     page.evaluate(axe.AXE_SCRIPT)
-    new = {mode: page.evaluate("([mode, known]) => newColours(mode, known)", [mode, colours[mode]]) for mode in MODES}
+    new = {mode: page.evaluate("([mode, known]) => newColours(mode, known)", [mode, colours[mode]]) for mode in modes}
     page.evaluate("kept => plainer(kept)", ", ".join(f"[data-contrast-{mode}]" for mode in MODES))
     for mode in MODES:
         if new[mode]:
@@ -292,6 +299,22 @@ def test_the_tab_key_passes_everything_and_shows_where_it_is(site: str, browser:
     assert wanted > 20
     assert not set(range(wanted)) - passed
     assert not hidden
+
+
+def test_many_equal_marks_are_one_element_and_look_the_same(browser: Any) -> None:
+    figure, (axes,) = plots.new_figure()
+    for color, angles in (("#d55e00", np.linspace(0, 6, 300)), ("#009e73", np.linspace(0, 3, 200))):
+        axes.plot(angles, np.sin(angles), ".", color=color, ms=4)
+    axes.plot([1, 2, 3], [0, 0, 0], "s", color="#d55e00")
+    before = plots.show_figure(figure, "marks").data
+    page, seen = browser.new_page(viewport={"width": 600, "height": 400}), []
+    for html in (before, book._in_one_line(before)):
+        page.set_content(html)
+        seen.append((page.screenshot(), page.locator("use").count(), page.locator("path").count()))
+    page.close()
+    (old, many, paths), (new, few, and_lines) = seen
+    assert (many - few, and_lines - paths) == (498, 2)  # of each kind, one is left for the line to repeat
+    assert new == old
 
 
 FAULTS = {

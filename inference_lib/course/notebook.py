@@ -3,6 +3,8 @@
 import re
 import sysconfig
 import tempfile
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,12 @@ ESCAPES = re.compile(r"\x1b\[[\d;]*m")
 
 def source_notebook(source: Path) -> Notebook:
     """Read a chapter's source; its cells are numbered, so that equal sources give equal notebooks."""
-    notebook = jupytext.read(source)
+    return deepcopy(_parsed(source.read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=64)  # a book's, each of which is asked for several times
+def _parsed(text: str) -> Notebook:
+    notebook = jupytext.reads(text, fmt="py")
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number}"
     return notebook
@@ -97,7 +104,8 @@ def _without_paths(value: Any, root: Path) -> Any:
 
 def without_paths(text: str, root: Path = paths.ROOT) -> str:
     """Return ``text`` with paths relative to the course, and other machine paths cut to what a reader needs."""
-    text = re.sub(r"[^\s'\"]*/ipykernel_\d+/\d+\.py", "cell.py", text)
+    if "/ipykernel_" in text:  # seconds for a drawing, else: the pattern may begin anywhere
+        text = re.sub(r"[^\s'\"]*/ipykernel_\d+/\d+\.py", "cell.py", text)
     folders = {
         sysconfig.get_path("purelib"): "site-packages",
         sysconfig.get_path("stdlib"): "python",
