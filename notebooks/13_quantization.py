@@ -240,7 +240,8 @@ show_source("inference_lib.backends.tensorrt", "signed_inputs")
 # %% [markdown]
 # ### A look into the file
 #
-# Three graphs: as it was exported, with its Q and DQ nodes, and what a session makes of it. The last one counts.
+# Three graphs: as it was exported, with its Q and DQ nodes, and what a session makes of it. The last one counts; a
+# session writes it to the path in `optimized_model_filepath`.
 
 
 # %%
@@ -325,7 +326,8 @@ tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
 # export for each batch size: a layer that would gain no time there stays in FP16, so its share in eight bits differs.
 #
 # An accuracy that is 0.1 points lower on a few hundred pictures is no evidence of anything. Nor is one that is higher.
-# On all 10,000, it is ten answers more lost than won, and *p* says how often luck does that.
+# On all 10,000, it is ten answers more lost than won, and *p* says how often luck does that. Believe a loss where the
+# last column says "loses". Where it says "cannot tell", luck does as much too often: ask more pictures.
 
 # %% tags=["remove-cell"]
 lost = tables.accuracy_lost(measured)
@@ -590,6 +592,10 @@ glue("13-left", f"{share['products']:.0f}")
 # and are {glue:text}`13-left` % of the INT8 model's. That is [Amdahl's law](../book/glossary): what does not shrink
 # decides in the end.
 #
+# Your own model hardly gains? Profile it like this, before and after. Where products took a small part of the time, or
+# conversions eat the gain, quicker products cannot help much. Where the products themselves are no quicker, see whether
+# they multiply integers at all, as the look into the file did.
+#
 # ## Knobs
 #
 # A quick and sharp measure of damage is the error of the {term}`logits <logit>`: their root mean square difference from
@@ -685,8 +691,8 @@ glue("13-one-picture", f"{one:.1f} % with one picture, {many:.1f} % with {4 * fe
 # %% [markdown]
 # For vanilla_cnn, the least damage here is that of {glue:text}`13-best-method`, and the worst of the three does
 # {glue:text}`13-method-spread` times as much. Which one wins depends on the network's outliers, so try them; it is one
-# argument. The error of min-max is {glue:text}`13-one-picture`: from too few pictures the extremes are not known, and
-# what is larger is cut off.
+# argument, `calibrate_method`, and the error of the logits is what to compare. The error of min-max is
+# {glue:text}`13-one-picture`: from too few pictures the extremes are not known, and what is larger is cut off.
 #
 # ### One scale for a tensor, or one for each channel?
 #
