@@ -926,7 +926,7 @@ print("in use:   ", *fallen.get_providers())
 
 # %% [markdown]
 # `get_available_providers()` says what the package was built with, not what works. Only the session knows, so ask the
-# session. The course's own function does, and refuses:
+# session, with `get_providers()`, once it is open. The course's own function does, and refuses:
 
 # %% tags=["nbval-check-output"]
 try:

@@ -698,7 +698,7 @@ for name, options in {"default": {}, "f32 asked for": fp32}.items():
 # %% [markdown]
 # If the list above holds `BF16`, the two lines differ. If it does not, they agree; BF16 would be emulated there, and
 # asking for it makes a model slower ([openvino#18866](https://github.com/openvinotoolkit/openvino/issues/18866)). Say
-# `INFERENCE_PRECISION_HINT` explicitly, always.
+# `INFERENCE_PRECISION_HINT` explicitly, always: `f32` where the file's own precision is wanted.
 #
 # ### Asked for is not in use
 #
