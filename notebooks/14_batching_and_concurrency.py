@@ -286,7 +286,8 @@ else:
 
 # %% [markdown]
 # What a small batch leaves idle, a second stream may find. A batch that fills the device leaves nothing, and the two
-# only take turns: then both columns are alike. So a second stream is a second, less tidy way to make a batch.
+# only take turns: then both columns are alike. So a second stream is a second, less tidy way to make a batch. Where
+# requests can share a batch, make the batch larger first; keep streams for what cannot share one, such as two models.
 #
 # ### Two processes
 #

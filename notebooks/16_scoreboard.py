@@ -436,7 +436,9 @@ else:
 
 # %% [markdown]
 # The images of a full queue are on the device already. The CPU is there anyway: where one caller asks now and then, and
-# can wait as long as it takes, nothing needs to be bought.
+# can wait as long as it takes, nothing needs to be bought. Where callers have a limit, hold it against the CPU's
+# latency. Where a queue is full, divide the price of each machine's hour by the images of that hour, as the [chapter on
+# serving](15_serving) does for a million pictures.
 #
 # ## On readers' machines
 #
