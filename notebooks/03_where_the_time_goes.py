@@ -154,11 +154,11 @@ for name, rate in machine.flops.items():
 print(f"copy: {machine.bandwidth / 1e9:8.4g} GB/s")
 
 # %% [markdown]
-# `int8` counts operations on integers, as many as the same product has in floating point, and `fp8` is there where the
-# device multiplies it. A GPU's `int8` belongs well above its `fp16`. Where it lies below, PyTorch's product of integers
-# did not reach the tensor cores, which depends on the layout of its factors
-# ([pytorch#165230](https://github.com/pytorch/pytorch/issues/165230)): then it is the rate of that program, and no
-# ceiling. How much of these two rates a network gets to see is a [chapter of its own](13_quantization).
+# `int8` counts operations on integers, as many as the same product has in floating point (on a CPU, in the way of
+# PyTorch's quantized layers), and `fp8` is there where the device multiplies it. A GPU's `int8` belongs well above its
+# `fp16`. Where it lies below, PyTorch's product of integers did not reach the tensor cores, which depends on the layout
+# of its factors ([pytorch#165230](https://github.com/pytorch/pytorch/issues/165230)): then it is the rate of that
+# program, and no ceiling. How much of these two rates a network gets to see is a [chapter of its own](13_quantization).
 #
 # The ratio of each rate to the copy's tells how often a number has to be used for each of its bytes, once it has been
 # fetched. Below so many operations, the arithmetic units wait for memory:
