@@ -384,7 +384,9 @@ tables.show_table(
 
 # %% [markdown]
 # In FP32, that is {glue:text}`11-queue-rate` images a second from the queue, and {glue:text}`11-latency-rate` with
-# the latency hint. The other frameworks have no queue of their own, so back to back means one after the other.
+# the latency hint. The other frameworks have no queue of their own, so back to back means one after the other. (In a
+# table that was made on 28 November 2026 or before, these rates can be too low: they are of few inferences after a
+# pause.)
 #
 # ### Larger batches
 #
