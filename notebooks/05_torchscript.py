@@ -201,8 +201,8 @@ with torch.inference_mode():
     print("same class:", (frozen(picture).argmax() == loaded(picture).argmax()).item())
 
 # %% [markdown]
-# The layout comes before freezing: a frozen module has no parameters left that could be converted. What was frozen like
-# this is the row called TorchScript. On a GPU it works on buffers with fixed addresses, on a stream of its own.
+# The layout comes before freezing: a frozen module has no parameters left that could be converted. A module frozen like
+# this is the row called *TorchScript*. On a GPU it works on buffers with fixed addresses, on a stream of its own.
 #
 # The second way fuses more, then records the launches in a {term}`CUDA graph`, with the lines of the [chapter on
 # PyTorch](04_pytorch):
@@ -545,7 +545,8 @@ caption = f"One option at a time, FP32, batch 1, compute only; effects are again
 tables.show_table(pd.DataFrame(columns), caption)
 
 # %% [markdown]
-# *None* is lost in the noise. All of it holds for this process; another start may place memory otherwise.
+# Where the effect is *none*, it is lost in the noise. All of it holds for this process; another start may place memory
+# otherwise.
 #
 # *Traced or scripted.* Once frozen, the two hold the same convolutions. Scripting also keeps the checks and branches of
 # the Python source, and the interpreter walks through them at every call; the row says whether that can be measured.
@@ -826,9 +827,9 @@ with warnings.catch_warnings(record=True) as caught:
 print(caught[0].message)
 
 # %% [markdown]
-# The reason is the list above. A trace is silent where it is wrong; a script needs a model written for it.
-# [`torch.export`](https://docs.pytorch.org/docs/stable/export.html) traces too, but refuses where a trace would
-# depend on a value:
+# The list above shows what is wrong with both ways. A wrong trace gives a warning at best; a script needs a model
+# written for it. [`torch.export`](https://docs.pytorch.org/docs/stable/export.html) traces too, but refuses where a
+# branch depends on a tensor's values:
 
 # %% tags=["nbval-check-output"]
 logging.disable(logging.WARNING)
@@ -963,8 +964,8 @@ logging.disable(logging.NOTSET)
 # - Freeze after loading, with device, type and layout chosen before. What `optimize_for_inference` returns stays on
 #   this machine.
 # - The first calls are not like the others: warm up before you serve, and before you measure.
-# - The file runs where the model's Python is not. For new work, let `torch.export` make it: it refuses where a trace
-#   would be wrong.
+# - The file runs where the model's Python is not. For new work, use `torch.export`: it refuses a branch on a tensor's
+#   values, where a trace keeps one side of it.
 #
 # ## Further reading
 #

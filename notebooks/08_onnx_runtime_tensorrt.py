@@ -44,7 +44,7 @@
 # group of neighbours into one engine, and leaves the others to the next provider in the list
 # {cite}`onnx_runtime_tensorrt`. The program that calls the session does not change.
 #
-# The price is a longer start, and one more way for something else to answer in silence.
+# The price is a longer start, and one more way in which another provider can answer without your noticing.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -285,8 +285,8 @@ for model in MODELS:
 # ## How fast can it be?
 #
 # TensorRT does the same multiplications as the CUDA provider, so the bounds are those of the [chapter on ONNX
-# Runtime](07_onnx_runtime): no program gets below the first, and above the second something is lost that the roofline
-# does not know.
+# Runtime](07_onnx_runtime): no program gets below the first, and above the second something is lost that the
+# {term}`roofline` does not know.
 
 # %%
 bracket = Bracket("resnet18", "fp16", lab.gpu_ceilings())
@@ -325,9 +325,9 @@ bracket.figure(compared.shown("resnet18", "fp16"), 1)
 glue_answer("08", bracket, compared, "onnxruntime-tensorrt", reference=("ONNX-TensorRT", "ONNX"))
 
 # %% [markdown]
-# What lies beyond the band is launches, and kernels too small to fill the GPU. Better kernels shorten the second part
-# and fused ones both; a CUDA graph around the session shortens the first. What that is worth, together with
-# convolutions in NHWC, the row of the CUDA provider's graph shows.
+# Two things can put a mark beyond the band: launches, and kernels too small to fill the GPU. A CUDA graph is against
+# the first, better kernels are against the second, and fused ones against both. The row of the CUDA provider's graph
+# shows what a graph is worth, together with convolutions in {term}`NHWC`.
 #
 # (section-08-contribute)=
 # ### On readers' machines
@@ -408,8 +408,9 @@ else:
 #
 # ## Knobs
 #
-# A name that the provider does not know is an error, so a misspelt option does not go unnoticed. These four are worth a
-# measurement. Each is turned alone, on ResNet-18 at batch 1, compute only, on an FP32 file; the sessions take turns.
+# A name that the provider does not know is an error, so a misspelt option does not go unnoticed. These four are worth
+# knowing. The first three are turned, each alone, on ResNet-18 at batch 1, compute only, on an FP32 file; the sessions
+# take turns.
 #
 # - `trt_fp16_enable` lets TensorRT use FP16 on an FP32 file.
 # - `trt_builder_optimization_level`, 0 to 5, is how hard it searches. The default is 3.
@@ -453,8 +454,8 @@ else:
 # service starts.
 #
 # An engine in the cache belongs to a GPU and to versions
-# ([onnxruntime#15250](https://github.com/microsoft/onnxruntime/issues/15250)). The course keeps them in the
-# manifest beside it, and a change in any rebuilds it:
+# ([onnxruntime#15250](https://github.com/microsoft/onnxruntime/issues/15250)). The course writes both into the manifest
+# beside the engine, and builds it again when any of them has changed:
 
 # %%
 show_source("inference_lib.backends.onnxruntime_tensorrt", "OnnxRuntimeTensorRt.versions")

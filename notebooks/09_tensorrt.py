@@ -38,9 +38,9 @@
 # %% [markdown]
 # ## Why this framework exists
 #
-# For one convolution there are dozens of kernels: other tile sizes, other layouts, with or without {term}`tensor cores
-# <tensor core>`. Which one is fastest depends on the GPU and on the shape, and nobody can tell from the source code. A
-# framework that runs any model on any GPU has to guess, or to try at first use.
+# For one convolution there are dozens of kernels, with different tile sizes and layouts, with or without {term}`tensor
+# cores <tensor core>`. Which one is fastest depends on the GPU and on the shape, and nobody can tell from the source
+# code. A framework that runs any model on any GPU has to guess, or to try at first use.
 #
 # TensorRT has a separate step for it, the *build*. It takes the whole graph, merges layers, tries kernels on the GPU at
 # hand, and writes the result to a file, the {term}`engine`. A build takes seconds to minutes. The program that serves
@@ -285,8 +285,8 @@ bracket.table((1, 256))
 # %% [markdown]
 # ```{admonition} Guess
 # :class: tip
-# At batch 1, how many times the lower bound do the CUDA graphs of PyTorch and ONNX Runtime take? What is above once is
-# all that better kernels and more fusion could still save.
+# At batch 1, how many times the lower bound do the CUDA graphs of PyTorch and ONNX Runtime take? Better kernels and
+# more fusion can save what is above one, and no more.
 # ```
 #
 # :::{dropdown} What was measured
@@ -503,7 +503,7 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
-# What TF32 costs in accuracy is in the row of its own label.
+# What TF32 costs in accuracy is in the table of agreement above, where it has a row labelled TF32.
 #
 # ## What goes wrong
 #
@@ -560,7 +560,7 @@ def largest_activation(model):
 print(", ".join(f"{model} {largest_activation(model):.1f}" for model in MODELS), "; FP16 ends at 65504")
 
 # %% [markdown]
-# A layer that overflows stays in FP32: keep it uncast in PyTorch, with a cast before and after, and export that. In a
+# Keep a layer that overflows in FP32: leave it uncast in PyTorch, with a cast before and after, and export that. In a
 # strongly typed network the engine follows.
 #
 # ### `False` and `None` are ignored
@@ -639,8 +639,8 @@ show_source("inference_lib.backends.tensorrt", "TensorRt.versions")
 #
 # ### A shape outside of the profile
 #
-# The context answers `False`, and goes on with the shape that it had. Unchecked, that is the previous answer for the
-# new image.
+# The context answers `False`, and goes on with the shape that it had. Unchecked, the next execution computes that many
+# images, and a caller who reads more logits finds whatever was in memory.
 
 # %%
 if runs:

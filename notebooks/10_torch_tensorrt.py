@@ -188,7 +188,7 @@ tables.show_table(pd.DataFrame(counts.most_common(), columns=["operation", "call
 # ### What falls back to PyTorch
 #
 # Each operation needs a {term}`converter`. Operations without one, and those named in `torch_executed_ops`, stay in
-# PyTorch. What remains is collected into blocks of neighbours, and blocks below `min_block_size` stay in PyTorch, too.
+# PyTorch. All others are collected into blocks of neighbours, and blocks below `min_block_size` stay in PyTorch, too.
 #
 # Torch-TensorRT has two partitioners. One of them (`use_fast_partitioner=False`) is built on a class of PyTorch, so the
 # split can be tried without TensorRT. Suppose that there were no converter for some operation:
@@ -232,8 +232,8 @@ tables.show_table(pd.DataFrame(split), f"ResNet-18, {len(calls)} operations, blo
 # One that comes back in every layer makes many small pieces, most of them too small. And every border costs: the tensor
 # goes through memory, and Python calls the next piece.
 #
-# Torch-TensorRT says nothing about that unless asked; `dryrun=True` prints the plan without building. What does it make
-# of the whole graph, and of one without `relu`?
+# Torch-TensorRT says nothing about that unless asked; `dryrun=True` prints the plan without building. Or count the
+# parts of the module that comes back: here for the whole graph, and for one without `relu`.
 
 # %%
 if runs:
@@ -293,7 +293,7 @@ bracket.table((1, 256))
 
 # %% [markdown]
 # Guess before you read on. The eager module launches every operation by itself. At batch 1, how many times the lower
-# bound does it take, and how many times does its CUDA graph? What lies between the two, fewer launches can save; the
+# bound does it take, and how many times does its CUDA graph? What lies between the two is what that graph saves; the
 # rest is left to better kernels.
 #
 # :::{dropdown} What was measured
@@ -328,7 +328,7 @@ glue_answer("10", bracket, compared, "torch-tensorrt", reference=("Torch-TensorR
 # (section-10-contribute)=
 # ### On readers' machines
 #
-# If your machine has TensorRT's library, three commands make numbers for this page:
+# If your machine has Torch-TensorRT and TensorRT's library, three commands make numbers for this page:
 #
 # ```bash
 # ROWS="pytorch pytorch-cudagraph torch-tensorrt"
@@ -379,7 +379,8 @@ else:
     print("needs Torch-TensorRT and a GPU")
 
 # %% [markdown]
-# The difference is what launching one kernel after the other costs in this process.
+# Both run the same kernels. The first also pays, in this process, for the call and for its launches; the second pays
+# for one launch of the graph, and for copies into it and out of it.
 #
 # ## Knobs
 #

@@ -42,12 +42,12 @@
 # decodes, checks, refuses, waits, batches, counts, and survives the night. None of that is in the latencies of the
 # chapters before, and most of it is Python.
 #
-# Two kept servers do the part between HTTP and processes. *LitServe* is small: an HTTP process and model processes on
-# one machine. *Ray Serve* spreads replicas over GPUs and machines. So take the first for one machine, the second for
-# more, and write your own only if you want to keep up the rest of this page as well.
+# Two servers that others maintain do the part between HTTP and processes. *LitServe* is small: an HTTP process and
+# model processes on one machine. *Ray Serve* spreads replicas over GPUs and machines. So take the first for one
+# machine, the second for more, and write your own only if you want to keep up the rest of this page as well.
 #
 # Both are used here around one application; a third, called *local*, is that application in one process with the [queue
-# of the last chapter](14_batching_and_concurrency), to compare with.
+# of the last chapter](14_batching_and_concurrency), to compare with. On this page, these three are called *engines*.
 #
 # NVIDIA's Triton has no Python package that holds the server, so it does not run here; a section below writes what it
 # reads.
@@ -205,8 +205,8 @@ for engine in urls:
 # :::
 #
 # The parts that run in this process take turns, and so do three requests over HTTP: one that asks for nothing but a
-# sign of life, one with raw bytes, one with the photograph. Take sign of life and queue off the second, and what is
-# left is the hops from process to process.
+# sign of life, one with raw bytes, one with the photograph. The hops from process to process
+# are what is left of the second after the first and the time in the queue are taken off.
 
 # %%
 noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
@@ -275,7 +275,7 @@ largest_part = {engine: max(parts, key=parts.get) for engine, parts in costs.ite
 glue("15-largest", ", ".join(f"{largest_part[e]} ({e})" for e in costs))
 
 # %% [markdown]
-# A framework that halves the model's time halves its share, and nothing else.
+# A framework that halves the model's time shortens its piece of the bar by half, and no other.
 #
 # What a hop costs can be read from the bars' difference. *Local* has threads between HTTP and model. *LitServe* has
 # another process, a queue in a third one, and pickles both ways. *Ray Serve* has a proxy, the application and the
@@ -293,8 +293,8 @@ glue("15-largest", ", ".join(f"{largest_part[e]} ({e})" for e in costs))
 # ### Decoding
 #
 # A JPEG can be decoded at a half, a quarter or an eighth of its size, since it stores frequencies, and the high ones
-# need not be computed. The application asks for that (`draft`). And decoding gives up {term}`Python's lock <GIL>`, so a
-# pool of threads can use all cores:
+# need not be computed. The application asks for that with Pillow's `Image.draft`. And decoding gives up {term}`Python's
+# lock <GIL>`, so a pool of threads can use all cores:
 
 
 # %%
@@ -478,15 +478,15 @@ for engine, rate in goodput.items():
 # answered. The last column asks for more: MLPerf's *early stopping* wants so many requests that chance cannot have kept
 # it, more than a short run sends at a low rate.
 #
-# The model is the same in every row. What differs is Python: parsing HTTP, waking coroutines, pickling, passing through
-# processes. Each costs a fixed time for a request, on one core, and no batch makes it cheaper. Rates that keep the
+# The model is the same in every row. What differs is the way to it: parsing HTTP, waking coroutines, pickling, passing
+# through processes. HTTP is parsed and a coroutine woken for each request, however large the batch. Rates that keep the
 # limit are what the last chapter called {term}`goodput`.
 #
 # ## Overload
 #
-# Half as much again is asked as the server can do. What should happen? A queue without a limit takes everybody. It
-# grows as long as the load lasts, and everybody waits longer than the one before. Soon, all answers come too late, and
-# the server computes at full speed for nobody. What helps is {term}`admission control`: it says no at once to those
+# The server is asked for half as much again as it can do. What should happen? A queue without a limit takes everybody.
+# It grows as long as the load lasts, and everybody waits longer than the one before. Soon, all answers come too late,
+# and the server computes at full speed for nobody. What helps is {term}`admission control`: it says no at once to those
 # whom it could not answer in time.
 #
 # Of three requests, two can be answered. Guess before you read on: how many of a hundred are answered in time without a
