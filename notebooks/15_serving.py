@@ -205,8 +205,8 @@ for engine in urls:
 # :::
 #
 # The parts that run in this process take turns, and so do three requests over HTTP: one that asks for nothing but a
-# sign of life, one with raw bytes, one with the photograph. The hops from process to process
-# are what is left of the second after the first and the time in the queue are taken off.
+# sign of life, one with raw bytes, one with the photograph. The hops from process to process are what is
+# left of the second after the first and the time in the queue are taken off.
 
 # %%
 noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
