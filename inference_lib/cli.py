@@ -17,6 +17,7 @@ from inference_lib import commands
 from inference_lib.commands.options import EXIT_ERROR, see_one_gpu
 from inference_lib.support import environment
 from inference_lib.support.errors import CourseError
+from inference_lib.support.interrupts import after_imports
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
@@ -30,7 +31,9 @@ OF_A_PATH = {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status. An error is one line on standard error."""
     environment.tolerate()
-    signal.signal(signal.SIGTERM, _end)
+    after_imports(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # what runs in the background ignores it
+        after_imports(signal.SIGINT, signal.default_int_handler)
     try:
         status = _run_command(arguments)
         sys.stdout.flush()  # a disk that is full says so here, not while the interpreter ends

@@ -8,10 +8,9 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, Self
@@ -19,6 +18,7 @@ from typing import Any, Self
 import torch
 
 from inference_lib.support.failures import told
+from inference_lib.support.interrupts import uninterrupted
 
 CLOSING_S = 5.0
 """How long a worker may take to free what it holds before it is killed."""
@@ -140,31 +140,6 @@ def end(workers: Iterable[Worker]) -> None:
         worker.strike()
     for worker in ending:
         worker.kill()
-
-
-@contextmanager
-def uninterrupted(end: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Put Ctrl-C and SIGTERM off until what is done here is done; ``end`` is called, which may make that soon.
-
-    A process that is only half told what to do would end with a traceback. `timeout` sends its signal twice.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        came.append(number)
-        end()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:

@@ -21,12 +21,12 @@ from typing import Any
 import mlperf_loadgen as loadgen
 import numpy as np
 
-from inference_lib.measure.workers import uninterrupted
 from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.client import Client, Reply
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError, unknown_name
+from inference_lib.support.interrupts import uninterrupted
 from inference_lib.support.progress import bar, ticking
 
 Target = BatchQueue | Client

@@ -12,13 +12,13 @@ from statistics import fmean
 import numpy as np
 import psutil
 
-from inference_lib.measure.workers import uninterrupted
 from inference_lib.serve.classifier import PICTURE
 from inference_lib.serve.loops import OpenLoop
 from inference_lib.serve.replica import RemoteClassifier
 from inference_lib.serve.service import measure_service
 from inference_lib.serve.settings import Settings
 from inference_lib.serve.simulator import poisson
+from inference_lib.support.interrupts import uninterrupted
 from inference_lib.support.progress import ticking
 
 WINDOW_S = 1.0
