@@ -11,6 +11,7 @@ from typing import NamedTuple
 from inference_lib.backends import BACKENDS
 from inference_lib.records.machine import this_machine
 from inference_lib.seam import DEVICE_KINDS, MODELS, Backend, Workload
+from inference_lib.support.interrupts import uninterrupted
 
 WIDTH = 100
 """Columns of a terminal that every line fits in."""
@@ -72,7 +73,8 @@ def _ask_all() -> dict[str, Found]:
 
 def _start(names: list[str]) -> tuple[list[str], Connection]:
     answers, writer = multiprocessing.Pipe(duplex=False)
-    multiprocessing.get_context("fork").Process(target=_ask, args=(names, writer), daemon=True).start()
+    with uninterrupted():  # what is raised in a callback of a fork is lost
+        multiprocessing.get_context("fork").Process(target=_ask, args=(names, writer), daemon=True).start()
     writer.close()
     return names, answers
 
