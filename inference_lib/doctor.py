@@ -4,13 +4,13 @@ import itertools
 import multiprocessing
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from textwrap import fill, shorten
-from typing import NamedTuple
 
 from inference_lib.backends import BACKENDS
 from inference_lib.records.machine import this_machine
-from inference_lib.seam import DEVICE_KINDS, MODELS, Backend, Workload
+from inference_lib.seam import DEVICE_KINDS, MODELS, Availability, Backend, Workload
 from inference_lib.support.interrupts import uninterrupted
 
 WIDTH = 100
@@ -20,12 +20,8 @@ LIMIT_S = 120.0
 """The longest wait for a framework to be imported."""
 
 
-class Found(NamedTuple):
-    """What a backend says of this machine: its version, and for each kind of device why not and what would mend it."""
-
-    version: str = "-"
-    reasons: tuple[str, ...] = ("",) * len(DEVICE_KINDS)
-    remedies: tuple[str, ...] = ("",) * len(DEVICE_KINDS)
+Found = dict[str, Availability]
+"""What a backend says of this machine, by kind of device: usable there, it has a reason if it computes nothing."""
 
 
 def report(verbose: bool = False) -> str:
@@ -41,16 +37,17 @@ def report(verbose: bool = False) -> str:
         "",
         _row("backend", "version", DEVICE_KINDS, "" if verbose else "why not"),
     ]
-    here = [place for place, kind in enumerate(DEVICE_KINDS) if kind == "cpu" or machine.gpu]
+    here = [kind for kind in DEVICE_KINDS if kind == "cpu" or machine.gpu]
     notes: dict[str, int] = {}
-    for name, each in found.items():
+    for name, by_kind in found.items():
+        version = next((each.version for each in by_kind.values() if each.version), "-")
         if verbose:
-            texts = ["; ".join(filter(None, why)) for why in zip(each.reasons, each.remedies, strict=True)]
+            texts = ["; ".join(filter(None, (each.reason, each.remedy))) for each in by_kind.values()]
             works = [f"no [{notes.setdefault(text, len(notes) + 1)}]" if text else "yes" for text in texts]
-            lines.append(_row(name, each.version, works))
+            lines.append(_row(name, version, works))
         else:
-            why = next((each.reasons[place] for place in here if each.reasons[place]), "")
-            lines.append(_row(name, each.version, ["no" if reason else "yes" for reason in each.reasons], why))
+            why = next((by_kind[kind].reason for kind in here if by_kind[kind].reason), "")
+            lines.append(_row(name, version, ["no" if each.reason else "yes" for each in by_kind.values()], why))
     wrapped = [fill(f"[{number}] {text}", WIDTH, subsequent_indent="    ") for text, number in notes.items()]
     return "\n".join([*lines, "", *(wrapped if verbose else ["What would mend them: doctor --verbose"])])
 
@@ -92,14 +89,13 @@ def _answer(names: list[str], answers: Connection) -> dict[str, Found]:
             return answers.recv()
     except EOFError:
         reason = "the process that imported it died"
-    return dict.fromkeys(names, Found(reasons=(reason,) * len(DEVICE_KINDS)))
+    return dict.fromkeys(names, dict.fromkeys(DEVICE_KINDS, Availability(usable=False, reason=reason)))
 
 
 def _ask_one(backend: Backend) -> Found:
-    available = [backend.availability(kind) for kind in DEVICE_KINDS]
-    reasons = []
-    for kind, each in zip(DEVICE_KINDS, available, strict=True):
-        workload = Workload(next(iter(MODELS)), 1, "fp32", kind)
-        reasons.append(backend.supports(workload).reason if each.usable else each.reason)
-    version = next((each.version for each in available if each.version), "-")
-    return Found(version, tuple(reasons), tuple(each.remedy for each in available))
+    found = {kind: backend.availability(kind) for kind in DEVICE_KINDS}
+    for kind, each in found.items():
+        if each.usable:
+            workload = Workload(next(iter(MODELS)), 1, "fp32", kind)
+            found[kind] = replace(each, reason=backend.supports(workload).reason)
+    return found

@@ -334,6 +334,6 @@ def test_training_has_a_bar_unless_it_is_told_not_to(bars: list[str], asked: boo
     images = LabelledImages(torch.zeros(64, 28, 28, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64))
     recipe = replace(RECIPES["vanilla_cnn"], epochs=2, batch_size=16)
     tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
-    fit("tiny", tiny, recipe, images, images, asked, Checkpoint(tmp_path / "kept.pt", []))
+    fit("tiny", tiny, recipe, images, images, Checkpoint(tmp_path / "kept.pt", []), progress=asked)
     assert any("| 8 of 8, " in text and "epoch=2, validation=" in text for text in bars) is asked
     assert bool(bars) is asked

@@ -31,7 +31,7 @@ def small_task(monkeypatch):
 
 @pytest.fixture
 def quick(tmp_path):
-    return partial(train, "vanilla_cnn", directory=tmp_path, epochs=1, limit=32, progress=False)
+    return partial(train, "vanilla_cnn", directory=tmp_path, epochs=1, limit=32)
 
 
 def numbered(count: int) -> LabelledImages:

@@ -1,6 +1,7 @@
 """What is made when an edition is rendered, and put where its mark, a name in double braces, stands in a page."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,17 +37,15 @@ class Marks:
         """Return the Markdown of a page, which may be the ``chapter`` of that name, with what its marks stand for."""
 
         def made(found: re.Match[str]) -> str:
-            if found["name"] == "machines":
-                return contribution.as_markdown(self._brought, found["said"].split())
-            if found["name"] == "run_times":
-                return self._run_times(chapter)
-            made_by = {
+            makers: dict[str, Callable[[], str]] = {
                 "opening": self._opening,
                 "explorer": self._explorer,
                 "edition": self._measured_on,
                 "executed": self._executed_on,
+                "machines": lambda: contribution.as_markdown(self._brought, found["said"].split()),
+                "run_times": lambda: self._run_times(chapter),
             }
-            return made_by[found["name"]]()
+            return makers[found["name"]]()
 
         return MARK.sub(made, text)
 

@@ -1,5 +1,6 @@
 """A contribution as one file: what of a machine's records goes into it, and how it joins the others."""
 
+import io
 import os
 import tempfile
 import zipfile
@@ -15,7 +16,7 @@ from inference_lib.records.replication import cell
 from inference_lib.records.runs import runs_of
 from inference_lib.seam import MODELS
 from inference_lib.support.errors import CourseError, first_line
-from inference_lib.support.files import make_writable, shown
+from inference_lib.support.files import make_writable, shown, write_atomically
 from inference_lib.support.places import places_in
 
 MEMBER = "contribution.json"
@@ -60,13 +61,10 @@ def _placeless(text: str) -> str:
 def pack(found: Contribution, archive: Path) -> None:
     """Write a contribution to one file."""
     make_writable(archive.parent, "write the contribution", "name another file")
-    part = archive.with_name(f".{archive.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr(MEMBER, found.model_dump_json(indent=1, exclude_none=True))
-        os.replace(part, archive)
-    finally:
-        part.unlink(missing_ok=True)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(MEMBER, found.model_dump_json(indent=1, exclude_none=True))
+    write_atomically(archive, content.getvalue())
 
 
 def unpack(archive: Path) -> Contribution:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from scipy.special import ndtri
+from scipy.special import bdtr, ndtri
 
 from inference_lib.records.record import Accuracy, Record
 
@@ -33,10 +33,8 @@ def pairs(accuracy: Accuracy) -> Pairs | None:
     """
     if accuracy.gained is None or accuracy.lost is None:
         return None
-    from scipy.stats import binomtest  # takes a second to import
-
     gained, lost, images = accuracy.gained, accuracy.lost, accuracy.images
-    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    p = min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))  # scipy.stats takes a second to import
     middle = (gained - lost) / (images + 2)
     half = ndtri(0.975) * math.sqrt((gained + lost + 1) / (images + 2) - middle**2) / math.sqrt(images + 2)
     return Pairs(100 * (gained - lost) / images, float(100 * (middle - half)), float(100 * (middle + half)), p)

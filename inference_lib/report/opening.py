@@ -85,12 +85,17 @@ def opening(records: Sequence[Record], ceilings: Path | None = None) -> Opening 
     if model is None:
         return None
     mine = select(measured, model=model)
-    loops = select(mine, backend=BASELINE)
-    loop = next(iter(select(loops, precision="fp32") or loops), None)
+    loop = plain_loop(mine)
     ways = [quickest(select(mine, title=title)) for title in dict.fromkeys(r.title for r in mine)]
     shown = [r for r in ways if r.backend != BASELINE] + ([loop] if loop else [])
     shown.sort(key=latency_ms, reverse=True)
     return Opening(shown, loop, _bound_ms(quickest(shown), ceilings))
+
+
+def plain_loop(records: Sequence[Record]) -> Record | None:
+    """Return the loop that most programs start with: in FP32, or where that was not measured, in what was."""
+    loops = select(records, backend=BASELINE)
+    return next(iter(select(loops, precision="fp32") or loops), None)
 
 
 def _bound_ms(record: Record, folder: Path | None) -> float | None:

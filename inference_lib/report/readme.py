@@ -12,7 +12,7 @@ from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import select, select_all
 from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
 from inference_lib.report.layout import text_table
-from inference_lib.report.opening import opening, svg
+from inference_lib.report.opening import opening, plain_loop, svg
 from inference_lib.report.plots import provenance
 from inference_lib.report.tables import ends, measured_twice, replicated, replication_counts
 from inference_lib.report.words import label
@@ -52,13 +52,11 @@ def results(records: Sequence[Record]) -> str:
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
     """Return rows of ``model``: the plain loop (PyTorch eager, one picture), the quickest, the most productive.
 
-    The loop is in FP32, or where that was not measured in what was. The others are what :func:`choose` takes for
-    latency and for throughput, of any batch size; the most productive row in eight bits follows, where there is one.
-    Times are medians of a batch end to end with their 95 % intervals; images per second are those of one caller who
-    waits.
+    The others are what :func:`choose` takes for latency and for throughput, of any batch size; the most productive row
+    in eight bits follows, where there is one. Times are medians of a batch end to end with their 95 % intervals; images
+    per second are those of one caller who waits.
     """
-    loops = select(records, model=model, backend="pytorch", batch_size=1)
-    loop = next(iter(select(loops, precision="fp32") or loops), None)
+    loop = plain_loop(select(records, model=model, batch_size=1))
     rows = [_row("the plain loop", loop, loop, "latency", ())] if loop else []
     eight = [record for record in select(records, model=model) if PRECISIONS[record.precision].calibrated]
     wanted: list[tuple[str, Goal, Sequence[Record]]] = [
@@ -132,5 +130,4 @@ def update(readme: Path, records: Sequence[Record], ceilings: Path | None = None
     text = BLOCK.sub(lambda found: f"{found[1]}{blocks[found['name']]}\n{found[3]}", text)
     write_atomically(readme, text.encode())
     if drawing:
-        (readme.parent / FIGURE).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(readme.parent / FIGURE, drawing.encode())

@@ -93,7 +93,7 @@ def train_on(
     name = f"{folder.resolve().name}-{spec.rpartition(':')[2]}"
     choices = [spec, asdict(recipe), seed, limit, list(figures.shape), _names(found.train)]
     kept = Checkpoint(directory / f".{name}.unfinished.pt", choices)
-    model, history = fit(name, module, recipe, training, validation, progress, kept, keep_best=True)
+    model, history = fit(name, module, recipe, training, validation, kept, keep_best=True, progress=progress)
     test = replace(_load(found.test.first(limit), figures, skip_unreadable, device), prepare=training.prepare)
     result = tested(name, model.cpu().eval(), recipe, history, validation, test, seed, started)
     path = directory / f"{name}.safetensors"

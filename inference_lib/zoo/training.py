@@ -116,7 +116,6 @@ def train(
     device: str = "cpu",
     seed: int = 0,
     limit: int | None = None,
-    progress: bool = True,
 ) -> TrainingResult:
     """Train the model called ``name`` by its recipe, and store weights and learning curve in ``directory``.
 
@@ -136,7 +135,7 @@ def train(
     # FP32 means IEEE arithmetic in this course; training itself computes in BF16 on a GPU.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     kept = Checkpoint(directory / f".{name}.unfinished.pt", [asdict(recipe), seed, limit])
-    averaged, history = fit(name, create_model(name), recipe, training, validation, progress, kept)
+    averaged, history = fit(name, create_model(name), recipe, training, validation, kept)
     save_pretrained(name, averaged, directory)
     result = tested(name, load_pretrained(name, directory), recipe, history, validation, test, seed, started)
     save_history(result, directory)
@@ -268,10 +267,10 @@ def fit(
     recipe: Recipe,
     training: LabelledImages,
     validation: LabelledImages,
-    progress: bool,
     kept: Checkpoint,
     *,
     keep_best: bool = False,
+    progress: bool = True,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train ``model``, from the epoch on that was ``kept``; return it with averaged weights, and the learning curve.
 
