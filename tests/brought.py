@@ -137,3 +137,51 @@ def unseeded() -> nn.Module:
 def broken() -> nn.Module:
     """Fail."""
     raise RuntimeError("no such checkpoint: best.pt\nand a long story")
+
+
+class TwoInputs(Tied):
+    """Read two pictures."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Return the logits."""
+        return self.two((x + y).flatten(1))
+
+
+class NotANumber(Tied):
+    """Weights of a training that diverged."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        return super().forward(x) * torch.nan
+
+
+class Unmade(nn.Sequential):
+    """Layers that learn their sizes from the first input."""
+
+    input_shape = (1, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.LazyLinear(4))
+
+
+def on_no_device() -> nn.Module:
+    """Leave the weights without values."""
+    return nn.Linear(64, 4, device="meta")
+
+
+def quantized() -> nn.Module:
+    """Hold weights in packed integers."""
+    made = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    made = torch.ao.quantization.quantize_dynamic(made, {nn.Linear}, dtype=torch.qint8)
+    made.input_shape = (1, 8, 8)
+    return made
+
+
+def ends_the_process() -> nn.Module:
+    """Do what scripts do that miss something."""
+    raise SystemExit("no checkpoint")
+
+
+def scripted() -> nn.Module:
+    """Return what TorchScript made of a network."""
+    return torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))

@@ -74,8 +74,15 @@ def test_inductor_takes_code_that_fx_does_not_follow(backend: str, tmp_path: Pat
     ("name", "said"),
     [
         ("TwoOutputs", "returns 2 outputs; wrap it in a module that returns one tensor, the logits"),
+        ("TwoInputs", "reads 2 inputs; wrap it in a module that reads one"),
+        ("NotANumber", "answers noise with numbers that are not finite"),
         ("AlwaysRandom", "answers the same input differently each time"),
+        ("Unmade", "cannot be made: Attempted to use an uninitialized parameter"),
+        ("on_no_device", "cannot be made: Cannot copy out of meta tensor"),
+        ("quantized", "has weights that are no plain tensors: .*; bring it before it is quantized"),
+        ("ends_the_process", "cannot be made: SystemExit: no checkpoint"),
         ("no_network", "returns a OrderedDict; let it return a torch.nn.Module"),
+        ("scripted", "returns what TorchScript made; let it return the torch.nn.Module itself"),
         ("broken", "cannot be made: no such checkpoint: best.pt$"),
         ("grey", "does not tell its input's shape; give --input-shape"),
         ("nothing", "has no function 'nothing'"),
@@ -99,6 +106,10 @@ def test_what_cannot_be_measured_is_refused_in_one_line(name: str, said: str) ->
         (f"{NETWORKS}:grey", "1x28", "does not run on 1x1x28: .*; give the shape of its input"),
         (f"{NETWORKS}:grey", "1xtwo", "'1xtwo' is no input shape; write the sizes without the batch"),
         (f"{NETWORKS}:grey", "0x28x28", "'0x28x28' is no input shape"),
+        (f"{NETWORKS}:grey", f"3x{'9' * 5000}", r"'3x9{38}' is no input shape"),
+        (f"{NETWORKS}:grey", "3x40000x40000", "takes more memory than there is"),
+        ("torchvision:resnet18", "1x32x32", "read 3 x height x width, not 1x32x32"),
+        ("torchvision:resnet18", "3x224", "read 3 x height x width, not 3x224"),
     ],
 )
 def test_a_wrong_name_or_shape_is_one_line(spec: str, input_shape: str | None, said: str) -> None:

@@ -168,6 +168,12 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: st
     assert message in failing(capsys, *arguments.split())
 
 
+def test_a_mistake_is_one_line_though_a_name_in_it_has_two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "two\nlines").touch()
+    assert main(["weights", "--directory", str(tmp_path / "two\nlines")]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/two lines is a file; give a folder\n"
+
+
 def test_an_export_says_how_long_it_took_where_that_was_timed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -116,6 +116,8 @@ def on(record: Record, **changes: object) -> Record:
         (lambda r: on(r, gpu=None), "a GPU without a name"),
         (lambda r: on(r, cpu="<script>", gpu="<script>"), "a name or a version in it is neither"),
         (lambda r: on(r, packages={"torch": "</td>"}), "a version in it is neither"),
+        (lambda r: on(r, commit="<b>"), "a version in it is neither"),
+        (lambda r: on(r, system="a|b\n|c"), "a version in it is neither"),
         (lambda r: changed(r, backend="../../etc"), "no backend of this library"),
         (lambda r: changed(r, title="Quickest"), "no backend of this library"),
         (lambda r: changed(r, model="mine"), "no network of the course"),
@@ -125,6 +127,7 @@ def on(record: Record, **changes: object) -> Record:
         (lambda r: changed(r, accuracy=r.accuracy.model_copy(update={"largest_difference": 0.5})), "not the reference"),
         (lambda r: changed(r, accuracy=None), "answers were not checked on the test set"),
         (lambda r: changed(r, status="failed") if r.run == "2" else r, "was not measured in the second run"),
+        (lambda r: changed(r, fingerprint=r.run), "other code or versions measured it in the second run"),
         (lambda r: changed(r, run="1", rivals=r.run), "two records are of the same cell"),
     ],
 )
@@ -137,10 +140,17 @@ def test_what_would_not_be_believed_is_said(
 def test_one_run_or_one_that_does_not_replicate_is_not_believed(records: list[Record], make: MakeRecord) -> None:
     first = records[:3]
     assert any("there is one run" in problem for problem in problems(describe(first)))
-    turned = [make(name, 1 / ms, run="2") for name, ms in TIMES.items()]
+    turned = [make(name, 0.9 / ms, run="2") for name, ms in TIMES.items()]
     (end_to_end, device) = problems(describe([*first, *turned]))
     assert end_to_end == "the second run contradicts 3 of 3 claims of the first (end to end)"
     assert device.endswith("(device)")
+
+
+def test_a_second_run_that_is_a_copy_of_the_first_is_not_believed(records: list[Record]) -> None:
+    copy = [changed(record, run="2") for record in records[:3]]
+    assert problems(describe([*records[:3], *copy])) == [
+        f"the second run has times of the first, to the last digit: {records[0].key.file_name} and 2 more"
+    ]
 
 
 def test_two_machines_in_one_contribution_are_not_believed(records: list[Record]) -> None:
@@ -148,7 +158,9 @@ def test_two_machines_in_one_contribution_are_not_believed(records: list[Record]
     assert any("several machines'" in problem for problem in problems(describe(two)))
 
 
-@pytest.mark.parametrize(("name", "who"), [("../mine", ""), ("mine", "<b>me</b>"), ("", "")])
+@pytest.mark.parametrize(
+    ("name", "who"), [("../mine", ""), ("mine", "<b>me</b>"), ("mine", "/" + "home/me/x"), ("", "")]
+)
 def test_a_name_that_is_none_is_not_believed(records: list[Record], name: str, who: str) -> None:
     assert problems(describe(records).model_copy(update={"name": name, "measured_by": who})) != []
 

@@ -101,6 +101,12 @@ def test_what_is_wrong_with_a_layout_is_one_line(tmp_path: Path) -> None:
     stray = tmp_path / "stray"
     fill(stray / "train", {"a": 2, "b": 2}), fill(stray / "test", {"a": 1, "b": 1, "d": 1})
     assert said(stray).startswith("DIR/stray/test has the class 'd', which DIR/stray/train lacks")
+    for number, name in enumerate((b"two\nlines", b"\xff, not UTF-8")):
+        odd = fill(tmp_path / f"odd{number}", {"a": 2, os.fsdecode(name): 2})
+        assert said(odd).startswith(f"DIR/odd{number} has a class whose name cannot be printed, ")
+        assert said(odd).isprintable()
+    joined = "क्\u200dष 👩\u200d🔬"  # with letters that join others, and have no shape of their own
+    assert scan(fill(tmp_path / "joined", {"a": 2, joined: 2})).class_names == ("a", joined)
     circle = fill(tmp_path / "circle", {"a": 2, "b": 2})
     (circle / "a" / "again").symlink_to(circle / "a")
     assert said(circle).startswith("DIR/circle/a/again is a link that turns in a circle; remove it")
@@ -165,6 +171,54 @@ def test_a_picture_that_was_held_sideways_is_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turn it by 90 degrees clockwise
     path = save(tmp_path / "phone.png", COLOURS, exif=exif)
     assert (np.asarray(decode(path)) == np.rot90(COLOURS, -1)).all()
+
+
+@pytest.mark.parametrize("turned", range(2, 9))
+def test_every_way_to_hold_a_camera_is_undone(turned: int, tmp_path: Path) -> None:
+    turns = Image.Transpose
+    stored_as = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_90,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_270,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    for kind in ("png", "tiff", "webp"):
+        exact = {"lossless": True} if kind == "webp" else {}
+        stored = Image.fromarray(COLOURS).transpose(stored_as[turned])
+        path = save(tmp_path / f"{turned}.{kind}", stored, exif=exif, **exact)
+        assert (np.asarray(decode(path).convert("RGB")) == COLOURS).all()
+
+
+def test_grey_of_more_than_8_bits_is_as_bright_as_its_maker_meant(tmp_path: Path) -> None:
+    grey = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+    path = save(tmp_path / "x-ray.tiff", grey.astype(np.uint16) * 257)
+    content = path.read_bytes()
+    tag = (262).to_bytes(2, "little") + (3).to_bytes(2, "little") + (1).to_bytes(4, "little")
+    assert content.count(tag) == 1
+    path.write_bytes(content.replace(tag + b"\1", tag + b"\0"))  # zero is white, as on a negative
+    assert (np.asarray(decode(path)) == 255 - grey).all()
+    depth = (258).to_bytes(2, "little") + tag[2:]
+    assert content.count(depth + b"\x10") == 1
+    strip = content.index((grey.astype(np.uint16) * 257).tobytes())
+    few = content.replace(depth + b"\x10", depth + b"\x0c")  # 12 bits a pixel: two pixels lie in three bytes
+    path.write_bytes(few[:strip] + b"\xff\xf8\x00" + few[strip + 3 :])
+    assert np.asarray(decode(path))[0, :2].tolist() == [255, 128]
+
+
+def test_a_level_of_16_bits_may_be_transparent(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.array([[500, 257]], np.uint16), transparency=500)
+    assert np.asarray(decode(path)).tolist() == [[255, 1]]
+
+
+def test_another_format_is_not_read_whatever_its_name_says(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(CourseError, match=r"a\.png cannot be read: it is no picture"):
+        decode(tmp_path / "a.png")
 
 
 def test_of_an_animation_the_first_frame_is_seen(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _named(records: Sequence[Record]) -> str:
 def _wrong_with_the_whole(found: Contribution) -> Iterator[str]:
     if not NAME.fullmatch(found.name):
         yield "the name of a machine is made of small letters, digits and hyphens; give one with --name"
-    if not WORDS.fullmatch(found.measured_by):
+    if not WORDS.fullmatch(found.measured_by) or places_in(found.measured_by):
         yield "who measured is told in more than a name"
     if len({record.key for record in found.records}) < len(found.records):
         yield "two records are of the same cell"
@@ -127,6 +127,7 @@ def _wrong_with_what_it_says(record: Record) -> Iterator[str]:
     """Yield what is odd about the words of a record, whatever was measured."""
     machine = record.machine
     words = [record.version, record.run, record.rivals, machine.name(record.device), machine.driver or ""]
+    words += [machine.system, machine.python, machine.commit or ""]
     if record.schema_version != SCHEMA_VERSION:
         yield f"it has record schema {record.schema_version}, this library reads {SCHEMA_VERSION}"
     if record.profile != THOROUGH.name:
@@ -181,9 +182,18 @@ def _not_measured_twice(first: Sequence[Record], second: Sequence[Record]) -> It
     unchecked = [record for record in first if record.accuracy is None]
     if unchecked:
         yield f"its answers were not checked on the test set: {_named(unchecked)}"
-    again = {cell(record) for record in second}
+    again = {cell(record): record for record in second}
     if once := [record for record in first if cell(record) not in again]:
         yield f"it was not measured in the second run: {_named(once)}"
+    pairs = [(record, again[cell(record)]) for record in first if cell(record) in again]
+    if copied := [one for one, other in pairs if _times(one) & _times(other)]:
+        yield f"the second run has times of the first, to the last digit: {_named(copied)}"
+    if apart := [one for one, other in pairs if one.fingerprint != other.fingerprint]:
+        yield f"other code or versions measured it in the second run: {_named(apart)}"
+
+
+def _times(record: Record) -> set[tuple[float, ...]]:
+    return {tuple(invocation.end_to_end_ms) for invocation in record.invocations}
 
 
 def _not_replicated(first: Sequence[Record], second: Sequence[Record]) -> Iterator[str]:

@@ -82,6 +82,8 @@ def _of_torchvision(name: str, shape: tuple[int, ...] | None) -> Model:
     usual = choices[0].transforms()
     side, names = usual.crop_size[0], tuple(choices[0].meta["categories"]) if stored else ()
     shape = shape or (3, side, side)
+    if len(shape) != 3 or shape[0] != 3:
+        raise CourseError(f"torchvision's networks read 3 x height x width, not {shown(shape)}; give --input-shape so")
     figures = Preprocessing.of(shape, mean=usual.mean, std=usual.std, margin=usual.resize_size[0] / side)
     return _of_module(title, make, shape, name, figures=figures, class_names=names)
 
@@ -137,7 +139,12 @@ def _of_module(
     batch: int | None = None,
 ) -> Model:
     module = _module(make, title, shape)
-    outputs, weights = _outputs(module, title, shape, batch or 1), state_hash(module)
+    outputs = _outputs(module, title, shape, batch or 1)
+    try:
+        weights = state_hash(module)
+    except Exception as error:  # packed integers have neither shape nor bytes
+        said = f"{title} has weights that are no plain tensors: {reason_of(error)}"
+        raise CourseError(f"{said}; bring it before it is quantized") from error
     files = (each.read_bytes() for each in (_files(file) if file else _sources(module)))
     identity = sha256_of([weights.encode(), shown(shape).encode(), *files])
     return Model(
@@ -195,15 +202,14 @@ def _module(make: Make, title: str, shape: tuple[int, ...] | None = None) -> nn.
             torch.manual_seed(0)
             random.seed(0)
             np.random.seed(0)
-            module = make()
+            module = as_module(make(), title).cpu().float().eval().requires_grad_(False)
     except CourseError:
         raise
-    except Exception as error:  # it is the reader's code, or torchvision's
+    except (Exception, SystemExit) as error:  # it is the reader's code, or torchvision's
         raise CourseError(f"{title} cannot be made: {reason_of(error)}") from error
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-    module = as_module(module, title).cpu().float().eval().requires_grad_(False)
     if shape is not None:
         _settle(module, shape)
     return module
@@ -249,21 +255,33 @@ def _outputs(module: nn.Module, title: str, shape: tuple[int, ...], batch: int) 
     Raise CourseError where it does not answer, or not with one tensor of logits, or the same input not twice alike, or
     all inputs alike.
     """
+    if (needs := _inputs(module)) > 1:
+        raise CourseError(f"{title} reads {needs} inputs; wrap it in a module that reads one, the pictures")
     try:
         found, again, other = (module(_noise(batch, shape, start)) for start in (0, 0, batch))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = f"{title} does not run on {shown((batch, *shape))}: {reason_of(error)}"
         raise CourseError(f"{said}; give the shape of its input with --input-shape") from error
     if not isinstance(found, torch.Tensor):
-        several = f"{len(found)} outputs" if isinstance(found, tuple | list | dict) else f"a {type(found).__name__}"
+        several = f"{len(found)} outputs" if isinstance(found, tuple | list) else f"a {type(found).__name__}"
         raise CourseError(f"{title} returns {several}; wrap it in a module that returns one tensor, the logits")
     if found.dim() != 2 or len(found) != batch:
         raise CourseError(f"{title} returns {shown(found.shape)}; the course measures logits, {batch} x classes")
-    if not torch.allclose(found, again, equal_nan=True):
-        raise CourseError(f"{title} answers the same input differently each time; some dropout is always on in it")
+    if not found.isfinite().all():
+        raise CourseError(f"{title} answers noise with numbers that are not finite, so that nothing can be compared")
+    if not torch.allclose(found, again):
+        said = "it draws random numbers, as dropout does, or counts its calls"
+        raise CourseError(f"{title} answers the same input differently each time: {said}")
     if torch.allclose(found, other, rtol=0, atol=1e-5 * float(found.abs().max())):
         raise CourseError(f"{title} answers every input alike, so that a wrong export would pass; give it weights")
     return found.shape[1]
+
+
+def _inputs(module: nn.Module) -> int:
+    """Return how many inputs a network cannot do without."""
+    given = inspect.signature(module.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in kinds and each.default is inspect.Parameter.empty for each in given)
 
 
 def state_hash(module: nn.Module) -> str:

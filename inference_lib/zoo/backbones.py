@@ -68,9 +68,11 @@ def _imported(name: str) -> ModuleType:
 
 
 def as_module(made: object, title: str) -> nn.Module:
-    """Return what a function returned; raise CourseError where that is no network."""
+    """Return what a function returned; raise CourseError where that is no network, or none that exporters read."""
     if not isinstance(made, nn.Module):
         raise CourseError(f"{title} returns a {type(made).__name__}; let it return a torch.nn.Module")
+    if isinstance(made, torch.jit.ScriptModule):
+        raise CourseError(f"{title} returns what TorchScript made; let it return the torch.nn.Module itself")
     return made
 
 
@@ -130,7 +132,7 @@ def backbone(spec: str, classes: int) -> nn.Module:
             return as_module(call(place, name, classes), spec)
         except CourseError:
             raise
-        except Exception as error:  # it is the reader's code
+        except (Exception, SystemExit) as error:  # it is the reader's code
             raise CourseError(f"{spec} cannot be made: {reason_of(error)}") from error
     raise CourseError(
         f"unknown backbone {spec!r}; choose one of: {', '.join(ARCHITECTURES)}; or torchvision:NAME, "

@@ -1,5 +1,6 @@
 """Training on a reader's own pictures: any backbone, from random or from ImageNet weights."""
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -127,7 +128,7 @@ def _check_outputs(spec: str, module: nn.Module, figures: Preprocessing, classes
     module.eval()
     try:
         found = module(torch.zeros(2, *figures.shape))
-    except Exception as error:  # the code is a reader's, or the size not one that it takes
+    except (Exception, SystemExit) as error:  # the code is a reader's, or the size not one that it takes
         size = image_folder.shown(figures.shape)
         raise CourseError(f"{spec} does not run on {size}: {first_line(str(error))}; give --input-shape") from error
     if not isinstance(found, torch.Tensor) or found.shape != (2, classes):
@@ -191,4 +192,6 @@ def _recipe(spec: str, images: int, epochs: int | None, pretrained: bool, flip: 
 
 def _names(pictures: Pictures) -> str:
     """Return a hash of the names and classes of ``pictures``."""
-    return sha256_of(f"{file} {label}".encode() for file, label in zip(pictures.files, pictures.labels, strict=True))
+    return sha256_of(
+        os.fsencode(f"{file} {label}") for file, label in zip(pictures.files, pictures.labels, strict=True)
+    )

@@ -5,10 +5,12 @@ what torchvision's ``ImageFolder`` reads. Decoding, resizing and normalizing pic
 """
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,11 +22,20 @@ from inference_lib.support.errors import CourseError, first_line
 
 FORMATS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 
+READERS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Of Pillow: a file is what its content says, whatever its name; that of PostScript would start another program."""
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""In a class's name: controls, such as the end of a line, and what is no UTF-8; weights and tables hold neither."""
+
 MOST_PIXELS = 100_000_000
 """A picture of more is refused: decoded, it would take a third of a gigabyte, and it may be made to take more."""
 
 TEST_PART = 0.2
 """Of the pictures of a class where no test set stands apart."""
+
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""Of a TIFF: two tags, and a value of the second."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -132,6 +143,8 @@ def _classes(folder: Path) -> Classes:
     if len(names) < 2:
         few = "one class" if names else "no class"
         raise CourseError(f"{folder} has {few}; put the pictures of each class into a folder of its own there")
+    if odd := [name for name in names if UNPRINTABLE.search(name)]:
+        raise CourseError(f"{folder} has a class whose name cannot be printed, {odd[0]!r}; rename the folder")
     classes = {name: sorted(_pictures(folder / name)) for name in names}
     if empty := [name for name, files in classes.items() if not files]:
         kinds = ", ".join(sorted(kind.lstrip(".") for kind in FORMATS))
@@ -153,9 +166,12 @@ def _pictures(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 def shape_of(text: str) -> tuple[int, ...]:
     """Return the sizes in ``text``, such as ``3x160x160``; raise CourseError where these are none."""
     sizes = text.lower().split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise CourseError(f"{text!r} is no input shape; write the sizes without the batch, such as 3x160x160")
-    return tuple(map(int, sizes))
+    if not all(size.isdecimal() and len(size) < 10 and int(size) > 0 for size in sizes):
+        raise CourseError(f"{text[:40]!r} is no input shape; write the sizes without the batch, such as 3x160x160")
+    shape = tuple(map(int, sizes))
+    if prod(shape) > MOST_PIXELS:
+        raise CourseError(f"an input of {text} takes more memory than there is; give a smaller --input-shape")
+    return shape
 
 
 def shown(shape: Iterable[int]) -> str:
@@ -181,35 +197,53 @@ def decode(path: Path) -> Image.Image:
     """
     try:
         # The warnings are of odd tags, and of sizes that are looked at below.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=READERS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise CourseError(f"{path} has {image.width} x {image.height} pixels; make it smaller")
-            return as_seen(ImageOps.exif_transpose(image))
+            return as_seen(ImageOps.exif_transpose(image), *_levels(image))
     except Image.DecompressionBombError as error:
         raise CourseError(f"{path} has more pixels than can be decoded safely; make it smaller") from error
     except CourseError:
         raise
     except Exception as error:  # Pillow's readers raise what they like: SyntaxError, struct.error, ...
-        said = "it is no picture" if isinstance(error, Image.UnidentifiedImageError) else first_line(str(error))
+        said = getattr(error, "strerror", None) or first_line(str(error))
+        if isinstance(error, Image.UnidentifiedImageError):
+            said = "it is no picture"
         raise CourseError(f"{path} cannot be read: {said or type(error).__name__}") from error
 
 
-def as_seen(image: Image.Image) -> Image.Image:
-    """Return ``image`` in 8 bits, in colours or grey, on a white ground; wider ranges of grey are brought to 0..255."""
+def _levels(image: Image.Image) -> tuple[int, bool]:
+    """Return the largest level of grey in more than 8 bits, and whether zero is white: Pillow leaves these to others.
+
+    Scanners and X-ray detectors write 10 to 16 bits into a TIFF, white or black first.
+    """
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    return 2 ** min(bits, 16) - 1, tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+
+def as_seen(image: Image.Image, largest: int = 65535, white_is_zero: bool = False) -> Image.Image:
+    """Return ``image`` in 8 bits, in colours or grey, on a white ground; wider ranges of grey are brought to 0..255.
+
+    Of integers, ``largest`` is the end of that range; ``white_is_zero`` says which end is white.
+    """
     if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_eight_bits(np.asarray(image)))
+        levels = np.asarray(image)
+        seen = _eight_bits(levels, largest)
+        if white_is_zero:
+            seen = 255 - seen
+        clear = image.info.get("transparency")  # in a PNG, one level of grey may be
+        return Image.fromarray(seen if clear is None else np.where(levels == clear, np.uint8(255), seen))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _eight_bits(levels: np.ndarray) -> np.ndarray:
-    """Return grey levels of another range as 8 bits: floats are 0..1 unless some are larger, integers have 16 bits."""
+def _eight_bits(levels: np.ndarray, largest: float) -> np.ndarray:
+    """Return grey levels of another range as 8 bits: floats are 0..1 unless some are larger."""
     if levels.dtype.kind == "f":
         largest = 1.0 if levels.max(initial=0) <= 1 else 255.0 if levels.max() <= 255 else 65535.0
-    else:
-        largest = 65535.0
     return np.rint(np.clip(np.nan_to_num(levels), 0, largest) * (255 / largest)).astype(np.uint8)
 
 
