@@ -14,6 +14,7 @@ from inference_lib.measure import cluster
 from inference_lib.measure.cluster import benchmark_on_cluster
 from inference_lib.measure.plan import Rival, grid
 from inference_lib.measure.profiles import PROFILES
+from inference_lib.measure.stations import stations
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import CPU, Workload
 from inference_lib.support.errors import CourseError
@@ -51,7 +52,8 @@ def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(addre
             os.kill(_first_station(), signal.SIGKILL)
 
     store = RecordStore(tmp_path)
-    records = benchmark_on_cluster(rivals(), SMOKE, store, address=address, progress=kill_the_first, rounds_only=True)
+    with stations(address, "cpu") as there:
+        records = benchmark_on_cluster(there, rivals(), SMOKE, store, progress=kill_the_first, rounds_only=True)
     assert [(r.batch_size, r.status, len(r.invocations)) for r in records] == [(size, "ok", 1) for size in SIZES]
     assert "2 stations" in lines[0]
     assert sum("the station died" in line for line in lines) == 1
@@ -59,7 +61,8 @@ def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(addre
 
     lines.clear()
     asked = {"rounds_only": True, "trust": True}  # more stations than cores disturb each other
-    again = benchmark_on_cluster(rivals(), SMOKE, store, address=address, progress=lines.append, **asked)
+    with stations(address, "cpu") as there:
+        again = benchmark_on_cluster(there, rivals(), SMOKE, store, progress=lines.append, **asked)
     assert again == records
     assert not any("invocation" in line for line in lines)  # all was known
 
@@ -77,9 +80,10 @@ def _first_station() -> int:
     pytest.fail("no station came up")
 
 
-def test_a_cluster_that_nobody_started_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CourseError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; start one with"):
-        benchmark_on_cluster(rivals(), SMOKE, RecordStore(tmp_path), address="127.0.0.1:1")
+def test_a_cluster_that_nobody_started_is_one_line() -> None:
+    started = stations("127.0.0.1:1", "cpu")
+    with pytest.raises(CourseError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; start one with"), started:
+        pytest.fail("there is none")
 
 
 def test_without_ray_the_command_says_what_to_install(
@@ -122,7 +126,7 @@ class FakeStation:
         self.life, self.killed, self.measured = life, False, []
         self.prepare, self.invocation = (_Remote(self, call) for call in (self._prepare, self._invocation))
 
-    def _prepare(self, rivals: list[Rival]) -> Any:
+    def _prepare(self, rivals: list[Rival], *_: Any) -> Any:
         records = [cluster.empty_record(rival, SMOKE, "1", "ok") for rival in rivals]
         return records, cluster_sets(rivals)
 
@@ -200,7 +204,7 @@ def test_a_set_whose_second_station_dies_too_is_recorded_as_failed(tmp_path: Pat
 
 
 def test_what_a_station_cannot_do_is_one_line(tmp_path: Path) -> None:
-    def prepare(_: list[Rival]) -> None:
+    def prepare(*_: Any) -> None:
         raise FakeRay.exceptions.RayTaskError(CourseError("no data set; get it"))
 
     made, stations, _ = head(tmp_path, [99])
