@@ -1,7 +1,10 @@
 """The grid on a Ray cluster: dealt out, measured by stations side by side, and what a station's death costs."""
 
+import importlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,8 +66,18 @@ def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(addre
     asked = {"rounds_only": True, "trust": True}  # more stations than cores disturb each other
     with stations(address, "cpu") as there:
         again = benchmark_on_cluster(there, rivals(), SMOKE, store, progress=lines.append, **asked)
+        imported = ray.get(next(iter(there.actors.values())).__ray_call__.remote(_imported_by_a_worker))
     assert again == records
     assert not any("invocation" in line for line in lines)  # all was known
+    assert "torch._dynamo" in imported
+    assert "ray" not in imported  # it is no part of what is measured
+
+
+def _imported_by_a_worker(_: Any) -> list[str]:
+    from inference_lib.measure.workers import Worker
+
+    with Worker(importlib.import_module, "builtins") as worker:
+        return worker.ask("eval", "list(__import__('sys').modules)", limit_s=120)
 
 
 def _first_station() -> int:
@@ -78,6 +91,11 @@ def _first_station() -> int:
                 return actor.pid
         time.sleep(0.2)
     pytest.fail("no station came up")
+
+
+def test_a_head_that_starts_stations_has_imported_nothing_that_takes_long() -> None:
+    script = "import sys, inference_lib.measure.stations; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_a_cluster_that_nobody_started_is_one_line() -> None:
@@ -173,6 +191,27 @@ def test_what_is_compared_stays_together_and_everyone_has_work(tmp_path: Path) -
         sizes = [rival.workload.batch_size for rival in station.measured]
         assert len(sizes) == 4
         assert all(sizes.count(size) == 2 for size in sizes)
+
+
+def test_the_most_expensive_sets_come_first(tmp_path: Path) -> None:
+    made, _, _ = head(tmp_path, [99, 99])
+    made._deal(many())
+    dealt = [[rival.workload.batch_size for rival in share.rivals] for share in made.shares]
+    assert dealt == [[8, 8, 1, 1], [4, 4, 2, 2]]
+
+
+def test_a_station_measures_while_another_still_exports(tmp_path: Path) -> None:
+    made, stations, _ = head(tmp_path, [99, 99])
+    measured: list[int] = []
+
+    def slow(*arguments: Any) -> Any:
+        measured.append(len(stations[1].measured))
+        return stations[0]._prepare(*arguments)
+
+    stations[0].prepare = _Remote(stations[0], slow)
+    made.ray.wait = lambda futures, timeout: (futures[-1:], futures[:-1])  # the first one that was asked answers last
+    assert all(record.ok for record in made.measure(many()))
+    assert measured == [len(many()) // 2]
 
 
 def test_what_a_station_says_is_handed_on_while_the_head_waits(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ export, one after the other.
 See https://docs.ray.io/en/releases-2.60.0/ray-core/actors.html.
 """
 
+import importlib
 import logging
 import os
 import socket
@@ -43,11 +44,12 @@ class Station:
         sys.modules["__main__"] = ModuleType("__main__")  # or each worker would import the script of Ray's, and Ray
         forkserver.set_forkserver_preload([PRELOAD])
         forkserver.ensure_running()  # it imports side by side with this process
-        from inference_lib.measure import benchmark
-
-        self._new_session = benchmark.Session
         self._session: Session | None = None
         self._say = lambda line: lines.put(f"{name}: {line}")
+
+    def begin(self) -> None:
+        """Import what measures."""
+        importlib.import_module("inference_lib.measure.benchmark")
 
     def prepare(
         self, rivals: "Sequence[Rival]", known: "Sequence[Record]", options: dict[str, Any]
@@ -57,12 +59,13 @@ class Station:
         The first time, a session with these ``options`` begins, to which the ``known`` records are known.
         """
         if self._session is None:
+            from inference_lib.measure.benchmark import Session
             from inference_lib.records.store import RecordStore
 
             store = RecordStore(Path(tempfile.mkdtemp(prefix="station-")))
             for record in known:
                 store.write(record)
-            self._session = self._new_session(store=store, progress=self._say, **options)
+            self._session = Session(store=store, progress=self._say, **options)
         sets = self._session.prepare(rivals)
         return [self._session.records[rival] for rival in rivals], sets
 
@@ -149,4 +152,8 @@ def _started(ray: Any, kind: str, lines: Any) -> dict[str, Any]:
             found[name] = actor.remote(name, (index, count), lines)
     if not found:
         raise CourseError(f"the cluster has no {kind} device; add a node that has one")
+    begun = [actor.__ray_ready__.remote() for actor in found.values()]
+    ray.wait(begun, num_returns=len(begun), timeout=CONNECT_LIMIT_S)  # seen: 5 s longer while this process imported
+    for actor in found.values():
+        actor.begin.remote()
     return found
