@@ -1,7 +1,10 @@
 """The grid on a Ray cluster: dealt out, measured by stations side by side, and what a station's death costs."""
 
+import importlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from inference_lib.measure import cluster
 from inference_lib.measure.cluster import benchmark_on_cluster
 from inference_lib.measure.plan import Rival, grid
 from inference_lib.measure.profiles import PROFILES
+from inference_lib.measure.stations import stations
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import CPU, Workload
 from inference_lib.support.errors import CourseError
@@ -51,7 +55,8 @@ def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(addre
             os.kill(_first_station(), signal.SIGKILL)
 
     store = RecordStore(tmp_path)
-    records = benchmark_on_cluster(rivals(), SMOKE, store, address=address, progress=kill_the_first, rounds_only=True)
+    with stations(address, "cpu") as there:
+        records = benchmark_on_cluster(there, rivals(), SMOKE, store, progress=kill_the_first, rounds_only=True)
     assert [(r.batch_size, r.status, len(r.invocations)) for r in records] == [(size, "ok", 1) for size in SIZES]
     assert "2 stations" in lines[0]
     assert sum("the station died" in line for line in lines) == 1
@@ -59,9 +64,20 @@ def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(addre
 
     lines.clear()
     asked = {"rounds_only": True, "trust": True}  # more stations than cores disturb each other
-    again = benchmark_on_cluster(rivals(), SMOKE, store, address=address, progress=lines.append, **asked)
+    with stations(address, "cpu") as there:
+        again = benchmark_on_cluster(there, rivals(), SMOKE, store, progress=lines.append, **asked)
+        imported = ray.get(next(iter(there.actors.values())).__ray_call__.remote(_imported_by_a_worker))
     assert again == records
     assert not any("invocation" in line for line in lines)  # all was known
+    assert "torch._dynamo" in imported
+    assert "ray" not in imported  # it is no part of what is measured
+
+
+def _imported_by_a_worker(_: Any) -> list[str]:
+    from inference_lib.measure.workers import Worker
+
+    with Worker(importlib.import_module, "builtins") as worker:
+        return worker.ask("eval", "list(__import__('sys').modules)", limit_s=120)
 
 
 def _first_station() -> int:
@@ -77,9 +93,15 @@ def _first_station() -> int:
     pytest.fail("no station came up")
 
 
-def test_a_cluster_that_nobody_started_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CourseError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; start one with"):
-        benchmark_on_cluster(rivals(), SMOKE, RecordStore(tmp_path), address="127.0.0.1:1")
+def test_a_head_that_starts_stations_has_imported_nothing_that_takes_long() -> None:
+    script = "import sys, inference_lib.measure.stations; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_cluster_that_nobody_started_is_one_line() -> None:
+    started = stations("127.0.0.1:1", "cpu")
+    with pytest.raises(CourseError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; start one with"), started:
+        pytest.fail("there is none")
 
 
 def test_without_ray_the_command_says_what_to_install(
@@ -122,7 +144,7 @@ class FakeStation:
         self.life, self.killed, self.measured = life, False, []
         self.prepare, self.invocation = (_Remote(self, call) for call in (self._prepare, self._invocation))
 
-    def _prepare(self, rivals: list[Rival]) -> Any:
+    def _prepare(self, rivals: list[Rival], *_: Any) -> Any:
         records = [cluster.empty_record(rival, SMOKE, "1", "ok") for rival in rivals]
         return records, cluster_sets(rivals)
 
@@ -171,6 +193,27 @@ def test_what_is_compared_stays_together_and_everyone_has_work(tmp_path: Path) -
         assert all(sizes.count(size) == 2 for size in sizes)
 
 
+def test_the_most_expensive_sets_come_first(tmp_path: Path) -> None:
+    made, _, _ = head(tmp_path, [99, 99])
+    made._deal(many())
+    dealt = [[rival.workload.batch_size for rival in share.rivals] for share in made.shares]
+    assert dealt == [[8, 8, 1, 1], [4, 4, 2, 2]]
+
+
+def test_a_station_measures_while_another_still_exports(tmp_path: Path) -> None:
+    made, stations, _ = head(tmp_path, [99, 99])
+    measured: list[int] = []
+
+    def slow(*arguments: Any) -> Any:
+        measured.append(len(stations[1].measured))
+        return stations[0]._prepare(*arguments)
+
+    stations[0].prepare = _Remote(stations[0], slow)
+    made.ray.wait = lambda futures, timeout: (futures[-1:], futures[:-1])  # the first one that was asked answers last
+    assert all(record.ok for record in made.measure(many()))
+    assert measured == [len(many()) // 2]
+
+
 def test_what_a_station_says_is_handed_on_while_the_head_waits(tmp_path: Path) -> None:
     made, _, lines = head(tmp_path, [99])
     said = iter([["exporting"], ["exported"]])
@@ -200,7 +243,7 @@ def test_a_set_whose_second_station_dies_too_is_recorded_as_failed(tmp_path: Pat
 
 
 def test_what_a_station_cannot_do_is_one_line(tmp_path: Path) -> None:
-    def prepare(_: list[Rival]) -> None:
+    def prepare(*_: Any) -> None:
         raise FakeRay.exceptions.RayTaskError(CourseError("no data set; get it"))
 
     made, stations, _ = head(tmp_path, [99])

@@ -1,8 +1,12 @@
 """Measure frameworks and write records."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from inference_lib.commands import options as common
+
+if TYPE_CHECKING:
+    from inference_lib.measure.stations import Stations
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +30,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure the grid and print its scoreboards; 1 where a cell failed."""
+    if options.cluster is None or options.export_only:
+        return _run(options)
+    from inference_lib.measure.stations import stations
+
+    options.device = common.kind_of(options.device)
+    with stations(options.cluster, options.device) as started:  # they import side by side with this process
+        return _run(options, started)
+
+
+def _run(options: argparse.Namespace, stations: "Stations | None" = None) -> int:
     from inference_lib.measure.benchmark import Session, whole_grid
     from inference_lib.measure.exports import export_missing
     from inference_lib.measure.plan import grid, why_not
@@ -50,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
         "time_exports": not options.untimed_exports,
         "rounds_only": options.rounds_only,
     }
-    if options.cluster is not None:
+    if stations:
         from inference_lib.measure.cluster import benchmark_on_cluster
 
-        records = benchmark_on_cluster(rivals, asked[-1], store, options.run, options.cluster, common.say, **choices)
+        records = benchmark_on_cluster(stations, rivals, asked[-1], store, options.run, common.say, **choices)
     else:
         session = Session(asked[-1], store, options.run, **choices)
         with Board(session.records, session.profile.invocations) as board:

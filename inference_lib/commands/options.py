@@ -62,6 +62,11 @@ def see_one_gpu(options: argparse.Namespace) -> None:
     options.device = kind
 
 
+def kind_of(device: str) -> str:
+    """Return the kind of ``device``, ``auto`` by what NVML says: before PyTorch is imported, which is asked later."""
+    return ("cuda" if _gpus() else "cpu") if device == "auto" else device
+
+
 def _gpus() -> int:
     import pynvml
 
