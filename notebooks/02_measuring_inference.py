@@ -174,6 +174,10 @@ def compare_calls(mistake, wrong, mended):
 
 
 # %% [markdown]
+# Some of the eleven have a bound. Copies that one side leaves out are worth no more than the copies take, and a mean of
+# rates is never too low. Others have none: a clock that is read too early misses all that the device had left to do,
+# and nothing limits what a first call takes.
+#
 # ```{admonition} Guess
 # :class: tip
 # The clock read too early, no warm-up, the mean of the rates, copies on one side only, cold clocks, TF32 by accident, a
