@@ -986,8 +986,9 @@ glue("02-width-rounds", f"{coverage['half width, %'][0]:.1f}")
 # {glue:text}`02-holds-invocations`. Theirs is wide, because three values say little about how much values differ. That
 # is the price, and it falls quickly with the fourth and fifth.
 #
-# How wide? The mean of a few invocations, over its standard error, is distributed like [Student's t](../book/glossary). The
-# interval is the mean, plus and minus this many times the standard deviation between invocations:
+# How wide? The mean of a few invocations, over its standard error, is distributed like [Student's
+# t](../book/glossary). The interval is the mean, plus and minus this many times the standard deviation between
+# invocations:
 
 # %% tags=["nbval-check-output"]
 for invocations in (2, 3, 4, 6, 10):
