@@ -199,7 +199,7 @@ show_source("torchvision.models.mobilenetv2", "InvertedResidual")
 #
 # - **parameters**: trained numbers, which must be read at every inference;
 # - **layers**: convolutions and linear layers, each at least one operation to launch;
-# - **multiply-adds**: theirs, as PyTorch counts them (two operations each);
+# - **{term}`multiply-adds <multiply-add>`**: theirs, as PyTorch counts them (two operations each);
 # - **activations**: the values that they write, counted by a hook on each. Normalizations and rectifications are left
 #   out: a good framework fuses them into the layer before.
 
@@ -260,7 +260,7 @@ assert (mobilenet > resnet)[["activations", "layers"]].all(), "the text says tha
 #
 # ### Which of the two is faster?
 #
-# The counts bound the answer. If arithmetic were all that takes time, MobileNetV2 would answer
+# The counts {term}`bound` the answer. If arithmetic were all that takes time, MobileNetV2 would answer
 # {glue:text}`01-fewer-multiply-adds` times as fast as ResNet-18. If it were the writing of activations, it would take
 # {glue:text}`01-more-activations` times as long. A mixture of the two lies in between.
 #
@@ -307,9 +307,9 @@ with safe_open(PRETRAINED / "vanilla_cnn.safetensors", "pt") as weights:
         print(f"{name}: {stored.get_dtype()}, {stored.get_shape()}")
 
 # %% [markdown]
-# Weights of convolutions and linear layers are stored in FP16, which halves the files. All accuracies in this book
-# are those of the rounded weights, the FP32 rows' too. So an FP16 row loses nothing to the rounding of its weights,
-# only to that of its activations: with weights of your own, expect a little more.
+# Weights of convolutions and linear layers are stored in {term}`FP16`, which halves the files. All accuracies in this
+# book are those of the rounded weights, the {term}`FP32` rows' too. So an FP16 row loses nothing to the rounding of its
+# weights, only to that of its activations: with weights of your own, expect a little more.
 #
 # A checksum (SHA-256) says whether a file is the one that was measured. `load_pretrained` compares it first:
 
@@ -455,8 +455,8 @@ tables.show_table(answer, caption, {"logit": "{:.2f}", "probability": "{:.3f}"})
 # equal predictions, beside the largest difference of a logit.
 #
 # A broken sensor, or 0/0, leaves a value that is not a number ({term}`NaN`), and what is computed from it should not be
-# a number either. Some frameworks' kernels lose it, because a maximum of NaN and 0 may be either, and both ReLU and
-# pooling are maxima. Here the first of four test pictures is replaced by NaN:
+# a number either. Some frameworks' {term}`kernels <kernel>` lose it, because a maximum of NaN and 0 may be either, and
+# both ReLU and pooling are maxima. Here the first of four test pictures is replaced by NaN:
 
 # %%
 asked = Workload("vanilla_cnn", 4)

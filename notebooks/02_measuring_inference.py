@@ -49,10 +49,10 @@
 # ```
 #
 # It runs, it prints a plausible number, and no test will ever fail because of it. What it prints depends on what the
-# GPU was doing, on what ran before, on the garbage collector, and on how long the chip had been idle.
+# GPU was doing, on what ran before, on the {term}`garbage collector`, and on how long the chip had been idle.
 #
-# Two programs are at work: Python fills a queue, and the device empties it. The first mistake is to read one program's
-# clock and to believe that it is the other's.
+# Two programs are at work: Python fills a queue, and the {term}`device` empties it. The first mistake is to read one
+# program's clock and to believe that it is the other's.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -174,6 +174,10 @@ def compare_calls(mistake, wrong, mended):
 
 
 # %% [markdown]
+# Some of the eleven have a bound. Copies that one side leaves out are worth no more than the copies take, and a mean of
+# rates is never too low. Others have none: a clock that is read too early misses all that the device had left to do,
+# and nothing limits what a first call takes.
+#
 # ```{admonition} Guess
 # :class: tip
 # The clock read too early, no warm-up, the mean of the rates, copies on one side only, cold clocks, TF32 by accident, a
@@ -348,8 +352,8 @@ print(f"the square of the variation is {variation**2:.2%}")
 #
 # ### 4. Copies on one side only
 #
-# The project that this course grew from noted that ONNX Runtime looked slower than PyTorch on its GPU. The call
-# `run()` of ONNX Runtime takes an array from the host and returns one, so both copies are in its time. A PyTorch loop
+# The project that this course grew from noted that ONNX Runtime looked slower than PyTorch on its GPU. The call `run()`
+# of ONNX Runtime takes an array from the {term}`host` and returns one, so both copies are in its time. A PyTorch loop
 # that starts from a tensor on the device has none.
 
 
@@ -982,8 +986,9 @@ glue("02-width-rounds", f"{coverage['half width, %'][0]:.1f}")
 # {glue:text}`02-holds-invocations`. Theirs is wide, because three values say little about how much values differ. That
 # is the price, and it falls quickly with the fourth and fifth.
 #
-# How wide? The mean of a few invocations, over its standard error, is distributed like Student's t. The
-# interval is the mean, plus and minus this many times the standard deviation between invocations:
+# How wide? The mean of a few invocations, over its standard error, is distributed like [Student's
+# t](../book/glossary). The interval is the mean, plus and minus this many times the standard deviation between
+# invocations:
 
 # %% tags=["nbval-check-output"]
 for invocations in (2, 3, 4, 6, 10):
@@ -1315,8 +1320,8 @@ tables.show_table(clocks, caption, {"difference %": "{:+.1f}"})
 #
 # ## A record
 #
-# Whatever the book measures becomes a *record*. This measures one cell as every chapter does, in a process of its own
-# that does nothing else and may use all cores again, and shows the head of the file:
+# Whatever the book measures becomes a *record*. This measures one {term}`cell` as every chapter does, in a process of
+# its own that does nothing else and may use all cores again, and shows the head of the file:
 
 # %%
 if not on_gpu:
@@ -1407,7 +1412,7 @@ print(json.dumps(head, indent=1))
 # ```{exercise}
 # :label: ex-02-invocations
 # Two backends differ by four percent, and the logarithm of their ratio has a standard deviation of 1.5 percent between
-# invocations. How many invocations does a verdict need, with the margin of the course?
+# invocations. How many invocations does a verdict need, with the margin of the course, which is {glue:text}`02-margin`?
 # ```
 #
 # ````{solution} ex-02-invocations

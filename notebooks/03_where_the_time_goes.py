@@ -141,11 +141,11 @@ show_source(bounds)
 #
 # ### What the machine can do
 #
-# Data sheets quote rates that no program reaches, so the ceilings are measured: a large matrix product, and a copy of
-# an array that no cache can hold. On a CPU, matrix products and convolutions belong to two libraries, MKL and
-# {term}`oneDNN`, and which is quicker depends on the processor's maker; there, a dense convolution is timed, too, and
-# the higher rate counts. What was measured once is kept, and here it is measured again: a machine that was busy the
-# first time had a lower ceiling, and the higher one is the ceiling.
+# Data sheets quote rates that no program reaches, so the {term}`ceilings <ceiling>` are measured: a large matrix
+# product, and a copy of an array that no cache can hold. On a CPU, matrix products and convolutions belong to two
+# libraries, MKL and {term}`oneDNN`, and which is quicker depends on the processor's maker; there, a dense convolution
+# is timed, too, and the higher rate counts. What was measured once is kept, and here it is measured again: a machine
+# that was busy the first time had a lower ceiling, and the higher one is the ceiling.
 
 # %%
 machine = ceilings(lab.device, again=True)
@@ -155,10 +155,11 @@ print(f"copy: {machine.bandwidth / 1e9:8.4g} GB/s")
 
 # %% [markdown]
 # `int8` counts operations on integers, as many as the same product has in floating point (on a CPU, in the way of
-# PyTorch's quantized layers), and `fp8` is there where the device multiplies it. A GPU's `int8` belongs well above its
-# `fp16`. Where it lies below, PyTorch's product of integers did not reach the tensor cores, which depends on the layout
-# of its factors ([pytorch#165230](https://github.com/pytorch/pytorch/issues/165230)): then it is the rate of that
-# program, and no ceiling. How much of these two rates a network gets to see is a [chapter of its own](13_quantization).
+# PyTorch's quantized layers), and `fp8` ({term}`FP8`) is there where the device multiplies it. A GPU's `int8` belongs
+# well above its `fp16`. Where it lies below, PyTorch's product of integers did not reach the tensor cores, which
+# depends on the layout of its factors ([pytorch#165230](https://github.com/pytorch/pytorch/issues/165230)): then it is
+# the rate of that program, and no ceiling. How much of these two rates a network gets to see is a [chapter of its
+# own](13_quantization).
 #
 # The ratio of each rate to the copy's tells how often a number has to be used for each of its bytes, once it has been
 # fetched. Below so many operations, the arithmetic units wait for memory:
@@ -693,10 +694,10 @@ layouts = pd.DataFrame([both_layouts(name) for name in MODELS])
 tables.show_table(layouts, f"Eager, batch {many}, {precision.upper()}, {lab.machine_name}.")
 
 # %% [markdown]
-# Where there is a difference, it is a fact about kernels, not about the machine. Tensor cores multiply tiles in which
-# the channels of one pixel are neighbours; from NCHW, a library converts before and after a convolution, or uses
-# another kernel. CPU libraries have their own favourite layouts and convert on the way, too. A roofline tells how good
-# a kernel could be. It cannot tell that there is one.
+# Where there is a difference, it is a fact about kernels, not about the machine. Tensor cores multiply {term}`tiles
+# <tile>` in which the channels of one pixel are neighbours; from NCHW, a library converts before and after a
+# convolution, or uses another kernel. CPU libraries have their own favourite layouts and convert on the way, too. A
+# roofline tells how good a kernel could be. It cannot tell that there is one.
 #
 # ## The way to the device
 #
@@ -1118,8 +1119,9 @@ else:
 # print(f"time: {half_time.ms('0.5') / half_time.ms('1.0'):.2f}")
 # ```
 # The 1 x 1 convolutions' arithmetic falls to about a quarter, that of depthwise ones and all activations to about half,
-# the calls not at all. So expect a factor between one, where calls are the limit, and four, where arithmetic is; the
-# time shows which it was.
+# the calls not at all. Counted together: a third of the operations, a little more than half of the bytes, as many
+# calls. So the half network is as fast as the whole where calls are the limit, not quite twice as fast where bytes are,
+# and three times as fast where arithmetic is; the time shows which it was.
 # ````
 #
 # ```{exercise}

@@ -188,8 +188,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# Three runs come first, on the stream that will record: cuDNN and cuBLAS choose their kernels at first use, and must
-# not do so while recording. *Relaxed* lets a library ask the driver something while it queues its kernels.
+# Three runs come first, on the stream that will record: cuDNN and {term}`cuBLAS` choose their kernels at first use, and
+# must not do so while recording. *Relaxed* lets a library ask the driver something while it queues its kernels.
 #
 # The course's backend records the model like this, and for a small batch a second graph that holds the two copies as
 # well. An inference is then one copy into {term}`pinned memory`, one launch and one wait.

@@ -980,8 +980,8 @@ else:
 #     print("dynamic=False:", graphs([1, 7, 7, 3, 1], dynamic=False))
 # ```
 # Each list holds the number of graphs after each call. By default the second size teaches Dynamo that the batch varies,
-# and the graph made then serves the third. Without dynamic shapes, each new size is compiled, and a size that was seen
-# before is not.
+# and the graph made then serves the third. Without {term}`dynamic shapes <dynamic shape>`, each new size is compiled,
+# and a size that was seen before is not.
 # ````
 #
 # ```{exercise}

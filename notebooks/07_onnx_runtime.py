@@ -960,7 +960,8 @@ except InvalidArgument as error:
     print(error)
 
 # %% [markdown]
-# Name the dimension when exporting, and look at the shape of the session's input before you ship the file.
+# Name the dimension when exporting, with `dynamic_shapes` as in the [first export of this chapter](#export), and look
+# at the shape of the session's input before you ship the file.
 
 # %% tags=["nbval-check-output"]
 dynamic = build(get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp32", "cpu")).directory / MODEL_FILE

@@ -682,8 +682,8 @@ shown
 #
 # A search takes minutes for a small network and hours for a large one, on the very device, with nothing else running.
 # So its result is kept: a file of loop programs and a file with the best schedule of each, where it beats the rules.
-# Every export looks in the course's folder for its kind of device: x86-64-v4 is any x86 processor with AVX-512, sm_90
-# is an H100 or an H200. The course searched for the small network alone. What is there now:
+# Every export looks in the course's folder for its kind of device: x86-64-v4 is any x86 processor with {term}`AVX-512`,
+# sm_90 is an H100 or an H200. The course searched for the small network alone. What is there now:
 
 # %%
 for kept in sorted(lib.SCHEDULES.glob("*/database_tuning_record.json")):

@@ -439,9 +439,9 @@ print(
 # %% [markdown]
 # ### A simulation
 #
-# The rule knows nothing of chance. A simulation does: it draws arrivals, plays the queue's own rules event by event,
-# and takes the time of each batch from the measured ones. Thousands of requests take a fraction of a second, and no
-# GPU.
+# The rule knows nothing of chance. A simulation does: it draws {term}`arrivals`, plays the queue's own rules event by
+# event, and takes the time of each batch from the measured ones. Thousands of requests take a fraction of a second, and
+# no GPU.
 
 # %%
 show_source(simulate)
@@ -491,8 +491,9 @@ glue("14-wait-high", f"{high[waits_ms[-1]] / high[0.0]:.1f}")
 #
 # ## The measurement
 #
-# Now the real queue, under MLPerf's load generator, *LoadGen* {cite}`mlperf_inference`. Its *server* scenario sends
-# requests at random times and measures each from the moment at which it was due. Rule and simulation were there first.
+# Now the real queue, under the load generator of {term}`MLPerf`, *LoadGen* {cite}`mlperf_inference`. Its *server*
+# scenario sends requests at random times and measures each from the moment at which it was due. Rule and simulation
+# were there first.
 #
 # Guess before you read on: what does the simulation miss, and is the real p99 above it or below?
 
@@ -615,11 +616,10 @@ glue("14-of-best", f"{100 * service.capacity / service.carried(best):.0f}")
 # ### "It queues, but it does not batch"
 #
 # A test program sends a request, waits for the answer, and sends the next. The server's batches all have one picture,
-# and dynamic batching "seems invalid"
-# ([pytriton#8](https://github.com/triton-inference-server/pytriton/issues/8)). There is never a second request to batch
-# with. A limit between caller and queue does the same: Ray Serve hands a replica no more requests than
-# `max_ongoing_requests`, and if that is smaller than the batch, the batch stays small
-# ([ray#43288](https://github.com/ray-project/ray/issues/43288)).
+# and dynamic batching "seems invalid" ([pytriton#8](https://github.com/triton-inference-server/pytriton/issues/8)).
+# There is never a second request to batch with. A limit between caller and queue does the same: Ray Serve hands a
+# {term}`replica` no more requests than `max_ongoing_requests`, and if that is smaller than the batch, the batch stays
+# small ([ray#43288](https://github.com/ray-project/ray/issues/43288)).
 
 # %%
 for callers in (1, 8):

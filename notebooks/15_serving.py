@@ -195,7 +195,8 @@ for engine in urls:
 # %% [markdown]
 # ## What does a request cost?
 #
-# A bound first: no answer comes before the model has computed it.
+# A bound first: no answer comes before the model has computed it. From above there is none, since nothing limits what
+# the way to the model takes; it has to be measured.
 #
 # Guess before you read on: a photograph of 640 by 480 pixels is sent to each server. Which share of the time to its
 # answer is the model's, and which part is the largest?

@@ -437,8 +437,9 @@ else:
 # %% [markdown]
 # The images of a full queue are on the device already. The CPU is there anyway: where one caller asks now and then, and
 # can wait as long as it takes, nothing needs to be bought. Where callers have a limit, hold it against the CPU's
-# latency. Where a queue is full, divide the price of each machine's hour by the images of that hour, as the [chapter on
-# serving](15_serving) does for a million pictures.
+# latency. Where no table stands above, `python -m inference_lib benchmark --device cpu` measures your CPU, and the
+# [chapter on OpenVINO](11_openvino) shows others. Where a queue is full, divide the price of each machine's hour by the
+# images of that hour, as the [chapter on serving](15_serving) does for a million pictures.
 #
 # ## On readers' machines
 #
@@ -652,8 +653,8 @@ glue("16-memory-process", words.number(loop["resnet18"], lambda r: r.gpu_memory_
 
 # %% [markdown]
 # In the reference loop, ResNet-18's weights are a file of {glue:text}`16-memory-weights`, and the process takes
-# {glue:text}`16-memory-process` of GPU memory. The rest is the CUDA context, the libraries' kernels, their workspaces
-# and the activations.
+# {glue:text}`16-memory-process` of GPU memory. The rest is the CUDA context, the libraries' kernels, their
+# {term}`workspaces <workspace>` and the activations.
 #
 # ## Energy, and what a million pictures cost
 #
@@ -767,9 +768,9 @@ glue("16-least", "; ".join(least) or words.NOT_MEASURED)
 # ## The price of getting started
 #
 # Exporting, loading and the first inference come before the first answer. A row that starts later and then runs faster
-# pays for itself after so many inferences; a program that stops before should have used the plain loop. Starts are
-# compared only where they were timed with nothing else running, which `python -m inference_lib starts` does. The rule
-# in full:
+# pays for itself after so many inferences; a program that stops before should have used the plain loop. Ten seconds
+# more for the start, and a millisecond less for each inference: that is after 10,000. Starts are compared only where
+# they were timed with nothing else running, which `python -m inference_lib starts` does. The rule in full:
 
 # %%
 show_source(break_even)
