@@ -67,6 +67,8 @@ def test_two_replicas_carry_twice_as_much() -> None:
     rate = 1.5 * service().capacity
     one, two = (simulate(poisson(rate, 20_000), service(), Knobs(32, replicas=n, limit=10**9)) for n in (1, 2))
     assert two.quantile_ms(50) < 20 < one.quantile_ms(50)
+    kept = [simulated_rate(service(), Knobs(32, replicas=n, limit=10**9), 20.0) for n in (1, 2)]
+    assert kept[1] > 1.9 * kept[0] > 0
 
 
 def test_a_second_batch_under_way_hides_what_is_not_computing() -> None:

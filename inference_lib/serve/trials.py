@@ -107,7 +107,7 @@ def queued(classifier: Classifier, knobs: Knobs) -> BatchQueue:
 
 def simulated_rate(service: Service, knobs: Knobs, limit_ms: float, precision: float = 0.02) -> float:
     """Return the highest rate at which the simulated p99 stays within ``limit_ms``; 0 where none does."""
-    low, high = 0.0, max(service.carried(size) for size in range(1, knobs.max_batch + 1))
+    low, high = 0.0, knobs.replicas * max(service.carried(size) for size in range(1, knobs.max_batch + 1))
     close = precision * high
     while high - low > close:
         middle = (low + high) / 2
