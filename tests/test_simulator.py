@@ -134,6 +134,7 @@ def test_a_predicted_latency_has_the_time_outside_of_the_queue_timed_once_at_a_l
     for trial in test.predict_and_measure([0.3, 0.9]):
         alone = simulate(poisson(trial.rate, len(trial.simulated.latencies_s)), fixed, Knobs(8))
         assert trial.simulated.latencies_s == pytest.approx(alone.latencies_s + 0.25)
+    assert simulated_rate(fixed, Knobs(8), 200.0, outside=test.outside) == 0.0 < simulated_rate(fixed, Knobs(8), 200.0)
     (due,) = timed
     assert len(due) / due[-1] == pytest.approx(CALIBRATED * fixed.carried(8), rel=0.15)
 

@@ -96,7 +96,7 @@ def in_process(options: Namespace, settings: Settings, figures: list[Figure]) ->
         if isinstance(runner, BufferedRunner):
             most.value = overlapped_rate(runner, options.seconds / 3)
         _print_trials(test, options.loads, off)
-        simulated = simulated_rate(service, knobs, options.p99_ms)
+        simulated = simulated_rate(service, knobs, options.p99_ms, outside=test.outside)
         say(f"simulated: {simulated:,.0f} requests/s with p99 within {options.p99_ms:g} ms")
         best, gpu = list[Run](), None
         try:
