@@ -62,22 +62,21 @@ def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(addre
     assert sum("the station died" in line for line in lines) == 1
     assert {record.key for record in store.read()} == {record.key for record in records}
 
+    def imported_by_a_worker(_: Any) -> list[str]:  # within a function, so that Ray sends all of it
+        from inference_lib.measure.workers import Worker
+
+        with Worker(importlib.import_module, "builtins") as worker:
+            return worker.ask("eval", "list(__import__('sys').modules)", limit_s=120)
+
     lines.clear()
     asked = {"rounds_only": True, "trust": True}  # more stations than cores disturb each other
     with stations(address, "cpu") as there:
         again = benchmark_on_cluster(there, rivals(), SMOKE, store, progress=lines.append, **asked)
-        imported = ray.get(next(iter(there.actors.values())).__ray_call__.remote(_imported_by_a_worker))
+        imported = ray.get(next(iter(there.actors.values())).__ray_call__.remote(imported_by_a_worker))
     assert again == records
     assert not any("invocation" in line for line in lines)  # all was known
     assert "torch._dynamo" in imported
     assert "ray" not in imported  # it is no part of what is measured
-
-
-def _imported_by_a_worker(_: Any) -> list[str]:
-    from inference_lib.measure.workers import Worker
-
-    with Worker(importlib.import_module, "builtins") as worker:
-        return worker.ask("eval", "list(__import__('sys').modules)", limit_s=120)
 
 
 def _first_station() -> int:

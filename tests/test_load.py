@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +13,7 @@ from waits import interrupt
 
 from inference_lib.cli import main
 from inference_lib.records.store import RecordStore
+from inference_lib.seam import Workload
 from inference_lib.serve.loops import OpenLoop
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.support.errors import CourseError
@@ -22,8 +23,9 @@ pytest.importorskip("mlperf_loadgen")
 from inference_lib.serve import load
 from inference_lib.serve.load import Figure
 from inference_lib.serve.loadgen import Run
+from inference_lib.serve.service import Service
 from inference_lib.serve.settings import Settings
-from inference_lib.serve.soak import Soak, _disturb
+from inference_lib.serve.soak import Soak, _disturb, soak
 from inference_lib.serve.trials import LoadTest
 
 CPU = ["load", "--device", "cpu", "--model", "vanilla_cnn"]
@@ -128,6 +130,30 @@ def test_after_a_kill_it_is_asked_when_all_was_well_again_where_there_was_time(
     requests.sent[:], requests.answered[:] = requests.due, requests.due + np.where(slow, 0.5, 0.01)
     found = Soak(requests, 100.0, [kill], 1, [])
     assert found.recovered_s(limit_ms=100.0) == pytest.approx(recovered, abs=0.26)
+
+
+def test_who_is_refused_at_once_does_not_hide_that_the_others_are_answered_in_time_nor_is_he_one_of_them() -> None:
+    requests = OpenLoop(None, PICTURE, np.arange(0, 20, 0.01))
+    requests.sent[:], requests.answered[:] = requests.due, requests.due + 0.01
+    dead = (requests.due >= 5) & (requests.due < 8)
+    requests.errors[np.flatnonzero(dead)[::2]] = "OverloadedError"
+    found = Soak(requests, 100.0, [5.0], 1, [])
+    assert found.recovered_s(100.0, refusing=True) == [0.0]
+    assert found.recovered_s(100.0) == pytest.approx([3.0], abs=0.26)
+    requests.answered[np.flatnonzero(dead)[1::2]] += 0.5
+    assert found.recovered_s(100.0, refusing=True) == pytest.approx([3.0], abs=0.26)
+    requests.errors[dead] = "OverloadedError"
+    assert found.recovered_s(100.0, refusing=True) == pytest.approx([2.0], abs=0.26)
+    requests.errors[dead] = "FailedError"
+    assert found.recovered_s(100.0, refusing=True) == pytest.approx([3.0], abs=0.26)
+
+
+def test_a_limit_that_no_rate_keeps_is_an_error_and_no_soak(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Service({1: [0.2]}, {1: [0.2]})
+    monkeypatch.setattr(Settings, "remotes", lambda _: nullcontext([Told((1,))]))
+    monkeypatch.setattr("inference_lib.serve.soak.measure_service", lambda _: slow)
+    with pytest.raises(CourseError, match="no rate keeps p99 within 100 ms"):
+        soak(Settings("onnxruntime", Workload("vanilla_cnn", 1), max_batch=1), 1.0, 1.0, limit_ms=100.0)
 
 
 def test_a_soak_that_is_interrupted_tells_what_became_of_what_was_sent() -> None:

@@ -302,6 +302,39 @@ def test_where_nobody_takes_the_place_of_the_last_one_everybody_is_refused(
     assert caplog.text.count("a replica does not come up: OSError: no memory") == waiting.TRIES
 
 
+def test_while_a_replica_is_dead_as_many_may_wait_as_the_others_answer_in_the_same_time() -> None:
+    told, broken, fresh, made, answers = Told(), Told(), Told(), threading.Event(), Answers()
+    broken.fails, broken.dead = RuntimeError("died"), True
+    told.go.clear()
+    broken.go.clear()
+
+    def slowly(_: Told) -> Told:
+        assert made.wait(10)
+        return fresh
+
+    def refusals() -> list[str]:
+        return [str(request.error) for request in answers.came if isinstance(request.error, OverloadedError)]
+
+    with BatchQueue([broken, told], slowly, max_batch=1, limit=4) as queue:
+        for _ in (broken, told):
+            queue.submit(PICTURE, answers)
+        wait_until(lambda: broken.started.is_set() and told.started.is_set())
+        for _ in range(5):
+            queue.submit(PICTURE, answers)
+        assert refusals() == ["4 requests wait already; try again later"]
+        broken.go.set()
+        answers.wait(2)
+        queue.submit_many(np.stack([PICTURE] * 3), "abc", lambda answered: [answers(each) for each in answered])
+        assert refusals()[1:] == ["2 requests wait already; try again later"]
+        assert queue.length == 4, "whoever waits already is not turned away"
+        made.set()
+        told.go.set()
+        wait_until(lambda: queue.replaced and not queue.length)
+        for _ in range(4):
+            queue.submit(PICTURE, answers)
+    assert len(refusals()) == 2
+
+
 def test_one_of_two_replicas_goes_on_alone() -> None:
     told, broken, answers = Told(), Told(), Answers()
     broken.fails, broken.dead = RuntimeError("died"), True

@@ -186,7 +186,7 @@ def test_a_server_is_loaded_over_http_and_does_not_outlive_who_started_it(
 
 def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -> None:
     settings = Settings("onnxruntime", Workload("vanilla_cnn", 1), replicas=2, max_batch=2, root=root)
-    found = soak(settings, seconds=4, kill_every_s=1.2, rate=40)
+    found = soak(settings, seconds=4, kill_every_s=1.2, limit_ms=1000.0, rate=40)
     assert found.lost == 0
     assert len(found.kills) >= 2
     assert found.replaced >= 1

@@ -67,6 +67,8 @@ def test_two_replicas_carry_twice_as_much() -> None:
     rate = 1.5 * service().capacity
     one, two = (simulate(poisson(rate, 20_000), service(), Knobs(32, replicas=n, limit=10**9)) for n in (1, 2))
     assert two.quantile_ms(50) < 20 < one.quantile_ms(50)
+    kept = [simulated_rate(service(), Knobs(32, replicas=n, limit=10**9), 20.0) for n in (1, 2)]
+    assert kept[1] > 1.9 * kept[0] > 0
 
 
 def test_a_second_batch_under_way_hides_what_is_not_computing() -> None:
@@ -132,6 +134,7 @@ def test_a_predicted_latency_has_the_time_outside_of_the_queue_timed_once_at_a_l
     for trial in test.predict_and_measure([0.3, 0.9]):
         alone = simulate(poisson(trial.rate, len(trial.simulated.latencies_s)), fixed, Knobs(8))
         assert trial.simulated.latencies_s == pytest.approx(alone.latencies_s + 0.25)
+    assert simulated_rate(fixed, Knobs(8), 200.0, outside=test.outside) == 0.0 < simulated_rate(fixed, Knobs(8), 200.0)
     (due,) = timed
     assert len(due) / due[-1] == pytest.approx(CALIBRATED * fixed.carried(8), rel=0.15)
 

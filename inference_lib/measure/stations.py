@@ -153,7 +153,7 @@ def _started(ray: Any, kind: str, lines: Any) -> dict[str, Any]:
     if not found:
         raise CourseError(f"the cluster has no {kind} device; add a node that has one")
     begun = [actor.__ray_ready__.remote() for actor in found.values()]
-    ray.wait(begun, num_returns=len(begun), timeout=CONNECT_LIMIT_S)  # seen: 5 s longer while this process imported
+    ray.wait(begun, num_returns=len(begun), timeout=CONNECT_LIMIT_S)  # seen: 4 s longer beside imports
     for actor in found.values():
         actor.begin.remote()
     return found

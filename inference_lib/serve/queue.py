@@ -75,11 +75,13 @@ class BatchQueue(AbstractContextManager["BatchQueue"]):
             remake: gets one that died, and returns another for its place; None: nobody takes it.
             max_batch: pictures that are computed together at most; None: the classifiers' largest size.
             max_wait_s: how long the first request of a batch waits for others, seconds.
-            limit: pictures that may wait; more are refused.
+            limit: pictures that may wait; more are refused. While a replica is dead, its share of them is, too: those
+                who are left answer fewer in the same time.
             timeout_s: how long a request may wait until it is taken, seconds.
 
         """
         self._replicas = [Replica(classifier) for classifier in classifiers]
+        self._count = len(classifiers)
         self._remake, self._made = remake, list[Classifier]()
         self.max_batch = max_batch or classifiers[0].sizes[-1]
         smallest(classifiers[0].sizes, self.max_batch)
@@ -167,14 +169,16 @@ class BatchQueue(AbstractContextManager["BatchQueue"]):
         with self._changed:
             if self._closed:
                 raise ClosedError("the queue has ended; start it again")
-            room = self.limit - self.length
+            alive = sum(replica.classifier.alive() for replica in self._replicas)
+            allowed = self.limit * max(1, alive) // self._count
+            room = max(0, allowed - self.length)
             fitting = request if len(request.pictures) <= room else request.cut(room)
             if room > 0:
                 self._waiting.append(fitting)
                 self.length += len(fitting.pictures)
                 self._changed.notify_all()  # of each classifier, one thread at most waits here
         if fitting is not request:
-            self._answer([request], OverloadedError(f"{self.limit} requests wait already; try again later"))
+            self._answer([request], OverloadedError(f"{allowed} requests wait already; try again later"))
 
     def _idle(self) -> Replica | None:
         """Return a replica that has nothing to do, for a caller who need not wait for company, to be led by him."""

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 
 import numpy as np
@@ -76,25 +77,19 @@ class LoadTest:
             return run_loadgen(queue, self.pictures, scenario, self.seconds, rate, self.limit_ms, seed=seed)
 
     def predict_and_measure(self, loads: Sequence[float]) -> Iterator[Trial]:
-        """Simulate the queue at parts of its capacity, and put the real one under the same loads.
-
-        A request takes time outside of the queue, too, where threads wait for Python's lock. That is no part of the
-        simulation: it is timed once, at ``CALIBRATED``, and each simulated latency gets one of these times, by chance.
-        """
+        """Simulate the queue at parts of its capacity, and put the real one under the same loads."""
         service, knobs = self.service, self.knobs
-        carried = service.carried(knobs.max_batch)
-        outside = self._outside(CALIBRATED * carried)
-        random = np.random.default_rng(0)
         for load in each(loads, "loads"):
-            rate = load * carried
+            rate = load * service.carried(knobs.max_batch)
             count = min(LONGEST, max(LEAST, round(rate * self.seconds)))  # near its capacity, a queue grows with time
-            simulated = simulate(poisson(rate, count), service, knobs)
-            simulated.latencies_s += random.choice(outside, len(simulated.latencies_s))
+            simulated = predicted(rate, count, service, knobs, self.outside)
             law = slowest_s(rate, service, knobs.max_batch, knobs.max_wait_s) * 1e3
             yield Trial(load, rate, law, simulated, self.run("server", rate))
 
-    def _outside(self, rate: float) -> list[float]:
-        """Return what ``outside_s`` finds where requests come at random, ``rate`` of them a second."""
+    @cached_property
+    def outside(self) -> list[float]:
+        """What ``outside_s`` finds where requests come at random, at ``CALIBRATED``: no part of a simulated queue."""
+        rate = CALIBRATED * self.service.carried(self.knobs.max_batch)
         due = poisson(rate, min(SIMULATED, max(LEAST, round(rate * self.seconds))))
         with out_of_the_collectors_way(), queued(self.classifier, self.knobs) as queue:
             return outside_s(queue, self.pictures, due.tolist())
@@ -105,13 +100,25 @@ def queued(classifier: Classifier, knobs: Knobs) -> BatchQueue:
     return BatchQueue([classifier], None, knobs.max_batch, knobs.max_wait_s, knobs.limit)
 
 
-def simulated_rate(service: Service, knobs: Knobs, limit_ms: float, precision: float = 0.02) -> float:
-    """Return the highest rate at which the simulated p99 stays within ``limit_ms``; 0 where none does."""
-    low, high = 0.0, max(service.carried(size) for size in range(1, knobs.max_batch + 1))
+def predicted(rate: float, count: int, service: Service, knobs: Knobs, outside: Sequence[float]) -> Outcome:
+    """Simulate ``count`` requests, and give each, by chance, one of the times that they take ``outside`` of the queue.
+
+    There, threads wait for Python's lock; a model of the queue knows nothing of that.
+    """
+    found = simulate(poisson(rate, count), service, knobs)
+    found.latencies_s += np.random.default_rng(0).choice(outside, len(found.latencies_s))
+    return found
+
+
+def simulated_rate(
+    service: Service, knobs: Knobs, limit_ms: float, precision: float = 0.02, outside: Sequence[float] = (0.0,)
+) -> float:
+    """Return the highest rate at which the p99 that is ``predicted`` stays within ``limit_ms``; 0 where none does."""
+    low, high = 0.0, knobs.replicas * max(service.carried(size) for size in range(1, knobs.max_batch + 1))
     close = precision * high
     while high - low > close:
         middle = (low + high) / 2
-        found = simulate(poisson(middle, SIMULATED), service, knobs)
+        found = predicted(middle, SIMULATED, service, knobs, outside)
         low, high = (middle, high) if found.quantile_ms(99) <= limit_ms and not found.refused else (low, middle)
     return low
 
