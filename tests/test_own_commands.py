@@ -88,7 +88,7 @@ def test_a_picture_or_a_model_that_cannot_be_read_is_one_line(
         status, out, error = run(capsys, "predict", *arguments, "--device", "cpu", "--output", tmp_path)
         assert (status, out) == (1, "")
         (line,) = error.splitlines()
-        assert said.replace("No such file", "[Errno 2] No such file") in line
+        assert said in line
 
 
 def test_weights_are_listed_and_verified(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
