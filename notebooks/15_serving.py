@@ -689,10 +689,10 @@ else:
 #
 # Sooner or later a process is killed: by a bug, or for its memory. What it was computing is answered with status 503,
 # and another takes its place. Until it is there, fewer may wait, because fewer are answered in the same time. Whoever
-# is let in still gets an answer within the limit, and whoever is not is told so at once. A queue that may grow as
-# before makes everybody wait behind what it collected meanwhile, long after the other process is there.
-# `python -m inference_lib load --soak` kills one every minute for as long as you let it. It counts the requests that
-# nobody answered and those that were refused, and says how long p99 was above its limit.
+# is let in waits no longer than before, and whoever is not is told so at once. A queue that may grow as before makes
+# everybody wait behind what it collected meanwhile, long after the other process is there. `python -m inference_lib
+# load --soak` kills one every minute for as long as you let it. It counts the requests that nobody answered and those
+# that were refused, and says how long p99 was above its limit.
 #
 # ## Triton
 #
