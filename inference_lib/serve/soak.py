@@ -94,7 +94,7 @@ def soak(
     """Put replicas under ``rate`` requests a second, or ``LOAD`` of what they carry, and kill one now and then.
 
     ``settings`` names the model, the number of replicas, the largest batch and the waiting time. No more may wait than
-    can be computed in time: whoever is let in while a replica is missing is answered within ``limit_ms``, too.
+    the replicas that live compute in ``WAITING`` of ``limit_ms``.
 
     Raises:
         CourseError: no rate keeps p99 within ``limit_ms``.

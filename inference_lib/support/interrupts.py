@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, put off until what must not be cut in two is done."""
 
+import atexit
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from types import FrameType
 Handler = Callable[[int, FrameType | None], object]
 
 AGAIN_S = 0.05
+
+atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # nobody answers any more: the alarm would kill the process
 
 
 def after_imports(number: int, handle: Handler) -> None:
