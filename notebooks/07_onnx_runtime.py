@@ -628,9 +628,8 @@ else:
 # Products in FP16 that leave the tensor cores may do so for one more reason, an option. `use_tf32` is about FP32, and
 # yet with `0`, this provider keeps convolutions of *every* type off the tensor cores ([the line that does
 # it](https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cuda/nn/conv.cc) asks for no type).
-# So set it for FP32 alone. This course did not before 28 November 2026: the rows of ONNX Runtime in FP16 that it had
-# measured on a GPU until then are of convolutions off the tensor cores, and where the last column of the first table is
-# small, this page is of that time.
+# So set it for FP32 alone. This course once set it for FP16, too, and nothing told: the answers were right and the rows
+# too slow. The last column of the first table shows it.
 #
 # ## Why?
 #
@@ -764,7 +763,7 @@ tables.show_table(pd.DataFrame([time_both(session, batch) for batch in batches])
 #
 # Options come in two kinds: *session options*, which every provider shares, and *provider options*. One of each is
 # changed at a time, on ResNet-18 at batch 1, compute only. Plain means every default but two: TF32 is off, and idle
-# threads stop (which matters to the CPU provider alone).
+# threads stop.
 
 # %%
 knobs = {
@@ -774,12 +773,12 @@ knobs = {
 }
 if lab.device == "cuda":
     knobs |= {
-        "heuristic search": (session_options(), {"cudnn_conv_algo_search": "HEURISTIC"}),
-        "NHWC": (session_options(), {"prefer_nhwc": "1"}),
-        "fused bias": (session_options(), {"fuse_conv_bias": "1"}),
-        "TF32": (session_options(), {"use_tf32": "1"}),
-        "CUDA graph": (session_options(), {"enable_cuda_graph": "1"}),
-        "CUDA graph, NHWC": (session_options(), {"enable_cuda_graph": "1", "prefer_nhwc": "1"}),
+        "heuristic search": (session_options(stop), {"cudnn_conv_algo_search": "HEURISTIC"}),
+        "NHWC": (session_options(stop), {"prefer_nhwc": "1"}),
+        "fused bias": (session_options(stop), {"fuse_conv_bias": "1"}),
+        "TF32": (session_options(stop), {"use_tf32": "1"}),
+        "CUDA graph": (session_options(stop), {"enable_cuda_graph": "1"}),
+        "CUDA graph, NHWC": (session_options(stop), {"enable_cuda_graph": "1", "prefer_nhwc": "1"}),
     }
 else:
     knobs |= {

@@ -287,14 +287,17 @@ tables.show_table(counts.rename_axis("operator").reset_index(), "Operators of va
 # ## Is it still the same model?
 #
 # The rows of the framework chapters stand beside those in eight bits. A framework that has none says why. The full
-# profile adds `torch.compile`, which compiles longest, and lets rows in eight bits answer all 10,000 test pictures, on
-# a CPU, too. Exports of the small network are timed, one after the other; the others' are made side by side. Where
-# there is no GPU, its rows are those of the published edition.
+# profile adds `torch.compile`, which compiles longest, BF16, and batches of 32, and lets rows in eight bits answer all
+# 10,000 test pictures, on a CPU, too. Exports of the small network are timed, one after the other; the others' are
+# made side by side. Where there is no GPU, its rows are those of the published edition.
 
 # %%
 frameworks = ["onnxruntime", "openvino", *(["openvino-throughput", "torch-compile"] if full else [])]
-on_host = lab.benchmark(frameworks, models[:1], ["fp32", "int8"], [1], "cpu")
-on_host += lab.benchmark(frameworks, models[1:], ["fp32", "int8"], [1], "cpu", time_exports=False)
+precisions = ["fp32", "int8", *(["bf16"] if full else [])]
+on_host = lab.benchmark(frameworks, models[:1], precisions, [1], "cpu")
+on_host += lab.benchmark(frameworks, models[1:], precisions, [1], "cpu", time_exports=False)
+if full:  # enough for every core
+    on_host += lab.benchmark(["onnxruntime", "openvino"], models, precisions, [32], "cpu", time_exports=False)
 if lab.device == "cuda":
     frameworks_gpu = ["pytorch-cudagraph", "torch-compile", "cudnn", "tensorrt", "onnxruntime-tensorrt"]
     lab.benchmark(frameworks_gpu, models, ["fp16", "int8", "fp8"])
@@ -405,6 +408,30 @@ def gains(records, kind="end_to_end"):
 caption = f"End to end, eight bits beside FP32. {plots.provenance([r for r in on_host if r.ok])}"
 host_gains = gains(on_host)
 tables.show_table(host_gains.dropna(axis="columns", how="all"), caption)
+
+# %% [markdown]
+# One caller who waits leaves most of a large processor idle. A service asks how many images a second it answers when
+# it is never idle: batch after batch, with as many requests at once as a framework likes.
+
+# %%
+busy = [
+    {
+        "model": record.model,
+        "framework": record.title,
+        "batch": record.batch_size,
+        "precision": PRECISIONS[record.precision].title,
+        "images/s": record.throughput_images_per_s,
+    }
+    for record in on_host
+    if record.ok
+]
+rates = pd.DataFrame(busy).pivot_table("images/s", ["model", "framework", "batch"], "precision").reset_index()
+there = [name for name in ("FP32", "BF16", "INT8") if name in rates]
+if "INT8" in there:
+    for more in there[:-1]:
+        rates[f"INT8 over {more}"] = rates["INT8"] / rates[more]
+forms = dict.fromkeys(there, "{:,.0f}") | {name: "{:.2f}" for name in rates if "over" in name}
+tables.show_table(rates, f"Images per second, without a pause. {lab.machine.name('cpu')}.", forms)
 
 # %% [markdown]
 # On a GPU, the time on the device comes first: it is what eight bits can shorten. The interval is that of the ratio to
@@ -520,7 +547,10 @@ gained = {
     model: max(pairs, key=lambda pair: ms_of(pair[0], "end_to_end") / ms_of(pair[1], "end_to_end"))
     for model, pairs in pairs_of.items()
 }
-said = [f"{model} {words.times_faster([own], [eight])} ({eight.title})" for model, (own, eight) in gained.items()]
+said = [
+    f"{model} {words.times_faster([own], [eight])} ({eight.title}, batch {eight.batch_size})"
+    for model, (own, eight) in gained.items()
+]
 glue("13-gained", ", ".join(said) or words.NOT_MEASURED)
 single = predicted[(predicted["model"] == "vanilla_cnn") & (predicted["traffic"] == "fused")]
 allowed = single["at most times faster"].iloc[0]
