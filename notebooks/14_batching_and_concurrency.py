@@ -538,8 +538,8 @@ glue(
 #
 # The simulation draws the times of batches from what was measured a moment ago. Each simulated latency in this table
 # also gets what a request takes outside of the queue: from the moment at which it was due until it is there, and from
-# the end of its batch until whoever asked is told. That was timed once, at a load below all of these, with requests at
-# random times. (A table that was made on 28 November 2026 or before is of the queue alone.)
+# the end of its batch until whoever asked is told. That is a median, timed once, at a load below all of these, with
+# requests at random times. (A table that was made on 28 November 2026 or before is of the queue alone.)
 #
 # The simulation does not know what else the load generator takes of a core, and of Python's lock.
 # {glue:text}`14-shared` Nor does it know what else the machine does. A run that MLPerf would not count is marked: it

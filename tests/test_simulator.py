@@ -123,7 +123,7 @@ def test_a_predicted_latency_has_the_time_outside_of_the_queue_timed_once_at_a_l
 
     def outside(queue: BatchQueue, pictures: list[np.ndarray], due: list[float]) -> list[float]:
         timed.append(due)
-        return [0.25]
+        return [0.24, 0.25, 3.0]  # the last one, a hiccup of the machine
 
     def run(self: LoadTest, scenario: str, rate: float, seed: int = 0) -> Run:
         return Run(scenario, True, [], rate, rate, {"p99": 100.0})
