@@ -1167,8 +1167,8 @@ glue("02-waited", f"{WAITED_PERCENT:g} %")
 # ### Did it hold?
 #
 # The proof of a measurement is another one. `python -m inference_lib replicate` compares two runs of the same grid,
-# pair by pair: how many claims of the first does the second contradict, and how many ratios are as close as their
-# intervals say? The [scoreboard](16_scoreboard) shows the answer for the published edition.
+# pair by pair, in the rows that both have: how many claims of the first does the second contradict, and how many ratios
+# are as close as their intervals say? The [scoreboard](16_scoreboard) shows the answer for the published edition.
 #
 # ## Latency and throughput
 #

@@ -160,7 +160,9 @@ plots.show_bars(
 
 # %% [markdown]
 # Two bounds follow for each network. If its products took all the time, it would gain what the bars say. If its memory
-# traffic did, it would gain the ratio of the sizes. A network gains what the *slower* of the two leaves.
+# traffic did, it would gain the ratio of the sizes. A network gains what the *slower* of the two leaves. A row
+# further down may be quicker than its bound all the same: a ceiling that was measured too low is none, and a cache
+# saves traffic.
 
 
 # %%
@@ -326,7 +328,7 @@ tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
 # paired: only those that exactly one of them classifies correctly say anything. Among equally good models these are
 # won as often as lost, which is a coin, and *p* is how often a coin falls as unevenly (McNemar's exact test
 # {cite}`mcnemar`). The interval says how large the difference may be on other pictures of this kind. cuDNN has an
-# export for each batch size: a layer that would gain no time there stays in FP16, so its share in eight bits differs.
+# export for each batch size: a layer that would gain no time there stays in FP16, so its share may differ.
 #
 # An accuracy that is 0.1 points lower on a few hundred pictures is no evidence of anything. Nor is one that is higher.
 # On all 10,000, it is ten answers more lost than won, and *p* says how often luck does that. Believe a loss where the
@@ -526,8 +528,8 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 #   has for them, not of bits alone.
 
 # %% [markdown]
-# Time is not all that eight bits save, and calibration is not free. The same frameworks' rows in more bits stand
-# beside; energy is read on a GPU:
+# Eight bits change more than the time, and calibration is not free. The same frameworks' rows in more bits stand
+# beside. An export that was made beside others has no time; energy is read on a GPU:
 
 # %%
 least = min(record.batch_size for record in measured)
@@ -956,7 +958,7 @@ for place, name in (("spared", "all but the worst three"), ("controlled", "with 
 # ### Signed times signed
 #
 # x86 processors multiply an *unsigned* by a *signed* 8-bit number. Signed activations have to be shifted first, and
-# without {term}`VNNI` the kernels are slow enough to lose to FP32
+# without {term}`VNNI` they have been seen to lose to FP32
 # ([onnxruntime#6732](https://github.com/microsoft/onnxruntime/issues/6732)). The line above the table says whether this
 # processor has such instructions.
 
@@ -1244,8 +1246,9 @@ else:
 #     print(f"{name}: error {error:.2f} %, {beside.difference:+.2f} points ({beside.low:+.2f} to {beside.high:+.2f})")
 # ```
 # A step is twice as wide, so the weights' share of the error doubles; the activations' share stays. Their squares add
-# up, so the whole grows by less than two. Where the accuracies differ by a picture or two, the interval says that this
-# is nothing.
+# up, so the whole grows by less than two. That is rounding alone: on an x86 processor without VNNI, sums of eight bits
+# are cut off, too, as above, and that line may be the worse by far. Where the accuracies differ by a picture or two,
+# the interval says that this is nothing.
 # ````
 #
 # ```{exercise}

@@ -360,7 +360,8 @@ glue("16-traffic", mobilenet.bytes_unfused / resnet.bytes_unfused)
 # ## Did the claims hold?
 #
 # A verdict is worth something if a second run says the same. So the published edition holds a second run, begun on a
-# machine started anew, and every pair of its rows that answer the same question was compared in both.
+# machine started anew, and every pair of rows that both runs measured and that answer the same question was compared in
+# both. Of a row that the second run does not have, it says nothing.
 #
 # - A **claim** is a pair that the first run calls faster or slower.
 # - It is **contradicted** if the second run says the opposite, and **not confirmed** if the second run does not say the
@@ -625,7 +626,8 @@ tables.show_table(front_table, "The Pareto fronts, the quickest row first.")
 
 # %% [markdown]
 # A row that is not in this table has a longer median and a lower rate than one that is. The last column names those
-# that the intervals do not tell from the row on the front, at the same batch size: they are as good a choice.
+# that the intervals do not tell from the row on the front, at the same batch size: nothing measured here speaks against
+# them.
 #
 # ## Memory
 #
@@ -690,8 +692,8 @@ forms = {"images/s": "{:,.0f}", "minutes": "{:,.2f}", "price": "{:.4f}"}
 tables.show_table(table, f"A million pictures, copies included. {plots.provenance(select(shown))}", forms)
 
 # %% [markdown]
-# Look at the batches, too: a row that answers whole batches owes what it saves to the batch as much as to
-# the framework.
+# Look at the batches, too: a row that answers whole batches owes a part of what it saves to the batch, not to the
+# framework. What the framework alone does is in the tables of batch 1 above.
 #
 # Energy is what the GPU itself took, read from its own counter while it computed batches of one, back to back. (The
 # host is not in it. Rows of more than 16 bits and of larger batches have no reading.)
@@ -835,16 +837,16 @@ else:
     print("needs starts that were timed alone, the loop's among them")
 
 # %% [markdown]
-# "Never" means that the row is slower than the loop at batch 1, "cannot tell" that the two are tied. Export time counts
-# once if the artifact is kept; the table charges it in full.
+# Where starts were timed, "never" means that the row is slower than the loop at batch 1, "cannot tell" that the two are
+# tied. Export time counts once if the artifact is kept; the table charges it in full.
 #
 # (section-16-roofline)=
 # ## What the hardware would allow
 #
 # The {term}`roofline` of [chapter 03](03_where_the_time_goes) bounds every row twice {cite}`roofline`: with the traffic
 # of operations that run one by one, each writing its result to memory (*unfused*), and with the images, the weights and
-# the answers alone (*fused*). A program that does these multiplications gets past the first bound by fusing, and not
-# past the second.
+# the answers alone (*fused*). A program that does these multiplications gets past the first bound by fusing, or where a
+# cache holds what one operation leaves for the next, and not past the second.
 
 # %%
 bounded = roofline_table(select(gpu), ceilings) if ceilings else pd.DataFrame()
@@ -878,7 +880,8 @@ else:
     print("needs the ceilings of that GPU")
 
 # %% [markdown]
-# A row above 100 percent of the unfused bound has fused operations: it moves less than one by one would.
+# A row above 100 percent of the unfused bound moves less than one by one would: it has fused operations, or what they
+# hand on stayed in a cache.
 #
 # ## How to choose
 #
@@ -1015,7 +1018,7 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 # ```{exercise}
 # :label: ex-16-price
 # Put in your own prices. Which ResNet-18 row of 16 bits or more classifies a million pictures for the least money, and
-# for how much? Which is it if no batch may take longer than 2 ms?
+# for how much? Which is it if the median batch may take no longer than 2 ms?
 # ```
 #
 # ````{solution} ex-16-price
@@ -1048,8 +1051,8 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 #     print(f"{limits or 'no limit'}: not on the front: {', '.join(off) or 'none'}")
 # ```
 # The front is drawn from medians. Without limits, and with one on the median, the answer is on it. A limit on p99 may
-# exclude a row of the front whose latency varies, and so may a limit on memory; the answer is then the best of the
-# rest, which the excluded row beats.
+# exclude a row of the front, because its latency varies or because its p99 was not measured, and so may a limit on
+# memory. The answer is then the best of the rest, and an excluded row may beat it.
 # ````
 #
 # ```{exercise}
@@ -1102,7 +1105,7 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 # - Compare rows of one machine; compare machines by ratios.
 # - A verdict has an interval and can be a tie. Ask how many verdicts a second run repeated.
 # - Same weights, same predictions: check agreement first, then speed decides.
-# - Only rows on the Pareto front are worth considering, and a limit picks one of them.
+# - Rows on the Pareto front, and those that tie with them, are worth considering, and a limit picks one of them.
 # - Eight bits trade accuracy for speed: look at what they lose before you look at what they gain.
 # - Money follows the images per second. Energy has a meter of its own.
 # - A faster start or a faster run: the number of inferences decides.

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,14 @@ def test_a_caption_names_machine_software_and_day(make_record: MakeRecord) -> No
     for part in ("NVIDIA Test GPU", "driver 1.2.3", "torch 2.11.0", "2026-01-02"):
         assert part in caption
     assert "driver" not in plots.provenance([make_record(device="cpu")])
+
+
+def test_a_caption_names_what_differs_only_in_the_day_once(make_record: MakeRecord) -> None:
+    on_gpu = [make_record(measured_on=date(2026, 1, day)) for day in (3, 2, 3)]
+    caption = plots.provenance([*on_gpu, make_record(device="cpu", measured_on=date(2026, 1, 4))])
+    gpu, cpu = sorted(caption.removeprefix("Measured on ").split("; "), key=lambda source: "GPU" not in source)
+    assert gpu.rstrip(".") == "NVIDIA Test GPU, driver 1.2.3, torch 2.11.0, 2026-01-02 and 2026-01-03"
+    assert cpu.rstrip(".").endswith("torch 2.11.0, 2026-01-04")
 
 
 def graph_of(make_record: MakeRecord, milliseconds: float = 0.5, **changed: object) -> Record:

@@ -11,14 +11,14 @@ from torch import nn
 from inference_lib.backends.shared.cuda import multiplies_fp8
 from inference_lib.backends.shared.fusion import CONVOLUTION_ADD_RELU, CONVOLUTION_RELU, fuse_convolutions
 from inference_lib.measure import roofline
-from inference_lib.measure.roofline import Ceilings, Measured, published_ceilings
+from inference_lib.measure.roofline import CODE, Ceilings, Measured, published_ceilings
 from inference_lib.measure.work import Work, count
 from inference_lib.report import plots
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo.networks import load_pretrained
 
 INPUT = 3 * 224 * 224
-MACHINE = Ceilings(flops={"fp32": 100.0, "fp16": 400.0, "int8": 800.0}, bandwidth=10.0, machine="invented")
+MACHINE = Ceilings(flops={"fp32": 100.0, "fp16": 400.0, "int8": 800.0}, bandwidth=10.0, machine="invented", code=CODE)
 
 
 class Network(nn.Module):
@@ -118,7 +118,8 @@ def test_ceilings_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     (kept,) = folder.glob("cpu-*.json")
     older = MACHINE.model_copy(update={"flops": {"fp32": 100.0}}).model_dump_json().encode()  # INT8 was not known then
-    for damaged in (b"", b"{", b"{}", kept.read_bytes()[:-9], b"\xff", older):
+    by_other_code = MACHINE.model_copy(update={"code": "other"}).model_dump_json().encode()
+    for damaged in (b"", b"{", b"{}", kept.read_bytes()[:-9], b"\xff", older, by_other_code):
         kept.write_bytes(damaged)
         calls.clear()
         assert roofline.ceilings("cpu", folder) == MACHINE
@@ -128,7 +129,7 @@ def test_ceilings_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_measured_again_of_each_ceiling_the_higher_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def machine(fp32: float, int8: float, bandwidth: float) -> Ceilings:
-        return Ceilings(flops={"fp32": fp32, "int8": int8}, bandwidth=bandwidth, machine="a CPU")
+        return Ceilings(flops={"fp32": fp32, "int8": int8}, bandwidth=bandwidth, machine="a CPU", code=CODE)
 
     monkeypatch.setattr(roofline, "measure_ceilings", lambda device: machine(50.0, 300.0, 10.0))
     assert roofline.ceilings("cpu", tmp_path) == machine(50.0, 300.0, 10.0)

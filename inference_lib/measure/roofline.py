@@ -39,7 +39,11 @@ class Ceilings(BaseModel):
     """A large copy within the device's memory, bytes/s, bytes read and bytes written added up."""
     machine: str
     """The name of the machine, for captions."""
+    code: str = ""
+    """The hash of the code that measured it."""
 
+
+CODE = sha256_of([Path(__file__).read_bytes()])[:12]
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
 COPY_BYTES = {"cuda": 2**30, "cpu": 64 * 2**20}
@@ -59,6 +63,7 @@ def measure_ceilings(device: str) -> Ceilings:
         flops=flops,
         bandwidth=2 * source.nbytes / _seconds(lambda: target.copy_(source), device),
         machine=this_machine().name(device),
+        code=CODE,
     )
 
 
@@ -138,14 +143,15 @@ def _seconds(call: Callable[[], object], device: str) -> float:
 def ceilings(device: str, directory: Path | None = None, again: bool = False) -> Ceilings:
     """Return the ceilings of ``device`` on this machine; they are measured once and kept in ``directory``.
 
-    Another GPU, driver or version of a package is another machine. A damaged file is measured again. ``again`` measures
-    in any case, and keeps of each rate the higher one: a machine that was busy then had lower ones.
+    Another GPU, driver or version of a package is another machine. A damaged file is measured again, as is what other
+    code than this measured. ``again`` measures in any case, and keeps of each rate the higher one: a machine that was
+    busy then had lower ones.
     """
     directory = directory or paths.BUILD / "ceilings"
     machine = this_machine().model_dump_json(exclude={"commit", "memory_gib", "gpu_memory_mib"})
     path = directory / f"{device}-{sha256_of([machine.encode()])[:12]}.json"
     kept = read(path)
-    if kept is not None and not kept.flops.keys() >= set(multiplied(device)):
+    if kept is not None and (kept.code != CODE or not kept.flops.keys() >= set(multiplied(device))):
         kept = None
     if kept is not None and not again:
         return kept
@@ -157,11 +163,8 @@ def ceilings(device: str, directory: Path | None = None, again: bool = False) ->
 
 
 def _higher(one: Ceilings, other: Ceilings) -> Ceilings:
-    return Ceilings(
-        flops={precision: max(rate, one.flops.get(precision, 0.0)) for precision, rate in other.flops.items()},
-        bandwidth=max(one.bandwidth, other.bandwidth),
-        machine=other.machine,
-    )
+    flops = {precision: max(rate, one.flops.get(precision, 0.0)) for precision, rate in other.flops.items()}
+    return other.model_copy(update={"flops": flops, "bandwidth": max(one.bandwidth, other.bandwidth)})
 
 
 def published_ceilings(machine: str, directory: Path | None = None) -> Ceilings | None:

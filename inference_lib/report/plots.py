@@ -35,14 +35,14 @@ PART_COLORS = {"upload": "#56B4E9", "compute": "#D98C00", "download": "#CC79A7"}
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Return the machine, the software and the day that ``records`` come from, for a caption."""
-
-    def source(record: Record) -> str:
+    """Return the machine, the software and the days that ``records`` come from, for a caption."""
+    days: dict[str, set[str]] = {}
+    for record in records:
         machine = record.machine
         driver = f", driver {machine.driver}" if record.device == "cuda" and machine.driver else ""
-        return f"{machine.name(record.device)}{driver}, torch {machine.packages.get('torch')}, {record.measured_on}"
-
-    sources = sorted({source(record) for record in records})
+        source = f"{machine.name(record.device)}{driver}, torch {machine.packages.get('torch')}"
+        days.setdefault(source, set()).add(str(record.measured_on))
+    sources = [f"{source}, {' and '.join(sorted(measured))}" for source, measured in sorted(days.items())]
     return f"Measured on {'; '.join(sources)}." if sources else "Nothing measured yet."
 
 
