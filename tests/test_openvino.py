@@ -1,8 +1,10 @@
 """The OpenVINO backends: the compiled graph is the model, in the precision of its label, one request or a queue."""
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +174,53 @@ def test_a_queue_answers_in_the_order_of_the_batches_even_where_their_array_is_u
         found = list(runner.answers(in_one_place()))
         expected = [runner.infer(batch) for batch in batches]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def calls(function: Callable[[np.ndarray], object], workload: Workload) -> Any:
+    """Return a compiled model with two streams that gives its input back, after ``function`` has seen it."""
+    ov = import_openvino()
+
+    class Called(ov.Op):
+        def __init__(self, inputs: Any = None) -> None:
+            super().__init__(self, inputs)
+
+        def validate_and_infer_types(self) -> None:
+            self.set_output_type(0, self.get_input_element_type(0), self.get_input_partial_shape(0))
+
+        def clone_with_new_inputs(self, inputs: Any) -> Any:
+            return Called(inputs)
+
+        def has_evaluate(self) -> bool:
+            return True
+
+        def evaluate(self, outputs: Any, inputs: Any) -> bool:
+            function(inputs[0].data)
+            inputs[0].copy_to(outputs[0])
+            return True
+
+    images = ov.opset13.parameter(list(workload.input_shape), np.float32)
+    graph = ov.Model([ov.opset13.result(Called([images.output(0)]).output(0))], [images])
+    return ov.Core().compile_model(graph, "CPU", {"NUM_STREAMS": 2})
+
+
+def test_a_queue_answers_with_its_requests_in_flight_and_one_that_fails_is_a_failure(root: Path) -> None:
+    workload = Workload("vanilla_cnn", 1, "fp32", "cpu")
+    batches = [noise(workload, seed=seed) for seed in range(6)]
+    both = threading.Barrier(2, timeout=30)  # one at a time, nobody would get past it
+
+    def meet(batch: np.ndarray) -> None:
+        both.wait()
+        if np.array_equal(batch, refused):
+            raise ValueError("not this one")
+
+    backend = get_backend("openvino-throughput")
+    with backend.load(build(backend, workload, root)) as runner:
+        runner.compiled, runner.at_once = calls(meet, workload), 2
+        refused = np.empty(0)
+        np.testing.assert_array_equal(list(runner.answers(batches)), batches)
+        refused = batches[3]
+        with pytest.raises(RuntimeError):
+            list(runner.answers(batches[2:4]))
 
 
 def test_parts_of_a_queued_inference_are_waited_for(root: Path) -> None:

@@ -32,12 +32,13 @@ THREADS = {
     "pykeio/ort": (548, 603),
     "pytorch/TensorRT": (3031, 3350, 4070),
     "pytorch/pytorch": (
-        44274, 54324, 144434, 146096, 146524, 148886, 149065, 154456, 157621, 160095, 170138, 170604, 172022, 174467,
-        188150, 191715,
+        44274, 54324, 93247, 144434, 146096, 146524, 148886, 149065, 154456, 157621, 160095, 170138, 170604, 172022,
+        174467, 188150, 191715,
     ),
     "ray-project/ray": (41432, 43288, 62553),
     "roboflow/rf-detr": (1214, 1454),
     "triton-inference-server/server": (7205, 7776, 8141),
+    "uxlfoundation/oneDNN": (3116, 4001),
 }  # fmt: skip
 """The public threads whose readers this page is for."""
 
