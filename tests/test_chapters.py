@@ -17,7 +17,7 @@ from inference_lib.course import book, notebook
 from inference_lib.course import run as course
 from inference_lib.course.contents import Chapter, Course, chapters
 from inference_lib.records.store import RecordStore
-from inference_lib.report import readme
+from inference_lib.report import readme, tables
 from inference_lib.support import paths
 
 PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
@@ -135,6 +135,13 @@ def test_the_readme_shows_the_published_results() -> None:
     drawing, shown = readme.figure(records)
     assert shown in page
     assert drawing == (paths.ROOT / readme.FIGURE).read_text()
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
+def test_the_scoreboard_was_executed_with_the_published_records() -> None:
+    records = [record for record in RecordStore(paths.PUBLISHED / "records").read() if record.device == "cuda"]
+    page = (paths.PUBLISHED / "16_scoreboard.ipynb").read_text()
+    assert tables.measured_twice(records) in page
 
 
 @pytest.mark.slow
