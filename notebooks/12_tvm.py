@@ -232,7 +232,7 @@ show_source("inference_lib.backends.tvm.cpu", "VectorTiles.tile")
 # many numbers fit into a vector, and how many cores there are.
 #
 # :::{dropdown} What was measured
-# On this page's machine and in its process, the rule is {glue:text}`12-rule` against the loops as written.
+# On this page's machine and in its process, the rule is {glue:text}`12-rule` than the loops as written.
 # :::
 
 # %%
@@ -493,8 +493,8 @@ compared = lab.compare([*rivals, "tvm", "tvm-cudagraph"])
 compared.table()
 
 # %% [markdown]
-# Rows whose intervals overlap may stand in either order: that is noise. And a loop that waits for its launches gains
-# nothing from quicker kernels, so its rows in two precisions may be such a pair.
+# A loop that waits for its launches gains nothing from quicker kernels. So its rows in FP32 and in FP16 may stand in
+# either order, where their intervals are wide enough to meet.
 #
 # :::{dropdown} On readers' machines
 # {{ machines: pytorch pytorch-cudagraph onnxruntime onnxruntime-cudagraph tvm tvm-cudagraph }}

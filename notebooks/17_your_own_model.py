@@ -277,7 +277,8 @@ glue("17-loop", f"{ratios['pytorch']:,.1f} times" if "pytorch" in ratios else wo
 glue("17-quickest", f"{min(ratios.values()):,.1f} times" if ratios else words.NOT_MEASURED)
 
 # %% [markdown]
-# Both bounds know arithmetic and traffic only. What lies above them was spent on something else.
+# Rows are compared by their ratios within a round, which need not be the ratio of their medians. Both bounds know
+# arithmetic and traffic only. What lies above them was spent on something else.
 #
 # ## Why?
 #
