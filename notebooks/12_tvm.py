@@ -112,7 +112,7 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# The first two stations make a graph and loops; the third is what this chapter is about.
+# The first two arrows lead to a graph and to loops. The third is what this chapter is about: how loops get a schedule.
 #
 # ## Export
 #
@@ -212,8 +212,8 @@ script = by_hand.mod["main"].script()
 print(script[script.index("    for ") : script.index("        v_i0")].rstrip())
 
 # %% [markdown]
-# Only the two `for` lines have changed. TVM refuses a change that would alter the result: to vectorize the loop over
-# the terms, for example, which add up.
+# The one `for` line has become two; what stands below it is as it was. TVM refuses a change that would alter the
+# result: to vectorize the loop over the terms, for example, which add up.
 #
 # On a CPU, three changes matter. Share the outer loops among the cores. Let the innermost loop run over numbers that
 # lie side by side, so that one instruction does many. Keep a small tile of sums in registers while all products are
@@ -232,7 +232,7 @@ show_source("inference_lib.backends.tvm.cpu", "VectorTiles.tile")
 # many numbers fit into a vector, and how many cores there are.
 #
 # :::{dropdown} What was measured
-# On this page's machine and in its process, the rule is {glue:text}`12-rule` against the loops as written.
+# On this page's machine and in its process, the rule is {glue:text}`12-rule` than the loops as written.
 # :::
 
 # %%
@@ -257,7 +257,9 @@ def told(turns, name, baseline):
 
 
 # %% [markdown]
-# Three versions of one network, with nothing but the schedule between them:
+# Versions of one network, with nothing but the schedule between them. *Tuned*, where there is such a bar, is a schedule
+# that a search found, on another machine unless you made your own; [Tuning](12_tvm.ipynb#tuning) says what to expect of
+# it.
 
 
 # %%
@@ -281,8 +283,8 @@ glue("12-rule", told(scheduled, "rule", "as written"))
 glue("12-tuned", told(scheduled, "tuned", "rule") if schedules else "not there for this CPU")
 
 # %% [markdown]
-# Where the rule is faster by more than vectors and cores account for, the rest is the tile: sums that stay in registers
-# are not written to memory and read again for every product.
+# Where the rule is faster by more than vectors and cores account for, the tile is left as the cause: its sums stay in
+# registers, and several grow side by side, where a single sum waits for each of its additions before the next.
 #
 # ### On a GPU
 #
@@ -313,7 +315,9 @@ for name, count in rules_taken(mobile, lib.dlight_rules()).items():
 
 # %% [markdown]
 # A convolution is a matrix product in disguise: one matrix has a row for each pixel and a column for each weight of a
-# filter. `Matmul` schedules both in the same way. `Fallback` gives each thread one output, which is right for pooling.
+# filter. `Matmul` schedules both in the same way. `Reduction` takes the pooling at the end. `Fallback` gives each
+# thread one output, which is right for what it takes here, a change of the layout before the first layer and one after
+# the last.
 #
 # Two things in this list are expensive. `GeneralReduction` takes the depthwise convolutions, and lets the 256 threads
 # of a block add up each sum of nine products together: almost all of them wait. And `Matmul` leaves tensor cores alone
@@ -392,7 +396,8 @@ else:
 shown
 
 # %% [markdown]
-# The effect is the verdict on the ratio within rounds.
+# The effect is the verdict on the ratio within rounds. The first network has all three costs from above, the second
+# only the third: in FP32 no rule uses tensor cores, and ResNet-18 has no depthwise convolutions.
 #
 # ## Compile
 #
@@ -449,6 +454,9 @@ records = lab.benchmark(["tvm", "tvm-cudagraph"])
 tables.show_agreement(records)
 
 # %% [markdown]
+# Where a row saw fewer pictures than others of its model (the last column), its accuracy is told of as many as they
+# saw: it is the reference's on those, and what the row won or lost on its own.
+#
 # In one line for each model:
 
 # %% tags=["nbval-check-output"]
@@ -467,8 +475,8 @@ for bracket in brackets:
     display(bracket.table((1,)))
 
 # %% [markdown]
-# Guess before you read on. In FP16 at batch 1, graph against graph: for which of the two networks does TVM come nearer
-# to PyTorch's library, the one of dense convolutions, or the one of thin and depthwise ones?
+# Guess before you read on. In FP16 at batch 1, graph against graph: for which of the two networks does TVM do better
+# against PyTorch's library, the one of dense convolutions, or the one of thin and depthwise ones?
 #
 # :::{dropdown} What was measured
 # Compared with PyTorch's CUDA graph, TVM's is {glue:text}`12-resnet-graphs` with ResNet-18, and
@@ -485,6 +493,9 @@ compared = lab.compare([*rivals, "tvm", "tvm-cudagraph"])
 compared.table()
 
 # %% [markdown]
+# A loop that waits for its launches gains nothing from quicker kernels. So its rows in FP32 and in FP16 may stand in
+# either order, where their intervals are wide enough to meet.
+#
 # :::{dropdown} On readers' machines
 # {{ machines: pytorch pytorch-cudagraph onnxruntime onnxruntime-cudagraph tvm tvm-cudagraph }}
 # :::
@@ -520,6 +531,9 @@ glue("12-mobile-graphs", words.times_faster(mobile_net["pytorch-cudagraph"], mob
 # {glue:text}`12-small-graph` for the small network. Graph against graph, TVM is {glue:text}`12-resnet-graphs` against
 # PyTorch with ResNet-18, and {glue:text}`12-mobile-graphs` with MobileNetV2.
 #
+# TVM's own graph has the same kernels to replay, so all that it can win is the launches. Where the GPU is still busy
+# with one kernel when the next is launched, nobody waits for them, and there is little to win.
+#
 # Against the bounds, the model alone:
 
 # %%
@@ -527,8 +541,10 @@ for bracket in brackets:
     display(bracket.figure(compared.shown(bracket.model, "fp16"), 1))
 
 # %% [markdown]
-# Between a row and its own graph lie the launches, between a graph and the band the kernels. Compare the two networks
-# there, and TVM's kernels with the library's within each.
+# On a GPU these are times on the device, from which the waits for launches are left out. So what lies between a row and
+# the band is the kernels. PyTorch's and ONNX Runtime's two rows need not have the same ones: PyTorch's graph fuses
+# operations and keeps images channels-last, as the [chapter on PyTorch](04_pytorch) says. Compare the two networks
+# here, and TVM's kernels with the library's within each.
 #
 # ### Where the milliseconds are
 #
@@ -538,7 +554,9 @@ for bracket in brackets:
 compared.parts("resnet18", "fp32")
 
 # %% [markdown]
-# A compiler can shorten only the middle part.
+# A compiler can shorten only the middle part. Bar and mark are measured one after the other, the parts with marks of
+# their own between them, so a mark may lie on either side of the bar's end; and the parts of `run()` are those of the
+# same session bound to device memory.
 #
 # ### Larger batches
 #
@@ -548,12 +566,16 @@ compared.parts("resnet18", "fp32")
 compared.batches("resnet18", "fp16")
 
 # %% [markdown]
-# Each point is a library of its own, compiled for its batch size.
+# Each of TVM's points is a library of its own, compiled for its batch size. At the largest batch launches hardly count,
+# and yet the rows of one library may lie apart: they differ in their kernels, as above, and in how they copy. PyTorch's
+# loop and ONNX Runtime's `run()` send the caller's array from {term}`pageable memory`, the graphs from {term}`pinned
+# memory`.
 #
 # ## Why?
 #
-# The virtual machine calls a function of ours before and after each loop program, so each can be timed. The numbers
-# include a wait after each, so their sum is more than a run takes.
+# The virtual machine calls a function of ours before and after each loop program, so each can be timed. On a GPU the
+# numbers include a wait after each, so their sum is more than a run takes. The convolutions in the names are numbered
+# as the network comes to them: a high number is a late layer, of few pixels and many channels.
 
 # %%
 on_device = tvm.runtime.tensor(image.numpy(), device=tvm.device(lab.device, 0))
@@ -588,15 +610,22 @@ rows = pd.DataFrame([share(theirs, "operation", "PyTorch"), share(ours, "program
 tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLOP/s": "{:,.0f}", "rest, %": "{:.0f}"})
 
 # %% [markdown]
-# The last column is what fusing is about. TVM computes the bias, the shortcut and the ReLU on a tile before it leaves
-# the chip, so they cost no pass of their own; in PyTorch each is a pass over a feature map, unless its library has a
-# kernel that takes it along.
+# The rest is what fusing is about. TVM computes the bias, the shortcut and the ReLU on a tile before it leaves the
+# chip, so they cost no pass of their own; in PyTorch each is a pass over a feature map, unless its library has a kernel
+# that takes it along. What is left of TVM's are a few small programs: poolings, the last product, changes of the
+# layout.
+#
+# On a GPU the two sides are not read from the same clock. PyTorch's profiler tells what the kernels took; each of TVM's
+# programs has the launch and the wait on top. For the few small ones of the rest that may be most of the time, so a
+# rest as long as PyTorch's does not say that fusing gained nothing. It also makes TVM's rate look lower than it is: at
+# most by about as much as the two columns together exceed TVM's time on the device in the table of rows.
 #
 # The rates are what a library is about. TVM's few tiles for all shapes meet many kernels, and a choice among them for
 # each shape. cuDNN also has algorithms that need fewer products, such as {term}`Winograd`'s {cite}`winograd`, and
 # kernels that fetch the next numbers while they multiply the last ones. All of that is for large products, of which
-# ResNet-18 consists. MobileNetV2 consists of thin ones and of depthwise convolutions, with a few terms each, which wait
-# for memory in whatever order they are computed. So look at both networks above before you call a compiler slow.
+# ResNet-18 consists. MobileNetV2 consists of thin ones and of depthwise convolutions, which compute little with each
+# number that they fetch. Once they are scheduled well, they wait for memory, whoever wrote them. So look at both
+# networks above before you call a compiler slow.
 #
 # ## Knobs
 #
@@ -618,7 +647,7 @@ caption = f"vanilla_cnn, FP32, batch 1. {lab.machine.name('cpu')}."
 tables.show_table(in_turn(targets).table(), caption)
 
 # %% [markdown]
-# That is what code for any machine gives away on this one.
+# The second row beside the first is what code for any machine gives away on this one.
 #
 # ### Threads
 #
@@ -649,12 +678,13 @@ threads(1, 0)  # all of them again
 tables.show_table(threaded.table(), caption)
 
 # %% [markdown]
-# The rows say how well the small network divides.
+# The rows say how well the small network divides: with twice the threads, is it twice as fast?
 #
 # ### Layout, on a GPU
 #
 # For a CPU the course converts images to {term}`channels-last`, so that channels fill the vectors. What suits a GPU
-# depends on its rules: in which order does a thread block fetch its tiles? Compile for both layouts:
+# depends on its rules: in which order does a thread block fetch its tiles? The course's fetch along the terms of a sum,
+# which lie side by side where the channels come last. Compile for both layouts:
 
 # %%
 if lab.device == "cuda":
@@ -681,9 +711,9 @@ shown
 # ```
 #
 # A search takes minutes for a small network and hours for a large one, on the very device, with nothing else running.
-# So its result is kept: a file of loop programs and a file with the best schedule of each, where it beats the rules.
-# Every export looks in the course's folder for its kind of device: x86-64-v4 is any x86 processor with {term}`AVX-512`,
-# sm_90 is an H100 or an H200. The course searched for the small network alone. What is there now:
+# So its result is kept: a file of loop programs and a file with the best schedule of each, where it beat the rules
+# there. Every export looks in the course's folder for its kind of device: x86-64-v4 is any x86 processor with
+# {term}`AVX-512`, sm_90 is an H100 or an H200. The course searched for the small network alone. What is there now:
 
 # %%
 for kept in sorted(lib.SCHEDULES.glob("*/database_tuning_record.json")):
@@ -692,11 +722,12 @@ print("used here:", "these" if lib.tuned_schedules(lab.device) else "rules alone
 
 # %% [markdown]
 # A program is found by its structure: the same loops of the same lengths. Another batch size is another program. A
-# schedule also fits the machine that it was searched on: how many tiles there are for how many cores is a part of it,
-# and what won on two cores may lose on sixteen.
+# schedule also fits the machine that it was searched on: how many tiles there are for how many cores is a part of it.
+# The course's for x86 were searched on two cores, and what won on two may lose on sixteen.
 #
-# In the first bars of this chapter, against the rule, the tuned schedule is {glue:text}`12-tuned`. The rows of this
-# chapter use a tuned schedule where there is one for their device, and the rules elsewhere.
+# In the first bars of this chapter, on this page's CPU and against the rule, the tuned schedule is
+# {glue:text}`12-tuned`. The rows of this chapter use a tuned schedule where there is one for their device, without
+# asking whether it is the better one here, and the rules elsewhere.
 #
 # To make your own, on the machine that will use them (`pip install xgboost-cpu cloudpickle` first):
 #
@@ -826,7 +857,8 @@ show_source("inference_lib.backends.tvm.backend", "import_tensor_programs")
 # ### Versions that do not fit
 #
 # TVM comes in two packages, `apache-tvm` and `apache-tvm-ffi`, and `pip` takes the newest of the second. With version
-# 0.1.15 or later, the search of TVM 0.27 ends in a segmentation fault on our machines. Pin both; this page ran with:
+# 0.1.15 or later, the search of TVM 0.27 ends in a segmentation fault on our machines. Pin both. This page ran with the
+# following (`cpu` is what LLVM calls the processor, `schedules` a digest of the tuned ones):
 
 # %%
 print(get_backend("tvm").versions())
@@ -903,10 +935,11 @@ print(get_backend("tvm").versions())
 # ## Key points
 #
 # - TVM keeps what is computed (loops) apart from how (a schedule), and writes the kernels itself.
-# - The loops stay the same, and the schedule decides the time: here the rule was {glue:text}`12-rule`. Rules cost
-#   nothing, a search costs minutes to hours, and what it finds can be kept.
-# - As fast as a vendor's library? Graph against graph, TVM is {glue:text}`12-resnet-graphs` with ResNet-18 and
-#   {glue:text}`12-mobile-graphs` with MobileNetV2. Its strength is fusing, the library's a kernel for every shape.
+# - The loops stay the same, and the schedule decides the time: here the rule was {glue:text}`12-rule` on a CPU. Rules
+#   cost nothing, a search costs minutes to hours, and what it finds can be kept, for machines like the one it ran on.
+# - As fast as a vendor's library? In FP16 at batch 1, graph against graph, TVM is {glue:text}`12-resnet-graphs` with
+#   ResNet-18 and {glue:text}`12-mobile-graphs` with MobileNetV2. It fuses whatever it meets; a library has a kernel for
+#   every shape.
 # - Everything is compiled in: device, instructions, batch size, precision.
 # - Count what a pass did. What it could not do well, it did not refuse.
 #

@@ -123,7 +123,7 @@ plots.show_figure(figure, alt="Ten small grey pictures, the digits from 0 to 9."
 #
 # A picture is decoded as a person sees it: upright, even where a camera stored it lying and noted so in the file (its
 # EXIF tag), transparent parts on white, 16 bits brought to 8. Tools differ in this, and a network that was trained with
-# one and asked with another sees other pictures. This is the course's way:
+# one and asked with another sees other pictures. This is the course's way, once the picture stands upright:
 
 # %%
 show_source(as_seen)
@@ -191,8 +191,9 @@ print(f"{model.title}: input {model.input_shape}, classes {', '.join(model.class
 print(model.prepare.keywords["figures"])
 
 # %% [markdown]
-# The figures say that a picture is one channel of 32 by 32, and by which mean and deviation its levels are normalized.
-# They were computed from the training pictures, and travel with the weights.
+# The figures say that a picture is one channel of 32 by 32, by which mean and deviation its levels are normalized, and
+# how much larger it is made before its middle is cut out (a margin of one: nothing is cut off). Mean and deviation were
+# computed from the training pictures, and all of it travels with the weights.
 #
 # ## Export
 #
@@ -203,8 +204,9 @@ print(model.prepare.keywords["figures"])
 show_source(export_onnx)
 
 # %% [markdown]
-# `build` calls it, and keeps what it wrote together with a note of what that was made from. This is how an application
-# would use the file, without this book's library:
+# `build` calls it, and keeps what it wrote together with a note of what that was made from. An application needs ONNX
+# Runtime for the file, and nothing of PyTorch. Preparing the picture and naming the class, which `model` does here,
+# would be code of its own:
 
 # %%
 artifact = build(get_backend("onnxruntime"), Workload(model, 1, "fp32", "cpu"), folder / "artifacts")
@@ -216,7 +218,8 @@ for path in shown[3:6]:
     print(f"{path.parent.name}/{path.name}: {model.class_names[best]} ({chances[best] / chances.sum():.0%})")
 
 # %% [markdown]
-# `python -m inference_lib predict network.py:small@digits-small.safetensors PICTURE --backend onnxruntime` prints the
+# The folder's name is the right answer. At a prompt,
+# `python -m inference_lib predict network.py:small@digits-small.safetensors PICTURE --backend onnxruntime` says the
 # same, with any framework. It is the smallest proof that an export works, and a weak one: three pictures may be right
 # by luck, or wrong by the network's own fault.
 #
@@ -234,6 +237,9 @@ records = lab.benchmark(rivals, [model], ["fp32"], [1], time_exports=False)
 tables.show_agreement(records)
 
 # %% [markdown]
+# PyTorch's own row may differ in the last bits, too: it answers one picture at a time, and the reference was computed
+# from many at once, for which a library may choose other kernels.
+#
 # A network without pictures is compared on noise, the same for every framework. The record then says `random`, and
 # there is no accuracy: nobody knows what noise shows.
 #
@@ -271,12 +277,14 @@ glue("17-loop", f"{ratios['pytorch']:,.1f} times" if "pytorch" in ratios else wo
 glue("17-quickest", f"{min(ratios.values()):,.1f} times" if ratios else words.NOT_MEASURED)
 
 # %% [markdown]
-# Both bounds know arithmetic and traffic only. What lies above them was spent on something else.
+# Rows are compared by their ratios within a round, which need not be the ratio of their medians. Both bounds know
+# arithmetic and traffic only. What lies above them was spent on something else.
 #
 # ## Why?
 #
-# A small network has few products, and each operation still has to be called. If calls are what takes the time, a
-# {term}`batch` of 32 pictures costs little more than one:
+# A small network has few products, and each operation still has to be called. If calls are all that takes time, a
+# {term}`batch` of 32 pictures costs as much as one; if products are, 32 times as much. Where between the two is this
+# network? The cell asks PyTorch's loop on the CPU, on a page from a GPU, too:
 
 # %%
 batches = {size: torch.rand(size, *model.input_shape) for size in (1, 32)}
@@ -295,17 +303,19 @@ print(f"batch 1: {one:.3f} ms; batch 32: {many:.3f} ms, {many / 32:.4f} ms a pic
 print(f"a picture alone costs {one / (many / 32):.1f} times as much as one of 32")
 
 # %% [markdown]
-# What is lost on a picture alone is what a graph, a compiled library or a larger batch can win. A network with large
-# layers loses less. So the ratio of *your* network says where to read on: far above one, calls are the cost, and
-# [compilers](06_torch_compile), [graphs](04_pytorch) and [batches](14_batching_and_concurrency) are the cure; near one,
-# arithmetic is, and [fewer bits](13_quantization) are.
+# What is lost on a picture alone was spent on calls, or on cores for which one picture has too little work. The larger
+# batch wins it back; a graph or a compiled library, the part that the calls took. A network with large layers loses
+# less. So the ratio of *your* network says where to read on: far above one, [compilers](06_torch_compile),
+# [graphs](04_pytorch) and [batches](14_batching_and_concurrency) are the cure; near one, arithmetic is the cost, and
+# [fewer bits](13_quantization) are.
 #
 # ## Knobs
 #
 # ### The size of the input
 #
 # Networks of torchvision take many sizes. Their names work wherever a model is named, and no weights are needed to
-# measure a time. Before you run the next cell: twice the side is four times the pixels. Is it four times the time?
+# measure a time. Before you run the next cell, which asks PyTorch's loop on the CPU again: twice the side is four times
+# the pixels. Is it four times the time?
 
 
 # %%
@@ -324,12 +334,16 @@ print(", ".join(f"{name}: {turns.ms(name):.2f} ms" for name in turns.rounds))
 print(f"twice the side is 4 times the pixels, and takes {turns.ratio('96 pixels', '192 pixels')[0]:.1f} times as long")
 
 # %% [markdown]
+# Where it is less, a part of the time does not grow with the pixels: the calls of a network of many small layers. And
+# cores that a small picture leaves without work may take their share of a large one.
+#
 # The title says where the weights came from: from the folder in which PyTorch keeps downloads, or from a seed. Random
 # weights are good for times and for agreement, and for nothing else.
 #
 # ## What goes wrong
 #
-# Each of these was met by somebody. The file below holds a network for each of the first four, and what mends it:
+# Each of these was met by somebody. The file below holds a network for each of the first four, and the mended one of
+# the first two:
 
 # %%
 faults = """
@@ -422,7 +436,8 @@ print(brought("FirstOutput").outputs, "logits from the wrapped one")
 # ### A branch on data
 #
 # Python's `if` is decided while the graph is made, and a trace would keep what was decided for good, as the [chapter on
-# TorchScript](05_torchscript) shows. The exporters refuse instead; the row holds the first line of what they said:
+# TorchScript](05_torchscript) shows. The exporters refuse instead; the row holds the first line of what they said.
+# (These trials ask whether something works, and not how fast, so they run on the CPU, wherever the page does.)
 
 # %%
 trial = open_lab("smoke", device, folder / "trials")  # what works, and not how fast: once is enough
@@ -437,9 +452,10 @@ tables.show_table(
 )
 
 # %% [markdown]
-# PyTorch's own row failed as well, by its answers. The mean was taken over the whole batch, so that a picture's answer
-# depends on its neighbours: alone it gets another one than among the 64 of the reference. That is a fault of the
-# network, which no exporter can see. `torch.where` computes both branches and chooses for each picture:
+# (A file that a row names lies where the page ran.) PyTorch's own row failed as well, by its answers. The mean was
+# taken over the whole batch, so that a picture's answer depends on its neighbours: alone it gets another one than among
+# the 64 of the reference. That is a fault of the network, which no exporter can see. `torch.where` computes both
+# branches and chooses for each picture:
 
 # %%
 tried = ["pytorch", "torchscript", "openvino"]
@@ -470,7 +486,8 @@ print("as it is exported:", torch.equal(*(forgotten.load()(picture) for _ in ran
 # ### More than FP16 holds
 #
 # {term}`FP16` ends at 65,504. A network whose {term}`activations <activation>` are larger answers `inf`, and from `inf`
-# soon comes `nan`. A time measured on such a network would be a time of nothing, so the row fails:
+# soon comes `nan`. A time measured on such a network would be a time of nothing, so a row fails with what is printed
+# here:
 
 # %% tags=["nbval-check-output"]
 large = brought("Large")
@@ -540,7 +557,7 @@ tables.show_table(pd.DataFrame(said, columns=["framework", "batch", "what it sai
 # ### Half a file
 #
 # Weights of more than 2 GB lie beside the ONNX file, and are forgotten when it is copied. A download may end early.
-# Each framework says so in its own words; read them to the end of the line:
+# Between the name of the file and what to do stand the words of the library that read it; each has its own:
 
 # %%
 (folder / "half.onnx").write_bytes(fixed.read_bytes()[:3000])
@@ -576,6 +593,9 @@ for record, reason in decision.excluded:
     print(f"out: {words.label(record)}, {reason}")
 
 # %% [markdown]
+# *Best* is the shortest median. Where the table above cannot tell another row from the quickest, that one is as good a
+# choice.
+#
 # At a prompt: `python -m inference_lib benchmark --model network.py:small@digits-small.safetensors --data digits`, then
 # `python -m inference_lib choose --model digits-small.safetensors --min-accuracy 90`. With several GPUs, `--device
 # cuda:1` takes the second one, and `benchmark --cluster` all of them.
@@ -599,7 +619,8 @@ for record, reason in decision.excluded:
 #     print(f"batch {size}: {part * alone:.4f} ms a picture, {part:.2f} of one alone")
 # print("less than half from batch", next((size for size, part in parts.items() if part < 0.5), "9 or more"))
 # ```
-# The sooner it is half, the more of the time was calls. A network that computes for long is half at no size.
+# The sooner it is half, the more of the time was calls, or cores without work. A network that computes for long is half
+# at no size.
 # ````
 #
 # ```{exercise}
@@ -674,7 +695,8 @@ for record, reason in decision.excluded:
 # - Accuracy needs labels, agreement needs none: noise is enough to find a wrong export.
 # - The figures that prepare a picture belong to the weights. Keep them in the same file.
 # - What breaks first is Python: a branch on data, a second output. Both are mended in the module.
-# - A picture alone against one of a batch: the ratio says how much of the time is overhead, and what there is to win.
+# - A picture alone against one of a batch: the ratio says how much of its time a batch would save, and so what there is
+#   to win.
 #
 # ## Further reading
 #
