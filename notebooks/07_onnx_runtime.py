@@ -369,7 +369,8 @@ compared.batches("resnet18", "fp16")
 #
 # Look at the table and the figures again. A model in FP16 moves half of the bytes of FP32, so one expects it to be
 # faster. Binding does less than `run()`, so one expects that to be faster, too. And one expects two CUDA graphs of the
-# same network on the same GPU to be close. Where your rows say otherwise, there is a cause, and a profile shows it.
+# same network on the same GPU to be close. Where your rows say otherwise, see first whether their intervals overlap:
+# then it may be noise. Otherwise there is a cause, and a profile helps to find it.
 #
 # PyTorch's profiler records every kernel that the process runs on the GPU, those of ONNX Runtime too. A kernel's name
 # says what it is for: products, a change of the memory *layout*, a copy, or the rest, which is element-wise work and
@@ -547,8 +548,8 @@ else:
 # short, and what the host does around them is what counts: `run()` is one call into C++, IOBinding with its copies
 # several calls from Python. A part that comes out near nothing, or below it, is too small to be told from the noise of
 # the two times that it is the difference of. With a large batch there is more to copy, and {term}`pinned memory`, which
-# the copy engine reads without a detour, has something to gain. (What lending a stream costs can be read off only where
-# both sessions run the same kernels; see `use_tf32` below for why they may not.)
+# the copy engine reads without a detour, has something to gain. The last line tells whether lending a stream
+# costs something.
 #
 # **The graphs at the largest batch, FP16.** ONNX Runtime's graph differs from its IOBinding in two things: the kernels
 # are captured, and convolutions are in NHWC. Here is each with and without the other, and PyTorch's graph beside them,
@@ -622,14 +623,14 @@ else:
 # %% [markdown]
 # Kernels that change the layout before and after each product are a matter of the layout and of the algorithm that was
 # chosen. Time in "the rest" is pooling, and a matter of fusion: every bias, ReLU and shortcut that is a kernel of its
-# own reads and writes a feature map once more. The PyTorch graph of this course leaves those to cuDNN's fused
+# own reads and writes a feature map once more. The PyTorch graph of this course leaves most of those to cuDNN's fused
 # convolutions.
 #
 # Products in FP16 that leave the tensor cores may do so for one more reason, an option. `use_tf32` is about FP32, and
 # yet with `0`, this provider keeps convolutions of *every* type off the tensor cores ([the line that does
 # it](https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cuda/nn/conv.cc) asks for no type).
 # So set it for FP32 alone. This course once set it for FP16, too, and nothing told: the answers were right and the rows
-# too slow. The last column of the first table shows it.
+# too slow. The last column of the table of the graphs tells whether it is so here.
 #
 # ## Why?
 #
@@ -866,7 +867,8 @@ if not broken:
 #
 # *NHWC.* Tensor cores read channels-last. With `prefer_nhwc` the graph is converted as a whole, so that no convolution
 # need transpose its own input. (Some of cuDNN's algorithms change the layout inside all the same: the column *layout*
-# of the table above counts that.)
+# of the table of the graphs counts that.) NHWC's rows here multiply in IEEE FP32, which tensor cores do not, so what
+# NHWC is worth in FP16 is told by that table and not by this one.
 #
 # *Fused bias.* With `fuse_conv_bias`, cuDNN builds a kernel that adds the bias in the convolution itself. Look at its
 # difference first: an option that answers with what is not a number cannot be used, however quick it is. Where it

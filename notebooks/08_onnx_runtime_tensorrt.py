@@ -325,8 +325,9 @@ bracket.figure(compared.shown("resnet18", "fp16"), 1)
 glue_answer("08", bracket, compared, "onnxruntime-tensorrt", reference=("ONNX-TensorRT", "ONNX"))
 
 # %% [markdown]
-# Two things can put a mark beyond the band: launches, and kernels too small to fill the GPU. A CUDA graph is against
-# the first, better kernels are against the second, and fused ones against both. The row of the CUDA provider's graph
+# Three things can put a mark beyond the band: launches, kernels too small to fill the GPU, and kernels that only change
+# the layout. A CUDA graph is against the first, better kernels are against the second, fused ones against both, and
+# convolutions in NHWC against the third. The row of the CUDA provider's graph
 # shows what a graph is worth, together with convolutions in {term}`NHWC`.
 #
 # (section-08-contribute)=
