@@ -179,6 +179,14 @@ def test_a_row_that_was_not_measured_says_why_below_the_table(make_rival: MakeRe
     assert "<li>not &lt;here&gt;</li>" in notes
 
 
+def test_a_published_row_of_this_machine_gives_way_with_its_note_and_its_day(make_rival: MakeRecord) -> None:
+    old = make_rival("tvm", flags=["measured long ago"], measured_on="2026-01-01")
+    shown = comparison(here=[make_rival("tvm")], published=[old]).table().data
+    assert "measured long ago" not in shown
+    assert "2026-01-01" not in shown
+    assert "measured long ago" in comparison(published=[old]).table().data
+
+
 def test_the_table_s_caption_names_batch_and_machines(make_rival: MakeRecord) -> None:
     compared = comparison(here=[make_rival("tvm", batch_size=8)], published=[make_rival("tvm", device="cpu")])
     assert caption(compared.table(8)).startswith(

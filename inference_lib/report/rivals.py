@@ -95,13 +95,16 @@ class Rivals:
         That is the median end to end, its 95 % interval, how it compares with the first rival in the same precision,
         and the time on the device. A row that was not measured says why below the table.
         """
-        rows = _in_order(self.rivals, select_all((*self.here, *self.published), batch_size=batch_size))
+        once: dict[tuple[str, ...], Record] = {}
+        for record in _in_order(self.rivals, select_all((*self.here, *self.published), batch_size=batch_size)):
+            cell = (record.backend, record.model, record.precision, record.machine.name(record.device))
+            once.setdefault(cell, record)  # here first: where this machine is the published one, its own
+        rows = list(once.values())
         marks, notes = noted(rows)
         cells: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
         for record, mark in zip(rows, marks, strict=True):
             key = (record.title, record.model, PRECISIONS[record.precision].title)
-            found = self._measured(record, mark, rows)  # here first: where this machine is the published one, its own
-            cells.setdefault(key, {}).setdefault(record.machine.name(record.device), found)
+            cells.setdefault(key, {})[record.machine.name(record.device)] = self._measured(record, mark, rows)
         names = ("framework", "model", "precision")
         data: dict[tuple[str, str], list] = {("", name): [key[i] for key in cells] for i, name in enumerate(names)}
         for machine in dict.fromkeys(r.machine.name(r.device) for r in (*self.here, *self.published)):

@@ -33,7 +33,7 @@ class OnnxFile(nn.Module):
                 r"^.*?ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", first_line(str(error))
             )
             raise CourseError(
-                f"{self.path.name} cannot be read: {said}; export it again, external weights beside it"
+                f"{self.path.name} cannot be read: {said.rstrip('. ')}; export it again, external weights beside it"
             ) from error
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
