@@ -43,8 +43,16 @@ PUBLISH_AGAIN = "run it on a GPU with the full profile and publish it (see the p
 
 CONFIG, TOC = Path("_config.yml"), Path("_toc.yml")
 
-JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
-"""The command ``jupyter-book`` of this very interpreter, which may not be on the path."""
+JUPYTER_BOOK = """
+import functools, importlib.metadata as installed
+installed.entry_points = functools.cache(installed.entry_points)
+from jupyter_book.cli.main import main
+main()
+"""
+"""The command ``jupyter-book`` of this very interpreter, which may not be on the path.
+
+Each citation asks for the plug-ins among all installed packages: they are read once.
+"""
 
 RENDER_S = 3600.0
 """How long it may take: minutes, as a rule."""

@@ -25,6 +25,9 @@ STAMP = "inference_lib"
 ESCAPES = re.compile(r"\x1b\[[\d;]*m")
 """Colours of a terminal."""
 
+PYTHON = {sysconfig.get_path("purelib"): "site-packages", sysconfig.get_path("stdlib"): "python"}
+"""What this interpreter's folders are called in a notebook; looked up once, for every string of every output."""
+
 
 def source_notebook(source: Path) -> Notebook:
     """Read a chapter's source; its cells are numbered, so that equal sources give equal notebooks."""
@@ -106,13 +109,7 @@ def without_paths(text: str, root: Path = paths.ROOT) -> str:
     """Return ``text`` with paths relative to the course, and other machine paths cut to what a reader needs."""
     if "/ipykernel_" in text:  # seconds for a drawing, else: the pattern may begin anywhere
         text = re.sub(r"[^\s'\"]*/ipykernel_\d+/\d+\.py", "cell.py", text)
-    folders = {
-        sysconfig.get_path("purelib"): "site-packages",
-        sysconfig.get_path("stdlib"): "python",
-        str(root): ".",
-        tempfile.gettempdir(): "tmp",
-        str(Path.home()): "home",
-    }
+    folders = PYTHON | {str(root): ".", tempfile.gettempdir(): "tmp", str(Path.home()): "home"}
     for folder in sorted((f for f in folders if len(f) > 1), key=len, reverse=True):
         text = text.replace(f"{root}/", "") if folder == str(root) else text
         text = re.sub(re.escape(folder) + r"(?![\w.-])", folders[folder], text)

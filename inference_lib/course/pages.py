@@ -1,13 +1,12 @@
 """What is made when an edition is rendered, and put where its mark, a name in double braces, stands in a page."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import nbformat
 
 from inference_lib.course import contribution
 from inference_lib.course.contents import Course, chapters
@@ -102,7 +101,7 @@ class Marks:
 
 def _stamps(path: Path) -> list[dict[str, Any]]:
     """Return what the executed notebook at ``path`` says of its making; nothing where there is none."""
-    return [nbformat.read(path, as_version=4).metadata.get(STAMP, {})] if path.exists() else []
+    return [json.loads(path.read_bytes())["metadata"].get(STAMP, {})] if path.exists() else []
 
 
 def _where(stamp: dict[str, Any]) -> str:
