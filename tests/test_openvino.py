@@ -1,7 +1,6 @@
 """The OpenVINO backends: the compiled graph is the model, in the precision of its label, one request or a queue."""
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,24 +202,20 @@ def calls(function: Callable[[np.ndarray], object], workload: Workload) -> Any:
     return ov.Core().compile_model(graph, "CPU", {"NUM_STREAMS": 2})
 
 
-def test_a_queue_answers_with_its_requests_in_flight_and_one_that_fails_is_a_failure(root: Path) -> None:
+def test_a_request_of_a_queue_that_fails_is_a_failure(root: Path) -> None:
     workload = Workload("vanilla_cnn", 1, "fp32", "cpu")
     batches = [noise(workload, seed=seed) for seed in range(6)]
-    both = threading.Barrier(2, timeout=30)  # one at a time, nobody would get past it
 
-    def meet(batch: np.ndarray) -> None:
-        both.wait()
-        if np.array_equal(batch, refused):
+    def refuse_the_fourth(batch: np.ndarray) -> None:
+        if np.array_equal(batch, batches[3]):
             raise ValueError("not this one")
 
     backend = get_backend("openvino-throughput")
     with backend.load(build(backend, workload, root)) as runner:
-        runner.compiled, runner.at_once = calls(meet, workload), 2
-        refused = np.empty(0)
-        np.testing.assert_array_equal(list(runner.answers(batches)), batches)
-        refused = batches[3]
-        with pytest.raises(RuntimeError):
-            list(runner.answers(batches[2:4]))
+        runner.compiled, runner.at_once = calls(refuse_the_fourth, workload), 2
+        np.testing.assert_array_equal(list(runner.answers(batches[:3])), batches[:3])
+        with pytest.raises(RuntimeError, match="not this one"):
+            list(runner.answers(batches))
 
 
 def test_parts_of_a_queued_inference_are_waited_for(root: Path) -> None:
