@@ -176,7 +176,7 @@ def test_a_queue_answers_in_the_order_of_the_batches_even_where_their_array_is_u
 
 
 def calls(function: Callable[[np.ndarray], object], workload: Workload) -> Any:
-    """Return a compiled model with two streams that gives its input back, after ``function`` has seen it."""
+    """Return a compiled model that gives its input back, after ``function`` has seen it."""
     ov = import_openvino()
 
     class Called(ov.Op):
@@ -199,7 +199,7 @@ def calls(function: Callable[[np.ndarray], object], workload: Workload) -> Any:
 
     images = ov.opset13.parameter(list(workload.input_shape), np.float32)
     graph = ov.Model([ov.opset13.result(Called([images.output(0)]).output(0))], [images])
-    return ov.Core().compile_model(graph, "CPU", {"NUM_STREAMS": 2})
+    return ov.Core().compile_model(graph, "CPU")
 
 
 def test_a_request_of_a_queue_that_fails_is_a_failure(root: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_request_of_a_queue_that_fails_is_a_failure(root: Path) -> None:
 
     backend = get_backend("openvino-throughput")
     with backend.load(build(backend, workload, root)) as runner:
-        runner.compiled, runner.at_once = calls(refuse_the_fourth, workload), 2
+        runner.compiled = calls(refuse_the_fourth, workload)
         np.testing.assert_array_equal(list(runner.answers(batches[:3])), batches[:3])
         with pytest.raises(RuntimeError, match="not this one"):
             list(runner.answers(batches))
