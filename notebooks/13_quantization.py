@@ -292,8 +292,8 @@ tables.show_table(counts.rename_axis("operator").reset_index(), "Operators of va
 #
 # The rows of the framework chapters stand beside those in eight bits. A framework that has none says why. The full
 # profile adds BF16, batches of 32, and `torch.compile`, which compiles longest, for the small network; and it lets rows
-# in eight bits answer all 10,000 test pictures, on a CPU, too. Exports of the small network are timed, one after the other; the others' are
-# made side by side. Where there is no GPU, its rows are those of the published edition.
+# in eight bits answer all 10,000 test pictures, on a CPU, too. Exports of the small network are timed, one after the
+# other; the others' are made side by side. Where there is no GPU, its rows are those of the published edition.
 
 # %%
 frameworks = ["onnxruntime", "openvino", *(["openvino-throughput"] if full else [])]

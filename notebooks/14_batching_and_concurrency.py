@@ -194,14 +194,15 @@ right.plot(sweep["ms"], sweep["images/s"], ".-", color="#D55E00")
 right.set(xlabel="latency of a batch, ms", ylabel="images/s", ylim=(0, None))
 plots.show_figure(
     figure,
-    alt="Two lines: the time of a batch over its size, in steps; images per second over that time.",
+    alt="Two lines: the time of a batch over its size; images per second over that time.",
     caption=f"{MODELS[model].title}, eager, {precision}. Shortest of three calls. {lab.machine_name}.",
 )
 
 # %% tags=["remove-cell"]
 gain = sweep["images/s"].max() / sweep["images/s"].iloc[0]
 ends_at = sweep.loc[sweep["images/s"] >= 0.9 * sweep["images/s"].max(), "batch"].iloc[0]
-steps_ms = np.diff(sweep["ms"]) / np.diff(sweep["batch"])
+lasting_ms = np.minimum.accumulate(sweep["ms"].to_numpy()[::-1])[::-1]  # without what a later size takes back
+steps_ms = np.diff(lasting_ms) / np.diff(sweep["batch"])
 typical = np.median(steps_ms[steps_ms > 0]) if (steps_ms > 0).any() else float("nan")
 glue("14-gain", f"{gain:.1f}")
 glue("14-ninety", int(ends_at))
@@ -216,9 +217,9 @@ glue("14-steepest", f"{steps_ms.max() / typical:.1f}")
 # The line need not be smooth. A GPU hands out work in *waves*: with room for 132 blocks of a kernel at once, the 133rd
 # starts a wave of its own that takes as long as a full one. This is called {term}`wave quantization`. A CPU has the
 # same staircase in small, one step for each round of its cores and vector lanes. In this sweep, the steepest step costs
-# {glue:text}`14-steepest` times as much for each picture as the typical one. Look for it in the left panel: a step that
-# stays is a wave, and the best batch sizes lie just before it; one that the next sizes take back is a peak, and was
-# something else on the machine.
+# {glue:text}`14-steepest` times as much for each picture as the typical one. Look for it in the left panel: the best
+# batch sizes lie just before it. A peak that larger sizes take back is no wave, but something else on the machine, and
+# is not counted.
 #
 # ## What overlaps
 #
@@ -539,7 +540,7 @@ glue(
 # The simulation draws the times of batches from what was measured a moment ago. Each simulated latency in this table
 # also gets what a request takes outside of the queue: from the moment at which it was due until it is there, and from
 # the end of its batch until whoever asked is told. That is a median, timed once, at a load below all of these, with
-# requests at random times. (A table that was made on 28 November 2026 or before is of the queue alone.)
+# requests at random times.
 #
 # The simulation does not know what else the load generator takes of a core, and of Python's lock.
 # {glue:text}`14-shared` Nor does it know what else the machine does. A run that MLPerf would not count is marked: it
@@ -626,7 +627,8 @@ for callers in (1, 8):
     with queued(classifier, Knobs(largest)) as queue:
         sent = closed_loop(queue, pictures[0], callers, seconds)
     mean = sum(n * c for n, c in queue.batches.items()) / queue.batches.total()
-    print(f"{callers} callers who wait: {len(sent) / seconds:,.0f} requests/s, {mean:.1f} pictures a batch")
+    who = "1 caller who waits" if callers == 1 else f"{callers} callers who wait"
+    print(f"{who}: {len(sent) / seconds:,.0f} requests/s, {mean:.1f} pictures a batch")
     if callers == 1 and set(queue.batches) != {1}:
         raise CourseError("one caller who waits was batched with somebody; the text says that this cannot be")
 

@@ -174,3 +174,5 @@ def test_how_many_rows_the_second_run_measured_is_said_whichever_run_comes_first
     first, second = a_run(make_record, FIRST, "1"), a_run(make_record, FIRST, "2")
     assert measured_twice([*second[:3], *first]) == "3 of the 4 rows"
     assert measured_twice([*first, *second]) == "all 4 rows"
+    host = make_record(1.0, backend="a", device="cpu", run="1")
+    assert measured_twice([host, *first, *second]) == "all 4 rows"

@@ -245,9 +245,14 @@ def replicated(records: Iterable[Record]) -> dict[str, dict[str, Any]] | None:
 
 
 def measured_twice(records: Iterable[Record]) -> str:
-    """Return how many of the first run's measured rows the second one measured, in words: ``"6 of the 9 rows"``."""
+    """Return how many of the first run's measured rows the second one measured, in words: ``"6 of the 9 rows"``.
+
+    Rows on a device on which the second run measured nothing are not counted.
+    """
     measured = [record for record in records if record.ok]
-    first, second, *_ = ({cell(record) for record in select(measured, run=run)} for run in runs_of(measured))
+    again = {record.device for record in select(measured, run=runs_of(measured)[1])}
+    runs = (select(measured, run=run, device=again) for run in runs_of(measured))
+    first, second, *_ = ({cell(record) for record in rows} for rows in runs)
     return f"{len(first & second)} of the {len(first)} rows" if first - second else f"all {len(first)} rows"
 
 
