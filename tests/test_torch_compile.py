@@ -321,6 +321,15 @@ def test_a_model_is_compiled_and_loaded_where_paths_have_spaces(
         )
 
 
+def test_a_library_with_a_c_library_of_its_own_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    static = tmp_path / "g++"
+    static.write_text('#!/bin/sh\nexec g++ "$@" -static-libstdc++\n')
+    static.chmod(0o755)
+    chosen = torch._inductor.config.patch({"cpp.cxx": (None, str(static))})
+    with chosen, pytest.raises(CourseError, match=r"links the C\+\+ library statically.*set CXX to another"):
+        build(get_backend("aot-inductor"), Workload("vanilla_cnn", 1), tmp_path / "artifacts")
+
+
 def test_tuned_kernels_are_not_tuned_again_in_an_artifact_that_was_moved(tmp_path: Path) -> None:
     """As an export leaves it: compiled and tuned in a folder of its own, which is then renamed."""
     from torch._inductor.runtime import triton_heuristics

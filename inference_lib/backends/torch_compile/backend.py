@@ -26,6 +26,7 @@ from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.shared.quantization import multiplies_eight_bits
 from inference_lib.backends.torch_compile.inductor import (
     believing_the_processor,
+    check_runtime,
     compiling,
     cuda_home,
     missing_tool,
@@ -135,6 +136,7 @@ class AotInductor(TorchCompile):
         with float32_products(workload.precision), compiling():
             recipe = RECIPES[workload.device.kind]
             compile_ahead(prepare(model, workload), example(workload), directory / PACKAGE_FILE, recipe)
+            check_runtime(directory / PACKAGE_FILE)
 
     def stored_precision(self, artifact: Artifact) -> str:
         """Read the types of the weights (constants of rank 2 and more) from the library's own list of constants."""

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import warnings
+import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from inference_lib.backends.shared.replaced import replaced
 from inference_lib.seam import Availability
+from inference_lib.support.errors import CourseError
 
 if TYPE_CHECKING:
     from torch._inductor.cpu_vec_isa import VecISA
@@ -40,6 +42,24 @@ def cuda_home() -> Path | None:
     wheels = [Path(place) / "cu13" for place in (nvidia.submodule_search_locations or [])] if nvidia else []
     toolkit = [Path(cpp_extension.CUDA_HOME)] if cpp_extension.CUDA_HOME else []
     return next((home for home in (*toolkit, *wheels) if (home / "include" / "cuda_runtime_api.h").exists()), None)
+
+
+def check_runtime(package: Path) -> None:
+    """Refuse an ahead-of-time package with a C++ library of its own: PyTorch's and this one number locales differently.
+
+    Raises:
+        CourseError: the compiler linked it statically; loading would end in ``std::bad_cast`` or a segmentation fault.
+
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    with zipfile.ZipFile(package) as content:
+        libraries = [content.read(name) for name in content.namelist() if name.endswith(".so")]
+    if not all(b"libstdc++.so" in library or b"libc++.so" in library for library in libraries):
+        raise CourseError(
+            f"the C++ compiler {get_cpp_compiler()} links the C++ library statically, and what it compiled would crash "
+            "in this process; set CXX to another one, such as /usr/bin/g++"
+        )
 
 
 @contextlib.contextmanager
