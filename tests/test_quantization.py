@@ -38,9 +38,7 @@ def pictures(workload: Workload) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ON_CPU)
-def test_an_export_in_eight_bits_is_the_model_and_its_products_run_in_integers(
-    name: str, tmp_path: Path
-) -> None:
+def test_an_export_in_eight_bits_is_the_model_and_its_products_run_in_integers(name: str, tmp_path: Path) -> None:
     pytest.importorskip(ON_CPU[name])
     backend, workload = get_backend(name), asked()
     assert backend.supports(workload).ok
