@@ -160,9 +160,13 @@ plots.show_bars(
 
 # %% [markdown]
 # Two bounds follow for each network. If its products took all the time, it would gain what the bars say. If its memory
-# traffic did, it would gain the ratio of the sizes. A network gains what the *slower* of the two leaves. A row
-# further down may be quicker than its bound all the same: a ceiling that was measured too low is none, and a cache
-# saves traffic.
+# traffic did, it would gain the ratio of the sizes. A network gains what the *slower* of the two leaves. A row further
+# down may be quicker than its bound all the same: a ceiling that was measured too low is none, and a cache saves
+# traffic. Each bar is the best of a few products in PyTorch, so it tells of a library as well. INT8 and FP8, where both
+# are there, have as many bits: if one bar is much lower, other kernels may well exceed it.
+#
+# *At most times faster* is the ratio of two bounds: what a program gains that reaches both. One that stays further from
+# its bound in more bits than it does in eight gains more.
 
 
 # %%
@@ -196,7 +200,8 @@ tables.show_table(predicted, caption, {"at most times faster": "{:.1f}"})
 # :::{dropdown} What was measured
 # The best framework in eight bits against its own FP32, on a CPU: {glue:text}`13-gained`.
 #
-# On a GPU's device alone, INT8 against the best FP16 row of any framework: {glue:text}`13-gained-gpu`.
+# On a GPU's device alone, INT8 at the largest batch against the best FP16 row of any framework:
+# {glue:text}`13-gained-gpu`.
 # :::
 #
 # ## Export, in four ways
@@ -227,9 +232,9 @@ show_source("inference_lib.backends.openvino", "quantize_ir")
 # **PyTorch** captures a program, lets a *quantizer* annotate it for one kind of hardware, observes it, and writes the
 # nodes in. `torch.compile` fuses them {cite}`torchao_pt2e`. Two traps: the functions of the same names that were once
 # in `torch.ao` are gone, and a program that was not captured with `strict=True` is left in FP32 without a word
-# ([pytorch#160095](https://github.com/pytorch/pytorch/issues/160095) is a relative of this). The first convolution
-# stays in FP32 here, for a reason that only some processors have; its part of the work is missing in the column of
-# eight bits.
+# ([pytorch#160095](https://github.com/pytorch/pytorch/issues/160095) is a relative of this). A convolution that reads
+# the picture itself stays in FP32 here, for the reason that the function gives; its part of the work is missing in the
+# column of eight bits.
 
 # %%
 show_source("inference_lib.backends.shared.pt2e", "quantize_program")
@@ -282,18 +287,20 @@ tables.show_table(counts.rename_axis("operator").reset_index(), "Operators of va
 
 # %% [markdown]
 # `QLinearConv` and `QGemm` multiply integers. What is still called `Conv` multiplies FP32 numbers, and a label "INT8"
-# over such a graph would be wrong.
+# over such a graph would be wrong. The `Relu` nodes are gone as soon as there are Q nodes behind them: where the
+# smallest unsigned integer stands for zero, rounding to it cuts off what is negative.
 #
 # So the course reads back, for every export in eight bits, which part of the multiply-adds really has 8-bit factors:
-# from this graph, from the kernels' names in OpenVINO, from a profile in PyTorch, from the plans of cuDNN. It is a
-# column of every table below.
+# from this graph, from the kernels' names in OpenVINO, from a profile in PyTorch, from the plans of cuDNN. That is the
+# column *in 8 bits %* below.
 #
 # ## Is it still the same model?
 #
 # The rows of the framework chapters stand beside those in eight bits. A framework that has none says why. The full
-# profile adds BF16, batches of 32, and `torch.compile`, which compiles longest, for the small network; and it lets rows
-# in eight bits answer all 10,000 test pictures, on a CPU, too. Exports of the small network are timed, one after the
-# other; the others' are made side by side. Where there is no GPU, its rows are those of the published edition.
+# profile adds BF16, batches of 32, and `torch.compile`, for the small network alone, because it compiles for long; and
+# it lets rows in eight bits answer all 10,000 test pictures, on a CPU, too. Exports of the small network in eight bits
+# are timed, one after the other; others are made side by side, if they are not there already. Where there is no GPU,
+# its rows are those of the published edition.
 
 # %%
 frameworks = ["onnxruntime", "openvino", *(["openvino-throughput"] if full else [])]
@@ -331,11 +338,15 @@ tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
 # paired: only those that exactly one of them classifies correctly say anything. Among equally good models these are
 # won as often as lost, which is a coin, and *p* is how often a coin falls as unevenly (McNemar's exact test
 # {cite}`mcnemar`). The interval says how large the difference may be on other pictures of this kind. cuDNN has an
-# export for each batch size: a layer that would gain no time there stays in FP16, so its share may differ.
+# export for each batch size: a slow layer that was found quicker in FP16 stays there, so its share may differ. Linear
+# layers stay there in any case, and in FP8 the first convolution, too.
 #
 # An accuracy that is 0.1 points lower on a few hundred pictures is no evidence of anything. Nor is one that is higher.
-# On all 10,000, it is ten answers more lost than won, and *p* says how often luck does that. Believe a loss where the
-# last column says "loses". Where it says "cannot tell", luck does as much too often: ask more pictures.
+# On all 10,000, it is ten answers more lost than won, and *p* says how often luck does that. Where the last column says
+# "loses", luck alone does as much in one comparison of twenty at most; where it says "cannot tell", it does so more
+# often: ask more pictures. Mind that a table of twenty rows *has* twenty comparisons, so one of them may well be luck.
+# Nor does a second row of the same export, such as OpenVINO's in its other mode, confirm the first: its answers are the
+# same.
 
 # %% tags=["remove-cell"]
 lost = tables.accuracy_lost(measured)
@@ -353,7 +364,10 @@ glue(
 # ## How fast is it?
 #
 # Each row in eight bits beside the same framework's row in FP32 (on a GPU, FP16), and beside the best such row of any
-# framework. A bare number is the ratio of a quick run.
+# framework. The interval is that of the ratio to that best row, above 1 where eight bits are faster. Rows that took
+# turns are compared round by round, so a ratio need not be that of the two medians in the table, and may even lie on
+# the other side of 1 where one cannot tell. The *bound*, where there is one, is that of fused traffic. A bare number is
+# the ratio of a quick run.
 
 
 # %%
@@ -415,8 +429,16 @@ host_gains = gains(on_host)
 tables.show_table(host_gains.dropna(axis="columns", how="all"), caption)
 
 # %% [markdown]
-# One caller who waits leaves most of a large processor idle. A service asks how many images a second it answers when
-# it is never idle: batch after batch, with as many requests at once as a framework likes.
+# Some of these rows need a word (the full profile has them all). OpenVINO's throughput mode is for many requests at
+# once and lends each of them a part of the cores; the caller here waits for every answer, so the other parts idle, in
+# FP32 as in INT8 ([more on that](11_openvino)). `torch.compile` has much of the work left in FP32, as the column *in 8
+# bits %* says, so eight bits can shorten the rest alone; what makes it slower than FP32, where it is, no output here
+# shows. ONNX Runtime's vanilla_cnn has a profile [further down](#why-not-more).
+#
+# One caller who waits may leave much of a large processor idle. A service asks how many images a second it answers when
+# it is never idle: batch after batch, with as many requests at once as a framework likes. Such a rate is measured once,
+# without turns. Where it is far below what the caller who waits got (1,000 times the batch over the milliseconds
+# above), something disturbed it: take no ratio from that row.
 
 # %%
 busy = [
@@ -439,9 +461,13 @@ forms = dict.fromkeys(there, "{:,.0f}") | {name: "{:.2f}" for name in rates if "
 tables.show_table(rates, f"Images per second, without a pause. {lab.machine.name('cpu')}.", forms)
 
 # %% [markdown]
-# On a GPU, the time on the device comes first: it is what eight bits can shorten. The interval is that of the ratio to
-# the best row, above 1 where eight bits are faster. To be *called* faster, all of it must lie beyond
-# {glue:text}`13-same` %, for less is no difference between two processes.
+# INT8 may be more than four times as fast as FP32. The size of the numbers alone does not explain that: some processors
+# have units for small numbers that FP32 cannot use, such as {term}`AMX`. A column of BF16 that is far more than twice
+# FP32's, with numbers half as long, points to them. Where INT8 over BF16 is below 1, sixteen bits answer more, and need
+# no calibration.
+#
+# On a GPU, the time on the device comes first: it is what eight bits can shorten. To be *called* faster, all of it must
+# lie beyond {glue:text}`13-same` %, for less is no difference between two processes.
 
 # %% [markdown]
 # Then on the GPU, where FP16 is what there is to beat:
@@ -457,9 +483,13 @@ else:
     print("needs rows of a GPU, measured here or published")
 
 # %% [markdown]
+# A bound of 0.000 ms is less than half a microsecond: one picture's work is next to nothing for a large GPU, and its
+# time is [another thing](#batch-1-on-a-large-gpu). A row may be slower than FP16 although its export may leave layers
+# in FP16: only slow convolutions are tried in both, by their own times, and the other kernels are not counted.
+#
 # Then end to end, from the caller's array to the caller's array. The last column is the part of that time in which the
 # model does not run: the copies and the host. Pictures and answers cross the bus in 16 bits for either row, so eight
-# bits do not shorten it.
+# bits do not shorten that part.
 
 # %%
 eights = [record for record in on_gpu if calibrated(record) and record.ok]
@@ -524,15 +554,16 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 # - **End to end** counts the copies, which take as long as before. *Overlapped* is the rate if the next batch is copied
 #   while one is computed, as in the [chapter on PyTorch](04_pytorch): there the longer of the two counts.
 # - **MobileNetV2** has less to gain: for each multiply-add it moves {glue:text}`13-moved` times as many bytes as
-#   ResNet-18, so products are less of its time. Its [kernels](section-13-others) show what the rest is, where this
-#   page ran on a GPU.
+#   ResNet-18, so products are less of its time. Its [kernels](section-13-others) show what the rest is, where the
+#   exports are at hand.
 # - **FP8** has as many bits as INT8. On the device, at that batch size, it is beside INT8 (in brackets, the share of
 #   the multiply-adds in eight bits): {glue:text}`13-fp8`. Which layers gain is a matter of the kernels that the library
 #   has for them, not of bits alone.
 
 # %% [markdown]
 # Eight bits change more than the time, and calibration is not free. The same frameworks' rows in more bits stand
-# beside. An export that was made beside others has no time; energy is read on a GPU:
+# beside. An export that was made beside others has no time; energy is read on a GPU. The file of `torch.compile` is the
+# weights and a cache of what was compiled:
 
 # %%
 least = min(record.batch_size for record in measured)
@@ -568,8 +599,8 @@ glue("13-allowed", f"{allowed:.1f}" if lab.device == "cpu" else "not computed fo
 glue("13-reached", ", ".join(reached) or words.NOT_MEASURED)
 
 # %% [markdown]
-# For vanilla_cnn at batch 1 on the CPU, the bound of fused traffic was {glue:text}`13-allowed` times. Reached, each
-# over its own FP32: {glue:text}`13-reached`.
+# For vanilla_cnn at batch 1 on the CPU, this many times faster by the bounds of fused traffic: {glue:text}`13-allowed`.
+# Reached, each over its own FP32 (below 1, it is slower): {glue:text}`13-reached`.
 #
 # :::{dropdown} On readers' machines
 # {{ machines: onnxruntime openvino openvino-throughput torch-compile cudnn }}
@@ -577,8 +608,10 @@ glue("13-reached", ", ".join(reached) or words.NOT_MEASURED)
 #
 # ## Why not more?
 #
-# A profile of the session tells how long each operator takes: the products, the conversions between types and layouts,
-# and the rest.
+# A profile of a session of ONNX Runtime tells how long each operator takes: the products, the conversions between types
+# and layouts, and the rest. It is of ten inferences of a session that writes down every operator, so its sums are not
+# the times above, and need not even agree on which graph is the quicker: for that, believe the table of times. Take
+# from the profile where the time goes.
 
 
 # %%
@@ -625,7 +658,7 @@ glue("13-left", f"{share['products']:.0f}")
 # %% [markdown]
 # The products ran {glue:text}`13-products` times as fast. They were {glue:text}`13-share` % of the FP32 model's time
 # and are {glue:text}`13-left` % of the INT8 model's. That is [Amdahl's law](../book/glossary): what does not shrink
-# decides in the end.
+# decides in the end, and conversions, of which an FP32 graph has few, may grow.
 #
 # Your own model hardly gains? Profile it like this, before and after. Where products took a small part of the time, or
 # conversions eat the gain, quicker products cannot help much. Where the products themselves are no quicker, see whether
@@ -756,7 +789,8 @@ tables.show_table(pd.DataFrame(rows), caption, {"as trained": "{:.1f}", "batch n
 
 # %% [markdown]
 # What do the answers lose by it? With a scale for each channel, with one for all of them, and with activations whose
-# scale has to be symmetric:
+# scale has to be symmetric. (MobileNetV2 is calibrated with four pictures here, not with as many as in the table above.
+# With so few the error is a matter of luck: compare the rows of one table.)
 
 # %%
 signed = {"activation_type": QuantType.QInt8, "extra_options": {"ActivationSymmetric": True}}
@@ -953,8 +987,8 @@ for place, name in (("spared", "all but the worst three"), ("controlled", "with 
 # %% [markdown]
 # Keeping the worst three in FP32 takes away {glue:text}`13-spared`. Accuracy control takes away
 # {glue:text}`13-controlled`. A negative number would mean that the imitation blamed the wrong layers: it does not
-# correct biases, and rounds in other places. On a GPU, the backend `cudnn` also keeps in FP16 the layers that gain no
-# time.
+# correct biases, and rounds in other places. On a GPU, the backend `cudnn` also keeps in FP16 the slow layers that it
+# found quicker so.
 #
 # ## When it is not faster, and why
 #
@@ -964,6 +998,11 @@ for place, name in (("spared", "all but the worst three"), ("controlled", "with 
 # without {term}`VNNI` they have been seen to lose to FP32
 # ([onnxruntime#6732](https://github.com/microsoft/onnxruntime/issues/6732)). The line above the table says whether this
 # processor has such instructions.
+#
+# Here and below, sessions take turns in one process. *Times faster* is the median of the ratios within a round, so it
+# need not be the ratio of the two medians. The effect is "none" where the rounds scatter too much to call one of the
+# two faster, however far apart their medians are. The sessions' threads share the cores, so compare the rows of one
+# such table, not its milliseconds with those of the frameworks' rows.
 
 # %%
 variants = {
@@ -989,7 +1028,7 @@ glue("13-signed-fp32", signs.effect("signed activations (S8S8)", "FP32"))
 
 # %% [markdown]
 # On this machine the effect of signed activations, compared with unsigned ones, is: {glue:text}`13-signed`; compared
-# with FP32: {glue:text}`13-signed-fp32`. Where signed ones lose, the mend is the middle row.
+# with FP32: {glue:text}`13-signed-fp32`. Where signed ones lose, the mend is the row of unsigned ones.
 #
 # ### Dynamic quantization of a convolutional network
 #
@@ -1037,6 +1076,9 @@ links = turns_of({"FP32": exported("resnet18"), "islands": broken, "a chain": ch
 tables.show_table(links.table(), f"resnet18, ONNX Runtime. {lab.machine.name('cpu')}.", {"times faster": "{:.2f}"})
 
 # %% [markdown]
+# The two lines above the table say what became of the products; the last column says whether this process could tell by
+# their times.
+#
 # TensorRT's rule is another one, since it fuses the addition into the convolution: quantizing between the two breaks
 # the fusion, and `signed_inputs` above leaves it out
 # ([NVIDIA/TensorRT#2242](https://github.com/NVIDIA/TensorRT/issues/2242)). Look at what runs, not at what you wrote.
@@ -1074,7 +1116,8 @@ except CourseError as refusal:
 # ### A plan that is far from the best
 #
 # cuDNN has many kernels for a convolution, and a *heuristic* that names the likeliest first. It may be far off, so the
-# backend `cudnn` times them when it exports, and its artifact keeps what was found.
+# backend `cudnn` times them when it exports, and its artifact keeps what was found. A record does not: where the page
+# is made without the export at hand, there is no table here.
 
 # %%
 asked = Workload("resnet18", 256, "int8", "cuda")
@@ -1106,7 +1149,8 @@ else:
 # A network is as fast in eight bits as the layers that *get* faster are large. ResNet-18 is almost all convolutions
 # that add up hundreds of products for each number. MobileNetV2 has depthwise ones between them, with nine products for
 # each number, which a small kernel of the course computes instead of cuDNN. A profile of one replay sorts the kernels
-# into the libraries' (cuDNN's convolutions, and the linear layer's), the depthwise ones, and the rest:
+# into the libraries' (cuDNN's convolutions, and the linear layer's), the depthwise ones, and the rest. It needs the
+# exports, too:
 
 # %%
 KINDS = {"depthwise": "depthwise"} | dict.fromkeys(("pictures", "max_pool", "mean"), "the rest")
@@ -1137,9 +1181,9 @@ for name in ("resnet18", "mobilenet_v2"):
     display(tables.show_table(by_kind, f"{name}, batch 256, one replay. {words.machines(on_gpu)}."))
 
 # %% [markdown]
-# Read the last column, where this page ran on a GPU, line by line. Kernels that do not get faster although their
-# numbers have half the bytes do not wait for memory; where they have much of the time, the whole gains little. So
-# profile before you quantize.
+# Where there is a table, read its last column line by line. Kernels that do not get faster although their numbers have
+# half the bytes do not wait for memory; where they have much of the time, the whole gains little. So profile before you
+# quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
@@ -1330,7 +1374,8 @@ else:
 #
 # - Why not four times? What does not shrink decides: conversions, depthwise convolutions, launches, whatever stays in
 #   FP32.
-# - Why slower? A graph with Q and DQ nodes promises integers. Only what runs tells whether the promise was kept.
+# - Why slower? A graph with Q and DQ nodes promises integers. Only what runs tells whether the promise was kept. And
+#   where it was, conversions may still take more than the products gain.
 # - Quantizing is choosing scales. Weights tell theirs, activations need pictures, and those are training pictures.
 # - A scale for each channel, unsigned activations after ReLU, folded batch norms: the defaults to insist on.
 # - The same model? Compare on the same pictures, and let a coin decide; few pictures prove nothing.

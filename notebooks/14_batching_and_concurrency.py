@@ -155,7 +155,8 @@ for count in (1, 3, 5):
 # pictures are enough for nine tenths of that?
 #
 # :::{dropdown} What was measured
-# Throughput grows {glue:text}`14-gain` times; {glue:text}`14-ninety` pictures are enough for nine tenths of it.
+# Throughput grows {glue:text}`14-gain` times; {glue:text}`14-ninety` pictures are enough for nine tenths of it. (Look
+# at the first point of the line below before you believe the gain.)
 # :::
 #
 # The sweep goes through every batch size, with the eager model, which takes any:
@@ -211,15 +212,17 @@ glue("14-steepest", f"{steps_ms.max() / typical:.1f}")
 # %% [markdown]
 # Beyond the size that gives nine tenths, a larger batch buys little but latency. Where the left line begins level, on a
 # GPU, its time is not the device's: the eager model launches the same kernels for one picture as for a hundred, and the
-# device waits for them. So a part of the gain is launches, shared by more pictures. The table in the next section has
-# the same model with its launches recorded.
+# device waits for them. So a part of the gain is launches, shared by more pictures. The gain counts from the time of
+# one picture, the first point of the line, which is also timed first. Where that point lies above those behind it, one
+# picture took longer than several, which no arithmetic explains: the gain is too large by as much. The table in the
+# next section has the same model with its launches recorded.
 #
 # The line need not be smooth. A GPU hands out work in *waves*: with room for 132 blocks of a kernel at once, the 133rd
 # starts a wave of its own that takes as long as a full one. This is called {term}`wave quantization`. A CPU has the
 # same staircase in small, one step for each round of its cores and vector lanes. In this sweep, the steepest step costs
-# {glue:text}`14-steepest` times as much for each picture as the typical one. Look for it in the left panel: the best
-# batch sizes lie just before it. A peak that larger sizes take back is no wave, but something else on the machine, and
-# is not counted.
+# {glue:text}`14-steepest` times as much for each picture as the typical one. Look for it in the left panel: a batch
+# size just before such a step is a better choice than one just behind it. A peak that larger sizes take back is no
+# wave, but something else on the machine, and is not counted.
 #
 # ## What overlaps
 #
@@ -287,8 +290,11 @@ else:
 
 # %% [markdown]
 # What a small batch leaves idle, a second stream may find. A batch that fills the device leaves nothing, and the two
-# only take turns: then both columns are alike. So a second stream is a second, less tidy way to make a batch. Where
-# requests can share a batch, make the batch larger first; keep streams for what cannot share one, such as two models.
+# only take turns: then both columns are alike. Where even the largest batch gains, it leaves something idle, too.
+# (These graphs are of the model as it was trained, and every replay is waited for; the classifier's convolutions are
+# fused, and its next batch does not wait. So compare the two columns, not their numbers with the table above.) So a
+# second stream is a second, less tidy way to make a batch. Where requests can share a batch, make the batch larger
+# first; keep streams for what cannot share one, such as two models.
 #
 # ### Two processes
 #
@@ -335,8 +341,8 @@ glue("14-two-processes", f"{rates['two processes'] / rates['one process']:.2f}")
 # %% [markdown]
 # Two processes do {glue:text}`14-two-processes` times the work of one here. (Where kernels take turns, what is gained
 # is the host's part: one process prepares and answers while the other's kernels run.) What the first two lines differ
-# by is the price of asking another process. What a second process buys for certain is another thing: when one dies, the
-# other goes on.
+# by is the price of asking another process; where even two processes do less than the classifier in this one, they did
+# not earn it back. What a second process buys for certain is another thing: when one dies, the other goes on.
 #
 # ## The queue
 #
@@ -484,9 +490,8 @@ glue("14-wait-high", f"{high[waits_ms[-1]] / high[0.0]:.1f}")
 # %% [markdown]
 # At a low rate, the longest waiting time multiplies the median by {glue:text}`14-wait-low`: the first request waits for
 # company that does not come. At the highest rate, it multiplies p99 by {glue:text}`14-wait-high`. That is near one
-# where a busy queue has no time to wait, and below one where waiting fills a batch that would have been padded to the
-# next size: a few more requests make a much cheaper batch. See in the right panel from which rate on it pays, if it
-# does.
+# where a busy queue has no time to wait. It can be below one where waiting fills a batch that would have been padded to
+# the next size: a few more requests take no more time. See in the right panel from which rate on it pays, if it does.
 #
 # Start with a waiting time of zero.
 #
@@ -599,15 +604,20 @@ glue("14-best", best)
 glue("14-of-best", f"{100 * service.capacity / service.carried(best):.0f}")
 
 # %% [markdown]
-# The rule knows the mean of each batch's times. The simulation draws from all of them, so where some batches were
-# slow, it allows less. A largest batch of one is the M/D/1 queue from above; where two batches are under way, though,
-# the time between two answers is that of a *busy* queue, and more is carried.
+# A simulated rate is searched by halving until it is known to 5 % of what the batches carry, so it goes in steps, and
+# ends at or below the highest one. A step below the rule is no difference, and two columns that are equal are so within
+# a step. (The last column has the second of the waiting times above.)
+#
+# The rule knows the mean of each batch's times. The simulation draws from all of them, so where some batches were slow,
+# it allows less. A largest batch of one is the M/D/1 queue from above; where two batches are under way, though, the
+# time between two answers is that of a *busy* queue, and more is carried.
 #
 # So how large should the largest batch be? The size that carries most, or, if that is smaller, the largest that takes
 # half of your limit, a third where two batches are under way. Beware of a largest batch beyond the best one: a queue
 # that is never empty makes no batches but the largest. Here, the size that carries most is {glue:text}`14-best`, and
 # batches of the largest size carry {glue:text}`14-of-best` % of what batches of that one do. Compare with the size that
-# has the highest simulated rate.
+# has the highest simulated rate. Where a row allows less than the one above it, its batches carry less, or they take
+# too much of the limit.
 #
 # `python -m inference_lib load` searches the rate on the real queue, by MLPerf's rules, and takes minutes.
 
