@@ -23,6 +23,7 @@ from inference_lib.measure.plan import Rival, why_not
 from inference_lib.seam import FASHION_MNIST, Runner, Workload, build
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
+from inference_lib.support.progress import each
 from inference_lib.zoo.fashion_mnist import IMAGE_SIZE, enlarge, preprocess
 
 PICTURE = (28, 28)
@@ -218,7 +219,8 @@ class Loaded:
                 f"{workload.model} does not take the pictures of Fashion-MNIST; serve one of the course's models"
             )
         self._stack = ExitStack()
-        self._artifacts = {size: build(self._backend, replace(workload, batch_size=size), root) for size in sizes}
+        shown = each(sizes, f"exporting {workload.model} at each batch size")
+        self._artifacts = {size: build(self._backend, replace(workload, batch_size=size), root) for size in shown}
         self.runners: dict[int, Runner] = {}
 
     def __enter__(self) -> HostClassifier | DeviceClassifier:
