@@ -443,7 +443,7 @@ else:
 
 # %% [markdown]
 # The CPU is there anyway: where one caller asks now and then, and can wait as long as it takes, nothing needs to be
-# bought. Where callers have a limit, hold it against the CPU's latency; each side's has its copies in it.
+# bought. Where callers have a limit, hold it against the CPU's latency. (Both sides' latencies have copies in them.)
 #
 # Where a queue is full, divide the GPU's images per second by the CPU's: so many such hosts do the work of one GPU, if
 # pictures reach it as fast, for those of a full queue are on the device already. Then divide the price of each
