@@ -43,8 +43,9 @@
 # Each framework chapter compares a few rows and explains them. A decision needs all rows at once, measured by the
 # same rules: the same weights, the same pictures, the same clock, copies included.
 #
-# This chapter measures nothing. It reads the records that are there already, and every framework, model and precision
-# of the profile has its row: measured, or with the reason why not.
+# This chapter measures nothing. It reads the records that are there already. Every framework, model and precision of
+# the profile has its row, measured or with the reason why not. The processors of a GPU's host have those rows alone
+# that were measured there.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -100,7 +101,7 @@ print(
 )
 
 # %% [markdown]
-# Two shelves feed everything on this page:
+# Two shelves feed everything on this page; a GPU's holds the rows of its host's processors, too:
 
 # %% tags=["hide-input"]
 shelves = ["records of\nthis machine", "records of the\npublished GPU"]
@@ -148,7 +149,8 @@ else:
     print("needs the loop's records and the ceilings of that GPU, measured there or published with its records")
 
 # %% [markdown]
-# Guess before you read on: for which model is the quickest row furthest ahead of the loop, and by how many times?
+# Guess before you read on: for which model is the quickest row of 16 bits or more furthest ahead of the loop, and by
+# how many times?
 #
 # :::{dropdown} What was measured
 # At batch 1, against the loop: Vanilla CNN {glue:text}`16-speedup-vanilla_cnn`, ResNet-18
@@ -159,25 +161,28 @@ else:
 # ## How to read a row
 #
 # - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it predicts
-#   what the FP32 eager model predicts. Rows that may have lost something answer all pictures; a quick run, and rows
-#   that store 32 bits, only the first ones. What they gain and lose there is added to the FP32 model's accuracy on
-#   the most pictures, so that the column compares.
+#   what the FP32 eager model predicts, **on images** how many it was asked. Rows that store 16 bits or fewer on a GPU,
+#   and eight on a CPU, answer all pictures; the others, and a quick run, only the first ones. What they gain and lose
+#   there is added to the FP32 model's accuracy on the most pictures, so that the column compares.
+# - **in 8 bits** is the share of the multiply-adds that really have 8-bit factors, for a row of eight bits.
 # - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
 #   every answer. **95 %** is the interval of that median, from at least three starts of every row (the [chapter on
 #   measuring](02_measuring_inference) says how); a quick run has one start, and no interval.
 # - **device** is the time of the model alone on a GPU, its cache flushed before.
 # - **against the quickest** compares within the same rounds, so it can be surer than two intervals beside each other.
-#   Where these rounds leave open which is faster, the rows are tied. A bare number is the ratio of a quick run.
-# - **throughput** queues batches back to back, their pictures already on the device. It is not the reciprocal of
-#   latency.
+#   Where these rounds leave open which is faster, it says "cannot tell", and how many times as fast the row was, which
+#   may be above 1: the rows are tied. A bare number is the ratio of a quick run.
+# - **throughput** queues batches back to back, as many at once as the framework likes, their pictures already on the
+#   device. It is not the reciprocal of latency.
 # - **GPU memory** is what the process added, the CUDA context included.
 # - **GPU busy** is the share of time in which some kernel ran, not how full the GPU was.
-# - A number in brackets leads to a note below the table: why a row could not be measured, or what makes it less
+# - A number in square brackets leads to a note below the table: why a row could not be measured, or what makes it less
 #   trustworthy, such as other work on the machine, a full queue slower than a single caller, clocks that were held
 #   down.
 #
-# The layout is that of this reference project, which measured six frameworks at batch 1 on a Quadro T2000, a laptop
-# GPU. Its table follows each of ours.
+# The layout is that of the project that this course grew from, the *reference project*. It measured six frameworks at
+# batch 1 on a Quadro T2000, a laptop GPU, and its table is the last one of each model. Before it comes a table of the
+# processors of the GPU's host, where rows of theirs were measured. Each table has a quickest row of its own.
 #
 # These tables are long, and show batch 1 alone. [The explorer](../book/explorer) has every row of every machine to sort
 # and to filter, with your limits and your price.
@@ -222,12 +227,13 @@ show_boards("mobilenet_v2")
 # :class: note
 # TensorRT, Torch-TensorRT and ONNX Runtime's TensorRT provider need a library that comes from NVIDIA's own package
 # index and from nowhere else. A machine that cannot reach it has their rows with that reason, and no numbers.
-# Frameworks without a number in the figures below: {glue:text}`16-absent`. What the reference project measured on its
-# Quadro T2000 is in its tables above, and [three commands](section-09-contribute) bring the rows of your machine.
+# Frameworks without a number in the figures below: {glue:text}`16-absent`. (OpenVINO does not run on NVIDIA's GPUs; its
+# numbers are in tables of processors.) What the reference project measured on its Quadro T2000 is in its tables above,
+# and [three commands](section-09-contribute) bring the rows of your machine.
 # ```
 #
 # The reference project trained weights of its own, so its accuracies are not ours, and a laptop GPU of 2019 is not a
-# data-centre GPU. Frames per second cannot be compared across the two tables. What can be compared is how much a
+# data-centre GPU. Frames per second cannot be compared between its tables and ours. What can be compared is how much a
 # framework gains over the plain loop on the same machine.
 #
 # ## Against the reference loop
@@ -325,15 +331,15 @@ for model in MODELS:
     glue(f"16-reference-speedup-{model}", f"{reference.max() / reference['PyTorch', 'FP32']:.1f}")
 
 # %% [markdown]
-# On {glue:text}`16-gpu`, in 16 bits or more, against the reference loop on the same machine. The quickest row is that
-# with the shortest median; one that ties with it may have the longer bar, since bars compare within rounds.
+# In words, for {glue:text}`16-gpu` and 16 bits or more, against the reference loop on the same machine. The quickest
+# row is that with the shortest median; one that ties with it may have the longer bar, since bars compare within rounds.
 #
-# - Vanilla CNN: the quickest row is {glue:text}`16-best-vanilla_cnn`, {glue:text}`16-speedup-vanilla_cnn`.
-#   Not clearly slower than it: {glue:text}`16-level-vanilla_cnn`.
-# - ResNet-18: the quickest row is {glue:text}`16-best-resnet18`, {glue:text}`16-speedup-resnet18`.
-#   Not clearly slower than it: {glue:text}`16-level-resnet18`.
-# - MobileNetV2: the quickest row is {glue:text}`16-best-mobilenet_v2`, {glue:text}`16-speedup-mobilenet_v2`.
-#   Not clearly slower than it: {glue:text}`16-level-mobilenet_v2`.
+# - Vanilla CNN: the quickest row is {glue:text}`16-best-vanilla_cnn`. Against the loop:
+#   {glue:text}`16-speedup-vanilla_cnn`. Not clearly slower than the quickest: {glue:text}`16-level-vanilla_cnn`.
+# - ResNet-18: the quickest row is {glue:text}`16-best-resnet18`. Against the loop: {glue:text}`16-speedup-resnet18`.
+#   Not clearly slower than the quickest: {glue:text}`16-level-resnet18`.
+# - MobileNetV2: the quickest row is {glue:text}`16-best-mobilenet_v2`. Against the loop:
+#   {glue:text}`16-speedup-mobilenet_v2`. Not clearly slower than the quickest: {glue:text}`16-level-mobilenet_v2`.
 #
 # On its Quadro T2000, the reference project's best rows had {glue:text}`16-reference-speedup-vanilla_cnn` times the
 # frames per second of its own PyTorch FP32 row for the vanilla CNN
@@ -353,7 +359,7 @@ glue("16-traffic", mobilenet.bytes_unfused / resnet.bytes_unfused)
 # %% [markdown]
 # [The first chapter](01_the_task_and_the_models) asked whether ResNet-18 or MobileNetV2 would be faster. Compared with
 # ResNet-18, MobileNetV2 is {glue:text}`16-mobilenet-loop` in the reference loop, and {glue:text}`16-mobilenet-best`
-# when each is in its quickest row. Multiply-adds alone could not tell. It has {glue:text}`16-fewer-operations:.1f`
+# when each is in that quickest row. Multiply-adds alone could not tell. It has {glue:text}`16-fewer-operations:.1f`
 # times fewer of them, but {glue:text}`16-more-calls:.1f` times as many operations to launch, and
 # {glue:text}`16-traffic:.1f` times the traffic if nothing is fused.
 #
@@ -361,7 +367,7 @@ glue("16-traffic", mobilenet.bytes_unfused / resnet.bytes_unfused)
 #
 # A verdict is worth something if a second run says the same. So the published edition holds a second run, begun on a
 # machine started anew, and every pair of rows that both runs measured and that answer the same question was compared in
-# both. Of a row that the second run does not have, it says nothing.
+# both. Of a row that the second run does not have, such as a processor's where it measured none, it says nothing.
 #
 # - A **claim** is a pair that the first run calls faster or slower.
 # - It is **contradicted** if the second run says the opposite, and **not confirmed** if the second run does not say the
@@ -398,12 +404,12 @@ worst = worst.rename(columns=lambda name: name.replace("_", " "))
 tables.show_table(worst, "Furthest apart, in units of their intervals.", {"first": "{:.2f}", "second": "{:.2f}"})
 
 # %% [markdown]
-# The same command judges your own two runs: `python -m inference_lib replicate`.
+# A command judges two runs of yours by the same rules: `python -m inference_lib replicate`.
 #
 # ## Without the GPU
 #
-# The GPU's host has processors too. What do they do with the same models, each side with its quickest framework for
-# one caller, and with its most productive one for a full queue?
+# The GPU's host has processors too. What do they do with the same models, each side with its quickest row for one
+# caller, and with its most productive one for a full queue? Rows of eight bits are among them, where there are any.
 
 
 # %%
@@ -436,11 +442,15 @@ else:
     print("needs records of a GPU and of its host's processors; this edition has not both")
 
 # %% [markdown]
-# The images of a full queue are on the device already. The CPU is there anyway: where one caller asks now and then, and
-# can wait as long as it takes, nothing needs to be bought. Where callers have a limit, hold it against the CPU's
-# latency. Where no table stands above, `python -m inference_lib benchmark --device cpu` measures your CPU, and the
-# [chapter on OpenVINO](11_openvino) shows others. Where a queue is full, divide the price of each machine's hour by the
-# images of that hour, as the [chapter on serving](15_serving) does for a million pictures.
+# The CPU is there anyway: where one caller asks now and then, and can wait as long as it takes, nothing needs to be
+# bought. Where callers have a limit, hold it against the CPU's latency. (Both sides' latencies have copies in them.)
+#
+# Where a queue is full, divide the GPU's images per second by the CPU's: so many such hosts do the work of one GPU, if
+# pictures reach it as fast, for those of a full queue are on the device already. Then divide the price of each
+# machine's hour by the images of that hour, as the [chapter on serving](15_serving) does for a million pictures.
+#
+# The CPU's side has only the frameworks that were measured there, of which the [chapter on OpenVINO](11_openvino) has
+# more to say. Where no table stands above, `python -m inference_lib benchmark --device cpu` measures your CPU.
 #
 # ## On readers' machines
 #
@@ -452,8 +462,8 @@ else:
 #
 # ## Accuracy over latency
 #
-# A faster row is worth nothing if its answers are worse. Each panel is drawn around its model's accuracy, all of them
-# in one scale: between points at one height, going left is free.
+# A faster row is worth nothing if its answers are not good enough. Each panel is drawn around its model's accuracy, all
+# of them in one scale: between points at one height, going left is free.
 
 # %% tags=["hide-input"]
 checked = [r for r in at_batch_1 if r.accuracy]
@@ -491,9 +501,10 @@ glue("16-accuracy-of-exports", f"{max(map(np.ptp, accuracies.values())):.2f}" if
 glue("16-accuracy-of-models", f"{np.ptp(means):.2f}" if means else words.NOT_MEASURED)
 
 # %% [markdown]
-# In 16 bits or more, the exports of one model differ by {glue:text}`16-accuracy-of-exports` percentage points of
-# accuracy at most. The models differ by {glue:text}`16-accuracy-of-models`. Choose the model for accuracy and the
-# framework for speed as long as the first number is small beside the second.
+# Among this figure's rows of 16 bits or more, the exports of one model differ by {glue:text}`16-accuracy-of-exports`
+# percentage points of accuracy at most. The models differ by {glue:text}`16-accuracy-of-models`. Choose the model for
+# accuracy and the framework for speed as long as the first number is small beside the second. (Where BF16 was measured
+# on a processor, the tables above have it. It keeps seven bits of mantissa where FP16 keeps ten.)
 #
 # ## In eight bits
 #
@@ -561,7 +572,8 @@ else:
 show_source(pareto_front)
 
 # %% [markdown]
-# Sorted by latency, a row stays if it raises the rate. Over all rows of the page:
+# Sorted by latency, a row stays if it raises the rate. Over all rows of the GPU, else of this machine, those of eight
+# bits among them:
 
 
 # %% tags=["hide-input"]
@@ -625,9 +637,9 @@ front_table = pd.DataFrame(
 tables.show_table(front_table, "The Pareto fronts, the quickest row first.")
 
 # %% [markdown]
-# A row that is not in this table has a longer median and a lower rate than one that is. The last column names those
-# that the intervals do not tell from the row on the front, at the same batch size: nothing measured here speaks against
-# them.
+# A row of that machine that is not in this table has a longer median and a lower rate than one that is. The last column
+# names those that the intervals do not tell from the row on the front, at the same batch size: no time measured here
+# speaks against them.
 #
 # ## Memory
 #
@@ -778,7 +790,8 @@ glue("16-least", "; ".join(least) or words.NOT_MEASURED)
 show_source(break_even)
 
 # %% [markdown]
-# Drawn for ResNet-18, the seconds until the first answer, and what `break_even` says of each row:
+# For ResNet-18, if its starts were timed alone: the seconds until the first answer, and what `break_even` says of each
+# row.
 
 
 # %% tags=["hide-input"]
@@ -824,7 +837,7 @@ else:
     print("the loop's start was not timed alone; `python -m inference_lib starts` does so")
 
 # %% [markdown]
-# The break-even counts of all models, as inferences at batch 1:
+# And the break-even counts of all models, as inferences at batch 1:
 
 # %%
 counts = {}
@@ -837,8 +850,8 @@ else:
     print("needs starts that were timed alone, the loop's among them")
 
 # %% [markdown]
-# Where starts were timed, "never" means that the row is slower than the loop at batch 1, "cannot tell" that the two are
-# tied. Export time counts once if the artifact is kept; the table charges it in full.
+# Where there are such counts, "never" means that the row is slower than the loop at batch 1, "cannot tell" that the two
+# are tied. Export time counts once if the artifact is kept; the table charges it in full.
 #
 # (section-16-roofline)=
 # ## What the hardware would allow
@@ -893,8 +906,8 @@ show_source(choose)
 # %% [markdown]
 # Images per second are those that one caller really gets, copies included. A limit on the median (`max_p50_ms`) holds
 # half of the time. A promise is a limit on the 99th percentile (`max_p99_ms`); that needs 1,000 timed inferences to be
-# known at all. Here it is known at {glue:text}`16-p99`; a row of any other batch size cannot keep a promise, however
-# quick it is.
+# known at all. Here rows have it at {glue:text}`16-p99`, unless they are so slow that they were timed less often. A row
+# without it cannot keep a promise, however quick it is.
 #
 # Four requests:
 #
@@ -1010,8 +1023,8 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 #
 # ### Comparing across machines
 #
-# A row of one table and a row of another differ in GPU, driver, clocks, versions and weights. Only the framework was
-# meant to differ. Compare within a machine, then compare the ratios.
+# A row of one table and a row of another may differ in GPU or processor, driver, clocks, versions and weights. Only the
+# framework was meant to differ. Compare within a machine, then compare the ratios.
 #
 # ## Exercises
 #
@@ -1099,10 +1112,11 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 #
 # ## Key points
 #
-# - Which one? For one picture on {glue:text}`16-gpu`: {glue:text}`16-best-vanilla_cnn` (Vanilla CNN),
-#   {glue:text}`16-best-resnet18` (ResNet-18), {glue:text}`16-best-mobilenet_v2` (MobileNetV2), or what ties with it.
-#   For a job of yours, `choose`: a rule over measurements ages less than a recommendation.
+# - Which one? For one picture on {glue:text}`16-gpu`, in 16 bits or more: {glue:text}`16-best-vanilla_cnn`
+#   (Vanilla CNN), {glue:text}`16-best-resnet18` (ResNet-18), {glue:text}`16-best-mobilenet_v2` (MobileNetV2), or what
+#   ties with it. For a job of yours, `choose`: a rule over measurements ages less than a recommendation.
 # - Compare rows of one machine; compare machines by ratios.
+# - A GPU is for a limit that the CPU misses, or for a queue that it does not empty: compare what an hour of each costs.
 # - A verdict has an interval and can be a tie. Ask how many verdicts a second run repeated.
 # - Same weights, same predictions: check agreement first, then speed decides.
 # - Rows on the Pareto front, and those that tie with them, are worth considering, and a limit picks one of them.
