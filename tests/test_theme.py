@@ -31,6 +31,7 @@ def test_a_page_loses_what_it_does_not_use() -> None:
     ]
     assert all(word in mended for word in ("bootstrap.js", "pagename", "pydata-sphinx-theme.css"))
     assert mended.count("<script") == mended.count("</script>") == 2
+    assert "\n\n" not in mended, "a script goes with its line"
     assert 'role="listitem"' in mended
 
 

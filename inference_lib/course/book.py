@@ -44,14 +44,16 @@ PUBLISH_AGAIN = "run it on a GPU with the full profile and publish it (see the p
 CONFIG, TOC = Path("_config.yml"), Path("_toc.yml")
 
 JUPYTER_BOOK = """
-import functools, importlib.metadata as installed
+import functools, gc, importlib.metadata as installed
+gc.disable()
 installed.entry_points = functools.cache(installed.entry_points)
 from jupyter_book.cli.main import main
 main()
 """
 """The command ``jupyter-book`` of this very interpreter, which may not be on the path.
 
-Each citation asks for the plug-ins among all installed packages: they are read once.
+Each citation asks for the plug-ins among all installed packages: they are read once. Garbage is not looked for: among
+the trees of all pages that takes seconds, and what it would free is 0.3 GB until the process ends.
 """
 
 RENDER_S = 3600.0
