@@ -5,9 +5,11 @@ a queue of requests full, each on a few cores.
 Hints: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html.
 """
 
+import contextlib
 import logging
 import sys
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -307,14 +309,28 @@ class QueueRunner(RequestRunner):
         self._queue.start_async([self._input], share_inputs=True)
 
     def answers(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Submit all batches, each copied to the request that is idle, and yield the logits in their order."""
-        found: dict[int, np.ndarray] = {}
-        queue = import_openvino().AsyncInferQueue(self.compiled, self.at_once)
-        queue.set_callback(lambda done, number: found.update({number: done.get_output_tensor().data.copy()}))
-        for number, batch in enumerate(batches):
-            queue.start_async([self._accepted(batch)], userdata=number)
-        queue.wait_all()
-        return (found[number] for number in sorted(found))
+        """Submit all batches, each copied to the request that has waited longest, and yield the logits in their order.
+
+        Requests of their own, and waited for whatever happens: a queue with callbacks that ends before its requests do,
+        because one of them failed, corrupts memory.
+        """
+        idle = [self.compiled.create_infer_request() for _ in range(self.at_once)]
+        under_way: deque[Any] = deque()
+        try:
+            for batch in batches:
+                accepted = self._accepted(batch)
+                if not idle:
+                    yield _answer(under_way[0])
+                    idle.append(under_way.popleft())
+                under_way.append(idle.pop())
+                under_way[-1].start_async([accepted])
+            while under_way:
+                yield _answer(under_way[0])
+                under_way.popleft()
+        finally:
+            for request in under_way:
+                with contextlib.suppress(RuntimeError):
+                    request.wait()
 
     def download(self) -> np.ndarray:
         """Return the logits of the request that was submitted last."""
@@ -324,3 +340,8 @@ class QueueRunner(RequestRunner):
     def synchronize(self) -> None:
         """Wait for every request that was submitted."""
         self._queue.wait_all()
+
+
+def _answer(request: Any) -> np.ndarray:
+    request.wait()
+    return request.get_output_tensor().data.copy()
