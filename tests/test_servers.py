@@ -191,12 +191,7 @@ def test_a_short_soak_answers_everybody_though_a_replica_is_killed(root: Path) -
     assert len(found.kills) >= 2
     assert found.replaced >= 1
     assert (found.load.errors == "").any()
-    assert set(found.load.errors) <= {
-        "",
-        "FailedError",
-        "OverloadedError",
-        "TimedOutError",
-    }  # on a busy machine, another process is slow
+    assert set(found.load.errors) <= {"", "FailedError", "TimedOutError"}  # on a busy machine, another process is slow
 
 
 @pytest.mark.parametrize(

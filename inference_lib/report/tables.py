@@ -250,9 +250,9 @@ def measured_twice(records: Iterable[Record]) -> str:
     Rows on a device on which the second run measured nothing are not counted.
     """
     measured = [record for record in records if record.ok]
-    again = {record.device for record in select(measured, run=runs_of(measured)[1])}
-    runs = (select(measured, run=run, device=again) for run in runs_of(measured))
-    first, second, *_ = ({cell(record) for record in rows} for rows in runs)
+    one, two, *_ = runs_of(measured)
+    again = {record.device for record in select(measured, run=two)}
+    first, second = ({cell(record) for record in select(measured, run=run, device=again)} for run in (one, two))
     return f"{len(first & second)} of the {len(first)} rows" if first - second else f"all {len(first)} rows"
 
 

@@ -25,6 +25,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 PACKAGE = "torchao==0.18.0"
 PRODUCTS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 FEW_CHANNELS = 4
+"""Convolutions that read no more stay in FP32."""
 EXECUTED = ("onednn::qconv", "onednn::qlinear")
 """How the names of oneDNN's products in integers begin."""
 
