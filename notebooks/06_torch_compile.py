@@ -568,7 +568,7 @@ def kind(kernel):
 
 def prepared(workload, recipe):
     """Return a runner that replays the model as ``recipe`` prepared it."""
-    model = load_pretrained(workload.model).to("cuda", workload.torch_dtype)
+    model = workload.model.load().to("cuda", workload.torch_dtype)
     with compiling():
         call = compiled(prepare(model, workload, recipe), example(workload), recipe)
         return GraphedRunner(CudaFunctionRunner(workload, call))

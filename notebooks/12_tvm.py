@@ -257,7 +257,7 @@ def told(turns, name, baseline):
 
 
 # %% [markdown]
-# Versions of one network, with nothing but the schedule between them. *Tuned*, where there is such a bar, is a schedule
+# Versions of one network, with nothing but the schedule between them. *Tuned*, where there is such a row, is a schedule
 # that a search found, on another machine unless you made your own; [Tuning](12_tvm.ipynb#tuning) says what to expect of
 # it.
 
@@ -270,13 +270,8 @@ if schedules := lib.tuned_schedules("cpu"):
     versions["tuned"] = lib.schedule(plain, cpu, schedules)
 machines = {name: machine_of(module) for name, module in each(versions.items(), "compiling")}
 scheduled = in_turn(machines)
-plots.show_bars(
-    {name: scheduled.ms(name) for name in machines},
-    "#999933",
-    "median, ms",
-    alt="Median time of the small network on the CPU with each kind of schedule.",
-    caption=f"vanilla_cnn, FP32, batch 1, the same loops with different schedules. {lab.machine.name('cpu')}.",
-)
+caption = f"vanilla_cnn, FP32, batch 1, the same loops with different schedules. {lab.machine.name('cpu')}."
+tables.show_table(scheduled.table(), caption)
 
 # %% tags=["remove-cell"]
 glue("12-rule", told(scheduled, "rule", "as written"))
@@ -417,8 +412,9 @@ executable.export_library(str(Path(scratch.name) / "small.so"))
 # %% tags=["nbval-check-output"]
 artifact = build(get_backend("tvm"), Workload("vanilla_cnn", 1, "fp32", "cpu"))
 stored = lib.constants(artifact.directory / lib.MODEL_FILE)
-print(Counter(dtype for dtype, _ in stored))
-print(max(shape for _, shape in stored if len(shape) == 2))
+for dtype, count in Counter(dtype for dtype, _ in stored).items():
+    print(f"{dtype}: {count} constants")
+print("largest matrix:", " x ".join(map(str, max(shape for _, shape in stored if len(shape) == 2))))
 
 # %% [markdown]
 # All in FP32; the largest matrix is the first linear layer's.
@@ -718,14 +714,14 @@ shown
 # %%
 for kept in sorted(lib.SCHEDULES.glob("*/database_tuning_record.json")):
     print(f"{kept.parent.name}: schedules for {len(kept.read_text().splitlines())} loop programs")
-print("used here:", "these" if lib.tuned_schedules(lab.device) else "rules alone")
+print(f"used for the rows on {lab.machine_name}:", "these" if lib.tuned_schedules(lab.device) else "rules alone")
 
 # %% [markdown]
 # A program is found by its structure: the same loops of the same lengths. Another batch size is another program. A
 # schedule also fits the machine that it was searched on: how many tiles there are for how many cores is a part of it.
 # The course's for x86 were searched on two cores, and what won on two may lose on sixteen.
 #
-# In the first bars of this chapter, on this page's CPU and against the rule, the tuned schedule is
+# In the table of schedules above, on this page's CPU and against the rule, the tuned schedule is
 # {glue:text}`12-tuned`. The rows of this chapter use a tuned schedule where there is one for their device, without
 # asking whether it is the better one here, and the rules elsewhere.
 #
@@ -837,7 +833,7 @@ two = tvm.runtime.tensor(np.zeros((2, 3, 224, 224), np.float32))
 try:
     machines["rule"]["main"](two)
 except RuntimeError as error:
-    print(re.search(r"\(\d+ vs\. \d+\)", str(error))[0], "shape[0]" in str(error))
+    print("shape[0]" if "shape[0]" in str(error) else "another axis", re.search(r"\(\d+ vs\. \d+\)", str(error))[0])
 
 # %% [markdown]
 # Compile each batch size that you need. `torch.export` can leave a dimension open and TVM can compile that, but then
@@ -861,7 +857,8 @@ show_source("inference_lib.backends.tvm.backend", "import_tensor_programs")
 # following (`cpu` is what LLVM calls the processor, `schedules` a digest of the tuned ones):
 
 # %%
-print(get_backend("tvm").versions())
+for name, version in get_backend("tvm").versions().items():
+    print(f"{name}: {version}")
 
 # %% [markdown]
 # Each row's record keeps them.

@@ -65,7 +65,7 @@ from inference_lib.measure import accuracy
 from inference_lib.measure.roofline import bounds, ceilings, work_of
 from inference_lib.records.store import select
 from inference_lib.report import glue, plots, show_source, tables, words
-from inference_lib.report.choose import choose
+from inference_lib.report.choose import choose, level_with
 from inference_lib.seam import PRECISIONS, Workload, build
 from inference_lib.seam.folder import with_pictures
 from inference_lib.zoo.folder_training import train_on
@@ -253,7 +253,7 @@ tables.show_agreement(records)
 work, limits = work_of(model, 1, "fp32"), ceilings(lab.device)
 least = 1e3 * max(bounds(work, limits, "fp32", "fused").values())
 most = 1e3 * sum(bounds(work, limits, "fp32", "unfused").values())
-print(f"{work.operations / 1e6:.2f} million operations a picture: from {least:.4f} to {most:.4f} ms")
+print(f"{work.operations / 1e6:.2f} million operations a picture: from {1e3 * least:.2f} to {1e3 * most:.2f} µs")
 
 # %% [markdown]
 # ```{admonition} Guess
@@ -273,8 +273,9 @@ tables.show_scoreboard(records, model.name, f"{model.title} at batch 1. {plots.p
 # %% tags=["remove-cell"]
 measured = select(records)
 ratios = {record.backend: record.latency.end_to_end.p50 / most for record in measured}
-glue("17-loop", f"{ratios['pytorch']:,.1f} times" if "pytorch" in ratios else words.NOT_MEASURED)
-glue("17-quickest", f"{min(ratios.values()):,.1f} times" if ratios else words.NOT_MEASURED)
+told = {name: f"{ratio:,.{0 if ratio >= 10 else 1}f} times" for name, ratio in ratios.items()}
+glue("17-loop", told.get("pytorch", words.NOT_MEASURED))
+glue("17-quickest", told[min(ratios, key=ratios.get)] if ratios else words.NOT_MEASURED)
 
 # %% [markdown]
 # Rows are compared by their ratios within a round, which need not be the ratio of their medians. Both bounds know
@@ -446,13 +447,13 @@ refused = trial.benchmark(
 )
 if any(record.ok for record in refused):
     raise CourseError("a branch on data was measured; the text says that every row failed")
-said = {record.title: record.why_not or "measured" for record in refused}
+said = {record.title: record.why_not.partition("; the whole text")[0] or "measured" for record in refused}
 tables.show_table(
     pd.DataFrame(said.items(), columns=["framework", "what it said"]), "An `if` on the values of a tensor."
 )
 
 # %% [markdown]
-# (A file that a row names lies where the page ran.) PyTorch's own row failed as well, by its answers. The mean was
+# PyTorch's own row failed as well, by its answers. The mean was
 # taken over the whole batch, so that a picture's answer depends on its neighbours: alone it gets another one than among
 # the 64 of the reference. That is a fault of the network, which no exporter can see. `torch.where` computes both
 # branches and chooses for each picture:
@@ -589,12 +590,13 @@ except CourseError as error:
 # %%
 decision = choose(records, model.name, min_accuracy_percent=90 if profile != "smoke" else None)
 print("best:", words.label(decision.best) if decision.best else "none")
+for record in level_with(decision.best, decision.ranked) if decision.best else ():
+    print(f"not clearly slower: {words.label(record)}")
 for record, reason in decision.excluded:
     print(f"out: {words.label(record)}, {reason}")
 
 # %% [markdown]
-# *Best* is the shortest median. Where the table above cannot tell another row from the quickest, that one is as good a
-# choice.
+# *Best* is the shortest median. A row that is not clearly slower is as good a choice.
 #
 # At a prompt: `python -m inference_lib benchmark --model network.py:small@digits-small.safetensors --data digits`, then
 # `python -m inference_lib choose --model digits-small.safetensors --min-accuracy 90`. With several GPUs, `--device
