@@ -21,6 +21,7 @@ from typing import Any
 import mlperf_loadgen as loadgen
 import numpy as np
 
+from inference_lib.measure.pauses import watched_pauses
 from inference_lib.serve.classifier import out_of_the_collectors_way
 from inference_lib.serve.client import Client, Reply
 from inference_lib.serve.queue import BatchQueue
@@ -45,6 +46,9 @@ QUANTILES = {"p50": "50.00", "p90": "90.00", "p99": "99.00", "p99.9": "99.90"}
 
 RETRY_S = 0.0005
 
+HELD_UP = 0.25
+"""Of a run's p99: where the machine's own pauses are more of it, the run says little of what was under load."""
+
 
 @dataclass
 class Run:
@@ -67,11 +71,15 @@ class Run:
     """The most requests that were seen waiting."""
     busy: dict[str, float] = field(default_factory=dict)
     """Cores that processes kept busy, by name; empty where nobody looked."""
+    held_up_ms: float | None = None
+    """What one request in a hundred would have waited for this machine alone, see ``measure/pauses.py``."""
 
     @property
     def verdict(self) -> str:
-        """Whether it counts, and why not."""
-        return "valid" if self.valid else f"invalid: {'; '.join(self.reasons)}"
+        """Whether it counts, and why not; and whether its latencies are the machine's."""
+        said = "valid" if self.valid else f"invalid: {'; '.join(self.reasons)}"
+        disturbed = (self.held_up_ms or 0.0) > HELD_UP * self.latency_ms["p99"]
+        return f"{said}; disturbed: the machine held programs up for {self.held_up_ms:.1f} ms" if disturbed else said
 
     def keeps(self, limit_ms: float) -> bool:
         """Whether p99 was within ``limit_ms``, and every request was answered."""
@@ -118,7 +126,8 @@ def run_loadgen(
         try:
             shown = ticking(seconds, f"load, s ({scenario.replace('_', ' ')})")
             # in a thread: an exception of Ctrl-C in LoadGen's own calls would end the process
-            with uninterrupted(load.give_up), ThreadPoolExecutor(1) as thread, shown, out_of_the_collectors_way():
+            calm = out_of_the_collectors_way()
+            with uninterrupted(load.give_up), ThreadPoolExecutor(1) as thread, shown, calm, watched_pauses() as pauses:
                 running = thread.submit(loadgen.StartTestWithLogSettings, system, library, settings, _quiet(folder))
                 while not wait([running], ANSWER_S / 20).done:
                     load.look()
@@ -133,6 +142,7 @@ def run_loadgen(
             )
         summary = Path(folder, "mlperf_log_summary.txt").read_text()
     run = read_summary(summary, scenario, rate if scenario == "server" else None, load.errors)
+    run.held_up_ms = pauses.quantile_ms()
     run.batches, run.longest_queue = Counter(target.batches) - before, load.longest
     return run
 
