@@ -183,7 +183,7 @@ for precision in ("fp32", "fp16"):
     print(precision, dict(sorted(types.items())))
 
 # %% [markdown]
-# The integers are shapes, the argument of a `Reshape` for example.
+# The integers are arguments of operators: the shape that a `Reshape` makes, for example.
 #
 # ## Three ways to run it
 #
@@ -255,8 +255,9 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# Only rows that agree are timed. (Rows over different numbers of images are about different pictures, so compare their
-# agreement, not their accuracy.)
+# Only rows that agree are timed. Where a row saw fewer pictures than others of its model (the last column), its
+# accuracy is told of as many as those saw: the reference's accuracy on all of them, plus what the row won or lost
+# against the reference on its own pictures.
 #
 # ## How fast can it be?
 #
@@ -271,18 +272,20 @@ bracket.table((1, 256))
 # %% [markdown]
 # ```{admonition} Guess
 # :class: tip
-# At batch 1, `run()` has a few dozen kernels to launch: how many times the lower bound does it take? And how near does
-# a batch of 256 come?
+# One picture is little work for a GPU: at batch 1, how many times the lower bound do the kernels of `run()` take? And
+# how near does a batch of 256 come?
 # ```
 #
 # :::{dropdown} What was measured
-# {glue:text}`07-gap`. Copies are not counted.
+# {glue:text}`07-gap`. Copies are not counted, nor are waits for launches, as far as the whole model can be queued
+# ahead.
 # :::
 #
 # ## How fast is it?
 #
 # PyTorch's rows stand beside those of this chapter, where they were measured. These are times from array to array,
-# copies included.
+# copies included. A note under the table marks a row without numbers, or one that is [less trustworthy than its
+# neighbours](../book/how_to_read).
 
 # %%
 compared = lab.compare(["pytorch", "pytorch-cudagraph", *backends])
@@ -326,8 +329,8 @@ glue("07-gap", bracket.gap([row for cell in cells.values() for rival in backends
 # Two of these comparisons are worth a second look, at the time on the device alone:
 #
 # - IOBinding against `run()`: end to end {glue:text}`07-iobinding-end_to_end`; on the device
-#   {glue:text}`07-iobinding-device`. Both run the same kernels, so what the first has and the second has not is copies,
-#   and what the host does around them.
+#   {glue:text}`07-iobinding-device`. Both run the same kernels, so where they differ end to end, it is by how they
+#   copy, and by what the host does around the copies.
 # - The CUDA graph of ONNX Runtime against PyTorch's: on the device {glue:text}`07-graphs-device`. A graph has no
 #   launches left, so that is a matter of kernels.
 #
@@ -342,9 +345,10 @@ for size in sizes if bracket.ceilings else (1,):
     display(bracket.figure(compared.shown("resnet18", "fp16"), size))
 
 # %% [markdown]
-# A mark beyond the band loses time to what the {term}`roofline` does not know: launches that the GPU waits for, and
-# kernels that do not reach the ceilings, because one picture gives them too little to do or because they are not the
-# best for the shape. One inside it fuses less than everything. The profiles further down tell these apart.
+# These are times on the device, from which waits for launches are left out as far as the whole model can be queued
+# ahead. A mark beyond the band loses time to what the {term}`roofline` does not know: gaps between kernels, and kernels
+# that do not reach the ceilings, because one picture gives them too little to do or because they are not the best for
+# the shape. A mark inside the band fuses less than everything. The profiles further down tell these apart.
 #
 # ### Where the milliseconds are
 #
@@ -507,6 +511,10 @@ else:
 # Where the GPU works for a small part of a call, the caller waits for the host, which launches one kernel after the
 # other. There the number of kernels counts, not their bytes.
 #
+# A row may spend time on *layout* although its graph has no `Transpose`: some of cuDNN's algorithms change the layout
+# inside a convolution, with kernels of their own. One node may be several kernels for other reasons, too, such as a
+# bias.
+#
 # **IOBinding against `run()`, batch 1.** The rows differ in who copies. Both lend the session a stream of the
 # course's own, so that copies and kernels are in one queue; a session as it comes works on a stream that it made, so
 # that is tried apart. All take turns.
@@ -621,16 +629,21 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
+# The parts are the profiler's and the whole is that of the turns, so they need not add up exactly, and the gaps between
+# kernels are in none of the parts.
+#
 # Kernels that change the layout before and after each product are a matter of the layout and of the algorithm that was
 # chosen. Time in "the rest" is pooling, and a matter of fusion: every bias, ReLU and shortcut that is a kernel of its
-# own reads and writes a feature map once more. The PyTorch graph of this course leaves most of those to cuDNN's fused
-# convolutions.
+# own reads and writes a feature map once more. How often a kernel runs gives it away, as there are twenty convolutions
+# to add a bias after, seventeen ReLUs and eight shortcuts. The PyTorch graph of this course leaves most of those to
+# cuDNN's fused convolutions.
 #
-# Products in FP16 that leave the tensor cores may do so for one more reason, an option. `use_tf32` is about FP32, and
-# yet with `0`, this provider keeps convolutions of *every* type off the tensor cores ([the line that does
+# Where the last column of the table of the graphs is low, products in FP16 are kept off the tensor cores, and an option
+# may be the reason. `use_tf32` is about FP32, and yet with `0`, this provider keeps convolutions of *every* type off
+# the tensor cores ([the line that does
 # it](https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cuda/nn/conv.cc) asks for no type).
 # So set it for FP32 alone. This course once set it for FP16, too, and nothing told: the answers were right and the rows
-# too slow. The last column of the table of the graphs tells whether it is so here.
+# too slow.
 #
 # ## Why?
 #
@@ -714,10 +727,11 @@ turns = lab.turns({name: lambda s=session: s.run(None, {INPUT: images}) for name
 tables.show_table(turns.table(), f"run(), ResNet-18, FP32, batch 1. {lab.machine_name}.", TIMES)
 
 # %% [markdown]
-# ONNX Runtime recognizes patterns. It folds a batch normalization into a convolution whose constants are stored in
-# the file. In the traced graph, the bias of every convolution is zero, but computed: a `CastLike` and an `Expand`
-# make the zeros. So the pattern is not there, and the batch normalizations stay, as the second column of the table of
-# operators shows. An optimizer can only be as good as the graph it is given.
+# ONNX Runtime recognizes patterns. It folds a batch normalization into a convolution whose constants are stored in the
+# file. In the traced graph, the bias of every convolution is zero, but computed: a `CastLike` and an `Expand` make the
+# zeros. So the pattern is not there, and the batch normalizations stay, as the column *traced, as run* of the table of
+# operators shows. (`CastLike` casts to the type of another tensor. Where that type is known, ONNX Runtime makes it a
+# `Cast`.) An optimizer can only be as good as the graph it is given.
 #
 # ### The copies inside `run()`
 #
@@ -762,9 +776,9 @@ tables.show_table(pd.DataFrame([time_both(session, batch) for batch in batches])
 #
 # ## Knobs
 #
-# Options come in two kinds: *session options*, which every provider shares, and *provider options*. One of each is
-# changed at a time, on ResNet-18 at batch 1, compute only. Plain means every default but two: TF32 is off, and idle
-# threads stop.
+# Options come in two kinds: *session options*, which every provider shares, and *provider options*. They are changed
+# one at a time, on ResNet-18 at batch 1, compute only; a row that changes two names both. *Plain* means every default
+# but two: TF32 is off, and idle threads stop.
 
 # %%
 knobs = {
@@ -850,9 +864,9 @@ if not broken:
     print("no option fails here")
 
 # %% [markdown]
-# *Not where every value is an output* is an answer as well. As many outputs are kept as there are operators, and none
-# is written where another was, so what the session keeps where is not what it was: a fault that is gone then depends on
-# what was in that memory before. To look was to change what is looked at.
+# *Not where every value is an output* is an answer as well. When every value is kept, none may be written over another,
+# so the session's plan of its memory is a different one. A fault that is gone then may depend on what was in that
+# memory before. To look was to change what is looked at.
 #
 # A row whose ratio is far from one and whose effect is *none* changed so much from turn to turn that these turns cannot
 # tell. Repeat it before you believe either.
@@ -1017,7 +1031,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# Count the copies on both sides or on neither, and say which.
+# Count the copies on both sides or on neither, and say which. Where one side is still slower when neither copies, it is
+# a matter of kernels and launches.
 #
 # ## Exercises
 #
