@@ -261,7 +261,7 @@ else:
 
 # %% [markdown]
 # The counts add up to the whole graph. Where a provider that was meant to run all of it has fewer nodes, the others are
-# somewhere else.
+# somewhere else. (Where TensorRT does not run, the CPU provider alone is asked, even beside a GPU.)
 #
 # ## Is it still the same model?
 #
@@ -302,13 +302,14 @@ bracket.table((1, 256))
 # :::{dropdown} What was measured
 # {glue:text}`08-gap`; copies are not counted. And with TensorRT's kernels? {glue:text}`08-verdict`. On a laptop's GPU
 # with other versions, the first edition of this course saw {glue:text}`08-reference` times the frames per second of
-# ONNX Runtime's CUDA provider.
+# ONNX Runtime's CUDA provider, with ResNet-18 in FP16.
 # :::
 #
 # ## How fast is it?
 #
 # The same {term}`IOBinding` on the CUDA provider is the fair comparison: session, binding and copies are the same, the
-# kernels are not. The CUDA provider's {term}`CUDA graph` and PyTorch's eager loop stand beside it.
+# kernels are not. The CUDA provider's {term}`CUDA graph` and PyTorch's eager loop stand beside it. A note under the
+# table marks a row without numbers, or one that is [less trustworthy than its neighbours](../book/how_to_read).
 
 # %%
 rivals = ["onnxruntime-iobinding", "onnxruntime-cudagraph", "pytorch", "onnxruntime-tensorrt"]
@@ -325,10 +326,11 @@ bracket.figure(compared.shown("resnet18", "fp16"), 1)
 glue_answer("08", bracket, compared, "onnxruntime-tensorrt", reference=("ONNX-TensorRT", "ONNX"))
 
 # %% [markdown]
-# Three things can put a mark beyond the band: launches, kernels too small to fill the GPU, and kernels that only change
-# the layout. A CUDA graph is against the first, better kernels are against the second, fused ones against both, and
-# convolutions in NHWC against the third. The row of the CUDA provider's graph
-# shows what a graph is worth, together with convolutions in {term}`NHWC`.
+# These are times on the device, from which waits for launches are left out as far as the whole model can be queued
+# ahead. Three things can still put a mark beyond the band: gaps between kernels, kernels that do not fill the GPU, and
+# kernels that only change the layout. A CUDA graph shortens the gaps, fused kernels are fewer and larger, and
+# convolutions in {term}`NHWC` need fewer changes of the layout. The row of the CUDA provider's graph shows what a graph
+# and NHWC are worth together.
 #
 # (section-08-contribute)=
 # ### On readers' machines
@@ -350,8 +352,9 @@ glue_answer("08", bracket, compared, "onnxruntime-tensorrt", reference=("ONNX-Te
 # %% [markdown]
 # ### What the first edition of this course measured
 #
-# The project that this course grew from timed this provider on a laptop's GPU, one image at a time. Another card
-# and another version: read the ratios, not the numbers.
+# The project that this course grew from timed this provider on a laptop's GPU, one image at a time. Another card,
+# another version and weights of its own: read the ratios, not the numbers. The last column is the FPS over that of its
+# PyTorch in the same precision.
 
 # %%
 tables.show_table(tables.reference_rows("ONNX-TensorRT"), "Quadro T2000, batch 1, ONNX Runtime with TensorRT.")
@@ -362,8 +365,8 @@ tables.show_table(tables.reference_rows("ONNX-TensorRT"), "Quadro T2000, batch 1
 # ### The start
 #
 # Whatever time an engine saves later, its build is paid for first. Opening a session with the CUDA provider loads the
-# file and chooses kernels; the TensorRT provider builds an engine, which tries many of them. What a build takes, for
-# each model, where one can be made:
+# file and chooses kernels; the TensorRT provider builds an engine, and the build tries many of them. What a build takes
+# for each model, where one can be made, beside opening the file on the CPU:
 
 # %%
 if parses:
@@ -405,7 +408,7 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
-# The difference of the two lines is the build. The file is the engine.
+# What the second opening saves is the build. The file in the folder is the engine.
 #
 # ## Knobs
 #
