@@ -391,7 +391,7 @@ else:
 shown
 
 # %% [markdown]
-# The effect is the verdict on the ratio within rounds. The first network has all three costs from above, the second
+# The effect is the verdict on the ratios of the turns. The first network has all three costs from above, the second
 # only the third: in FP32 no rule uses tensor cores, and ResNet-18 has no depthwise convolutions.
 #
 # ## Compile
@@ -450,8 +450,8 @@ records = lab.benchmark(["tvm", "tvm-cudagraph"])
 tables.show_agreement(records)
 
 # %% [markdown]
-# Where a row saw fewer pictures than others of its model (the last column), its accuracy is told of as many as they
-# saw: it is the reference's on those, and what the row won or lost on its own.
+# Where a row saw fewer pictures than others of its model (the last column), its accuracy is told of as many as those
+# saw: the reference's accuracy on all of them, plus what the row won or lost against the reference on its own pictures.
 #
 # In one line for each model:
 
@@ -481,7 +481,8 @@ for bracket in brackets:
 #
 # ## How fast is it?
 #
-# The rivals call libraries: PyTorch and ONNX Runtime, each launched kernel by kernel and as a graph.
+# The rivals call libraries: PyTorch and ONNX Runtime, each launched kernel by kernel and as a graph. A note under the
+# table marks a row without numbers, or one that is [less trustworthy than its neighbours](../book/how_to_read).
 
 # %%
 rivals = ["pytorch", "pytorch-cudagraph", "onnxruntime", "onnxruntime-cudagraph"]
@@ -489,8 +490,8 @@ compared = lab.compare([*rivals, "tvm", "tvm-cudagraph"])
 compared.table()
 
 # %% [markdown]
-# A loop that waits for its launches gains nothing from quicker kernels. So its rows in FP32 and in FP16 may stand in
-# either order, where their intervals are wide enough to meet.
+# A loop that waits for its launches gains nothing from quicker kernels, so its rows in FP32 and in FP16 may stand in
+# either order. Where their intervals meet, the order may be noise.
 #
 # :::{dropdown} On readers' machines
 # {{ machines: pytorch pytorch-cudagraph onnxruntime onnxruntime-cudagraph tvm tvm-cudagraph }}
@@ -520,15 +521,16 @@ glue("12-mobile-graphs", words.times_faster(mobile_net["pytorch-cudagraph"], mob
 
 # %% [markdown]
 # The comparisons on {glue:text}`12-gpu`, FP32, batch 1. For ResNet-18, TVM is {glue:text}`12-resnet-eager` against
-# eager PyTorch, and {glue:text}`12-resnet-ort` against ONNX Runtime's `run()`. For the small network it is
-# {glue:text}`12-small-eager` and {glue:text}`12-small-ort`.
+# eager PyTorch, and {glue:text}`12-resnet-ort` against ONNX Runtime's `run()`. For the small network it is, against the
+# same two, {glue:text}`12-small-eager` and {glue:text}`12-small-ort`.
 #
-# In FP16, replaying a graph instead of launching each kernel, TVM is {glue:text}`12-resnet-graph` for ResNet-18 and
-# {glue:text}`12-small-graph` for the small network. Graph against graph, TVM is {glue:text}`12-resnet-graphs` against
-# PyTorch with ResNet-18, and {glue:text}`12-mobile-graphs` with MobileNetV2.
+# In FP16, TVM's graph against TVM that launches each kernel is {glue:text}`12-resnet-graph` for ResNet-18 and
+# {glue:text}`12-small-graph` for the small network. TVM's graph against PyTorch's is {glue:text}`12-resnet-graphs` with
+# ResNet-18, and {glue:text}`12-mobile-graphs` with MobileNetV2.
 #
-# TVM's own graph has the same kernels to replay, so all that it can win is the launches. Where the GPU is still busy
-# with one kernel when the next is launched, nobody waits for them, and there is little to win.
+# TVM's own graph has the same kernels to replay, so all that it can win is the launches and the gaps between kernels.
+# Where the GPU is still busy with one kernel when the next is launched, nobody waits for launches, and there is little
+# to win. Where an interval is wide, a win may be there and not show.
 #
 # Against the bounds, the model alone:
 
@@ -537,10 +539,11 @@ for bracket in brackets:
     display(bracket.figure(compared.shown(bracket.model, "fp16"), 1))
 
 # %% [markdown]
-# On a GPU these are times on the device, from which the waits for launches are left out. So what lies between a row and
-# the band is the kernels. PyTorch's and ONNX Runtime's two rows need not have the same ones: PyTorch's graph fuses
-# operations and keeps images channels-last, as the [chapter on PyTorch](04_pytorch) says. Compare the two networks
-# here, and TVM's kernels with the library's within each.
+# On a GPU these are times on the device, from which waits for launches are left out as far as the whole model can be
+# queued ahead. So what lies between a row and the band is the kernels and the gaps between them. PyTorch's and ONNX
+# Runtime's two rows need not have the same ones: PyTorch's graph fuses operations and keeps images channels-last, as
+# the [chapter on PyTorch](04_pytorch) says. Compare the two networks here, and TVM's kernels with the library's within
+# each.
 #
 # ### Where the milliseconds are
 #
