@@ -5,8 +5,13 @@ import time
 import psutil
 import pytest
 
-from inference_lib.measure.pauses import held_up_s, watched_pauses
+from inference_lib.measure.pauses import SLEEPER, held_up_s, watched_pauses
 from inference_lib.serve.loadgen import Run
+
+
+def the_sleeper() -> psutil.Process:
+    (found,) = (child for child in psutil.Process().children() if SLEEPER in child.cmdline())
+    return found
 
 
 def test_a_quantile_is_that_of_moments_not_of_pauses() -> None:
@@ -19,7 +24,7 @@ def test_a_quantile_is_that_of_moments_not_of_pauses() -> None:
 
 def test_a_process_that_is_held_up_is_noticed() -> None:
     with watched_pauses() as pauses:
-        (sleeper,) = psutil.Process().children()
+        sleeper = the_sleeper()
         time.sleep(0.3)  # until it sleeps
         sleeper.suspend()
         time.sleep(0.5)
@@ -31,7 +36,7 @@ def test_a_process_that_is_held_up_is_noticed() -> None:
 
 def test_without_a_sleeper_nothing_is_said() -> None:
     with watched_pauses() as pauses:
-        (sleeper,) = psutil.Process().children()
+        sleeper = the_sleeper()
         sleeper.kill()
     assert pauses.quantile_ms() is None
 
