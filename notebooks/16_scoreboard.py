@@ -850,6 +850,7 @@ else:
     print("needs starts that were timed alone, the loop's among them")
 
 # %% [markdown]
+# A dash stands where a row, or the loop of its model, was not timed alone; a framework without any such start is not here.
 # Where there are such counts, "never" means that the row is slower than the loop at batch 1, "cannot tell" that the two
 # are tied. Export time counts once if the artifact is kept; the table charges it in full.
 #

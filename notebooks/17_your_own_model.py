@@ -221,7 +221,7 @@ for path in shown[3:6]:
 # The folder's name is the right answer. At a prompt,
 # `python -m inference_lib predict network.py:small@digits-small.safetensors PICTURE --backend onnxruntime` says the
 # same, with any framework. It is the smallest proof that an export works, and a weak one: three pictures may be right
-# by luck, or wrong by the network's own fault.
+# by luck, or wrong by the network's own fault. A wrong answer above is the export's only if the network gives another.
 #
 # ## Is it still the same model?
 #
