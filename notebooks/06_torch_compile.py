@@ -318,8 +318,8 @@ compared = lab.compare(["pytorch", "pytorch-cudagraph", *names])
 compared.table()
 
 # %% [markdown]
-# A ratio below one, where there is any, is a row slower than the loop: compiling promises nothing. A quick run starts each
-# row once and gives no verdict, so run such a row again before you look for its cause.
+# A ratio below one, where there is any, is a row slower than the loop: compiling promises nothing. A quick run starts
+# each row once and gives no verdict, so measure such a row again before you look for its cause.
 #
 # :::{dropdown} On readers' machines
 # {{ machines: pytorch pytorch-cudagraph torch-compile aot-inductor }}
