@@ -278,7 +278,8 @@ glue("17-loop", told.get("pytorch", words.NOT_MEASURED))
 glue("17-quickest", told[min(ratios, key=ratios.get)] if ratios else words.NOT_MEASURED)
 
 # %% [markdown]
-# Rows are compared by their ratios within a round, which need not be the ratio of their medians. Both bounds know
+# Rows are compared by their ratios within a round, which need not be the ratio of their medians. Where these leave open
+# which row is faster, "cannot tell" is said, and in brackets how many times as fast the row was. Both bounds know
 # arithmetic and traffic only. What lies above them was spent on something else.
 #
 # ## Why?
