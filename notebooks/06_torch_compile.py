@@ -318,6 +318,9 @@ compared = lab.compare(["pytorch", "pytorch-cudagraph", *names])
 compared.table()
 
 # %% [markdown]
+# A ratio below one, where there is any, is a row slower than the loop: compiling promises nothing. A quick run starts
+# each row once and gives no verdict, so measure such a row again before you look for its cause.
+#
 # :::{dropdown} On readers' machines
 # {{ machines: pytorch pytorch-cudagraph torch-compile aot-inductor }}
 # :::
@@ -641,6 +644,10 @@ else:
     print("needs starts that were timed alone: `python -m inference_lib starts` times them")
 
 # %% [markdown]
+# The loop here has the precision of the row; the scoreboard's is in FP32 always, so its counts for rows in FP16 are
+# others. A dash, where there is one, is a start that was not timed alone; "not known" says that this start or the
+# loop's was not.
+#
 # Both are compiled in the export, once. What every process pays is the load: `torch.compile` follows the Python
 # function and looks into its cache (without it, it would compile in every process), AOTInductor opens its library; on a
 # GPU, both capture their graph. So take `torch.compile` where the model's code is at hand, AOTInductor where a file has

@@ -444,6 +444,7 @@ else:
 # %% [markdown]
 # The CPU is there anyway: where one caller asks now and then, and can wait as long as it takes, nothing needs to be
 # bought. Where callers have a limit, hold it against the CPU's latency. (Both sides' latencies have copies in them.)
+# A full queue may be served best in small batches, where a framework computes several of them side by side.
 #
 # Where a queue is full, divide the GPU's images per second by the CPU's: so many such hosts do the work of one GPU, if
 # pictures reach it as fast, for those of a full queue are on the device already. Then divide the price of each
@@ -850,6 +851,7 @@ else:
     print("needs starts that were timed alone, the loop's among them")
 
 # %% [markdown]
+# A dash stands where a row, or the loop of its model, was not timed alone; a row without any such start is not here.
 # Where there are such counts, "never" means that the row is slower than the loop at batch 1, "cannot tell" that the two
 # are tied. Export time counts once if the artifact is kept; the table charges it in full.
 #

@@ -221,7 +221,7 @@ for path in shown[3:6]:
 # The folder's name is the right answer. At a prompt,
 # `python -m inference_lib predict network.py:small@digits-small.safetensors PICTURE --backend onnxruntime` says the
 # same, with any framework. It is the smallest proof that an export works, and a weak one: three pictures may be right
-# by luck, or wrong by the network's own fault.
+# by luck, or wrong by the network's own fault. A wrong answer above is the export's only if the network gives another.
 #
 # ## Is it still the same model?
 #
@@ -278,7 +278,8 @@ glue("17-loop", told.get("pytorch", words.NOT_MEASURED))
 glue("17-quickest", told[min(ratios, key=ratios.get)] if ratios else words.NOT_MEASURED)
 
 # %% [markdown]
-# Rows are compared by their ratios within a round, which need not be the ratio of their medians. Both bounds know
+# Rows are compared by their ratios within a round, which need not be the ratio of their medians. Where these leave open
+# which row is faster, "cannot tell" is said, and in brackets how many times as fast the row was. Both bounds know
 # arithmetic and traffic only. What lies above them was spent on something else.
 #
 # ## Why?
