@@ -423,7 +423,8 @@ else:
 # %% [markdown]
 # The weights are in the file, in the precision of the engine. A dynamic engine needs kernels that work for every size
 # in its range, and was tuned for the middle one. Whether that costs time at the ends is measured where an engine can
-# run; the two take turns.
+# run; the two take turns. Where it does, build an engine for each size that you know to be asked for often, and keep a
+# dynamic one for the rest; or give one engine several profiles, each tuned for its own range.
 
 
 # %%

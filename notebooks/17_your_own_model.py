@@ -437,8 +437,10 @@ print(brought("FirstOutput").outputs, "logits from the wrapped one")
 #
 # ### A branch on data
 #
-# Python's `if` is decided while the graph is made, and a trace would keep what was decided for good, as the [chapter on
-# TorchScript](05_torchscript) shows. The exporters refuse instead; the row holds the first line of what they said.
+# Python's `if` is decided while the graph is made. A trace runs the network on an example, and keeps what was decided
+# for that one for good, as the [chapter on TorchScript](05_torchscript) shows. The exporters of today give the network
+# tensors that have a shape and a type but no values, so there is nothing to decide by: they refuse. The row holds the
+# first line of what they said.
 # (These trials ask whether something works, and not how fast, so they run on the CPU, wherever the page does.)
 
 # %%
