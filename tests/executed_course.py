@@ -1,4 +1,4 @@
-"""Every chapter and its solutions, executed once a test session with the least profile, on the CPU."""
+"""Every chapter and its solutions, executed once a test session with the least profile, on the CPU or on a GPU."""
 
 import contextlib
 import io
@@ -25,16 +25,16 @@ SOLUTIONS = "solutions"
 """The folder, beside the executed chapters', of what their solutions gave."""
 
 
-def executed_chapter(name: str, factory: pytest.TempPathFactory) -> tuple[Course, str]:
+def executed_chapter(name: str, factory: pytest.TempPathFactory, device: str = "cpu") -> tuple[Course, str]:
     """Return the course in which a chapter was executed, and the line that was printed.
 
     The grid is measured before the first. With this profile no number means anything, so no chapter measures again
     what other tests disturbed.
     """
-    made = Course(build=session_folder(factory) / "course")
+    made = Course(build=session_folder(factory) / f"course-{device}")
     made.build.mkdir(exist_ok=True)
-    once(made.build, "grid", partial(_measure, made))
-    return made, once(made.build, name, partial(_execute, name, made))
+    once(made.build, "grid", partial(_measure, made, device))
+    return made, once(made.build, name, partial(_execute, name, made, device))
 
 
 def executed_course(factory: pytest.TempPathFactory) -> Course:
@@ -44,18 +44,18 @@ def executed_course(factory: pytest.TempPathFactory) -> Course:
     return made
 
 
-def _measure(made: Course) -> str:
+def _measure(made: Course, device: str) -> str:
     printed = io.StringIO()
     forked.prepare()
     with contextlib.redirect_stdout(printed):
-        course.measure_grid(LEAST, "cpu", made)
+        course.measure_grid(LEAST, device, made)
     return printed.getvalue()
 
 
-def _execute(name: str, made: Course) -> str:
+def _execute(name: str, made: Course, device: str) -> str:
     printed, trusting = io.StringIO(), patch.dict(os.environ, {TRUST: "yes"})
     forked.prepare()
     forking = patch.object(course, "ThisInterpreter", forked.ForkedKernels)
     with contextlib.redirect_stdout(printed), executing_solutions(made.build / SOLUTIONS), trusting, forking:
-        course.run_chapters([name], profile=LEAST.name, device="cpu", course=made)
+        course.run_chapters([name], profile=LEAST.name, device=device, course=made)
     return printed.getvalue()

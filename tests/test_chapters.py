@@ -67,6 +67,15 @@ def test_a_chapter_runs_on_the_cpu(name: str, tmp_path_factory: pytest.TempPathF
     assert (made.executed / f"{name}.ipynb").exists(), printed
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chapter_runs_on_a_gpu(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Cells that need a GPU are skipped by the test above: seen, one that nothing had run since the library changed."""
+    made, printed = executed_chapter(name, tmp_path_factory, "cuda")
+    assert (made.executed / f"{name}.ipynb").exists(), printed
+
+
 @pytest.mark.parametrize("chapter", chapters(), ids=lambda chapter: chapter.name)
 def test_every_exercise_has_a_solution_that_runs(chapter: Chapter) -> None:
     source = notebook.source_notebook(chapter.source)
