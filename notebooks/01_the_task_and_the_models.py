@@ -631,7 +631,7 @@ for batch_size in (64, 1):
 # ````{solution} ex-01-count
 # :class: dropdown
 # With padding 5 and stride 4 the output is (224 + 2 * 5 - 11) // 4 + 1 = 56 pixels wide and high. Each of its 32 x 56 x
-# 56 values takes 3 x 11 x 11 multiply-adds:
+# 56 values takes 3 x 11 x 11 multiply-adds (of a convolution in groups, only its own group's input channels count):
 #
 # ```python
 # convolution = load_pretrained("vanilla_cnn").features[0]

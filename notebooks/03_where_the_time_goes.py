@@ -1068,7 +1068,9 @@ else:
 
 # %% [markdown]
 # None of the three is wrong. The first says how much of the time the GPU was not idle; the others, how full it was
-# meanwhile. A GPU that never idles can be nearly empty.
+# meanwhile. A GPU that never idles can be nearly empty. To know how full yours is, count what an inference computes and
+# moves, as here, and divide by its time and by the two ceilings. Where both shares are small, this GPU has room: for
+# more pictures in each launch, or for fewer and larger kernels.
 #
 # ## Exercises
 #

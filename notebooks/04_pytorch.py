@@ -415,7 +415,8 @@ print(f"share of the latency that lies between them: {max(0, 1 - inside / latenc
 # %% [markdown]
 # The last number is the most that a graph can remove of this latency, as long as it replays the same operations. It
 # tells where your problem is: between the operations, or in them. (On a CPU an operation that calls another counts as
-# two calls, and the profiler slows both down, so their sum can exceed the latency.)
+# two calls, and the profiler slows both down, so their sum can exceed the latency.) The backend that is called CUDA
+# graph in this chapter replays other operations, fused and channels-last, so what it gains may be more than this share.
 
 # %% tags=["remove-cell"]
 single, half = (compared.by_rival("resnet18", name)["pytorch"] for name in ("fp32", "fp16"))
@@ -534,6 +535,9 @@ else:
 # what channels-last is there to remove. A CUDA graph takes the launching out of the comparison altogether, so its FP16
 # row is where to look for what the type itself is worth.
 #
+# So yes: FP16 can be the slower one. Where the device waits, launch less often: with a CUDA graph, a compiler that
+# fuses, or more pictures for each launch. Where the kernels decide, try channels-last, and look at what still converts.
+#
 # ## Knobs
 #
 # Each of these is one line. They take turns with the plain call on ResNet-18 at batch 1.
@@ -643,7 +647,9 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# So clone what you keep.
+# So clone what you keep, before the next replay. You recorded no graph? `torch.compile` with `mode="reduce-overhead"`
+# [does](06_torch_compile.ipynb#the-output-is-overwritten); and whatever writes to an output that was bound once, as
+# IOBinding or a TensorRT context can, overwrites it at every call as well.
 #
 # ### Timing the launch instead of the work
 #

@@ -941,7 +941,9 @@ print("in use:   ", *fallen.get_providers())
 
 # %% [markdown]
 # `get_available_providers()` says what the package was built with, not what works. Only the session knows, so ask the
-# session, with `get_providers()`, once it is open. The course's own function does, and refuses:
+# session, with `get_providers()`, once it is open. (That CUDA is in its list does not mean that every node runs there:
+# nodes that the provider cannot run go to the CPU, and the session's profile names the provider of each.) The course's
+# own function asks, and refuses:
 
 # %% tags=["nbval-check-output"]
 try:
@@ -975,8 +977,9 @@ except InvalidArgument as error:
     print(error)
 
 # %% [markdown]
-# Name the dimension when exporting, with `dynamic_shapes` as in the [first export of this chapter](#export), and look
-# at the shape of the session's input before you ship the file.
+# Name the dimension when exporting, with `dynamic_shapes=({0: torch.export.Dim("batch")},)` and an example of two
+# pictures, as in the [first export of this chapter](#export), and look at the shape of the session's input before you
+# ship the file.
 
 # %% tags=["nbval-check-output"]
 dynamic = build(get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp32", "cpu")).directory / MODEL_FILE

@@ -454,8 +454,7 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
-# Where the effect is none, take the dynamic engine: one build, one file. Where it is not, build one for the size that
-# most requests have, and keep the dynamic one for the rest.
+# Where the effect is none, take the dynamic engine: one build, one file.
 #
 # ### How hard to search
 #
@@ -631,8 +630,8 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# Ship the ONNX file and build where the engine will run. The course writes down what an engine was built with and
-# builds it again when any of that has changed:
+# So it need not be broken. Ship the ONNX file and build where the engine will run. The course writes down what an
+# engine was built with and builds it again when any of that has changed:
 
 # %%
 show_source("inference_lib.backends.tensorrt", "TensorRt.versions")

@@ -286,9 +286,11 @@ counts = pd.DataFrame({name: operators(path) for name, path in graphs.items()}).
 tables.show_table(counts.rename_axis("operator").reset_index(), "Operators of vanilla_cnn's graph.")
 
 # %% [markdown]
-# `QLinearConv` and `QGemm` multiply integers. What is still called `Conv` multiplies FP32 numbers, and a label "INT8"
-# over such a graph would be wrong. The `Relu` nodes are gone as soon as there are Q nodes behind them: where the
-# smallest unsigned integer stands for zero, rounding to it cuts off what is negative.
+# `QLinearConv` and `QGemm` multiply integers. What is still called `Conv` in the last column multiplies FP32 numbers,
+# and a label "INT8" over such a graph would be wrong. The file cannot tell: with Q and DQ nodes, every product in it is
+# still a `Conv` or a `Gemm`, and which of them become products of integers is up to who opens it. The `Relu` nodes are
+# gone as soon as there are Q nodes behind them: where the smallest unsigned integer stands for zero, rounding to it
+# cuts off what is negative.
 #
 # So the course reads back, for every export in eight bits, which part of the multiply-adds really has 8-bit factors:
 # from this graph, from the kernels' names in OpenVINO, from a profile in PyTorch, from the plans of cuDNN. That is the
@@ -341,12 +343,12 @@ tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
 # export for each batch size: a slow layer that was found quicker in FP16 stays there, so its share may differ. Linear
 # layers stay there in any case, and in FP8 the first convolution, too.
 #
-# An accuracy that is 0.1 points lower on a few hundred pictures is no evidence of anything. Nor is one that is higher.
-# On all 10,000, it is ten answers more lost than won, and *p* says how often luck does that. Where the last column says
-# "loses", luck alone does as much in one comparison of twenty at most; where it says "cannot tell", it does so more
-# often: ask more pictures. Mind that a table of twenty rows *has* twenty comparisons, so one of them may well be luck.
-# Nor does a second row of the same export, such as OpenVINO's in its other mode, confirm the first: its answers are the
-# same.
+# An accuracy that is 0.1 points lower on a thousand pictures is one answer more lost than won, which is no evidence of
+# anything. Nor is one that is higher. On all 10,000, it is ten answers, and what counts is out of how many: 15 lost and
+# 5 won have a *p* of 0.04, but 55 lost and 45 won one of 0.37. Where the last column says "loses", luck alone does as
+# much in one comparison of twenty at most; where it says "cannot tell", it does so more often: ask more pictures. Mind
+# that a table of twenty rows *has* twenty comparisons, so one of them may well be luck. Nor does a second row of the
+# same export, such as OpenVINO's in its other mode, confirm the first: its answers are the same.
 
 # %% tags=["remove-cell"]
 lost = tables.accuracy_lost(measured)
@@ -818,7 +820,9 @@ for place, other in zip(("per-tensor", "symmetric"), others, strict=True):
 
 # %% [markdown]
 # The error with one scale for each tensor, compared with one for each channel: {glue:text}`13-per-tensor`. Take one for
-# each channel of the weights wherever the kernels know it. Symmetric activations, compared with affine ones:
+# each channel of the weights wherever the kernels know it. The channels here are those of the output, so the scale can
+# wait until the sum is complete. Activations keep one scale for the tensor: a dense layer adds up all its inputs, and
+# integers with steps of different sizes cannot be added. Symmetric activations, compared with affine ones:
 # {glue:text}`13-symmetric`.
 #
 # ### A batch norm that was not folded

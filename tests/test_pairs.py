@@ -37,6 +37,12 @@ def test_few_decided_pictures_decide_nothing() -> None:
     assert found.p == pytest.approx(2 * (1 + 5) / 2**5)  # both tails of five throws of a coin
 
 
+def test_ten_answers_lost_are_evidence_only_among_few_that_changed() -> None:
+    found = [pairs(counted(gained, gained + 10)) for gained in (5, 45)]
+    assert [round(pair.difference, 6) for pair in found] == [-0.1, -0.1]
+    assert [round(pair.p, 2) for pair in found] == [0.04, 0.37]  # as chapter 13 tells them
+
+
 def test_pictures_that_both_classify_alike_bound_the_difference_by_their_number() -> None:
     few, many = (pairs(counted(0, 0, images)) for images in (64, 10_000))
     assert (few.difference, few.p) == (0.0, 1.0)
