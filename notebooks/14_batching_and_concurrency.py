@@ -551,10 +551,11 @@ glue(
 # {glue:text}`14-shared` Nor does it know what else the machine does. A run that MLPerf would not count is marked: it
 # was too short, or too slow, for its rules.
 #
-# Do not take the agreement of this table with you to another host. On a second one with the same card, which held its
-# programs up now and then, p99 was several times the simulated one at every load, even the lowest. So beside each run
-# of `python -m inference_lib load` a process sleeps and notes how late it wakes: that tells what one request in a
-# hundred would have waited for the machine alone. If it is more than a quarter of p99, the run is called *disturbed*.
+# Do not take the agreement of this table with you to another host. On a second one with the same card, p99 was several
+# times the simulated one at every load, even the lowest; most likely something there held programs up, a quota on
+# processor time or neighbours. So beside each run of `python -m inference_lib load` a process sleeps and notes how late
+# it wakes: that tells what one request in a hundred would have waited for the machine alone. If it is more than a
+# quarter of p99, the run is called *disturbed*.
 #
 # ### How large were the batches?
 #
