@@ -456,10 +456,9 @@ tables.show_table(
 )
 
 # %% [markdown]
-# PyTorch's own row failed as well, by its answers. The mean was
-# taken over the whole batch, so that a picture's answer depends on its neighbours: alone it gets another one than among
-# the 64 of the reference. That is a fault of the network, which no exporter can see. `torch.where` computes both
-# branches and chooses for each picture:
+# PyTorch's own row failed as well, by its answers. The mean was taken over the whole batch, so that a picture's answer
+# depends on its neighbours: alone it gets another one than among the 64 of the reference. That is a fault of the
+# network, which no exporter can see. `torch.where` computes both branches and chooses for each picture:
 
 # %%
 tried = ["pytorch", "torchscript", "openvino"]
