@@ -1,5 +1,6 @@
 """The command ``load``: what it found is told, however it ends."""
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,7 @@ from inference_lib.serve.load import Figure
 from inference_lib.serve.loadgen import Run
 from inference_lib.serve.service import Service
 from inference_lib.serve.settings import Settings
+from inference_lib.serve.simulator import Knobs
 from inference_lib.serve.soak import Soak, _disturb, soak
 from inference_lib.serve.trials import LoadTest
 
@@ -84,6 +86,36 @@ def test_a_search_that_is_interrupted_tells_and_keeps_the_highest_rate_that_it_s
     (record,) = RecordStore(tmp_path / "queue-1").read()
     assert record.serving.goodput_per_s == asked[2]
     assert figures["simulated p99 off the measured, worst of 1 loads"][-1] in ("reached", "missed")
+
+
+def told_service(seconds: dict[int, float]) -> Service:
+    times = {size: [taken] * 8 for size, taken in seconds.items()}
+    return Service(times, times)
+
+
+def test_where_one_picture_alone_takes_longer_than_the_limit_no_rate_is_searched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(Settings, "loaded", Loaded)
+    monkeypatch.setattr(load, "measure_service", lambda _: told_service({1: 0.012, 2: 0.02}))
+    assert main([*CPU, "--max-batch", "2", "--loads", "0.5", "--seconds", "0.2"]) == 0
+    said = capsys.readouterr().out
+    assert "a picture that finds nobody before it takes 12.0 ms: no rate keeps 10 ms" in said
+    assert table(said)["highest rate in this process, p99 within 10 ms"] == ["0.0", "requests/s"]
+    assert said.count("server: ") == 0
+
+
+def test_largest_batches_of_which_two_do_not_fit_into_the_limit_carry_less_than_smaller_ones(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    service = told_service({1: 0.001, 4: 0.002, 8: 0.0035, 64: 0.025})
+    test = LoadTest(Told(service.sizes), service, Knobs(64), [PICTURE], 0.2, 10.0)
+    test.__dict__["outside"] = 0.0
+    found = load._simulated_rate(test)
+    said = capsys.readouterr().out
+    rates = {int(size): float(rate.replace(",", "")) for size, rate in re.findall(r"(\d+): ([\d,]+)", said)}
+    assert round(found) == rates[64] < 0.8 * service.carried(64)
+    assert rates[8] == max(rates.values()) > found
 
 
 def test_a_server_that_does_not_start_does_not_end_the_others_and_replicas_are_compared(
