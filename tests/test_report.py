@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from drawn import smallest_text
@@ -249,6 +250,16 @@ def test_a_figure_follows_the_page_and_describes_itself(make_record: MakeRecord)
     assert plots.INK not in html
     assert 'aria-label="The &quot;distribution&quot; of one row"' in html
     assert "<figcaption>A caption.</figcaption>" in html
+
+
+def test_of_markers_that_cover_each_other_one_is_drawn() -> None:
+    figure, (axes,) = plots.new_figure()
+    far = np.arange(3.0)
+    for color in ("#D55E00", "#009E73"):
+        near = np.random.default_rng(0).normal(0, 1e-4, 5000)
+        axes.plot([*far, *near], [*far, *near], ".", color=color)
+    drawn = re.findall(r"<use [^>]*fill: (#\w+)", plots.show_figure(figure, alt="points").data)
+    assert {color: 3 <= drawn.count(color) < 9 for color in drawn} == {"#d55e00": True, "#009e73": True}
 
 
 @pytest.mark.parametrize("draw", [plots.latency_ecdf, plots.throughput_over_latency, plots.stacked_parts])

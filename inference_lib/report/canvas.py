@@ -27,6 +27,9 @@ WIDTH = 5.4
 SMALL = 9.2
 """Points: the smallest text in a figure of that width. On a phone it is 8 pixels high."""
 
+PLACES = 2
+"""A point of a figure has so many in a row: markers of one place cover each other."""
+
 # The style of the whole book; set for the process, so that whatever a chapter adds to a figure has it too.
 mpl.rcParams.update(
     {
@@ -79,9 +82,25 @@ def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
     # Two decimals are enough for a coordinate; the numbers that a reader sees stay whole.
     drawing = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), drawing)
     drawing = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
+    drawing = _without_hidden_markers(drawing)
     described = f'<svg role="img" aria-label="{html.escape(alt)}"'
     drawing = drawing.replace("<svg", described, 1)
     return HTML(f'<figure class="measured">{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>')
+
+
+def _without_hidden_markers(drawing: str) -> str:
+    """Return an SVG without the markers that lie behind their like: tens of thousands of points make a page slow."""
+    seen = set[tuple[str, ...]]()
+
+    def first(marker: re.Match[str]) -> str:
+        symbol, x, y, style = marker.groups()
+        place = (symbol, *(str(round(float(at) * PLACES)) for at in (x, y)), style)
+        if place in seen:
+            return ""
+        seen.add(place)
+        return marker[0]
+
+    return re.sub(r'\s*<use xlink:href="([^"]*)" x="([-.\d]+)" y="([-.\d]+)" style="([^"]*)"/>', first, drawing)
 
 
 def plain_ticks(axes: Axes, *names: str) -> None:
