@@ -22,6 +22,7 @@ from inference_lib.records.store import RecordStore, select_all
 from inference_lib.report.rivals import Rivals
 from inference_lib.seam import DEVICE_KINDS, MODELS, PRECISIONS, Device, Model
 from inference_lib.support import paths
+from inference_lib.support.garbage import look_seldom
 
 NOT_YET: tuple[Status, str] = ("left_out", "not measured here yet; run `python -m inference_lib benchmark`")
 
@@ -138,10 +139,13 @@ class Lab:
 def open_lab(profile: str = "quick", device: str = "auto", records_dir: str | Path | None = None) -> Lab:
     """Return the lab of a chapter, and set PyTorch's FP32 to IEEE arithmetic, which is what FP32 means in this book.
 
+    From then on, Python looks for garbage seldom: a chapter compiles, and no experiment should meet a pause.
+
     Raises:
         CourseError: an unknown profile or device, or a GPU asked for where there is none.
 
     """
+    look_seldom()
     set_float32_products("fp32")
     return Lab(
         profile=get_profile(profile),

@@ -21,9 +21,12 @@ from inference_lib.records.record import Accuracy, Build, Carried, Invocation, L
 from inference_lib.records.statistics import QUANTILES
 from inference_lib.seam import MODELS
 from inference_lib.support import paths
+from inference_lib.support.garbage import look_seldom
 
 ALONE = {"test_threads", "test_every_core_computes_and_no_core_is_taken_from_others"}
 """Modules and tests that measure: nothing runs beside them."""
+
+look_seldom()
 
 settings.register_profile("no deadline", deadline=None)  # a timing is never a test
 settings.load_profile("no deadline")

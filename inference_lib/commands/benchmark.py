@@ -40,6 +40,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, stations: "Stations | None" = None) -> int:
+    from inference_lib.measure.beside import import_beside
+
+    if not (stations or options.export_only):
+        import_beside()
     from inference_lib.measure.benchmark import Session, whole_grid
     from inference_lib.measure.exports import export_missing
     from inference_lib.measure.plan import grid, why_not

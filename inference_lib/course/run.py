@@ -25,6 +25,7 @@ from inference_lib.backends.shared.cuda import resolve_device
 from inference_lib.course.contents import COURSE, FAILED, Chapter, Course, find_chapters, is_up_to_date, stamp_of
 from inference_lib.course.notebook import ESCAPES, STAMP, Notebook, clean, code_cells, source_notebook, without_paths
 from inference_lib.measure.benchmark import Session, whole_grid
+from inference_lib.measure.beside import import_beside
 from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.records.machine import this_machine
 from inference_lib.records.store import RecordStore
@@ -97,6 +98,7 @@ def measure_grid(profile: Profile, device: str, course: Course = COURSE) -> None
         CourseError: there is no data set, or the records cannot be written.
 
     """
+    import_beside()
     FASHION_MNIST.ensure()
     store = RecordStore(course.records)
     store.check_writable()

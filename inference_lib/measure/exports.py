@@ -90,7 +90,8 @@ def export_missing(
             failures |= _export(jobs, progress, shown, timed=False, together=True)
         if others:
             progress(f"exporting {len(others)} artifacts, as many at a time as there are cores")
-            failures |= _export(others, progress, shown, timed=False)
+            # the compilers stand last among the backends, and take longest: begun last, they would be waited for alone
+            failures |= _export(dict(reversed(others.items())), progress, shown, timed=False)
     return failures
 
 

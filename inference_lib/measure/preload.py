@@ -2,7 +2,11 @@
 
 import importlib
 
-from inference_lib.measure import workers
+from inference_lib.support.garbage import look_seldom
+
+look_seldom()
+
+from inference_lib.measure import workers  # noqa: E402 - it imports PyTorch
 
 workers.context()  # PyTorch's compiler asks for what it sets
 for name in workers.PRELOADED:

@@ -15,11 +15,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from inference_lib.measure.beside import import_beside
 from inference_lib.support.cores import cores_of, keep_to
 from inference_lib.support.errors import CourseError
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from inference_lib.measure.benchmark import Session
     from inference_lib.measure.plan import Rival, RivalSet
     from inference_lib.records.record import Record
-
-PRELOAD = "inference_lib.measure.preload"
 
 CONNECT_LIMIT_S = 10.0
 
@@ -42,8 +40,7 @@ class Station:
         """Begin as ``name`` at ``place``, the so-manieth of so many on this host; put what is said into ``lines``."""
         keep_to(cores_of(*place))  # so that no station disturbs another
         sys.modules["__main__"] = ModuleType("__main__")  # or each worker would import the script of Ray's, and Ray
-        forkserver.set_forkserver_preload([PRELOAD])
-        forkserver.ensure_running()  # it imports side by side with this process
+        import_beside()
         self._session: Session | None = None
         self._say = lambda line: lines.put(f"{name}: {line}")
 

@@ -1,0 +1,11 @@
+"""What workers are forked from, started before this process imports PyTorch itself: both import side by side."""
+
+from multiprocessing import forkserver
+
+PRELOAD = "inference_lib.measure.preload"
+
+
+def import_beside() -> None:
+    """Start what workers are forked from, unless it runs. It ends with this process."""
+    forkserver.set_forkserver_preload([PRELOAD])
+    forkserver.ensure_running()
