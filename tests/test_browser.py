@@ -22,8 +22,7 @@ from chromium import a_browser
 from prose import BOOK, messages
 from rendered import rendered
 
-from inference_lib.course import book
-from inference_lib.report import plots
+from inference_lib.report import canvas, plots
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra test)")
 axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwright-python (the extra test)")
@@ -306,9 +305,9 @@ def test_many_equal_marks_are_one_element_and_look_the_same(browser: Any) -> Non
     for color, angles in (("#d55e00", np.linspace(0, 6, 300)), ("#009e73", np.linspace(0, 3, 200))):
         axes.plot(angles, np.sin(angles), ".", color=color, ms=4)
     axes.plot([1, 2, 3], [0, 0, 0], "s", color="#d55e00")
-    before = plots.show_figure(figure, "marks").data
+    before = canvas._drawn(figure, "marks")
     page, seen = browser.new_page(viewport={"width": 600, "height": 400}), []
-    for html in (before, book._in_one_line(before)):
+    for html in (before, canvas._light(before)):
         page.set_content(html)
         seen.append((page.screenshot(), page.locator("use").count(), page.locator("path").count()))
     page.close()

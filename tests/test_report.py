@@ -252,7 +252,7 @@ def test_a_figure_follows_the_page_and_describes_itself(make_record: MakeRecord)
     assert "<figcaption>A caption.</figcaption>" in html
 
 
-def test_of_markers_that_cover_each_other_one_is_drawn() -> None:
+def test_of_marks_that_cover_each_other_one_is_drawn() -> None:
     figure, (axes,) = plots.new_figure()
     far = np.arange(3.0)
     for color in ("#D55E00", "#009E73"):

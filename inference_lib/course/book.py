@@ -31,12 +31,6 @@ from inference_lib.support.files import make_writable, shown
 GLUED = re.compile(r"{glue(:\w+)?}`(?P<key>[^`:]+)[^`]*`")
 """A number in a sentence, by the key under which a cell keeps it."""
 
-MARKS = re.compile(
-    r'<use xlink:href="#(?P<mark>\w+)" x="[^"]*" y="[^"]*" style="(?P<style>[^"]*)"/>'
-    r'(?:\s*<use xlink:href="#(?P=mark)" x="[^"]*" y="[^"]*" style="(?P=style)"/>){99,}'
-)
-"""A hundred marks of a drawing, or more, that are alike."""
-
 PUBLISHED = "published"
 
 PUBLISH_AGAIN = "run it on a GPU with the full profile and publish it (see the page Reproducing the numbers)"
@@ -170,26 +164,7 @@ def merge(source: Notebook, executed: Notebook) -> Notebook:
     """Return ``source`` with the outputs of ``executed``, whose code is the same."""
     for cell, done in zip(code_cells(source), code_cells(executed), strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
-        for data in (output.data for output in cell.outputs if "text/html" in output.get("data", {})):
-            data["text/html"] = _in_one_line(data["text/html"])
     return clean(source)
-
-
-def _in_one_line(html: str) -> str:
-    """Return HTML in which a drawing's many equal marks are the corners of one line that is not drawn.
-
-    A page whose every dot is an element of its own takes a phone, and whoever checks it, seconds.
-    """
-
-    def line(run: re.Match[str]) -> str:
-        corners = " ".join(f"{x} {y}" for x, y in re.findall(r' x="([^"]*)" y="([^"]*)"', run[0]))
-        name, mark = f"{run['mark']}-{run.start()}", f'<use xlink:href="#{run["mark"]}" style="{run["style"]}"/>'
-        return (
-            f'<marker id="{name}" markerUnits="userSpaceOnUse" style="overflow: visible">{mark}</marker>'
-            f'<path d="M {corners}" style="fill: none; marker: url(#{name})"/>'
-        )
-
-    return MARKS.sub(line, html)
 
 
 def _reworded(page: Notebook, change: Callable[[str], str]) -> Notebook:

@@ -27,8 +27,18 @@ WIDTH = 5.4
 SMALL = 9.2
 """Points: the smallest text in a figure of that width. On a phone it is 8 pixels high."""
 
+MARK = re.compile(
+    r'\s*<use xlink:href="#(?P<mark>\w+)" x="(?P<x>[-.\d]+)" y="(?P<y>[-.\d]+)" style="(?P<style>[^"]*)"/>'
+)
+
+MARKS = re.compile(
+    r'<use xlink:href="#(?P<mark>\w+)" x="[^"]*" y="[^"]*" style="(?P<style>[^"]*)"/>'
+    r'(?:\s*<use xlink:href="#(?P=mark)" x="[^"]*" y="[^"]*" style="(?P=style)"/>){99,}'
+)
+"""A hundred marks of a drawing, or more, that are alike."""
+
 PLACES = 2
-"""A point of a figure has so many in a row: markers of one place cover each other."""
+"""A point of a figure has so many in a row: marks of one place cover each other."""
 
 # The style of the whole book; set for the process, so that whatever a chapter adds to a figure has it too.
 mpl.rcParams.update(
@@ -72,6 +82,12 @@ def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
             if isinstance(axis.get_major_formatter(), LogFormatter):
                 plain_ticks(axes, name)
     labels.thin(figure)
+    drawing, said = _light(_drawn(figure, alt)), html.escape(caption)
+    return HTML(f'<figure class="measured">{drawing}<figcaption>{said}</figcaption></figure>')
+
+
+def _drawn(figure: Figure, alt: str) -> str:
+    """Return a figure as SVG that takes the page's ink and font."""
     buffer = io.StringIO()
     # The salt makes ids of one figure differ from another's on the same page, and equal in every run.
     with mpl.rc_context({"svg.hashsalt": alt}):
@@ -82,25 +98,34 @@ def show_figure(figure: Figure, alt: str, caption: str = "") -> HTML:
     # Two decimals are enough for a coordinate; the numbers that a reader sees stay whole.
     drawing = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), drawing)
     drawing = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
-    drawing = _without_hidden_markers(drawing)
     described = f'<svg role="img" aria-label="{html.escape(alt)}"'
-    drawing = drawing.replace("<svg", described, 1)
-    return HTML(f'<figure class="measured">{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>')
+    return drawing.replace("<svg", described, 1)
 
 
-def _without_hidden_markers(drawing: str) -> str:
-    """Return an SVG without the markers that lie behind their like: tens of thousands of points make a page slow."""
+def _light(drawing: str) -> str:
+    """Return an SVG that looks the same, and does not keep a phone busy for seconds with tens of thousands of marks.
+
+    A mark behind its like is left out. Of the others, a hundred or more that are alike become the corners of one line
+    that is not drawn.
+    """
     seen = set[tuple[str, ...]]()
 
-    def first(marker: re.Match[str]) -> str:
-        symbol, x, y, style = marker.groups()
-        place = (symbol, *(str(round(float(at) * PLACES)) for at in (x, y)), style)
+    def first(mark: re.Match[str]) -> str:
+        place = (mark["mark"], *(str(round(float(mark[at]) * PLACES)) for at in "xy"), mark["style"])
         if place in seen:
             return ""
         seen.add(place)
-        return marker[0]
+        return mark[0]
 
-    return re.sub(r'\s*<use xlink:href="([^"]*)" x="([-.\d]+)" y="([-.\d]+)" style="([^"]*)"/>', first, drawing)
+    def line(run: re.Match[str]) -> str:
+        corners = " ".join(f"{mark['x']} {mark['y']}" for mark in MARK.finditer(run[0]))
+        name, mark = f"{run['mark']}-{run.start()}", f'<use xlink:href="#{run["mark"]}" style="{run["style"]}"/>'
+        return (
+            f'<marker id="{name}" markerUnits="userSpaceOnUse" style="overflow: visible">{mark}</marker>'
+            f'<path d="M {corners}" style="fill: none; marker: url(#{name})"/>'
+        )
+
+    return MARKS.sub(line, MARK.sub(first, drawing))
 
 
 def plain_ticks(axes: Axes, *names: str) -> None:
