@@ -357,7 +357,12 @@ def test_a_load_in_this_process_is_predicted_measured_and_kept(
     knobs = ["--max-batch", "2", "--max-wait-ms", "0", "--seconds", "0.2", "--loads", "0.3", "--p99-ms", "400"]
     assert main(["load", *MODEL, *knobs, "--records", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    for part in ("the queue adds", "simulated:", "server: ", "offline: "):
+    for part in (
+        "the queue adds",
+        "simulated requests/s with p99 within 400 ms, by --max-batch: 1: ",
+        "server: ",
+        "offline: ",
+    ):
         assert part in said
     figures = said[said.index("offline: ") :].splitlines()[1:]
     assert len(figures) == 5
