@@ -353,6 +353,15 @@ def test_a_repetition_that_was_left_alone_makes_an_unmarked_row(folder: RecordSt
     assert [number for number, _ in race.ran] == [1, 1, 2, 2, 3, 3]
 
 
+def test_a_profile_that_tries_once_takes_a_marked_row(folder: RecordStore, race: type[FakeRace]) -> None:
+    race.outcome = staticmethod(lambda rival, number, attempt: outcome(number, waited=50.0))
+    once = replace(TINY, tries=1)
+    assert all(record.flags for record in tiny(folder, profile=once))
+    race.ran.clear()
+    assert all(record.flags for record in tiny(folder, profile=once))
+    assert race.ran == []
+
+
 def test_a_marked_row_is_measured_again_before_it_is_believed(folder: RecordStore, race: type[FakeRace]) -> None:
     race.outcome = staticmethod(lambda rival, number, attempt: outcome(number, 9.0, waited=50.0))
     assert all(record.flags for record in tiny(folder))

@@ -124,9 +124,13 @@ class Session:
             return blocked
         fresh = empty_record(rival, self.profile, self.run, "ok")
         found = self.store.find(fresh.key) if self.reuse else None
-        if found and found.ok and (self.trust or (found.fingerprint == fresh.fingerprint and not _disturbed(found))):
+        if found and found.ok and (self.trust or (found.fingerprint == fresh.fingerprint and self._believed(found))):
             return found
         return fresh
+
+    def _believed(self, record: Record) -> bool:
+        """Whether a record is no reason to measure again; a profile that tries once has no use for a quieter moment."""
+        return self.profile.tries == 1 or not _disturbed(record)
 
     def _finished(self, record: Record) -> bool:
         if not record.ok or (self.trust and record.invocations):
