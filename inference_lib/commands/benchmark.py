@@ -40,11 +40,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, stations: "Stations | None" = None) -> int:
-    from inference_lib.measure.beside import import_beside
-
-    if not (stations or options.export_only):
-        import_beside()
     from inference_lib.measure.benchmark import Session, whole_grid
+    from inference_lib.measure.beside import import_beside
     from inference_lib.measure.exports import export_missing
     from inference_lib.measure.plan import grid, why_not
     from inference_lib.records.store import RecordStore
@@ -73,6 +70,7 @@ def _run(options: argparse.Namespace, stations: "Stations | None" = None) -> int
 
         records = benchmark_on_cluster(stations, rivals, asked[-1], store, options.run, common.say, **choices)
     else:
+        import_beside()
         session = Session(asked[-1], store, options.run, **choices)
         with Board(session.records, session.profile.invocations) as board:
             session.progress = board.say

@@ -1,4 +1,4 @@
-"""What workers are forked from, started before this process imports PyTorch itself: both import side by side."""
+"""What workers are forked from, started before there is one: it imports while this process imports, or prepares."""
 
 from multiprocessing import forkserver
 

@@ -3,8 +3,8 @@
 import gc
 
 OBJECTS = 200_000
-"""Made since the last look before the next one. An import of PyTorch makes 240,000 that stay, its compiler as many that
-refer to each other, and looking through them again and again took a sixth of a command's start."""
+"""Made since the last look before the next one. An import of PyTorch makes 240,000 that stay, and looking through them
+again and again took a sixth of a command's start."""
 
 
 def look_seldom() -> None:
