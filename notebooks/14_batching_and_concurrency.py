@@ -554,11 +554,11 @@ glue(
 # {glue:text}`14-shared` Nor does it know what else the machine does. A run that MLPerf would not count is marked: it
 # was too short, or too slow, for its rules.
 #
-# That is in the column *pauses*: beside each run a process sleeps and notes how late it wakes, which tells what one
-# request in a hundred would have waited for the machine alone. If it is more than a quarter of p99, `python -m
-# inference_lib load` calls the run *disturbed*. Do not take the agreement of this table with you to another host: on
-# one with an H100, p99 was several times the simulated one at every load, even the lowest; most likely something there
-# held programs up, a quota on processor time or neighbours.
+# What the machine does is in the column *pauses*: beside each run a process sleeps and notes how late it wakes, which
+# tells what one request in a hundred would have waited for the machine alone. If it is more than a quarter of p99,
+# `python -m inference_lib load` calls the run *disturbed*. Do not take the agreement of this table with you to another
+# host: on one with an H100, p99 was several times the simulated one at every load, even the lowest; most likely
+# something there held programs up, a quota on processor time or neighbours.
 #
 # ### How large were the batches?
 #
