@@ -1,11 +1,13 @@
 """Records and artifacts are made anew when their own code changes, and only then."""
 
+import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from inference_lib.backends import BACKENDS
-from inference_lib.support.hashes import ROOT, sources_of
+from inference_lib.support.hashes import ROOT, imports_of, sources_of
 
 SOURCES = {
     "root.py": "from library.inner import helper\n\ndef late():\n    import library.lazy\n",
@@ -25,6 +27,16 @@ def test_imports_are_followed_wherever_they_stand(tmp_path: Path) -> None:
     found = sources_of("library.root", root=tmp_path / "library")
     assert set(found) == {"library.root", "library.inner.helper", "library.inner.deep", "library.lazy"}
     assert found["library.inner.deep"] == SOURCES["inner/deep.py"].encode()
+
+
+def test_the_imports_found_are_those_that_python_finds() -> None:
+    def of_the_library(statements: Iterable[ast.AST]) -> list[str]:
+        lines = (ast.unparse(each) for each in statements if isinstance(each, ast.Import | ast.ImportFrom))
+        return sorted(line for line in lines if ROOT.name in line)
+
+    for file in ROOT.rglob("*.py"):
+        source = file.read_text()
+        assert of_the_library(imports_of(source)) == of_the_library(ast.walk(ast.parse(source))), file
 
 
 def test_a_name_that_a_package_hands_out_leads_to_the_module_that_defines_it(tmp_path: Path) -> None:

@@ -38,6 +38,25 @@ def test_one_file_runs_any_batch_and_computes_what_the_model_computes(root: Path
     assert {file.name for file in artifact.directory.iterdir()} == {MODEL_FILE, "manifest.json"}
 
 
+@pytest.mark.parametrize(("batch_size", "threads"), [(2, 0), (3, 1), (4, 1)])
+def test_where_there_is_a_picture_for_each_core_every_core_runs_the_graph_on_a_part(
+    batch_size: int, threads: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, open_one = [], ort_backend.open_session
+
+    def noted(*arguments: object, **options: int) -> object:
+        opened.append(options["threads"])
+        return open_one(*arguments, **options)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(ort_backend, "open_session", noted)
+    workload = Workload("vanilla_cnn", batch_size)
+    backend, batch = get_backend("onnxruntime"), noise(workload)
+    with backend.load(build(backend, workload, root)) as runner:
+        np.testing.assert_allclose(runner.infer(batch), eager_logits("vanilla_cnn", batch), rtol=1e-4, atol=1e-5)
+    assert opened == [threads]
+
+
 @pytest.mark.parametrize(("precision", "stored"), [("fp32", "fp32"), ("tf32", "fp32"), ("fp16", "fp16")])
 def test_the_stored_precision_is_read_from_the_graph(root: Path, precision: str, stored: str) -> None:
     backend = get_backend("onnxruntime")

@@ -18,7 +18,7 @@ import torch
 
 from inference_lib.backends.shared.assignment import check_assignment
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cpu import CpuFunctionRunner, precision_support
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, in_parts, precision_support
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
 from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
@@ -188,8 +188,8 @@ def arithmetic(precision: Precision) -> dict[str, str]:
     return {"use_tf32": "0" if ieee else "1"}
 
 
-def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = None) -> Any:
-    """Return an ``InferenceSession`` on ``device``.
+def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = None, threads: int = 0) -> Any:
+    """Return an ``InferenceSession`` on ``device``; on a CPU with so many ``threads`` (0: one for each core).
 
     Raises:
         CourseError: ONNX Runtime fell back to another provider, for all or for a part of the work, which it does with
@@ -205,7 +205,8 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     settings.add_session_config_entry(RECORD_ASSIGNMENT, "1")
     if device == "cpu" and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
         # By itself it has a thread on each core of the machine, those included that this process was not given.
-        settings.intra_op_num_threads = torch.get_num_threads()
+        threads = threads or torch.get_num_threads()
+    settings.intra_op_num_threads = threads
     with _quiet():  # it prints that it falls back; the check below says so better
         session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
     if session.get_providers()[0] != wanted:
@@ -218,9 +219,19 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
 
 
 def open_cpu_runner(artifact: Artifact) -> CpuFunctionRunner:
-    """Return a runner whose session runs on the CPU."""
-    session = open_session(artifact.directory / MODEL_FILE, "cpu")
-    return CpuFunctionRunner(artifact.workload, lambda batch: session.run([OUTPUT], {INPUT: batch})[0])
+    """Return a runner whose session runs on the CPU: one picture on all cores, of many pictures some on each core.
+
+    Left alone, all cores share each operator. ONNX Runtime's quantized convolutions then take one picture of a batch
+    after the other, and after each of them all cores wait for the last.
+    """
+    asked, cores = artifact.workload, torch.get_num_threads()
+    dealt_out = asked.batch_size >= cores and not asked.model.batch
+    session = open_session(artifact.directory / MODEL_FILE, "cpu", threads=1 if dealt_out else 0)
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        return session.run([OUTPUT], {INPUT: batch})[0]
+
+    return CpuFunctionRunner(asked, in_parts(run, cores) if dealt_out else run)
 
 
 class BoundRunner(BufferedRunner):

@@ -1,6 +1,7 @@
 """What the CPU backends share: which precisions are measured, and runners that have nothing to copy."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -52,6 +53,15 @@ class CpuFunctionRunner(CpuRunner):
     def compute(self) -> None:
         """Call the function."""
         self._logits = self._call(self._batch)
+
+
+def in_parts(call: Callable[[np.ndarray], np.ndarray], parts: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return ``call``, from a batch to its logits, as a function that calls it on ``parts`` of a batch at once.
+
+    Each part has a thread of its own, which sleeps between batches; ``call`` must not need Python while it computes.
+    """
+    threads = ThreadPoolExecutor(parts, "part of a batch")
+    return lambda batch: np.concatenate([*threads.map(call, np.array_split(batch, parts))])
 
 
 def on_arrays(model: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[np.ndarray], np.ndarray]:
