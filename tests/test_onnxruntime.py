@@ -38,9 +38,9 @@ def test_one_file_runs_any_batch_and_computes_what_the_model_computes(root: Path
     assert {file.name for file in artifact.directory.iterdir()} == {MODEL_FILE, "manifest.json"}
 
 
-@pytest.mark.parametrize(("batch_size", "threads"), [(2, 0), (3, 1), (4, 1)])
+@pytest.mark.parametrize(("batch_size", "cores", "threads"), [(2, 3, 0), (3, 3, 1), (4, 3, 1), (1, 1, 0)])
 def test_where_there_is_a_picture_for_each_core_every_core_runs_the_graph_on_a_part(
-    batch_size: int, threads: int, root: Path, monkeypatch: pytest.MonkeyPatch
+    batch_size: int, cores: int, threads: int, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, open_one = [], ort_backend.open_session
 
@@ -48,7 +48,7 @@ def test_where_there_is_a_picture_for_each_core_every_core_runs_the_graph_on_a_p
         opened.append(options["threads"])
         return open_one(*arguments, **options)
 
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     monkeypatch.setattr(ort_backend, "open_session", noted)
     workload = Workload("vanilla_cnn", batch_size)
     backend, batch = get_backend("onnxruntime"), noise(workload)

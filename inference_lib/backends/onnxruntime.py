@@ -225,7 +225,7 @@ def open_cpu_runner(artifact: Artifact) -> CpuFunctionRunner:
     after the other, and after each of them all cores wait for the last.
     """
     asked, cores = artifact.workload, torch.get_num_threads()
-    dealt_out = asked.batch_size >= cores and not asked.model.batch
+    dealt_out = asked.batch_size >= cores > 1 and not asked.model.batch
     session = open_session(artifact.directory / MODEL_FILE, "cpu", threads=1 if dealt_out else 0)
 
     def run(batch: np.ndarray) -> np.ndarray:
