@@ -14,18 +14,30 @@ import torch
 from inputs import eager_logits, noise
 from torch import nn
 from torch._dynamo.utils import counters
-from torch._inductor import cpu_vec_isa
+from torch._inductor import cpu_vec_isa, select_algorithm
 
 from inference_lib.backends import get_backend
 from inference_lib.backends import torch_compile as compiler
 from inference_lib.backends.pytorch import WEIGHTS_FILE
 from inference_lib.backends.torch_compile import Recipe, pad_channels, prepare, space_to_depth
 from inference_lib.backends.torch_compile.backend import CACHE_FOLDER, PACKAGE_FILE
+from inference_lib.backends.torch_compile.inductor import compiling
 from inference_lib.seam import MODELS, PRECISIONS, Workload, build
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo.networks import load_pretrained
 
 NAMES = ("torch-compile", "aot-inductor")
+
+
+def test_what_inductor_writes_to_standard_error_is_not_shown_and_what_it_raises_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A search for kernels writes its candidates there, without a setting that keeps it from doing so."""
+    with pytest.raises(RuntimeError, match="no kernel"), compiling():
+        select_algorithm.sys.stderr.write("AUTOTUNE addmm(16x128, 16x6272, 6272x128)")
+        raise RuntimeError("no kernel")
+    sys.stderr.write("after")
+    assert capsys.readouterr() == ("", "after")
 
 
 @pytest.mark.parametrize("name", NAMES)

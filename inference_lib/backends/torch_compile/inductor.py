@@ -1,6 +1,7 @@
 """What Inductor needs around it: tools, a place for its cache, and some behaviour that it has no setting for."""
 
 import contextlib
+import io
 import logging
 import os
 import shlex
@@ -153,13 +154,16 @@ def _compiler_knows(instructions: "VecISA", code: str) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep hints out of the reader's way (TF32 is off on purpose, an operation is a library's); errors still raise."""
+    """Keep hints out of the reader's way (TF32 is off on purpose, an operation is a library's); errors still raise.
+
+    So are the candidates of a search for kernels, a screenful for each matrix product on Python's standard error.
+    """
     names = ("torch.utils.cpp_extension", "torch._inductor.utils", "torch._inductor.ir")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         for name, level in levels.items():
