@@ -22,7 +22,7 @@ from inference_lib.measure.workers import WorkerError
 from inference_lib.records.comparison import compare
 from inference_lib.records.record import Accuracy, Build, Clocks, Invocation, Load, Parts, Record
 from inference_lib.records.store import RecordStore
-from inference_lib.seam import Workload, find_model
+from inference_lib.seam import Device, Workload, find_model
 from inference_lib.support.errors import CourseError
 
 MakeRecord = Callable[..., Record]
@@ -111,6 +111,19 @@ def test_the_same_command_goes_on_with_the_second_invocation(
     for record in records:
         assert [i.number for i in record.invocations] == [1, 2, 3]
         assert record.invocations[0] == first[record.key]
+
+
+@pytest.mark.usefixtures("calm")
+def test_a_row_is_taken_on_trust_if_it_is_whole(
+    begun: list[Record], finished: tuple[list[Record], list[str]], tmp_path: Path
+) -> None:
+    """Seen: a row with two invocations of three, shown without an interval."""
+    cells = plan.grid(GRID["backends"], GRID["models"], Device("cpu"), TINY)
+    for number, (rows, sets) in enumerate([(begun, 2), (finished[0], 0)]):
+        there = RecordStore(tmp_path / str(number))
+        for row in rows:
+            there.write(row.model_copy(update={"fingerprint": "another machine's"}))
+        assert len(Session(TINY, there, trust=True).prepare(cells)) == sets
 
 
 def test_records_come_in_the_order_asked_and_are_what_is_on_disk(

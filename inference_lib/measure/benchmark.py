@@ -133,10 +133,8 @@ class Session:
         return self.profile.tries == 1 or not _disturbed(record)
 
     def _finished(self, record: Record) -> bool:
-        if not record.ok or (self.trust and record.invocations):
-            return True
-        checked = record.accuracy is not None or self.rounds_only
-        return checked and len(record.invocations) >= self.profile.invocations
+        whole = len(record.invocations) >= self.profile.invocations
+        return not record.ok or (whole and (self.trust or self.rounds_only or record.accuracy is not None))
 
     def invocation(self, one: RivalSet, number: int, place: str) -> None:
         """Run invocation ``number`` of a set, unless an earlier run of this command did."""
