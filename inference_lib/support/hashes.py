@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 IMPORTS = re.compile(r"^[ \t]*(?:from[ \t]+[\w.]+[ \t]+import[ \t]*(?:\([^)]*\)|[^(\n]*)|import[ \t].*)", re.MULTILINE)
-"""What looks like an import. Only these lines are parsed: all of every file took each worker most of a second."""
+"""What looks like an import. Only these lines are parsed: all of every file took eight times as long."""
 
 
 def sha256_of(parts: Iterable[bytes]) -> str:

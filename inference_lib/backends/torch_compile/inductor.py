@@ -156,7 +156,7 @@ def _compiler_knows(instructions: "VecISA", code: str) -> bool:
 def quiet() -> Iterator[None]:
     """Keep hints out of the reader's way (TF32 is off on purpose, an operation is a library's); errors still raise.
 
-    So are the candidates of a search for kernels, a screenful for each matrix product on Python's standard error.
+    Among them are the candidates of a search for kernels: a screenful for each matrix product, on standard error.
     """
     names = ("torch.utils.cpp_extension", "torch._inductor.utils", "torch._inductor.ir")
     levels = {name: logging.getLogger(name).level for name in names}
