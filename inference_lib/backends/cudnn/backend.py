@@ -6,7 +6,6 @@ compute each convolution in several ways (pixels.py) with every plan it has (pla
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,9 @@ class Cudnn:
         """Return the versions of what compiles, and the GPU that it compiles for."""
         import cudnn
 
-        return {name: metadata.version(name) for name in ("torch", PACKAGE)} | {
+        return {
+            "torch": torch.__version__,
+            PACKAGE: cudnn.__version__,
             "cudnn": cudnn.backend_version_string(),
             "gpu": cuda.gpu_identity(),
             "kernels": sha256_of([SOURCE.read_bytes()])[:12],
