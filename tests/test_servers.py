@@ -109,6 +109,45 @@ def test_ctrl_c_at_a_terminal_is_for_the_server_alone() -> None:
     assert said.splitlines()[1:] == ["^C"], said
 
 
+class Worker:
+    """A process of LitServe's, with the methods that a server uses."""
+
+    pid, name, dead = 1, "inference-worker", False
+
+    def is_alive(self) -> bool:
+        return not self.dead
+
+    def terminate(self) -> None:
+        self.dead = True
+
+    def join(self, timeout: float) -> None:
+        pass
+
+
+def test_a_worker_of_litserve_that_dies_is_replaced_but_not_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("litserve")
+    from inference_lib.serve import litserve_engine
+
+    started: list[Worker] = []
+
+    def start(*_: object) -> Worker:
+        started.append(Worker())
+        return started[-1]
+
+    server = litserve_engine.Server(Settings("onnxruntime", Workload("vanilla_cnn", 1)))
+    server._shutdown_event, server._transport = threading.Event(), SimpleNamespace(close=lambda **_: None)
+    monkeypatch.setattr(server, "_inference_workers_config_for_api", lambda _: [["cpu"]])
+    monkeypatch.setattr(server, "launch_single_inference_worker", start)
+    server.inference_workers = [Worker()]
+    manager = SimpleNamespace(shutdown=lambda: time.sleep(3 * litserve_engine.WATCH_S))  # it takes its time
+    server._start_worker_monitoring(manager, {})
+    server.inference_workers[0].terminate()
+    wait_until(lambda: started, 10)
+    assert len(started) == 1
+    server._perform_graceful_shutdown(manager, {})
+    assert [worker.dead for worker in started] == [True]
+
+
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)

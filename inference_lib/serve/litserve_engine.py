@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import queue
+import threading
 import time
 import uuid
 from types import SimpleNamespace
@@ -28,6 +29,9 @@ from inference_lib.support.errors import CourseError
 
 WATCH_S = 0.2
 """How often dead workers are looked for."""
+
+WATCH = "litserve-monitoring"
+"""The name of the thread in which LitServe does so."""
 
 END_S = 30.0
 
@@ -138,15 +142,25 @@ class Server(ls.LitServer):
     def _perform_graceful_shutdown(self, manager: Any, uvicorn_workers: Any, shutdown_reason: str = "normal") -> None:
         """End the HTTP processes first: they wait for what is under way, which LitServe would cut off.
 
-        Its watch over the workers complains of the manager's end, of which nobody tells it.
+        Its watch over the workers ends before them: it would start anew what is to end, and complain of the manager's
+        end, of which nobody tells it.
         """
         logging.getLogger("litserve.server").setLevel(logging.CRITICAL)
+        self._end_watch()
         for worker in uvicorn_workers.values():
             worker.terminate()
         for worker in uvicorn_workers.values():
             worker.join(END_S)
         # the signal may have interrupted a conversation with the manager, and another word to it would never return
         super()._perform_graceful_shutdown(manager, {}, "keyboard_interrupt")
+
+    def _end_watch(self) -> None:
+        """Wait until LitServe's thread that starts workers anew has ended: it looks at this event, and is a daemon."""
+        self._shutdown_event = threading.Event()  # the one before is the manager's
+        self._shutdown_event.set()
+        for thread in threading.enumerate():
+            if thread.name == WATCH:
+                thread.join(END_S)
 
 
 def serve(settings: Settings) -> None:
