@@ -88,11 +88,11 @@ def run_chapters(
     return failed
 
 
-def measure_grid(profile: Profile, device: str, course: Course = COURSE) -> None:
+def measure_grid(profile: Profile, device: str, course: Course = COURSE, *, time_exports: bool = True) -> None:
     """Measure all cells of ``profile`` on ``device``, and on the CPU beside a GPU; what is known is not repeated.
 
-    A cell that fails has its reason in its record; what keeps a device's whole grid from being measured is printed, and
-    the chapters measure what they need.
+    Unless exports are to be timed, they are made side by side. A cell that fails has its reason in its record; what
+    keeps a device's whole grid from being measured is printed, and the chapters measure what they need.
 
     Raises:
         CourseError: there is no data set, or the records cannot be written.
@@ -107,7 +107,7 @@ def measure_grid(profile: Profile, device: str, course: Course = COURSE) -> None
         backends = [name for name in BACKENDS if kind == device or _runs_on(name, kind)]
         try:
             cells = whole_grid(backends, list(MODELS), Device(kind), profile)
-            Session(profile, store, "1", reuse=True, progress=_say).measure(cells)
+            Session(profile, store, "1", progress=_say, time_exports=time_exports).measure(cells)
         except CourseError as error:
             _say(f"not all of it: {error}")
 
