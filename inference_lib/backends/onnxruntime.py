@@ -223,7 +223,7 @@ def open_cpu_runner(artifact: Artifact) -> CpuFunctionRunner:
 
     Left alone, all cores share each operator, which scales in FP32. Among quantized operators are transpositions that
     one core does alone, and a quantized convolution takes one picture after the other. Seen on 16 cores: of the 7 ms of
-    vanilla_cnn for 32 pictures in eight bits, 3 went to two transpositions, and in parts they took less than half.
+    vanilla_cnn for 32 pictures in eight bits, 3 went to two transpositions; in parts, the 32 took about half as long.
     """
     asked, cores = artifact.workload, torch.get_num_threads()
     dealt_out = asked.precision.calibrated and asked.batch_size >= cores > 1 and not asked.model.batch
