@@ -438,9 +438,9 @@ tables.show_table(host_gains.dropna(axis="columns", how="all"), caption)
 # shows. ONNX Runtime's vanilla_cnn has a profile [further down](#why-not-more).
 #
 # One caller who waits may leave much of a large processor idle. A service asks how many images a second it answers when
-# it is never idle: batch after batch. OpenVINO's throughput mode works on as many at once as it likes, the other rows on
-# one after the other. Callers with a thread each may get more out of those: the last exercise of the [chapter on ONNX
-# Runtime](07_onnx_runtime) tries that.
+# it is never idle: batch after batch. OpenVINO's throughput mode works on as many at once as it likes, the other rows
+# on one after the other. Callers with a thread each may get more out of those: the last exercise of the [chapter on
+# ONNX Runtime](07_onnx_runtime) tries that.
 #
 # Such a rate is measured once, without turns. Where it is far below what the caller who waits got (1,000 times the
 # batch over the milliseconds above), something disturbed it: take no ratio from that row.
