@@ -444,6 +444,52 @@ def test_a_rival_that_failed_is_not_tried_again_and_mixed_with_what_was_there(
     assert all(len(record.invocations) == 3 for record in folder.read())
 
 
+def test_a_failure_late_in_a_second_measurement_leaves_the_whole_row(folder: RecordStore, race: type[FakeRace]) -> None:
+    before = tiny(folder)
+    race.outcome = staticmethod(lambda rival, number, attempt: outcome(number, failure=FAILED if number == 2 else None))
+    assert {record.status for record in tiny(folder, reuse=False)} == {"failed"}
+    assert sorted(folder.read(), key=lambda r: r.key) == sorted(before, key=lambda r: r.key)
+
+
+def test_a_second_measurement_that_was_interrupted_is_gone_on_with(folder: RecordStore, race: type[FakeRace]) -> None:
+    tiny(folder)
+    race.outcome = staticmethod(lambda rival, number, attempt: outcome(number, 5.0))
+    with pytest.raises(KeyboardInterrupt):
+        tiny(folder, reuse=False, progress=interrupt_at("invocation 2", []))
+    race.ran.clear()
+    for record in tiny(folder):
+        assert record.latency.end_to_end.p50 == pytest.approx(5)
+    assert [number for number, _ in race.ran] == [2, 3]
+
+
+def test_phases_that_a_run_of_rounds_left_out_are_made_up_for(folder: RecordStore, race: type[FakeRace]) -> None:
+    """Seen: nothing was measured, nothing was said, and the rows had no accuracy."""
+    assert all(record.accuracy is None for record in tiny(folder, rounds_only=True))
+    race.ran.clear()
+    for record in tiny(folder):
+        assert record.accuracy == GOOD
+        assert [i.number for i in record.invocations] == [1, 2, 3]
+    assert [number for number, _ in race.ran] == [1]
+    race.ran.clear()
+    for asked in ({}, {"rounds_only": True}):
+        assert all(record.accuracy == GOOD for record in tiny(folder, **asked))
+    assert race.ran == []
+
+
+def test_a_part_of_a_row_of_other_code_is_not_gone_on_with_on_trust(folder: RecordStore, race: type[FakeRace]) -> None:
+    for record in tiny(folder):
+        folder.write(record.model_copy(update={"fingerprint": "other", "invocations": record.invocations[:1]}))
+    race.outcome = staticmethod(lambda rival, number, attempt: outcome(number, 9.0))
+    for record in tiny(folder, trust=True):
+        assert [i.end_to_end_ms[0] for i in record.invocations] == [9.0] * 3
+
+
+@pytest.mark.usefixtures("no_race")
+def test_a_run_whose_name_is_none_is_refused_before_anything_runs(folder: RecordStore) -> None:
+    with pytest.raises(CourseError, match="'Base' does not name a run"):
+        tiny(folder, run="Base")
+
+
 @pytest.mark.parametrize("invocations", [1, 3])
 def test_a_framework_that_went_away_leaves_its_measured_row_alone(
     folder: RecordStore, race: type[FakeRace], monkeypatch: pytest.MonkeyPatch, invocations: int

@@ -16,7 +16,17 @@ from torch import nn
 from inference_lib.backends import BACKENDS, get_backend
 from inference_lib.measure import accuracy
 from inference_lib.measure.plan import Rival, why_not
-from inference_lib.seam import FASHION_MNIST, PRECISIONS, RANDOM, Model, Workload, build, find_model, supports
+from inference_lib.seam import (
+    FASHION_MNIST,
+    PRECISIONS,
+    RANDOM,
+    Model,
+    Workload,
+    build,
+    find_artifact,
+    find_model,
+    supports,
+)
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
 from inference_lib.zoo import backbones
@@ -166,6 +176,39 @@ def test_two_models_never_share_a_name_and_the_same_one_always_has_its_own(tmp_p
     other_shape = find_model(f"{tmp_path / '0' / 'net.py'}:make", "3x2x8")
     assert other_shape.name != names[0]
     assert str(tmp_path) not in "".join([*names, other_shape.title, other_shape.identity])
+
+
+NO_CLASS = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), {0}, nn.Linear(48, 3)){1}\n"
+"""PyTorch's layers alone: the weights are the same whatever stands between them."""
+
+
+@pytest.mark.parametrize("place", ["{folder}/{name}.py", "{name}"])
+@pytest.mark.parametrize(
+    ("before", "after"), [(("nn.ReLU()", ""), ("nn.Tanh()", "")), (("nn.ReLU()", ""), ("nn.ReLU()", "  # edited"))]
+)
+def test_an_edit_of_a_network_makes_it_another(
+    place: str, before: tuple[str, str], after: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: ReLU became Tanh, and the export of before was called fresh."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    name, found = f"edited_{tmp_path.name.replace('-', '_')}", []
+    for edition in (before, after):
+        (tmp_path / f"{name}.py").write_text(NO_CLASS.format(*edition))
+        sys.modules.pop(name, None)
+        found.append(find_model(f"{place.format(folder=tmp_path, name=name)}:make", "3x4x4"))
+    assert found[0].name != found[1].name
+    workload = Workload(found[0], 1)
+    build(get_backend("pytorch"), workload, tmp_path / "artifacts")
+    assert find_artifact(get_backend("pytorch"), Workload(found[1], 1), tmp_path / "artifacts") is None
+
+
+def test_where_an_object_lies_in_memory_makes_no_other_network(tmp_path: Path) -> None:
+    source = "    def extra_repr(self):\n        return repr(object())\n"
+    code = f"from torch import nn\nclass Net(nn.Linear):\n{source}\ndef make():\n    return Net(4, 2)\n"
+    (tmp_path / "net.py").write_text(code)
+    kept = [find_model(f"{tmp_path / 'net.py'}:make", "4") for _ in range(2)]
+    assert kept[0].name == kept[1].name
 
 
 def test_a_model_reaches_another_process(tmp_path: Path) -> None:

@@ -137,6 +137,17 @@ def test_the_edition_is_one_gpu_s_and_was_measured_twice() -> None:
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
+def test_no_published_accuracy_is_another_precision_s() -> None:
+    """Seen: TF32 rows shared an artifact with FP32 ones, and were given their figures, digit for digit."""
+    of: dict[tuple[str, str, float], set[str]] = {}
+    for record in RecordStore(paths.PUBLISHED / "records").read():
+        if record.accuracy and record.accuracy.largest_difference:
+            found = (record.backend, record.model, record.accuracy.largest_difference)
+            of.setdefault(found, set()).add(record.precision)
+    assert [found for found, precisions in of.items() if len(precisions) > 1] == []
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")
 def test_the_readme_shows_the_published_results() -> None:
     records = RecordStore(paths.PUBLISHED / "records").read()
     page = (paths.ROOT / "README.md").read_text()

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from inference_lib.measure.cluster import benchmark_on_cluster
 from inference_lib.measure.plan import Rival, grid
 from inference_lib.measure.profiles import PROFILES
 from inference_lib.measure.stations import stations
+from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import CPU, Workload
 from inference_lib.support.errors import CourseError
@@ -48,6 +51,7 @@ def rivals() -> list[Rival]:
 
 def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(address: str, tmp_path: Path) -> None:
     lines: list[str] = []
+    before = set(Path(tempfile.gettempdir()).glob("station-*"))
 
     def kill_the_first(line: str) -> None:
         lines.append(line)
@@ -77,6 +81,7 @@ def test_a_station_that_is_killed_costs_its_set_which_another_one_measures(addre
     assert not any("invocation" in line for line in lines)  # all was known
     assert "torch._dynamo" in imported
     assert "ray" not in imported  # it is no part of what is measured
+    assert set(Path(tempfile.gettempdir()).glob("station-*")) <= before  # nobody would remove what is left there
 
 
 def _first_station() -> int:
@@ -239,6 +244,32 @@ def test_a_set_whose_second_station_dies_too_is_recorded_as_failed(tmp_path: Pat
     records = made.measure(many()[:2])
     assert [(r.status, r.reason) for r in records] == [("failed", "its station died, 2 times")] * 2
     assert stations[2].measured == []
+
+
+def told(records: dict[int, Record]) -> Any:
+    """Return what a station answers whose invocations find ``records``, by their numbers."""
+    return lambda one, number, place: [records[number]] * len(one.members)
+
+
+@pytest.mark.parametrize("whole_before", [False, True])
+def test_a_rival_that_fails_in_a_later_invocation_is_failed(
+    tmp_path: Path, make_record: Callable[..., Record], whole_before: bool
+) -> None:
+    """Seen: the row stayed measured, with the invocations of before. A whole row of an earlier run stays on disk."""
+    (rival,) = many()[:1]
+    made, stations, _ = head(tmp_path, [99])
+    made.profile = replace(SMOKE, invocations=3)
+    empty = cluster.empty_record(rival, SMOKE, "1", "ok")
+    measured = [
+        empty.model_copy(update={"invocations": make_record(count=n, device="cpu").invocations}) for n in (1, 3)
+    ]
+    failed = empty.model_copy(update={"status": "failed", "reason": "died"})
+    if whole_before:
+        made.store.write(measured[1])
+    answers = {1: measured[0], 2: failed, 3: failed}
+    stations[0].invocation = _Remote(stations[0], told(answers))
+    assert made.measure([rival]) == [failed]
+    assert made.store.read() == [measured[1] if whole_before else failed]
 
 
 def test_what_a_station_cannot_do_is_one_line(tmp_path: Path) -> None:

@@ -116,6 +116,26 @@ def test_rivals_of_one_set_are_compared_within_their_rounds(make_record: MakeRec
     assert (found.low, found.high) == (pytest.approx(2), pytest.approx(2))
 
 
+def test_rounds_of_another_life_of_the_same_set_are_not_the_same_rounds(make_record: MakeRecord) -> None:
+    """Seen: one failed when all were measured again, kept its old row, and was called five times as fast."""
+    old, new = drifting(make_record, 4.0, backend="a"), drifting(make_record, 2.0, backend="b")
+    assert compare(old, new).paired
+    for invocation in new.invocations:
+        invocation.pace_ms = [0.05] * len(invocation.pace_ms)
+    found = compare(old, new)
+    assert not found.paired
+    assert found.low < found.ratio < found.high
+
+
+def test_of_a_set_measured_again_in_part_the_common_invocations_are_paired(make_record: MakeRecord) -> None:
+    one, other = make_record(4.0, backend="a"), make_record(2.0, backend="b")
+    other.invocations[0].end_to_end_ms = [1.0] * len(other.invocations[0].end_to_end_ms)
+    other.invocations[0].pace_ms = [0.05] * len(other.invocations[0].pace_ms)
+    found = compare(one, other)
+    assert found.paired
+    assert (found.ratio, found.verdict) == (pytest.approx(2), "cannot tell")  # two invocations of three
+
+
 @pytest.mark.parametrize("changed", [{"run": "2"}, {"profile": "quick"}, {"rivals": "other"}, {"rivals": ""}])
 def test_rounds_of_another_set_run_or_profile_are_not_the_same_rounds(make_record: MakeRecord, changed: dict) -> None:
     found = compare(drifting(make_record, 4.0, backend="a"), drifting(make_record, 2.0, backend="b", **changed))

@@ -14,7 +14,7 @@ from conftest import P99_OVER_MEDIAN
 
 from inference_lib.records.machine import Machine
 from inference_lib.records.record import Accuracy, Build, Record
-from inference_lib.records.runs import runs_of
+from inference_lib.records.runs import run_name, runs_of
 from inference_lib.records.statistics import LEAST_FOR_P99
 from inference_lib.records.store import RecordStore, select, select_all
 from inference_lib.support import paths
@@ -90,11 +90,54 @@ def test_a_row_that_could_not_be_measured_never_replaces_one_that_was(
 ) -> None:
     store, measured = RecordStore(tmp_path), make_record()
     broken = make_record(count=0, status=status, reason="no compiler")
-    assert store.keep(broken) == broken
-    assert store.read() == [broken]
-    assert store.keep(measured) == measured
-    assert store.keep(broken) == measured
-    assert store.read() == [measured]
+    for record, there in ((broken, broken), (measured, measured), (broken, measured)):
+        store.keep(record, whole=3)
+        assert store.read() == [there]
+
+
+@pytest.mark.parametrize(("status", "replaced"), [("unavailable", False), ("failed", True), ("out_of_memory", True)])
+def test_a_part_of_a_row_is_replaced_by_a_failure_to_go_on_alone(
+    tmp_path: Path, make_record: MakeRecord, status: str, replaced: bool
+) -> None:
+    store, part = RecordStore(tmp_path), make_record(count=2)
+    broken = make_record(count=0, status=status, reason="no compiler")
+    for record in (part, broken):
+        store.keep(record, whole=3)
+    assert store.read() == [broken if replaced else part]
+
+
+def test_a_whole_row_comes_back_when_measuring_it_again_fails(tmp_path: Path, make_record: MakeRecord) -> None:
+    store, whole, again = RecordStore(tmp_path), make_record(2.0), make_record(3.0, count=1)
+    store.keep(whole, whole=3)
+    store.keep(again, whole=3)
+    assert store.read() == [again]  # what is measured can be gone on with after an interrupt
+    store = RecordStore(tmp_path)
+    store.keep(make_record(3.0, count=2), whole=3)
+    store.keep(make_record(count=0, status="failed", reason="died"), whole=3)
+    assert store.read() == [whole]
+    for count in (1, 3):
+        store.keep(make_record(3.0, count=count), whole=3)
+    assert store.read() == [make_record(3.0)]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]  # nothing waits to come back
+
+
+def test_a_record_is_found_by_its_own_key_alone(tmp_path: Path, make_record: MakeRecord) -> None:
+    """Names that differ by a capital or a dot have one file."""
+    store, record = RecordStore(tmp_path), make_record(run="Base")
+    store.write(record)
+    assert store.find(record.key) == record
+    assert store.find(make_record(run="base").key) is None
+
+
+@pytest.mark.parametrize("name", ["Base", "v1.0", "v1-0-", "-1", "a--b", "a b", "", "1\n"])
+def test_a_run_whose_file_another_could_have_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(CourseError, match="does not name a run; use small letters and digits") as error:
+        run_name(name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_may_have_a_number_or_a_word() -> None:
+    assert [run_name(name) for name in ("1", "10", "cool-9")] == ["1", "10", "cool-9"]
 
 
 # What is derived

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from inference_lib.commands import options as common
+from inference_lib.records.runs import run_name
 
 if TYPE_CHECKING:
     from inference_lib.measure.stations import Stations
@@ -15,7 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export-only", action="store_true", help="export what is missing; measure nothing")
     parser.add_argument("--untimed-exports", action="store_true", help="export all side by side; no export times then")
     parser.add_argument("--rounds-only", action="store_true", help="only what claims rest on: for a second run")
-    parser.add_argument("--run", default="1", help="name of this pass over the grid; runs are compared with each other")
+    what = "name of this pass over the grid; runs are compared with each other"
+    parser.add_argument("--run", default="1", type=run_name, help=what)
     parser.add_argument("--again", action="store_true", help="measure what was measured before, too")
     parser.add_argument(
         "--cluster",

@@ -3,11 +3,12 @@
 import argparse
 
 from inference_lib.commands import options as common
+from inference_lib.records.runs import run_name
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--run", default="1", help="whose records are told")
+    parser.add_argument("--run", default="1", type=run_name, help="whose records are told")
     common.grid_options(parser)
 
 

@@ -1,6 +1,6 @@
 """Measure a grid of cells: everything is exported first, then the grid is passed through once an invocation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,9 +12,10 @@ from inference_lib.measure.plan import BASELINE, QUIET, Rival, RivalSet, empty_r
 from inference_lib.measure.profiles import Profile
 from inference_lib.measure.rounds import Outcome
 from inference_lib.measure.workers import WorkerError
-from inference_lib.records.record import Accuracy, Record, Status
+from inference_lib.records.record import Accuracy, Invocation, Record, Status
+from inference_lib.records.runs import run_name
 from inference_lib.records.statistics import LEAST_INVOCATIONS
-from inference_lib.records.store import RecordStore
+from inference_lib.records.store import RecordStore, Shelf
 from inference_lib.seam import PRECISIONS, Device, Model, supports
 
 Progress = Callable[[str], None]
@@ -80,7 +81,7 @@ class Session:
     """One call of ``benchmark``: the records so far, by rival."""
 
     profile: Profile
-    store: RecordStore
+    store: Shelf
     run: str = "1"
     reuse: bool = True
     """What was measured by this code, on this machine, with this profile is not measured again; an interrupted run goes
@@ -90,9 +91,13 @@ class Session:
     rounds_only: bool = False
     """Leave out throughput, load, parts and the whole test set: a second run repeats what claims rest on."""
     trust: bool = False
-    """Take the records that are there whatever code and machine of this name made them."""
+    """Take the whole rows that are there whatever code and machine of this name made them; a part of one is not mixed
+    with what this code measures."""
     records: dict[Rival, Record] = field(default_factory=dict)
     passes: Passes = field(default_factory=Passes)
+
+    def __post_init__(self) -> None:
+        run_name(self.run)
 
     def measure(self, rivals: Sequence[Rival]) -> None:
         """Fill ``records`` for ``rivals``, writing each record whenever it gains something."""
@@ -120,27 +125,37 @@ class Session:
         """Return what is known already: a reason why not, a record of this very measurement, or an empty one."""
         if reason := why_not(rival):
             blocked = empty_record(rival, self.profile, self.run, *reason)
-            self.store.keep(blocked)
+            self.store.keep(blocked, self.profile.invocations)
             return blocked
         fresh = empty_record(rival, self.profile, self.run, "ok")
         found = self.store.find(fresh.key) if self.reuse else None
-        if found and found.ok and (self.trust or (found.fingerprint == fresh.fingerprint and self._believed(found))):
-            return found
-        return fresh
+        if not found or not found.ok:
+            return fresh
+        trusted = self.trust and self._whole(found)
+        return found if trusted or (found.fingerprint == fresh.fingerprint and self._believed(found)) else fresh
 
     def _believed(self, record: Record) -> bool:
         """Whether a record is no reason to measure again; a profile that tries once has no use for a quieter moment."""
-        return self.profile.tries == 1 or not _disturbed(record)
+        return self.profile.tries == 1 or _waited(record.invocations) <= WAITED_PERCENT
+
+    def _whole(self, record: Record) -> bool:
+        return len(record.invocations) >= self.profile.invocations
 
     def _finished(self, record: Record) -> bool:
-        whole = len(record.invocations) >= self.profile.invocations
-        return not record.ok or (whole and (self.trust or self.rounds_only or record.accuracy is not None))
+        return not record.ok or (self._whole(record) and not self._lacks_phases(record))
+
+    def _lacks_phases(self, record: Record) -> bool:
+        """Whether phases are wanted, of which the test set is the last, and the first invocation had none."""
+        return record.accuracy is None and not (self.rounds_only or self.trust)
+
+    def _has(self, number: int, record: Record) -> bool:
+        there = number in (invocation.number for invocation in record.invocations)
+        return there and not (number == 1 and self._lacks_phases(record))
 
     def invocation(self, one: RivalSet, number: int, place: str) -> None:
         """Run invocation ``number`` of a set, unless an earlier run of this command did."""
         left = [rival for rival in one.members if self.records[rival].ok]
-        done = [number in (i.number for i in self.records[rival].invocations) for rival in left]
-        if not left or all(done):
+        if all(self._has(number, self.records[rival]) for rival in left):
             return
         alive = RivalSet(one.name, tuple(left), one.carried)
         outcomes = self._undisturbed(alive, number, place)
@@ -150,14 +165,14 @@ class Session:
     def _undisturbed(self, one: RivalSet, number: int, place: str) -> dict[Rival, Outcome]:
         """Return the outcomes of an invocation; one that other work disturbed is tried again."""
         tries: list[dict[Rival, Outcome]] = []
-        while not tries or (len(tries) < self.profile.tries and _waited(tries[-1]) > WAITED_PERCENT):
-            again = f", again: waited {_waited(tries[-1]):.0f} % for a core" if tries else ""
+        while not tries or (len(tries) < self.profile.tries and _longest_wait(tries[-1]) > WAITED_PERCENT):
+            again = f", again: waited {_longest_wait(tries[-1]):.0f} % for a core" if tries else ""
             self.progress(f"invocation {number}, set {place}: {one.name}, {len(one.members)} rivals{again}")
             race = self.passes.race(one, self.profile, seed=number)
             whole = number == 1 and not self.rounds_only
             tries.append(race.run(number, phases=whole, evaluate=self._to_evaluate(one) if whole else ()))
             self.progress(f"  {race.spent}")
-        return min(tries, key=lambda found: (sum(o.failure is not None for o in found.values()), _waited(found)))
+        return min(tries, key=lambda found: (sum(o.failure is not None for o in found.values()), _longest_wait(found)))
 
     def _to_evaluate(self, one: RivalSet) -> list[Rival]:
         """Return the members whose artifact was not checked on all test pictures yet by their backend."""
@@ -176,14 +191,15 @@ class Session:
         assert outcome.invocation is not None
         others = [i for i in record.invocations if i.number != outcome.invocation.number]  # written before a crash
         found = {each: getattr(record, each) or getattr(outcome, each) for each in FOUND_ONCE}
-        found |= {"rivals": name, "invocations": [*others, outcome.invocation], "clocks": outcome.clocks}
+        invocations = sorted([*others, outcome.invocation], key=lambda invocation: invocation.number)
+        found |= {"rivals": name, "invocations": invocations, "clocks": outcome.clocks}
         found["accuracy"] = found["accuracy"] or self._accuracy_of(rival)
         record = record.model_copy(update=found)
         record = record.model_copy(update={"flags": flags(record)})
         if record.accuracy and (problem := accuracy.problem(record.accuracy, rival.workload.precision)):
             record = record.model_copy(update={"status": "failed", "reason": problem})
         self.records[rival] = record
-        self.store.keep(record)
+        self.store.keep(record, self.profile.invocations)
 
     def _accuracy_of(self, rival: Rival) -> Accuracy | None:
         """Return the accuracy of the same artifact in the same backend, where another batch size has it."""
@@ -194,27 +210,23 @@ class Session:
         """Record that a rival has no measurement, and why."""
         self.progress(f"  {rival}: {failure}")
         status: Status = "out_of_memory" if failure.out_of_memory else "failed"
-        failed = empty_record(rival, self.profile, self.run, status, str(failure))
-        begun = 0 < len(self.records[rival].invocations) < self.profile.invocations  # no whole row, to be protected
-        (self.store.write if begun else self.store.keep)(failed)
-        self.records[rival] = failed
+        self.records[rival] = empty_record(rival, self.profile, self.run, status, str(failure))
+        self.store.keep(self.records[rival], self.profile.invocations)
 
 
-def _waited(outcomes: dict[Rival, Outcome]) -> float:
-    """Return the longest that a rival waited for a core, percent of its turns."""
-    return max((o.invocation.waited_percent for o in outcomes.values() if o.invocation), default=0.0)
+def _longest_wait(outcomes: dict[Rival, Outcome]) -> float:
+    return _waited(outcome.invocation for outcome in outcomes.values() if outcome.invocation)
 
 
-def _disturbed(record: Record) -> float:
-    """Return how long its threads waited for a core, percent, where that is too long, else 0: it is measured again."""
-    waited = max((invocation.waited_percent for invocation in record.invocations), default=0.0)
-    return waited if waited > WAITED_PERCENT else 0.0
+def _waited(invocations: Iterable[Invocation]) -> float:
+    """Return the longest that threads were kept from a core, percent of an invocation's turns."""
+    return max((invocation.waited_percent for invocation in invocations), default=0.0)
 
 
 def flags(record: Record) -> list[str]:
     """Say what makes the record less trustworthy than its neighbours."""
     found = []
-    if waited := _disturbed(record):
+    if (waited := _waited(record.invocations)) > WAITED_PERCENT:
         found.append(f"other work kept it from a core for {waited:.0f} % of its time")
     if record.fps and record.throughput_images_per_s is not None:
         part = record.throughput_images_per_s / record.fps

@@ -174,8 +174,9 @@ class _Head:
 
     def _take(self, found: Iterable[tuple[Rival, Record]]) -> None:
         for rival, record in found:
-            empty = record.ok and not record.invocations
-            self.records[rival] = record if empty else self.store.keep(record)
+            self.records[rival] = record
+            if record.invocations or not record.ok:
+                self.store.keep(record, self.profile.invocations)
 
     def _to_try_again(self) -> list[Rival]:
         lost, self.lost = self.lost, []
@@ -185,11 +186,8 @@ class _Head:
             begun = self.records.get(rival)
             if begun:  # it names the machine, which is not this one
                 failed = failed.model_copy(update={"machine": begun.machine})
-            if begun and begun.invocations:  # not all of them, so no row that is to be protected
-                self.store.write(failed)
-                self.records[rival] = failed
-            else:
-                self.records[rival] = self.store.keep(failed)
+            self.records[rival] = failed
+            self.store.keep(failed, self.profile.invocations)
         return [rival for rival in lost if rival not in given_up]
 
 

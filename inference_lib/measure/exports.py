@@ -26,7 +26,7 @@ class Exporter:
 
     def __init__(self) -> None:
         self._sharing: set[str] = set()
-        self._shared = ExitStack()
+        self._shared = ExitStack()  # as long as the process
 
     def export(self, rival: Rival, timed: bool, root: Path = paths.ARTIFACTS) -> None:
         """Build the artifact of ``rival``; its manifest says how long it took, where that was ``timed`` alone.
@@ -43,10 +43,6 @@ class Exporter:
     def reference(self, model: Model, device: str, images: int) -> None:
         """Compute the reference logits."""
         write_reference(model, device, images)
-
-    def close(self) -> None:
-        """Free what exports shared."""
-        self._shared.close()
 
 
 def sharing(backend: Backend) -> Callable[[], AbstractContextManager[None]] | None:

@@ -14,21 +14,18 @@ SAME_WITHIN = 0.015
 """Medians of the same captured graph differ by about a percent from process to process: less is no difference."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Interval):
     """How much faster one record is than another: the ratio, its 95 % interval if there is one, what that allows."""
 
-    ratio: float
-    low: float | None
-    high: float | None
     verdict: Verdict
     paired: bool
     """Whether the two took turns: their ratio is then that within a round, in which the host was the same."""
 
     @property
-    def log_half_width(self) -> float | None:
-        """Half the width of the interval of the ratio's logarithm; None where there is no interval."""
-        return Interval(self.ratio, self.low, self.high).log_half_width
+    def ratio(self) -> float:
+        """The estimate."""
+        return self.value
 
 
 def compare(baseline: Record, candidate: Record, kind: Kind = "end_to_end") -> Comparison:
@@ -44,13 +41,13 @@ def compare(baseline: Record, candidate: Record, kind: Kind = "end_to_end") -> C
         found = over_invocations(rounds)
     else:
         found = _through_carried(baseline, candidate, kind) or _divided(baseline.median(kind), candidate.median(kind))
-    return Comparison(found.value, found.low, found.high, verdict_of(found), paired=bool(rounds))
+    return Comparison(found.value, found.low, found.high, verdict=verdict_of(found), paired=bool(rounds))
 
 
 def _rounds(baseline: Record, candidate: Record, kind: Kind) -> list[list[float]]:
     """Return the logarithm of the ratio in every round that both took part in, a list an invocation."""
     if _same_set(baseline, candidate):
-        return _in_rounds(baseline, {i.number: i for i in candidate.invocations}, kind)
+        return _in_rounds(baseline, _of_the_same_lives(baseline, candidate), kind)
     if _place(baseline) != _place(candidate):
         return []
     carried = {i.number: i.carried[baseline.backend] for i in candidate.invocations if baseline.backend in i.carried}
@@ -63,6 +60,16 @@ def _rounds(baseline: Record, candidate: Record, kind: Kind) -> list[list[float]
 def _same_set(one: Record, other: Record) -> bool:
     names = [(r.rivals, r.run, r.profile, r.machine.name(r.device)) for r in (one, other)]
     return bool(one.rivals) and names[0] == names[1]
+
+
+def _of_the_same_lives(one: Record, other: Record) -> dict[int, Carried]:
+    """Return the invocations of ``other`` in which ``one`` took turns with it, by number.
+
+    A set that is measured again has the same name. What tells its lives apart is the host's pace in each round, which
+    is timed once for all rivals.
+    """
+    paces = {i.number: i.pace_ms for i in one.invocations}
+    return {i.number: i for i in other.invocations if paces.get(i.number) == i.pace_ms}
 
 
 def _place(record: Record) -> Key:

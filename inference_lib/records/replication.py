@@ -1,4 +1,8 @@
-"""Did the claims hold? Two runs of one grid, every pair of rivals compared in both."""
+"""Did the claims hold? Two runs of one grid, every pair of rivals compared in both.
+
+Two ratios are compatible where their logarithms differ by no more than the root of the summed squares of their 95 %
+half widths. That is wider than a 95 % interval of the difference would be: see :func:`honest_percent`.
+"""
 
 import itertools
 import math
@@ -6,8 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from scipy import special  # scipy.stats takes a second to import
+
 from inference_lib.records.comparison import Comparison, compare
 from inference_lib.records.record import Kind, Record
+from inference_lib.records.statistics import CONFIDENCE, LEAST_INVOCATIONS
 
 WORST = 10
 """Pairs that a report lists by name."""
@@ -54,8 +61,20 @@ class Pair:
 
     @property
     def compatible(self) -> bool | None:
-        """Whether the ratios differ by no more than their combined intervals: 95 in 100 should."""
+        """Whether the ratios differ by no more than their combined intervals."""
         return None if self.distance is None else self.distance <= 1
+
+
+def honest_percent(invocations: int = LEAST_INVOCATIONS) -> float:
+    """Return how many of 100 pairs are compatible if every interval, of so many invocations, holds what it promises.
+
+    Student's t is long for few invocations. The difference of two ratios has twice the degrees of freedom, where both
+    runs scatter alike, and a shorter t, but the two half widths that it is held against have the long one. Where one
+    run scatters far more than the other its interval alone decides, and it is the intervals' own 95.
+    """
+    degrees = invocations - 1
+    reach = special.stdtrit(degrees, 0.5 + CONFIDENCE / 2)
+    return 100 * float(2 * special.stdtr(2 * degrees, reach) - 1)
 
 
 def cell(record: Record) -> tuple[str, ...]:

@@ -2,15 +2,29 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
 
-from inference_lib.records.record import SCHEMA_VERSION, Key, Record
+from inference_lib.records.record import SCHEMA_VERSION, Key, Record, Status
 from inference_lib.records.runs import by_numbers
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import cannot_write, make_writable, write_atomically
 
+TRIED: tuple[Status, ...] = ("failed", "out_of_memory")
+"""What is said of a row that was tried now. The other reasons why one is not measured hold before anything runs."""
+
 UNWRITABLE = ("write records", "make the folder writable or choose another with --records")
+
+
+class Shelf(Protocol):
+    """What a measurement asks of the place of its records."""
+
+    def find(self, key: Key) -> Record | None:
+        """Return the record of this key, or None."""
+
+    def keep(self, record: Record, whole: int) -> None:
+        """Take one record of a row, which has so many invocations when it is whole."""
 
 
 class RecordStore:
@@ -19,19 +33,33 @@ class RecordStore:
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
 
-    def keep(self, record: Record) -> Record:
-        """Write one record and return it; where it could not be measured and an older one was, return that instead."""
-        older = None if record.ok else self.find(record.key)
-        if older is not None and older.ok:
-            return older
-        self.write(record)
-        return record
+    def keep(self, record: Record, whole: int) -> None:
+        """Write one record of a row, which has so many invocations when it is whole, unless what is there must stay.
+
+        A row that was measured is never replaced by one that could not be: a whole one by none, a part of one by a
+        failure to go on with it alone. While a whole one is measured again it lies aside, and comes back if that fails.
+        """
+        older, aside = self.find(record.key), self._path(record.key).with_suffix(".before")
+        measured = len(older.invocations) if older and older.ok else 0
+        tried = record.status in TRIED
+        if record.ok:
+            if measured >= whole > len(record.invocations):
+                self._put(aside, self._path(record.key).read_bytes())
+            self.write(record)
+            if len(record.invocations) >= whole:
+                aside.unlink(missing_ok=True)
+        elif tried and aside.exists():
+            aside.replace(self._path(record.key))
+        elif measured < (whole if tried else 1):
+            self.write(record)
 
     def write(self, record: Record) -> Path:
         """Write one record, in place of an older one of its key; CourseError where the folder cannot be written."""
-        path = self.directory / record.key.file_name
+        return self._put(self._path(record.key), record.model_dump_json(indent=1, exclude_none=True).encode())
+
+    def _put(self, path: Path, content: bytes) -> Path:
         try:
-            write_atomically(path, record.model_dump_json(indent=1, exclude_none=True).encode())
+            write_atomically(path, content)
         except OSError as error:
             raise cannot_write(self.directory, error, *UNWRITABLE) from error
         return path
@@ -48,9 +76,13 @@ class RecordStore:
         return [_read(path) for path in sorted(self.directory.glob("*.json"), key=lambda path: by_numbers(path.name))]
 
     def find(self, key: Key) -> Record | None:
-        """Return the record of this key, or None."""
-        path = self.directory / key.file_name
-        return _read(path) if path.exists() else None
+        """Return the record of this key, or None: another's may have a file of the same name."""
+        path = self._path(key)
+        found = _read(path) if path.exists() else None
+        return found if found and found.key == key else None
+
+    def _path(self, key: Key) -> Path:
+        return self.directory / key.file_name
 
 
 def _read(path: Path) -> Record:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from inference_lib.records.record import Record
+from inference_lib.records.replication import honest_percent
 from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import select, select_all
@@ -30,7 +31,8 @@ ONE_RUN = "This edition holds one run of the grid, so no second one has checked 
 TWO_RUNS = (
     "A second run measured {}. A pair is two of these that answer the same question; for a claim, the first run says "
     "that one of them is faster. The second run contradicts so many claims, and does not confirm so many. Ratios are "
-    "compatible where they differ by no more than their intervals allow: 95 of 100, if those are honest."
+    "compatible where they differ by no more than both intervals together allow. If all intervals, of {} starts each, "
+    "are honest, {:.1f} of 100 are where both runs scatter alike, and at least 95."
 )
 
 
@@ -46,7 +48,9 @@ def results(records: Sequence[Record]) -> str:
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
-    return "\n\n".join([*parts, TWO_RUNS.format(measured_twice(records)), text_table(replication_counts(held), "pipe")])
+    starts = max(LEAST_INVOCATIONS, min(len(record.invocations) for record in measured))
+    told = TWO_RUNS.format(measured_twice(records), starts, honest_percent(starts))
+    return "\n\n".join([*parts, told, text_table(replication_counts(held), "pipe")])
 
 
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:

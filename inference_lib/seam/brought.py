@@ -7,6 +7,7 @@ anew. Its name ends with a part of its hash: two different models never share a 
 import inspect
 import random
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -66,7 +67,7 @@ def _of_function(place: str, name: str, shape: tuple[int, ...] | None) -> Model:
     shape = shape or getattr(_module(make, title), "input_shape", None)
     if shape is None:
         raise CourseError(f"{title} does not tell its input's shape; give --input-shape, such as 3x224x224")
-    return _of_module(title, make, tuple(shape))
+    return _of_module(title, make, tuple(shape), code=f"{place}:{name}")
 
 
 # torchvision
@@ -111,7 +112,8 @@ def _of_training(path: Path, shape: tuple[int, ...] | None, code: str = "") -> M
     if shape not in (None, figures.shape):
         raise CourseError(f"{title} was trained on {shown(figures.shape)}; leave --input-shape out, or train again")
     make = partial(load_trained, path, code)
-    return _of_module(title, make, figures.shape, path.stem, figures=figures, class_names=facts.class_names)
+    names = facts.class_names
+    return _of_module(title, make, figures.shape, path.stem, figures=figures, class_names=names, code=code)
 
 
 def _retrained(model: Model, folder: Path) -> Model:
@@ -137,7 +139,9 @@ def _of_module(
     class_names: tuple[str, ...] = (),
     file: Path | None = None,
     batch: int | None = None,
+    code: str = "",
 ) -> Model:
+    """Return the model that ``make`` makes, of an ONNX ``file``, or by the reader's ``code`` (``place:function``)."""
     module = _module(make, title, shape)
     outputs = _outputs(module, title, shape, batch or 1)
     try:
@@ -145,8 +149,8 @@ def _of_module(
     except Exception as error:  # packed integers have neither shape nor bytes
         said = f"{title} has weights that are no plain tensors: {reason_of(error)}"
         raise CourseError(f"{said}; bring it before it is quantized") from error
-    files = (each.read_bytes() for each in (_files(file) if file else _sources(module)))
-    identity = sha256_of([weights.encode(), shown(shape).encode(), *files])
+    files = (each.read_bytes() for each in (_files(file) if file else _sources(module, code)))
+    identity = sha256_of([weights.encode(), shown(shape).encode(), _layers(module).encode(), *files])
     return Model(
         _name(label or title, identity),
         title,
@@ -296,11 +300,26 @@ def state_hash(module: nn.Module) -> str:
     )
 
 
-def _sources(module: nn.Module) -> list[Path]:
-    """Return the files that the classes inside ``module`` are written in, but PyTorch's own."""
+def _layers(module: nn.Module) -> str:
+    """Return what a network prints of itself: PyTorch's own layers with their options, without places in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(module))
+
+
+def _sources(module: nn.Module, code: str) -> list[Path]:
+    """Return the files that the classes inside ``module`` are written in, but PyTorch's own, and ``code``."""
     kinds = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
-    files = {inspect.getsourcefile(kind) for kind in kinds}
+    files = {inspect.getsourcefile(kind) for kind in kinds} | {_source_of(code)}
     return [Path(file) for file in sorted(filter(None, files))]
+
+
+def _source_of(code: str) -> str | None:
+    """Return the file that the function ``place:function`` is written in; None where it is not in Python."""
+    place, _, name = code.rpartition(":")
+    if not place or place.endswith(".py"):
+        return place
+    with suppress(TypeError, AttributeError):  # no function and no class, or one of torchvision
+        return inspect.getsourcefile(inspect.unwrap(getattr(sys.modules[place], name)))
+    return sys.modules[place].__file__
 
 
 # An ONNX file
