@@ -1,5 +1,6 @@
 """The choice is the best record within the limits, and every other one is refused with a reason that is true."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from inference_lib.backends import BACKENDS, SERVED_WITHOUT_PYTHON
 from inference_lib.cli import main
+from inference_lib.commands import choose as choosing
 from inference_lib.records.record import Accuracy, Build, Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report.choose import (
@@ -129,6 +131,28 @@ def test_a_failed_record_is_never_chosen_however_quick(make_record: MakeRecord) 
 def test_flags_do_not_exclude_and_stay_visible(make_record: MakeRecord) -> None:
     flagged = make_record(flags=["latency varies by 20 %"])
     assert choose([flagged], "resnet18").best.flags == ["latency varies by 20 %"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "found"),
+    [
+        (["net-1", "net-1-d1"], "net-1"),
+        (["net-1-d1", "net-2"], "net-1-d1"),
+        (["net-1-d1", "net-1-d2"], ""),
+        ([], "net-1"),
+    ],
+)
+def test_a_reader_s_model_is_found_on_the_pictures_it_was_checked_on(
+    make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch, recorded: list[str], found: str
+) -> None:
+    monkeypatch.setattr(choosing.common, "find_models", lambda *_: [argparse.Namespace(name="net-1")])
+    records = [make_record(model=name) for name in recorded]
+    asked = argparse.Namespace(model="net.py:make")
+    if found:
+        assert choosing._measured(asked, records) == found
+    else:
+        with pytest.raises(CourseError, match="several folders of pictures; choose one of: net-1-d1, net-1-d2"):
+            choosing._measured(asked, records)
 
 
 def test_nothing_to_choose_from(make_record: MakeRecord) -> None:

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from inference_lib.backends import get_backend
+from inference_lib.measure.plan import Rival, empty_record
+from inference_lib.measure.profiles import PROFILES
 from inference_lib.seam import Workload, build, find_model, supports
 from inference_lib.seam.calibration import Calibration
 from inference_lib.seam.folder import with_pictures
@@ -337,6 +339,22 @@ def test_other_pictures_or_figures_are_another_data_set(tmp_path: Path) -> None:
     assert with_pictures(model, folder).dataset.identity != before.identity
     other = find_model(f"{Path(__file__).with_name('brought.py')}:grey", "1x28x28")
     assert with_pictures(other, folder).dataset.identity != with_pictures(model, folder).dataset.identity
+
+
+def test_a_model_on_other_pictures_has_other_records(tmp_path: Path) -> None:
+    """Seen: the row on one folder replaced those on another, and those on Fashion-MNIST."""
+    model = find_model("vanilla_cnn")
+    on = [
+        model,
+        *(
+            with_pictures(model, fill(tmp_path / name, {"a": count, "b": 5}))
+            for name, count in (("one", 5), ("two", 6))
+        ),
+    ]
+    rivals = [Rival("pytorch", Workload(each, 1)) for each in on]
+    files = {empty_record(rival, PROFILES["smoke"], "1", "ok").key.file_name for rival in rivals}
+    assert len(files) == 3
+    assert with_pictures(model, tmp_path / "one").name == on[1].name
 
 
 def test_a_model_that_reads_no_pictures_says_so(tmp_path: Path) -> None:

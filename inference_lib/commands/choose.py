@@ -63,7 +63,15 @@ def _measured(options: argparse.Namespace, records: Iterable["Record"]) -> str:
     called = {title: record.model for record in records for title in (record.model_title, record.model)}
     if options.model in called or not {":", "."} & set(options.model):
         return called.get(options.model, options.model)
-    return common.find_models(options, [options.model])[0].name
+    name = common.find_models(options, [options.model])[0].name
+    on_pictures = sorted({each for each in called.values() if each.startswith(f"{name}-")})
+    if name in called or not on_pictures:
+        return name
+    if len(on_pictures) > 1:
+        raise CourseError(
+            f"{name} was measured on several folders of pictures; choose one of: {', '.join(on_pictures)}"
+        )
+    return on_pictures[0]
 
 
 Shelf = tuple[str, str, str]

@@ -51,6 +51,8 @@ class PictureFolder(Dataset):
 def with_pictures(model: Model, folder: Path, *, skip_unreadable: bool = False) -> Model:
     """Return ``model``, to be checked on the test pictures in ``folder``.
 
+    Its name ends with a part of the pictures' hash: on others it has other records and scales.
+
     Accuracy needs classes that both know: by name, or, where the model has no names, as many as it has outputs. Raise
     CourseError where the model reads no pictures, or the folder holds none that can be read.
     """
@@ -72,7 +74,7 @@ def with_pictures(model: Model, folder: Path, *, skip_unreadable: bool = False) 
         places=places,
         prepare=model.prepare,
     )
-    return replace(model, dataset=own)
+    return replace(model, name=f"{model.name}-{own.identity[:8]}", dataset=own)
 
 
 def places_of(class_names: tuple[str, ...], model: Model) -> tuple[int, ...] | None:
