@@ -41,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CourseError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may have several
         return EXIT_ERROR
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == __package__:  # a fault of ours
+            raise
+        remedy = "run `make install`, then `source .venv/bin/activate`"
+        print(f"error: {sys.executable} has no package {error.name}; {remedy}", file=sys.stderr)
+        return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED

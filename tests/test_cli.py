@@ -144,6 +144,21 @@ def test_a_book_with_a_failed_chapter_is_rendered_and_the_status_says_so(
         assert said == (f"without their results, see their pages: {broken[0]}\n" if broken else "")
 
 
+@pytest.mark.parametrize("line", ["doctor", "benchmark", "predict resnet18 a.png"])
+def test_a_python_without_the_packages_is_told_in_one_line_which_one_has_them(line: str) -> None:
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", "-m", "inference_lib", *line.split()]  # -S: no folder of packages
+    done = subprocess.run(command, cwd=paths.ROOT, env=bare, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: \S+ has no package \w+; run `make install`, then `source \S+activate`\n", done.stderr)
+
+
+def test_a_module_of_ours_that_is_missing_is_no_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "inference_lib.doctor", None)
+    with pytest.raises(ModuleNotFoundError, match="inference_lib"):
+        main(["doctor"])
+
+
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(arguments) == 1
     captured = capsys.readouterr()
