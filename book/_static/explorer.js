@@ -28,7 +28,7 @@ function reason(row, wanted) {
   if (row.why) return row.why;
   const found = ["p50", "p99", "accuracy", "memory"].map((name) => broken(LIMITS[name], wanted.limits[name], row));
   if (wanted.without_python && row.python) found.push("needs Python to run");
-  if (!wanted.int8 && row.calibrated) found.push("calibrated; --allow-int8 lets it in");
+  if (!wanted.int8 && row.calibrated) found.push("calibrated; '8 bits allowed' lets it in");
   return found.filter(Boolean).join("; ");
 }
 
