@@ -100,8 +100,11 @@ class Marks:
 
 
 def _stamps(path: Path) -> list[dict[str, Any]]:
-    """Return what the executed notebook at ``path`` says of its making; nothing where there is none."""
-    return [json.loads(path.read_bytes())["metadata"].get(STAMP, {})] if path.exists() else []
+    """Return what the executed notebook at ``path`` says of its making; nothing where there is no whole one."""
+    try:
+        return [json.loads(path.read_bytes())["metadata"].get(STAMP, {})]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return []
 
 
 def _where(stamp: dict[str, Any]) -> str:

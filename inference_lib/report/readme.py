@@ -14,7 +14,7 @@ from inference_lib.report.choose import Goal, choose, images_per_s, latency_ms
 from inference_lib.report.layout import text_table
 from inference_lib.report.opening import opening, plain_loop, svg
 from inference_lib.report.plots import provenance
-from inference_lib.report.tables import ends, measured_twice, replicated, replication_counts
+from inference_lib.report.tables import ends, measured_by_other_code, measured_twice, replicated, replication_counts
 from inference_lib.report.words import label, tied
 from inference_lib.seam import PRECISIONS
 from inference_lib.support.files import write_atomically
@@ -31,7 +31,7 @@ AGAINST, TIED = "against the loop at this batch", "not clearly behind it"
 ONE_RUN = "This edition holds one run of the grid, so no second one has checked its claims."
 
 TWO_RUNS = (
-    "A second run measured {}. A pair is two of these that answer the same question; for a claim, the first run says "
+    "A second run measured {}{}. A pair is two of these that answer the same question; for a claim, the first run says "
     "that one of them is faster. The second run contradicts so many claims, and does not confirm so many. Ratios are "
     "compatible where they differ by no more than their intervals allow: 95 of 100, if those are honest."
 )
@@ -49,7 +49,10 @@ def results(records: Sequence[Record]) -> str:
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
-    return "\n\n".join([*parts, TWO_RUNS.format(measured_twice(records)), text_table(replication_counts(held), "pipe")])
+    later = measured_by_other_code(records)
+    code = f", {later} of them with other code or versions than the first" if later else ""
+    said = TWO_RUNS.format(measured_twice(records), code)
+    return "\n\n".join([*parts, said, text_table(replication_counts(held), "pipe")])
 
 
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
