@@ -160,15 +160,26 @@ def test_the_table_has_the_counts_and_the_worst_pairs(two_runs: Path, capsys: py
         assert word in text
 
 
-@pytest.mark.parametrize("folders", [["one"], ["one", "empty"], ["empty"]])
-def test_a_single_run_is_told_in_one_line(
-    tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str], folders: list[str]
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["one"], "two runs are needed"),
+        (["one", "empty"], "no records in"),
+        (["empty"], "no records in"),
+        (["one", "other", "one"], "two folders are compared, not 3"),
+        (["one", "other"], "no two rivals were measured in both runs"),
+        (["one", "one"], "compared with itself"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_in_one_line(
+    tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str], folders: list[str], said: str
 ) -> None:
     stored(tmp_path / "one", a_run(make_record, FIRST, "1"))
+    stored(tmp_path / "other", [make_record(1.0, model="vanilla_cnn")])
     status, text, errors = printed(capsys, "--records", *(str(tmp_path / name) for name in folders))
     assert (status, text) == (1, "")
     assert errors.count("\n") == 1
-    assert "two runs are needed" in errors
+    assert said in errors
 
 
 def test_how_many_rows_the_second_run_measured_is_said_whichever_run_comes_first(make_record: MakeRecord) -> None:

@@ -179,6 +179,14 @@ def read_records(folder: Path) -> list["Record"]:
     return found
 
 
+def runs_in(folder: Path) -> dict[str, list["Record"]]:
+    """Return the records of ``folder`` by their runs, the first run first; CourseError where it has none."""
+    from inference_lib.records.runs import runs_of
+
+    found = read_records(folder)
+    return {run: [record for record in found if record.run == run] for run in runs_of(found)}
+
+
 @contextmanager
 def serve_extra() -> Iterator[None]:
     """Let a package be missing that is imported inside: CourseError says what brings it."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from inference_lib.records.comparison import Comparison, compare
 from inference_lib.records.record import Kind, Record
+from inference_lib.records.replication import contradicted_percent
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.report.choose import Goal, level_with
 from inference_lib.seam import PRECISIONS
@@ -96,7 +97,7 @@ def held(counts: Mapping[str, Any]) -> str:
         return f"of {counts['pairs']:,} pairs of rows, none is claimed to be faster or slower"
     return (
         f"of {counts['pairs']:,} pairs of rows, the first run calls {claims:,} faster or slower; the second run "
-        f"contradicts {wrong:,} of these claims ({100 * wrong / claims:.1f} %) and does not confirm "
+        f"contradicts {wrong:,} of these claims ({contradicted_percent(counts):.1f} %) and does not confirm "
         f"{counts['not_confirmed'] - wrong:,} more; {compatible:.0f} of 100 ratios agree within their intervals"
     )
 
