@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.course.contribution import problems
     from inference_lib.support.files import shown
 
+    if options.out is None and (options.name or options.by):
+        raise CourseError("--name and --by are packed with a contribution; to change them, pack it anew")
     if options.add:
         print(shown(parcel.add(options.add, paths.PUBLISHED / "machines")))
         return 0

@@ -124,8 +124,9 @@ def skip_unreadable(parser: argparse.ArgumentParser) -> None:
 
 def grid_options(parser: argparse.ArgumentParser) -> None:
     """Add what names the cells of a grid, and where their records are."""
-    for name in ("backend", "model", "precision"):
-        parser.add_argument(f"--{name}", nargs="+", help="one or more; default: all of the profile's")
+    defaults = {"backend": "all", "model": "the course's networks", "precision": "all of the profile's"}
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", nargs="+", help=f"one or more (default: {default})")
     model_options(parser)
     device(parser)
     profile(parser)
