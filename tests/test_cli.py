@@ -1,6 +1,7 @@
 """The command line: outputs for programs, one clear line for mistakes."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from waits import wait_until
 
 from inference_lib.backends import BACKENDS
 from inference_lib.cli import main
-from inference_lib.commands import completion
+from inference_lib.commands import completion, weights
 from inference_lib.course import book
 from inference_lib.course import run as course
 from inference_lib.records.record import Record
@@ -245,3 +246,23 @@ def test_a_shell_completes_commands_and_options(tmp_path: Path, capsys: pytest.C
         assert "inference-lib" in printed(capsys, "completion", shell)
     scripts = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {completion.SCRIPT: "inference_lib.cli:main"}
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space or choose another place"),
+        (errno.EACCES, "choose another place"),
+        (errno.EROFS, "choose another place"),
+        (errno.ENOTDIR, "choose another place"),
+    ],
+)
+def test_space_is_freed_only_where_it_is_what_lacks(
+    number: int, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> None:
+        raise OSError(number, os.strerror(number), "there")
+
+    monkeypatch.setattr(weights, "run", run)
+    assert main(["weights"]) == 1
+    assert capsys.readouterr().err == f"error: cannot use there: {os.strerror(number)}; {remedy}\n"

@@ -16,7 +16,7 @@ from inference_lib.records.comparison import Comparison, compare
 from inference_lib.records.record import Key, Load, Record
 from inference_lib.records.store import RecordStore
 from inference_lib.report import explorer
-from inference_lib.report.choose import choose, pareto_front, places
+from inference_lib.report.choose import choose, latency_ms, pareto_front, places
 from inference_lib.support import paths
 
 MakeRecord = Callable[..., Record]
@@ -309,6 +309,23 @@ def test_what_is_ranked_together_shares_machine_and_profile_and_is_of_the_first_
     found = explorer.shelves([first, first, again, quick, loaded])
     assert found == {"NVIDIA Test GPU (full)": [first], "NVIDIA Test GPU (quick)": [quick]}
     assert list(explorer.shelves([first])) == ["NVIDIA Test GPU"]
+
+
+def test_a_machine_that_a_reader_brought_replaces_no_row_of_one_called_the_same(make_record: MakeRecord) -> None:
+    ours, theirs = make_record(2.0), make_record(7.0)
+    assert ours.key == theirs.key
+    found = explorer.shelves([ours], {"a-laptop": [theirs], "another": [make_record(9.0, device="cpu"), theirs]})
+    assert {title: [round(latency_ms(record), 6) for record in mine] for title, mine in found.items()} == {
+        "NVIDIA Test GPU": [2.0],
+        "a-laptop: NVIDIA Test GPU": [7.0],
+        "another: NVIDIA Test GPU": [7.0],
+        "another: Test CPU (2 cores)": [9.0],
+    }
+    rows = explorer.data([ours], {"a-laptop": [theirs]})["rows"]
+    assert [(row["machine"], round(row["ms"], 6)) for row in rows] == [
+        ("NVIDIA Test GPU", 2.0),
+        ("a-laptop: NVIDIA Test GPU", 7.0),
+    ]
 
 
 def test_the_page_of_a_large_edition_is_light(make_record: MakeRecord) -> None:

@@ -6,6 +6,7 @@ import http.server
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -365,11 +366,30 @@ def test_sizes_leave_little_to_be_padded() -> None:
         (["serve", "--model", "vgg"], "unknown model 'vgg'"),
         (["load", "--replicas", "2"], "one replica works in this process; give --replicas with --engines or --soak"),
         (["load", "--url", "http://127.0.0.1:9"], "is not ready; start it with"),
+        (["load", "--url", "http://127.0.0.1:9", "--soak"], "--soak kills replicas of a queue in this process"),
+        (["load", "--engines", "local", "--soak"], "--soak kills replicas of a queue in this process"),
+        (["load", "--url", "http://127.0.0.1:9", "--engines", "local"], "give one of the two"),
+        (["serve", "--model", "brought.py:grey"], "unknown model 'brought.py:grey'; choose one of: vanilla_cnn"),
     ],
 )
 def test_a_mistake_at_the_prompt_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
     assert main([*arguments, *(["--device", "cpu"] if "--url" not in arguments else [])]) == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["local", "litserve"])
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
+    engine: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "loaded", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("inference_lib.serve.server_process.end_with_the_holder", lambda: None)
+    monkeypatch.setattr("inference_lib.serve.server_process.at_a_terminal", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--engine", engine, "--device", "cpu", "--port", str(port)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert said.endswith("; choose another --port or --host\n")
 
 
 @pytest.mark.parametrize("name", ["serve", "load"])

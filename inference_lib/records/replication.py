@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -11,6 +11,9 @@ from inference_lib.records.record import Kind, Record
 
 WORST = 10
 """Pairs that a report lists by name."""
+
+MOST_CONTRADICTED = 2.0
+"""Percent of the first run's claims that the second may contradict, where nobody asks for another limit."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,11 @@ def summary(found: Sequence[Pair]) -> dict[str, Any]:
             for pair in worst
         ],
     }
+
+
+def contradicted_percent(counts: Mapping[str, Any]) -> float:
+    """Return how many of 100 claims the second run contradicts, from the counts of :func:`summary`; 0 of none."""
+    return 100 * counts["contradicted"] / max(1, counts["claims"])
 
 
 def replication(first: Sequence[Record], second: Sequence[Record]) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from inference_lib.backends import SERVED_WITHOUT_PYTHON
 from inference_lib.records.comparison import compare, verdict_of
@@ -14,7 +14,7 @@ from inference_lib.seam import PRECISIONS
 from inference_lib.support.errors import CourseError, unknown_name
 
 Goal = Literal["latency", "throughput"]
-GOALS = ("latency", "throughput")
+GOALS: tuple[Goal, ...] = get_args(Goal)
 
 
 @dataclass(frozen=True)

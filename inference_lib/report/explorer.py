@@ -11,7 +11,8 @@ import html
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from inference_lib.backends import SERVED_WITHOUT_PYTHON
@@ -47,26 +48,33 @@ COLUMNS = {
 """What a row of the table shows, by what the data call it; a note, and what the script computes, come after."""
 
 
-def shelves(records: Iterable[Record]) -> dict[str, list[Record]]:
+Brought = Mapping[str, Sequence[Record]]
+"""The records of machines that readers brought, by the contribution's name."""
+
+
+def shelves(records: Iterable[Record], brought: Brought = MappingProxyType({})) -> dict[str, list[Record]]:
     """Return the records by machine and profile, each of its first run: what is ranked together, as in ``choose``.
 
     GPUs come first; within a shelf, the quickest of each model and batch size. A cell that is there twice (published,
-    and in a reader's own folder) counts once. Rows of a server under load are another measurement, and left out.
+    and in a reader's own folder) counts once. What is ``brought`` has shelves of its own, which begin with its name:
+    hardware of one name may be two machines. Rows of a server under load are another measurement, and left out.
     """
-    unique = {record.key: record for record in records if record.serving is None}
+    ours = {record.key: record for record in records}.values()
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(of_all_pictures(unique.values()), key=_order):
-        found.setdefault((record.machine.name(record.device), record.profile), []).append(record)
+    for name, theirs in (("", ours), *brought.items()):
+        for record in sorted(of_all_pictures(r for r in theirs if r.serving is None), key=_order):
+            machine = record.machine.name(record.device)
+            found.setdefault((f"{name}: {machine}" if name else machine, record.profile), []).append(record)
     several = len({profile for _, profile in found}) > 1
     return {
         f"{machine} ({profile})" if several else machine: select_all(mine, run=runs_of(mine)[0])
-        for (machine, profile), mine in found.items()
+        for (machine, profile), mine in sorted(found.items(), key=lambda shelf: shelf[1][0].device != "cuda")
     }
 
 
-def _order(record: Record) -> tuple[bool, str, int, float]:
+def _order(record: Record) -> tuple[str, int, float]:
     median = record.median("end_to_end").value if record.invocations else math.inf
-    return record.device != "cuda", record.model, record.batch_size, median
+    return record.model, record.batch_size, median
 
 
 def row(shelf: str, record: Record) -> dict[str, Any]:
@@ -96,7 +104,7 @@ def row(shelf: str, record: Record) -> dict[str, Any]:
     }
 
 
-def data(records: Iterable[Record]) -> dict[str, Any]:
+def data(records: Iterable[Record], brought: Brought = MappingProxyType({})) -> dict[str, Any]:
     """Return what the script works on.
 
     ``rows`` are those of :func:`row`. The ``ties`` of one are the numbers of the rows before it, in the order of their
@@ -105,7 +113,7 @@ def data(records: Iterable[Record]) -> dict[str, Any]:
     """
     rows: list[dict[str, Any]] = []
     drawn: dict[str, dict[str, str]] = {}
-    for shelf, mine in shelves(records).items():
+    for shelf, mine in shelves(records, brought).items():
         numbered = list(enumerate(mine, len(rows)))
         rows += [row(shelf, record) for record in mine]
         drawn |= {r.title: {"color": (s := style_of(r.backend)).color, "marker": s.marker} for r in mine}
@@ -123,14 +131,14 @@ def _ties(numbered: Sequence[tuple[int, Record]]) -> Iterator[tuple[int, int]]:
             yield number, better
 
 
-def page(records: Sequence[Record], script: str) -> str:
+def page(records: Sequence[Record], script: str, brought: Brought = MappingProxyType({})) -> str:
     """Return the explorer as HTML: its table, its data, and the address of its script."""
-    found = data(records)
+    found = data(records, brought)
     head = "".join(f'<th scope="col" data-key="{key}"{_css_class(key)}>{title}</th>' for key, title in COLUMNS.items())
     body = "\n".join(f"<tr>{_cells(each)}</tr>" for each in found["rows"])
     # "</script" would end the script element early, and "<!--<script" would keep it from ending.
     told = json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
-    measured = [record for mine in shelves(records).values() for record in mine if record.ok]
+    measured = [record for mine in shelves(records, brought).values() for record in mine if record.ok]
     return (
         f'<div id="explorer"></div>\n<div class="measured-table" id="explorer-table" tabindex="0" role="region" '
         f'aria-label="All rows"><table class="measured"><caption>{html.escape(provenance(measured))}</caption>'

@@ -140,6 +140,11 @@ def _of_module(
 ) -> Model:
     module = _module(make, title, shape)
     outputs = _outputs(module, title, shape, batch or 1)
+    class_names = class_names or tuple(getattr(module, "class_names", ()))
+    if len(class_names) not in (0, outputs):
+        raise CourseError(
+            f"{title} has {outputs} outputs and {len(class_names)} class_names; name each output, or none"
+        )
     try:
         weights = state_hash(module)
     except Exception as error:  # packed integers have neither shape nor bytes
@@ -156,7 +161,7 @@ def _of_module(
         create=partial(_module, make, title),
         hashed=partial(str, identity),
         dataset=RANDOM,
-        class_names=class_names or tuple(getattr(module, "class_names", ())),
+        class_names=class_names,
         prepare=_prepare(module, shape, title, figures),
         file=file,
         batch=batch,
