@@ -314,6 +314,11 @@ class BatchQueue(AbstractContextManager["BatchQueue"]):
         self.close()
 
 
+def mean_batch(batches: Counter[int]) -> float:
+    """Return how many pictures were computed together, on average over batches: how many there were of each size."""
+    return sum(size * count for size, count in batches.items()) / max(1, batches.total())
+
+
 def _request(pictures: np.ndarray, done: Callable[[list[Request]], object], tags: Sequence[Any] = ()) -> Request:
     """Return a request of now; an array of another kind would fail all that it is computed with."""
     if pictures.dtype != np.uint8 or pictures.shape[1:] != PICTURE:
