@@ -568,11 +568,11 @@ tables.show_table(measured.table(), f"One option at a time, FP32, batch 1, compu
 # An effect of *none* is [lost in the noise](02_measuring_inference), here and today. The plain call was timed
 # further up as well: where the numbers differ, it is the moment that does, so compare within one table.
 #
-# {term}`Folding` batch normalization into the convolution before it removes an operation per layer and changes no
-# result but rounding. Channels-last changes which kernels a library can choose, on a CPU, too. {term}`Autograd`
-# writes down what every operation did, for gradients that nobody will ask for. {term}`TF32` changes the arithmetic,
-# so it can only help where arithmetic is what takes the time; its row also pays for the setting at every call, and
-# for conversions, where TF32's kernels read another layout.
+# {term}`Folding` batch normalization into the convolution before it changes no result but rounding. It replaces the
+# batch norm by a bias, which on a GPU is a kernel of its own, too. Channels-last changes which kernels a library can
+# choose, on a CPU, too. {term}`Autograd` writes down what every operation did, for gradients that nobody will ask for.
+# {term}`TF32` changes the arithmetic, so it can only help where arithmetic is what takes the time; its row also pays
+# for the setting at every call, and for conversions, where TF32's kernels read another layout.
 #
 # PyTorch's own default is TF32 for convolutions and IEEE for matrix products. The book sets both to IEEE unless a label
 # says TF32. Two lines do that, and every program that compares FP32 needs both:
