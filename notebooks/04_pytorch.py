@@ -237,6 +237,9 @@ records += select(lab.records(), backend="pytorch-cudagraph", precision="tf32")
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
 # %% [markdown]
+# Where a row was checked on fewer pictures than others of its model (last column), its accuracy is estimated for all of
+# them: the reference's accuracy on all, plus what the row gained or lost on its own pictures.
+#
 # In one line for each model:
 
 # %% tags=["nbval-check-output"]
