@@ -228,7 +228,8 @@ show_source("inference_lib.backends.shared.fusion", "_fused_with")
 #
 # Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers in
 # a different order, so the logits differ a little. The predicted class may differ for one picture in two hundred at
-# most, a near tie. Rows in TF32 are for the graph alone, where no launch hides what another arithmetic changes.
+# most, a near tie. TF32 is measured for the CUDA graph only: in the eager loop, launching could hide what faster
+# arithmetic gains.
 
 # %%
 backends = ["pytorch", "pytorch-cudagraph"]
@@ -752,8 +753,8 @@ else:
 #
 # ## Key points
 #
-# - An eager call costs a launch per operation. A profile says what share of the latency lies between the kernels, and
-#   that share is the most that fewer launches can save.
+# - An eager call costs at least one launch per operation, and some operations are several kernels. A profile says what
+#   share of the latency lies between the kernels, and that share is the most that fewer launches can save.
 # - How fast PyTorch itself can run it: as fast as its kernels allow, in a CUDA graph, which replays all launches as
 #   one. Shapes and addresses are fixed, and outputs must be copied.
 # - FP16 pays where kernels take the time. Where launches do, count kernels first.

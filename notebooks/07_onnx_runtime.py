@@ -632,7 +632,7 @@ else:
 # kernels are in none of the parts.
 #
 # Kernels that change the layout before and after each product are a matter of the layout and of the algorithm that was
-# chosen. Time in "the rest" is pooling, and a matter of fusion: every bias, ReLU and shortcut that is a kernel of its
+# chosen. Time in "the rest" is pooling and whatever was not fused: every bias, ReLU or shortcut that is a kernel of its
 # own reads and writes a feature map once more. How often a kernel runs gives it away, as there are twenty convolutions
 # to add a bias after, seventeen ReLUs and eight shortcuts. The PyTorch graph of this course leaves most of those to
 # cuDNN's fused convolutions.
