@@ -450,8 +450,8 @@ records = lab.benchmark(["tvm", "tvm-cudagraph"])
 tables.show_agreement(records)
 
 # %% [markdown]
-# Where a row saw fewer pictures than others of its model (the last column), its accuracy is told of as many as those
-# saw: the reference's accuracy on all of them, plus what the row won or lost against the reference on its own pictures.
+# Where a row was checked on fewer pictures than others of its model (last column), its accuracy is an [estimate for all
+# of them](04_pytorch.ipynb#is-it-still-the-same-model).
 #
 # In one line for each model:
 
