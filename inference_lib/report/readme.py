@@ -54,7 +54,7 @@ def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
 
     The others are what :func:`choose` takes for latency and for throughput, of any batch size; the most productive row
     in eight bits follows, where there is one. Times are medians of a batch end to end with their 95 % intervals; images
-    per second are those of one caller who waits.
+    per second are those of one caller who waits, over a long run.
     """
     loop = plain_loop(select(records, model=model, batch_size=1))
     rows = [_row("the plain loop", loop, loop, "latency", ())] if loop else []
