@@ -21,7 +21,7 @@ from inference_lib.records.pairs import of_all_pictures
 from inference_lib.records.record import Record
 from inference_lib.records.runs import runs_of
 from inference_lib.records.store import select_all
-from inference_lib.report.choose import is_level, latency_ms, not_measured
+from inference_lib.report.choose import images_per_s, is_level, latency_ms, not_measured
 from inference_lib.report.flat import flat_row
 from inference_lib.report.layout import MISSING, form
 from inference_lib.report.plots import provenance
@@ -40,7 +40,7 @@ COLUMNS = {
     "low": "95 %",
     "alone": "device ms",
     "p99": "p99 ms",
-    "fps": "images/s",
+    "rate": "images/s",
     "accuracy": "accuracy %",
     "memory": "GPU memory MiB",
     "energy": "energy mJ/image",
@@ -92,7 +92,7 @@ def row(shelf: str, record: Record) -> dict[str, Any]:
         "high": flat["latency_high_ms"],
         "alone": flat["device_ms"],
         "p99": flat["latency_p99_ms"],
-        "fps": flat["fps"],
+        "rate": images_per_s(record) if record.invocations else None,
         "accuracy": flat["accuracy_percent"],
         "memory": record.gpu_memory_mib,
         "energy": record.load.energy_mj_per_image if record.load else None,
@@ -107,9 +107,9 @@ def row(shelf: str, record: Record) -> dict[str, Any]:
 def data(records: Iterable[Record], brought: Brought = MappingProxyType({})) -> dict[str, Any]:
     """Return what the script works on.
 
-    ``rows`` are those of :func:`row`. The ``ties`` of one are the numbers of the rows before it, in the order of their
-    latency, that it is not clearly slower than; of rows at the same batch size, which alone may have met in the same
-    rounds. Others are compared by their intervals. ``drawn`` is how a framework is drawn.
+    ``rows`` are those of :func:`row`. The ``ties`` of one are the numbers of the rows before it, by latency or by rate,
+    that it is not clearly slower than; of rows at the same batch size, which alone may have met in the same rounds.
+    Others are compared by their intervals. ``drawn`` is how a framework is drawn.
     """
     rows: list[dict[str, Any]] = []
     drawn: dict[str, dict[str, str]] = {}
@@ -124,10 +124,13 @@ def data(records: Iterable[Record], brought: Brought = MappingProxyType({})) -> 
 
 def _ties(numbered: Sequence[tuple[int, Record]]) -> Iterator[tuple[int, int]]:
     """Yield the number of each row with that of a better one that it is tied with, both at the same batch size."""
-    measured = [each for each in numbered if each[1].ok and each[1].latency]
-    ranked = sorted(measured, key=lambda each: latency_ms(each[1]))
-    for (better, fast), (number, slow) in itertools.combinations(ranked, 2):
-        if (fast.model, fast.batch_size) == (slow.model, slow.batch_size) and is_level(fast, slow):
+    measured = {number: record for number, record in numbered if record.ok and record.latency}
+    by_latency = sorted(measured, key=lambda number: latency_ms(measured[number]))
+    by_rate = sorted(measured, key=lambda number: -images_per_s(measured[number]))
+    ranked = dict.fromkeys(pair for order in (by_latency, by_rate) for pair in itertools.combinations(order, 2))
+    for better, number in ranked:
+        best, row = measured[better], measured[number]
+        if (best.model, best.batch_size) == (row.model, row.batch_size) and is_level(best, row):
             yield number, better
 
 

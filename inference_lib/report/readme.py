@@ -61,7 +61,7 @@ def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
     The others are what :func:`choose` takes for latency and for throughput, of any batch size; the most productive row
     in eight bits follows, where there is one. Each is held against the loop at its own batch size: against one picture,
     most of its gain would be the batch's. Times are medians of a batch end to end with their 95 % intervals; images per
-    second are those of one caller who waits.
+    second are those of one caller who waits, over a long run.
     """
     mine = select(records, model=model)
     loop = plain_loop(select(mine, batch_size=1))
