@@ -17,8 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-FIRST = re.compile(r"\s*#include <(torch/csrc/inductor/[\w/]+\.h)>")
-"""What stands at the beginning of a file whose header can be compiled ahead."""
+FIRST = re.compile(r"(?:\s|//[^\n]*\n)*#include <(torch/csrc/inductor/[\w/]+\.h)>")
+"""What stands at the beginning of a file whose header can be compiled ahead, after comments: they name folders."""
 
 SCRIPT = """#!/bin/sh
 case "$*" in
@@ -46,7 +46,7 @@ def compile_once(folder: Path, real: str, given: list[str]) -> int:
     found = FIRST.match(text)
     if found is None or "-o" not in given:
         return subprocess.call([real, *given])
-    at = given.index("-o")
+    text, at = text[found.start(1) :], given.index("-o")
     flags, target = [word for word in given[:at] + given[at + 2 :] if word not in sources], Path(given[at + 1])
     for_header = [word for word in flags if word not in ("-c", "-shared") and not word.startswith(("-l", "-L"))]
     place = folder / _hash(found[1], *for_header)
@@ -75,6 +75,7 @@ def _compile_ahead(place: Path, header: str, compiler: list[str]) -> None:
         if made.exists():
             return
         made.parent.mkdir(parents=True, exist_ok=True)
+        made.with_suffix("").write_text(f"#include_next <{header}>\n")  # read where it is included once more
         source.write_text(f"#include <{header}>\n")
         command = [*compiler, "-x", "c++-header", str(source), "-o", str(part)]
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:

@@ -12,7 +12,7 @@ import pytest
 
 from inference_lib.backends import BACKENDS
 from inference_lib.measure import cell
-from inference_lib.measure.cell import Cell, Turn, exported, inputs_of
+from inference_lib.measure.cell import Cell, exported, inputs_of
 from inference_lib.measure.exports import ensure_reference, export_missing
 from inference_lib.measure.plan import Rival, why_not
 from inference_lib.measure.threads import Scheduled
@@ -25,6 +25,7 @@ IMAGES = 8
 NEVER_EXPORTED = replace(find_model("vanilla_cnn"), name="never_exported")
 WORKLOAD = Workload("vanilla_cnn", 2)
 LIMIT_S = 300.0
+REST_S = 0.2
 
 SPINNING = ("pytorch", "torchscript", "onnxruntime", "openvino", "openvino-throughput", "tvm")
 """One of every kind of thread pool: OpenMP, ONNX Runtime's, TBB, TVM's."""
@@ -55,12 +56,12 @@ def test_a_rival_that_waits_uses_less_than_one_percent_of_a_core(artifacts: None
         used = []
         for _ in range(3):
             before = ran_ms(worker.pid)
-            turn: Turn = worker.ask("turn", 5, 1, limit_s=LIMIT_S)
+            worker.ask("turn", 5, 1, limit_s=LIMIT_S)
             after = ran_ms(worker.pid)
-            assert after - before > 0.1 * sum(turn.samples)  # the counters do count
-            time.sleep(0.5)
+            assert after > before  # the counters do count; how much, others on these cores decide
+            time.sleep(REST_S)
             used.append(ran_ms(worker.pid) - after)
-    assert median(used) < 5  # of the half second; once, the kernel may have had work of its own for a thread
+    assert median(used) < 0.01 * REST_S * 1e3  # once, the kernel may have had work of its own for a thread
 
 
 @pytest.fixture(scope="module")

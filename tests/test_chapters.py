@@ -23,6 +23,8 @@ from inference_lib.support import paths
 PUBLISHED = sorted(paths.PUBLISHED.glob("*.ipynb"))
 CHECKED = "nbval-check-output"
 NBVAL = "10_torch_tensorrt"
+BLANK = re.compile(r"<pre[^>]*>(\s|\\n)*</pre>")
+"""A frame of a progress bar in ``str`` of an output, where the end of a line is a backslash and a letter."""
 
 
 def checked_outputs(source: notebook.Notebook, executed: notebook.Notebook) -> dict[int, str]:
@@ -124,9 +126,13 @@ def test_no_published_page_shows_what_a_library_warns_of_or_the_frames_of_its_pr
         for output in cell.outputs
     }
     assert outputs
-    blank = re.compile(r"<pre[^>]*>(\s|\\\\n)*</pre>")
     assert [where for where, output in outputs.items() if re.search(r"\b\w+Warning: ", output)] == []
-    assert [where for where, output in outputs.items() if blank.search(output)] == []
+    assert [where for where, output in outputs.items() if BLANK.search(output)] == []
+
+
+def test_the_frame_that_a_progress_bar_leaves_is_found_in_an_output() -> None:
+    shown = nbformat.v4.new_output("display_data", {"text/html": '<pre style="x">\n   \n</pre>'})
+    assert BLANK.search(str(shown))
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="nothing is published yet")

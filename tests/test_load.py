@@ -65,6 +65,7 @@ class Loaded(AbstractContextManager):
         pass
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_search_that_is_interrupted_tells_and_keeps_the_highest_rate_that_it_saw(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
@@ -88,11 +89,19 @@ def test_a_search_that_is_interrupted_tells_and_keeps_the_highest_rate_that_it_s
     assert figures["simulated p99 off the measured, worst of 1 loads"][-1] in ("reached", "missed")
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what is measured beside the search: the queue's own time."""
+    monkeypatch.setattr(LoadTest, "outside", 0.0)
+    monkeypatch.setattr(load, "queue_overhead", lambda _: SimpleNamespace(ms=lambda name: 1.0))
+
+
 def told_service(seconds: dict[int, float]) -> Service:
     times = {size: [taken] * 8 for size, taken in seconds.items()}
     return Service(times, times)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_where_one_picture_alone_takes_longer_than_the_limit_no_rate_is_searched(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -105,12 +114,12 @@ def test_where_one_picture_alone_takes_longer_than_the_limit_no_rate_is_searched
     assert said.count("server: ") == 0
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_largest_batches_of_which_two_do_not_fit_into_the_limit_carry_less_than_smaller_ones(
     capsys: pytest.CaptureFixture,
 ) -> None:
     service = told_service({1: 0.001, 4: 0.002, 8: 0.0035, 64: 0.025})
     test = LoadTest(Told(service.sizes), service, Knobs(64), [PICTURE], 0.2, 10.0)
-    test.__dict__["outside"] = 0.0
     found = load._simulated_rate(test)
     said = capsys.readouterr().out
     rates = {int(size): float(rate.replace(",", "")) for size, rate in re.findall(r"(\d+): ([\d,]+)", said)}

@@ -154,11 +154,11 @@ def test_without_labels_there_is_no_accuracy_and_the_row_says_what_it_was_checke
 
 @pytest.mark.slow
 def test_the_whole_flow_without_a_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Data, an epoch on 2,000 pictures, export, benchmark, report, predict: as the reference project's scripts did."""
+    """Data, an epoch on 64 pictures, export, benchmark, report, predict: as the reference project's scripts did."""
     trained, records, artifacts = (tmp_path / name for name in ("trained", "records", "artifacts"))
     here = ["--device", "cpu"]
     assert run(capsys, "data")[0] == 0
-    options = ["--epochs", 1, "--limit", 2000, "--output", trained, *here]
+    options = ["--epochs", 1, "--limit", 64, "--output", trained, *here]
     assert run(capsys, "train", "vanilla_cnn", *options)[0] == 0
     model = trained / "vanilla_cnn.safetensors"
     assert run(capsys, "export", "onnxruntime", model, "--output", artifacts, *here)[0] == 0

@@ -18,14 +18,14 @@ HEADER = "torch/csrc/inductor/small.h"
 def header(tmp_path: Path) -> Path:
     path = tmp_path / "include" / HEADER
     path.parent.mkdir(parents=True)
-    path.write_text("inline int one() { return 1; }\n")
+    path.write_text("#pragma once\ninline int one() { return 1; }\n")
     return path
 
 
-def compiled(tmp_path: Path, code: str, compiler: str = GCC) -> Path | None:
-    """Compile ``code`` behind the header to a library; None where the compiler refuses."""
+def compiled(tmp_path: Path, code: str, compiler: str = GCC, comment: str = "") -> Path | None:
+    """Compile ``code`` behind a comment and the header to a library; None where the compiler refuses."""
     source, library = tmp_path / "a kernel.cpp", tmp_path / "a kernel.so"
-    source.write_text(f'#include <{HEADER}>\nextern "C" {code}')
+    source.write_text(f'{comment}\n#include <{HEADER}>\nextern "C" {code}')
     library.unlink(missing_ok=True)
     given = [str(source), f"-I{tmp_path / 'include'}", "-shared", "-fPIC", "-o", str(library)]
     folder = tmp_path / "kept here"
@@ -42,6 +42,16 @@ def test_a_header_is_read_once_and_a_kernel_compiled_once(tmp_path: Path, header
     assert ctypes.CDLL(str(tmp_path / "other.so")).three() == 3
     again = compiled(tmp_path, "int two() { return one() + one(); }", compiler="false")
     assert again.read_bytes() == content
+
+
+def test_a_comment_before_the_header_does_not_count_and_the_header_may_be_included_again(
+    tmp_path: Path, header: Path
+) -> None:
+    code = f"int two() {{ return one() + one(); }}\n#include <{HEADER}>\n"
+    first = compiled(tmp_path, code, comment="// written to a/folder")
+    assert ctypes.CDLL(str(first)).two() == 2
+    assert list(tmp_path.rglob("small.h.gch"))
+    assert compiled(tmp_path, code, compiler="false", comment="// written to another/folder")
 
 
 def test_what_the_compiler_refuses_is_refused_and_not_kept(

@@ -211,7 +211,7 @@ def test_what_is_tuned_is_kept_only_where_it_beats_the_rules(
         return found
 
     monkeypatch.setattr(tvm_tuning, "microseconds", time_or_fail)
-    tvm_tuning.keep_better(JSONDatabase(work_dir=str(schedules)), programs, target, None, tmp_path)
+    tvm_tuning.keep_better(JSONDatabase(work_dir=str(schedules)), programs, target, None, None, tmp_path)
     kept = JSONDatabase(work_dir=str(tmp_path))
     records = [kept.query_tuning_record(program, target, name) for name, program in programs]
     assert [record is not None for record in records] == [True, False, False]
@@ -223,17 +223,18 @@ def test_candidates_are_compiled_and_timed_and_a_broken_one_takes_no_other_along
     pytest.importorskip("cloudpickle")
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
     from tvm.s_tir.meta_schedule.builder import BuilderInput
+    from tvm.s_tir.meta_schedule.runner import LocalRunner
 
     from inference_lib.backends.tvm.tuning import candidate_builder, microseconds, normalized, tuning_target
 
-    builder, target = candidate_builder(), tuning_target("cpu")
+    builder, runner, target = candidate_builder(), LocalRunner(), tuning_target("cpu")
     lowered = lower(import_model(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1)), target)
     name = next(v for v in lowered.get_global_vars() if "conv2d" in v.name_hint)
     program = normalized(lowered[name])
     arguments = ArgInfo.from_prim_func(program["main"])
-    assert 1 < microseconds(program, arguments, target, builder) < 1e6
+    assert 1 < microseconds(program, arguments, target, builder, runner) < 1e6
     with pytest.raises(CourseError, match="does not run"):
-        microseconds(program, arguments[:1], target, builder)
+        microseconds(program, arguments[:1], target, builder, runner)
     twice = tvm.IRModule({"main": program["main"], "other": program["main"]})  # two of one name
     for _ in range(2):  # the second round in the processes of the first
         good, broken = builder.build([BuilderInput(program, target), BuilderInput(twice, target)])

@@ -49,6 +49,7 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
     ``inference_lib.backends.tvm.machine.tuned_schedules``.
     """
     from tvm.s_tir import meta_schedule
+    from tvm.s_tir.meta_schedule.runner import LocalRunner
 
     use_all_cores()
     import_tensor_programs()
@@ -58,7 +59,7 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
     lowered = lower(module, target)
     worth = WORTH_TUNING[device]
     programs = [v.name_hint for v in lowered.get_global_vars() if any(name in v.name_hint for name in worth)]
-    builder = candidate_builder()
+    builder, runner = candidate_builder(), LocalRunner()  # its process imports TVM once
     folder = directory / schedules_name(device)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -70,11 +71,13 @@ def tune(model: str, device: str, trials: int, directory: Path, batch_size: int 
             max_trials_global=trials,
             max_trials_per_task=max(1, trials // len(programs)),
             builder=builder,
+            runner=runner,
             num_trials_per_iter=min(ROUND, max(1, trials // len(programs))),
             op_names=list(worth),
             seed=0,
         )
-        keep_better(found, [(name, normalized(lowered[name])) for name in programs], target, builder, folder)
+        candidates = [(name, normalized(lowered[name])) for name in programs]
+        keep_better(found, candidates, target, builder, runner, folder)
     return folder
 
 
@@ -85,7 +88,9 @@ def normalized(program: Any) -> Any:
     return tvm.IRModule({"main": program.with_attr({"global_symbol": "main", "tirx.noalias": True})})
 
 
-def keep_better(found: Any, programs: Iterable[tuple[str, Any]], target: Any, builder: Any, folder: Path) -> None:
+def keep_better(
+    found: Any, programs: Iterable[tuple[str, Any]], target: Any, builder: Any, runner: Any, folder: Path
+) -> None:
     """Write those schedules of ``found`` to ``folder`` that are quicker than the course's rules, timed again in turn.
 
     ``programs`` are names and modules, see ``normalized``. A search that is cut short may find nothing better.
@@ -99,7 +104,7 @@ def keep_better(found: Any, programs: Iterable[tuple[str, Any]], target: Any, bu
             continue
         versions = (schedule(program, target), found.query_ir_module(program, target, name))
         try:
-            by_rule, searched = (microseconds(version, record.args_info, target, builder) for version in versions)
+            by_rule, searched = (microseconds(each, record.args_info, target, builder, runner) for each in versions)
         except CourseError as error:
             print(f"{name}: left to the rules; {error}")
             continue
@@ -110,7 +115,7 @@ def keep_better(found: Any, programs: Iterable[tuple[str, Any]], target: Any, bu
             kept.commit_tuning_record(TuningRecord(record.trace, workload, [searched * 1e-6], target, record.args_info))
 
 
-def microseconds(program: Any, arguments: Any, target: Any, builder: Any) -> float:
+def microseconds(program: Any, arguments: Any, target: Any, builder: Any, runner: Any) -> float:
     """Return the mean time of a scheduled loop program, measured as the search measures its candidates.
 
     Raises:
@@ -118,12 +123,12 @@ def microseconds(program: Any, arguments: Any, target: Any, builder: Any) -> flo
 
     """
     from tvm.s_tir.meta_schedule.builder import BuilderInput
-    from tvm.s_tir.meta_schedule.runner import LocalRunner, RunnerInput
+    from tvm.s_tir.meta_schedule.runner import RunnerInput
 
     built = builder.build([BuilderInput(program, target)])[0]
     if built.error_msg is None:
         device = "cpu" if target.kind.name == "llvm" else target.kind.name
-        result = LocalRunner().run([RunnerInput(built.artifact_path, device, arguments)])[0].result()
+        result = runner.run([RunnerInput(built.artifact_path, device, arguments)])[0].result()
         if result.error_msg is None:
             return fmean(float(seconds) for seconds in result.run_secs) * 1e6
     raise CourseError(f"a scheduled program does not run: {built.error_msg or result.error_msg}")
