@@ -461,8 +461,9 @@ tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"t
 # one. All of that is in the times. On a GPU, the rows under "How fast is it?" replay a CUDA graph, which does none of
 # it.
 #
-# The course folds batch norms before the compiler sees the model, in FP32 whatever the precision of the model, so that
-# they are rounded once. Freezing then has the layouts left to do.
+# The course folds batch norms before the compiler sees the model, in FP32 whatever the precision of the model.
+# AOTInductor starts from FP32 weights, which are rounded once; `torch.compile` starts from the exported file, whose
+# weights were rounded before where it is FP16. Freezing then has the layouts left to do.
 #
 # A frozen model no longer follows its `nn.Module`: load new weights into the module, and the compiled function goes on
 # with the old ones.

@@ -64,6 +64,7 @@ from inference_lib import MODELS, open_lab
 from inference_lib.backends import BACKENDS
 from inference_lib.measure.roofline import roofline_table, work_of
 from inference_lib.records.comparison import compare
+from inference_lib.records.replication import honest_percent
 from inference_lib.records.statistics import Interval
 from inference_lib.report import glue, labels, plots, select, show_source, tables, words
 from inference_lib.report.bracket import Bracket
@@ -367,8 +368,9 @@ glue("16-traffic", mobilenet.bytes_unfused / resnet.bytes_unfused)
 # - A **claim** is a pair that the first run calls faster or slower.
 # - It is **contradicted** if the second run says the opposite, and **not confirmed** if the second run does not say the
 #   same; contradicted ones are among these.
-# - Two ratios are **compatible** if they differ by no more than their 95 % intervals allow together. If the intervals
-#   are honest, 95 of 100 are; if fewer are, they promise too much, and if more, they are wider than they need to be.
+# - Two ratios are **compatible** if they differ by no more than their 95 % intervals allow together. If all intervals,
+#   of three starts each, are honest, {glue:text}`16-honest` of 100 are where both runs scatter alike, and at least 95.
+#   If fewer are, the intervals promise too much.
 
 # %%
 shelves = (lab.published_store.read(), lab.store.read())
@@ -382,6 +384,7 @@ else:
     print("one run so far; `python -m inference_lib benchmark --run 2` makes a second one")
 
 # %% tags=["remove-cell"]
+glue("16-honest", f"{honest_percent(3):.1f}")
 for kind, name in (("end_to_end", "16-held-end-to-end"), ("device", "16-held-device")):
     glue(name, words.held(held[kind]) if held else "there is no second run yet")
 
