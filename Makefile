@@ -56,11 +56,21 @@ lab: notebooks  ## open the chapters in JupyterLab
 	@$(PIP) install --quiet --constraint constraints.txt jupyterlab
 	@$(BIN)/jupyter lab _build/notebooks $(ARGS)
 
+# One is written where it is missing or older than its source; where a reader changed it, hers steps aside.
 notebooks: $(INSTALLED)  ## write the chapters as .ipynb to _build/notebooks
 	@echo "writing _build/notebooks (changes made there stay there) ..."
-	@mkdir -p _build/notebooks
-	@$(BIN)/jupytext --quiet --to ../_build/notebooks//ipynb notebooks/*.py
+	@mkdir -p _build/notebooks/.written
+	@stale=; for source in notebooks/*.py; do \
+	  name=$$(basename $$source .py); there=_build/notebooks/$$name; \
+	  [ $$there.ipynb -nt $$source ] && continue; \
+	  if [ -e $$there.ipynb ] && ! cmp -s $$there.ipynb _build/notebooks/.written/$$name.ipynb; then \
+	    mv --backup=numbered $$there.ipynb $$there.yours.ipynb || exit 1; \
+	    echo "$$source is newer than your notebook, which is $$there.yours.ipynb now"; \
+	  fi; \
+	  stale="$$stale $$source"; \
+	done; [ -z "$$stale" ] || $(BIN)/jupytext --quiet --to ../_build/notebooks/.written//ipynb $$stale && \
+	for source in $$stale; do cp _build/notebooks/.written/$$(basename $$source .py).ipynb _build/notebooks/ || exit 1; done
 
-clean:  ## remove what was executed and rendered; records, exported models and .venv stay
-	@echo "removing executed chapters and rendered books ..."
+clean:  ## remove executed chapters, rendered books, and _build/notebooks with your changes; records, exported models and .venv stay
+	@echo "removing executed chapters, rendered books and the notebooks of make lab ..."
 	@rm -rf _build/executed _build/stage _build/render _build/html _build/published _build/notebooks

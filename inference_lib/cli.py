@@ -23,7 +23,8 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if module.name != "options")
 
-OF_THE_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
+OF_SPACE = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
+OF_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
 OF_A_PATH = {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR}
 """What an operating system refuses, and no code of ours can mend: a full disk, a file where a folder is needed."""
 
@@ -41,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CourseError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may have several
         return EXIT_ERROR
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == __package__:  # a fault of ours
+            raise
+        remedy = "run `make install`, then `source .venv/bin/activate`"
+        print(f"error: {sys.executable} has no package {error.name}; {remedy}", file=sys.stderr)
+        return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -48,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return EXIT_ERROR
     except OSError as error:
-        if error.errno not in OF_THE_MACHINE | OF_A_PATH:
+        if error.errno not in OF_SPACE | OF_RIGHTS | OF_A_PATH:
             raise
         if not error.filename:
             _drop_output()
-        where, remedy = error.filename or "the output", "" if error.errno in OF_A_PATH else "free some space or "
+        where, remedy = error.filename or "the output", "free some space or " if error.errno in OF_SPACE else ""
         print(f"error: cannot use {where}: {error.strerror}; {remedy}choose another place", file=sys.stderr)
         return EXIT_ERROR
 

@@ -16,7 +16,7 @@
 # What exactly is going to be made faster here, and how would I notice that I had broken it?
 #
 # One task and three trained networks: everything after this chapter makes these three answer faster, and checks that
-# their answers stay.
+# their answers stay the same.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2

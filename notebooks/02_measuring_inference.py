@@ -150,6 +150,9 @@ def answer(batch=images):
 # Every mistake goes into a ledger, which is printed at the end: the number that it gives, and the number that is right.
 # Where a mistake is one call and its mend another, the two take turns, for reasons that come later; an {term}`effect`
 # of *none* means that the difference is lost in the noise.
+#
+# `lab.turns` warms each call up, gives each up to ten turns in random order, and waits for the device after every call;
+# `lab.time` warms one call up and times it alone, waiting as well. So what they are given need not wait by itself.
 
 # %%
 ledger = []
@@ -703,8 +706,8 @@ glue("02-worst-factor", f"{factors.max():.1f}")
 # Mistakes that need a GPU are missing from the ledger of a CPU. An effect *none*, or a ratio close to one, means
 # that the mistake did no harm here, today, with this network. You cannot know that before you have mended it.
 #
-# Two of the numbers are of one and the same call: *meter in the loop*, mended, and *one input*, wrong. What differs
-# between those two, none of the eleven has made.
+# Two numbers in the ledger time the very same call: *meter in the loop*, mended, and *one input*, wrong. None of the
+# eleven mistakes explains why they differ.
 #
 # ## The twelfth mistake: one process
 #
@@ -1371,21 +1374,21 @@ print(json.dumps(head, indent=1))
 #
 # ```{exercise}
 # :label: ex-02-queue
-# Read only the time until a call *returns*, without waiting, for 2000 calls in a row on a GPU. Compare the median of
-# the first hundred with that of the last hundred. Why do they differ?
+# Read only the time until a call *returns*, without waiting, for 200 calls in a row on a GPU. Compare the median of the
+# first ten with that of the last hundred. Why do they differ?
 # ```
 #
 # ````{solution} ex-02-queue
 # :class: dropdown
 # ```python
 # times = []
-# for _ in range(2000 if on_gpu else 20):
+# wait()
+# for _ in range(200):
 #     start = time.perf_counter()
 #     answer()
 #     times.append((time.perf_counter() - start) * 1e3)
 # wait()
-# part = len(times) // 20
-# print(f"returned after {np.median(times[:part]):.3f} ms at first, {np.median(times[-part:]):.3f} ms in the end")
+# print(f"returned after {np.median(times[:10]):.3f} ms at first, {np.median(times[-100:]):.3f} ms in the end")
 # ```
 #
 # On a GPU, the queue between Python and the device has an end. When it is full, a launch waits until a kernel has

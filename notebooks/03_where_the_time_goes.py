@@ -608,9 +608,10 @@ else:
 # as quick both times: launches are its work.
 #
 # Where the eager time is far above the time in kernels, the rest was launching, and the graph removes it. Where the
-# two are close, there is nothing for a graph to remove. The quotient says how good the prediction was: what it has
-# above one are the launch of the graph, the wait at its end, and pauses between kernels, each of which starts when
-# the one before has finished. Below one, the kernels took longer under the profiler than in the graph.
+# two are close, a graph has little left to remove: the pauses between kernels. The quotient says how good the
+# prediction was: what it has above one are the launch of the graph, the wait at its end, and what pauses are left,
+# since each kernel starts when the one before has finished. Below one, the kernels took longer under the profiler than
+# in the graph.
 #
 # ## Fewer and larger kernels
 #
@@ -668,9 +669,15 @@ tables.show_table(steps, f"ResNet-18, eager, channels-last, {precision.upper()},
 
 # %% [markdown]
 # A step is compared with the form above it. Fewer operations can save time only where launches are the limit, fewer
-# bytes only where memory is, and either only if the kernel that takes the place of several is as good as they were: a
-# library chooses another one for the fused operation. So a step that removes half of the operations may have no effect,
-# or a bad one. That is why it is measured.
+# bytes only where memory is.
+#
+# On a GPU, eager PyTorch adds a convolution's bias with a kernel of its own, which the counter does not see. So
+# *folded* moves as many bytes as *plain*: the batch norm has become a bias. Only the fused operation takes it into the
+# convolution. Folding can still save launches, as a batch norm with weights in FP16 is [several
+# kernels](04_pytorch.ipynb#why-is-fp16-not-twice-as-fast-at-batch-1).
+#
+# And a kernel that takes the place of several has to be as good as they were: a library chooses another one for the
+# fused operation. So a step may have no effect, or a bad one. That is why it is measured.
 #
 # ## The order of the numbers in memory
 #

@@ -228,7 +228,8 @@ show_source("inference_lib.backends.shared.fusion", "_fused_with")
 #
 # Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers in
 # a different order, so the logits differ a little. The predicted class may differ for one picture in two hundred at
-# most, a near tie. Rows in TF32 are for the graph alone, where no launch hides what another arithmetic changes.
+# most, a near tie. TF32 is measured for the CUDA graph only: in the eager loop, launching could hide what faster
+# arithmetic gains.
 
 # %%
 backends = ["pytorch", "pytorch-cudagraph"]
@@ -237,6 +238,9 @@ records += select(lab.records(), backend="pytorch-cudagraph", precision="tf32")
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
 # %% [markdown]
+# Where a row was checked on fewer pictures than others of its model (last column), its accuracy is estimated for all of
+# them: the reference's accuracy on all, plus what the row gained or lost on its own pictures.
+#
 # In one line for each model:
 
 # %% tags=["nbval-check-output"]
@@ -568,11 +572,11 @@ tables.show_table(measured.table(), f"One option at a time, FP32, batch 1, compu
 # An effect of *none* is [lost in the noise](02_measuring_inference), here and today. The plain call was timed
 # further up as well: where the numbers differ, it is the moment that does, so compare within one table.
 #
-# {term}`Folding` batch normalization into the convolution before it removes an operation per layer and changes no
-# result but rounding. Channels-last changes which kernels a library can choose, on a CPU, too. {term}`Autograd`
-# writes down what every operation did, for gradients that nobody will ask for. {term}`TF32` changes the arithmetic,
-# so it can only help where arithmetic is what takes the time; its row also pays for the setting at every call, and
-# for conversions, where TF32's kernels read another layout.
+# {term}`Folding` batch normalization into the convolution before it changes no result but rounding. It replaces the
+# batch norm by a bias, which on a GPU is a kernel of its own, too. Channels-last changes which kernels a library can
+# choose, on a CPU, too. {term}`Autograd` writes down what every operation did, for gradients that nobody will ask for.
+# {term}`TF32` changes the arithmetic, so it can only help where arithmetic is what takes the time; its row also pays
+# for the setting at every call, and for conversions, where TF32's kernels read another layout.
 #
 # PyTorch's own default is TF32 for convolutions and IEEE for matrix products. The book sets both to IEEE unless a label
 # says TF32. Two lines do that, and every program that compares FP32 needs both:
@@ -749,8 +753,8 @@ else:
 #
 # ## Key points
 #
-# - An eager call costs a launch per operation. A profile says what share of the latency lies between the kernels, and
-#   that share is the most that fewer launches can save.
+# - An eager call costs at least one launch per operation, and some operations are several kernels. A profile says what
+#   share of the latency lies between the kernels, and that share is the most that fewer launches can save.
 # - How fast PyTorch itself can run it: as fast as its kernels allow, in a CUDA graph, which replays all launches as
 #   one. Shapes and addresses are fixed, and outputs must be copied.
 # - FP16 pays where kernels take the time. Where launches do, count kernels first.

@@ -131,8 +131,8 @@ plots.show_figure(
 #
 # ### At run time: `torch.compile`
 #
-# `torch.compile` knows no file: it compiles in the process that will run the model. (`compiling()` is the course's: it
-# gives the compiler an empty cache and keeps its hints out of the page.)
+# `torch.compile` writes no model file: it compiles in the process that will run the model. (`compiling()` is the
+# course's: it gives the compiler an empty cache and keeps its hints out of the page.)
 
 # %%
 images = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)

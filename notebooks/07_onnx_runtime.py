@@ -255,9 +255,8 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# Only rows that agree are timed. Where a row saw fewer pictures than others of its model (the last column), its
-# accuracy is told of as many as those saw: the reference's accuracy on all of them, plus what the row won or lost
-# against the reference on its own pictures.
+# Only rows that agree are timed. Where a row was checked on fewer pictures than others of its model (last column), its
+# accuracy is an [estimate for all of them](04_pytorch.ipynb#is-it-still-the-same-model).
 #
 # ## How fast can it be?
 #
@@ -633,7 +632,7 @@ else:
 # kernels are in none of the parts.
 #
 # Kernels that change the layout before and after each product are a matter of the layout and of the algorithm that was
-# chosen. Time in "the rest" is pooling, and a matter of fusion: every bias, ReLU and shortcut that is a kernel of its
+# chosen. Time in "the rest" is pooling and whatever was not fused: every bias, ReLU or shortcut that is a kernel of its
 # own reads and writes a feature map once more. How often a kernel runs gives it away, as there are twenty convolutions
 # to add a bias after, seventeen ReLUs and eight shortcuts. The PyTorch graph of this course leaves most of those to
 # cuDNN's fused convolutions.

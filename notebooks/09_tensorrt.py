@@ -46,7 +46,8 @@
 # hand, and writes the result to a file, the {term}`engine`. A build takes seconds to minutes. The program that serves
 # the model only loads the engine and executes it.
 #
-# The price: an engine holds for this GPU, this version of TensorRT and these shapes {cite}`tensorrt`.
+# The price: by default an engine holds for this kind of GPU, this version of TensorRT and these shapes
+# {cite}`tensorrt`. [Two options](#the-engine-comes-from-elsewhere) widen it, and may make it slower.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -630,8 +631,17 @@ else:
     print(nothing_builds)
 
 # %% [markdown]
-# So it need not be broken. Ship the ONNX file and build where the engine will run. The course writes down what an
-# engine was built with and builds it again when any of that has changed:
+# An engine that does not load need not be damaged. Ship the ONNX file and build where the engine will run.
+#
+# Where that cannot be, two options of the builder's configuration widen what an engine holds for
+# ([compatibility](https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html)).
+# The flag `VERSION_COMPATIBLE` puts a small runtime into the file, so that later versions of TensorRT can run it. They
+# execute code from the file for that, so each has to be told that it is trusted (`engine_host_code_allowed`).
+# `hardware_compatibility_level` lets the engine run on other GPUs, for instance on all from Ampere on. It leaves out
+# kernels and fusions that not all of them can do. Either may be slower, and the operating system stays the same.
+#
+# The course uses neither. It writes down what an engine was built with and builds it again when any of that has
+# changed:
 
 # %%
 show_source("inference_lib.backends.tensorrt", "TensorRt.versions")
@@ -733,8 +743,8 @@ else:
 #
 # ## Key points
 #
-# - A build fuses layers and tries kernels on the GPU at hand. What you give up: the engine holds for that GPU, that
-#   version, those shapes, and nothing else.
+# - A build fuses layers and tries kernels on the GPU at hand. What you give up: by default the engine holds for that
+#   kind of GPU, that version, those shapes, and nothing else.
 # - Precision is in the graph: cast before the export. The flags that did it are gone in TensorRT 11.
 # - TensorRT says `False` or `None` where others raise. Check every call and print the parser's errors.
 # - Set shapes and addresses once, execute on a stream of your own, and record it as a CUDA graph.

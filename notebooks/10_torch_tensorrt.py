@@ -323,8 +323,9 @@ glue_answer("10", bracket, compared, "torch-tensorrt", reference=("Torch-TensorR
 
 # %% [markdown]
 # These are times on the device, from which waits for launches are left out as far as the whole model can be queued
-# ahead. Between the eager module and its graph lie the operations that the graph's convolutions take along
-# ([why](04_pytorch.ipynb#why)) and the gaps between kernels; between the graph and the band lie the kernels.
+# ahead. Between the eager module and its graph lie the operations that the graph's convolutions take along and their
+# layout, channels-last ([why](04_pytorch.ipynb#why)), and the gaps between kernels; between the graph and the band lie
+# the kernels.
 #
 # (section-10-contribute)=
 # ### On readers' machines

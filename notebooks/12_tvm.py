@@ -128,8 +128,8 @@ imported = from_exported_program(
 
 # %% [markdown]
 # The batch norms are folded before, as in the [chapter on PyTorch](04_pytorch). `CONVERTERS` are three functions of the
-# course's own that take the place of TVM's; [what goes wrong](12_tvm.ipynb#what-goes-wrong) says why. Below, the
-# course's `import_model` does the same.
+# course's own that take the place of TVM's: for convolutions, linear layers and ReLU6. [What goes
+# wrong](12_tvm.ipynb#what-goes-wrong) says why. Below, the course's `import_model` does the same.
 #
 # The graph is data. Its operations can be counted:
 
@@ -450,8 +450,8 @@ records = lab.benchmark(["tvm", "tvm-cudagraph"])
 tables.show_agreement(records)
 
 # %% [markdown]
-# Where a row saw fewer pictures than others of its model (the last column), its accuracy is told of as many as those
-# saw: the reference's accuracy on all of them, plus what the row won or lost against the reference on its own pictures.
+# Where a row was checked on fewer pictures than others of its model (last column), its accuracy is an [estimate for all
+# of them](04_pytorch.ipynb#is-it-still-the-same-model).
 #
 # In one line for each model:
 
@@ -525,8 +525,7 @@ glue("12-mobile-graphs", words.times_faster(mobile_net["pytorch-cudagraph"], mob
 # same two, {glue:text}`12-small-eager` and {glue:text}`12-small-ort`.
 #
 # In FP16, TVM's graph against TVM that launches each kernel is {glue:text}`12-resnet-graph` for ResNet-18 and
-# {glue:text}`12-small-graph` for the small network. TVM's graph against PyTorch's is {glue:text}`12-resnet-graphs` with
-# ResNet-18, and {glue:text}`12-mobile-graphs` with MobileNetV2.
+# {glue:text}`12-small-graph` for the small network.
 #
 # TVM's own graph has the same kernels to replay, so all that it can win is the launches and the gaps between kernels.
 # Where the GPU is still busy with one kernel when the next is launched, nobody waits for launches, and there is little
@@ -751,8 +750,9 @@ for name, converters in {"TVM's converter": None, "the course's": CONVERTERS}.it
     print(f"{name}: {module['main'].ret_ty.dtype}")
 
 # %% [markdown]
-# The course's converter adds up in FP32, adds the bias there, and rounds once. It is found by the operation's name,
-# `conv2d.default`, so the trace must not be decomposed before (`run_ep_decomposition=False`):
+# The course's converter adds up in FP32, adds the bias there, and rounds once; that of linear layers does the same. It
+# is found by the operation's name, `conv2d.default`, so the trace must not be decomposed before
+# (`run_ep_decomposition=False`):
 
 # %%
 show_source("inference_lib.backends.tvm.graph", "convert_convolution")

@@ -138,9 +138,9 @@ print("half a step:", round(scale / 2, 4), " largest error:", np.abs(dequantize(
 # The error is half a step at most, and a step is the largest number over 255. So a single {term}`outlier` makes every
 # other number coarser; what to do about outliers is the whole art of calibration.
 #
-# *Symmetric* means $z = 0$: one multiplication fewer for every product, and half of the integers are wasted on a tensor
-# that is never negative. *Affine* uses them all. After a ReLU the two meet: unsigned integers with $z = 0$ waste
-# nothing.
+# *Symmetric* means $z = 0$. That spares the correction that a zero point adds to every sum, and wastes half of the
+# integers on a tensor that is never negative. *Affine* uses them all. After a ReLU the two meet: unsigned integers with
+# $z = 0$ waste nothing.
 #
 # ## How fast can it be?
 #
@@ -194,14 +194,16 @@ caption = f"Bounds at batch {batch}: no program is quicker. {machine.machine}."
 tables.show_table(predicted, caption, {"at most times faster": "{:.1f}"})
 
 # %% [markdown]
-# Guess before you read on: which of the three networks gains most in practice, and which least? How near does each
-# come to its bound? MobileNetV2 has many activations and few products.
+# Guess before you read on: which of the three networks gains most in practice, and which least? MobileNetV2 has many
+# activations and few products.
 #
 # :::{dropdown} What was measured
 # The best framework in eight bits against its own FP32, on a CPU: {glue:text}`13-gained`.
 #
 # On a GPU's device alone, INT8 at the largest batch against the best FP16 row of any framework:
 # {glue:text}`13-gained-gpu`.
+#
+# How near each comes to its bound, the columns *bound* and *ms* of the tables [further down](#how-fast-is-it) say.
 # :::
 #
 # ## Export, in four ways
@@ -558,9 +560,9 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 #
 # - **End to end** counts the copies, which take as long as before. *Overlapped* is the rate if the next batch is copied
 #   while one is computed, as in the [chapter on PyTorch](04_pytorch): there the longer of the two counts.
-# - **MobileNetV2** has less to gain: for each multiply-add it moves {glue:text}`13-moved` times as many bytes as
-#   ResNet-18, so products are less of its time. Its [kernels](section-13-others) show what the rest is, where the
-#   exports are at hand.
+# - **MobileNetV2** gains less than its bound, which is that of ResNet-18: its depthwise convolutions are computed in
+#   FP16, by a kernel that eight bits do not shorten. Its [kernels](section-13-others) show how long that takes, where
+#   the exports are at hand.
 # - **FP8** has as many bits as INT8. On the device, at that batch size, it is beside INT8 (in brackets, the share of
 #   the multiply-adds in eight bits): {glue:text}`13-fp8`. Which layers gain is a matter of the kernels that the library
 #   has for them, not of bits alone.
@@ -1001,10 +1003,11 @@ for place, name in (("spared", "all but the worst three"), ("controlled", "with 
 #
 # ### Signed times signed
 #
-# x86 processors multiply an *unsigned* by a *signed* 8-bit number. Signed activations have to be shifted first, and
-# without {term}`VNNI` they have been seen to lose to FP32
-# ([onnxruntime#6732](https://github.com/microsoft/onnxruntime/issues/6732)). The line above the table says whether this
-# processor has such instructions.
+# The 8-bit instructions of most x86 processors (AVX2, {term}`VNNI`) multiply an *unsigned* by a *signed* number. Signed
+# activations have to be shifted first, and without VNNI they have been seen to lose to FP32
+# ([onnxruntime#6732](https://github.com/microsoft/onnxruntime/issues/6732)). Newer ones ({term}`AMX`, AVX-VNNI-INT8)
+# multiply signed by signed as well, if the library uses them. The line above the table says whether this processor adds
+# products of eight bits in 32.
 #
 # Here and below, sessions take turns in one process. *Times faster* is the median of the ratios within a round, so it
 # need not be the ratio of the two medians. The effect is "none" where the rounds scatter too much to call one of the

@@ -247,7 +247,8 @@ times = pd.DataFrame(
 tables.show_table(times, f"Batches of the classifier. {lab.machine_name}.", {"images/s": "{:,.0f}"})
 
 # %% [markdown]
-# (Each time is a median of a short series in one process, so neighbouring sizes may change places.)
+# (Each time comes from a short series in one process, so neighbouring sizes may change places. *Alone* is its median,
+# *busy* its mean: a rate follows from the mean, for the slow batches take their time as well.)
 #
 # On a GPU, the next batch is gathered in {term}`pinned memory` and sent while this one is computed, so two batches are
 # under way ([chapter 04](04_pytorch) shows the same with a stream for each direction). On a CPU, the one who gathers is

@@ -13,8 +13,7 @@
 # %% [markdown]
 # # Serving
 #
-# The model answers in a millisecond or less. Why does the service take twenty, and what would it take to notice that it
-# is falling over?
+# The model is quick. Why does the service take longer, and what would it take to notice that it is falling over?
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2

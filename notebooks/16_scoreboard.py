@@ -160,25 +160,20 @@ else:
 #
 # ## How to read a row
 #
-# - **accuracy** is that of the exported model on the test set, **agreement** the share of pictures on which it predicts
-#   what the FP32 eager model predicts, **on images** how many it was asked. Rows that store 16 bits or fewer on a GPU,
-#   and eight on a CPU, answer all pictures; the others, and a quick run, only the first ones. What they gain and lose
-#   there is added to the FP32 model's accuracy on the most pictures, so that the column compares.
-# - **in 8 bits** is the share of the multiply-adds that really have 8-bit factors, for a row of eight bits.
-# - **latency** is the median from NumPy array to NumPy array, and **FPS** its reciprocal: one caller who waits for
-#   every answer. **95 %** is the interval of that median, from at least three starts of every row (the [chapter on
-#   measuring](02_measuring_inference) says how); a quick run has one start, and no interval.
-# - **device** is the time of the model alone on a GPU, its cache flushed before.
+# [How to read this book](../book/how_to_read) explains the columns. These are particular to this page:
+#
+# - **on images** is how many pictures accuracy and agreement are of. Rows that store 16 bits or fewer on a GPU, and
+#   eight on a CPU, answer all pictures; the others, and a quick run, only the first ones. What they gain and lose there
+#   is added to the FP32 model's accuracy on the most pictures, so that the column compares.
 # - **against the quickest** compares within the same rounds, so it can be surer than two intervals beside each other.
 #   Where these rounds leave open which is faster, it says "cannot tell", and how many times as fast the row was, which
 #   may be above 1: the rows are tied. A bare number is the ratio of a quick run.
-# - **throughput** queues batches back to back, as many at once as the framework likes, their pictures already on the
-#   device. It is not the reciprocal of latency.
-# - **GPU memory** is what the process added, the CUDA context included.
-# - **GPU busy** is the share of time in which some kernel ran, not how full the GPU was.
 # - A number in square brackets leads to a note below the table: why a row could not be measured, or what makes it less
 #   trustworthy, such as other work on the machine, a full queue slower than a single caller, clocks that were held
 #   down.
+#
+# **FPS** is the rate of the median inference. Slow ones make a long run's rate lower; [the last
+# section](#averaging-frames-per-second) says by how much.
 #
 # The layout is that of the project that this course grew from, the *reference project*. It measured six frameworks at
 # batch 1 on a Quadro T2000, a laptop GPU, and its table is the last one of each model. Before it comes a table of the
@@ -550,18 +545,8 @@ else:
     print("no rows in eight bits here yet")
 
 # %% [markdown]
-# And this is its price. Each row is compared with the FP32 model on the same pictures; how sure the difference is, is
-# said beside it.
-
-# %%
-lost = tables.accuracy_lost(in_eight)
-if len(lost):
-    display(tables.show_table(lost, f"Accuracy in eight bits. {plots.provenance(in_eight)}"))
-else:
-    print("no rows in eight bits here yet")
-
-# %% [markdown]
-# "Cannot tell" is an answer, too: so many pictures do not show a difference that small.
+# What each of these rows loses in accuracy, and how sure that is, the same chapter has in [a
+# table](13_quantization.ipynb#is-it-still-the-same-model).
 #
 # ## Throughput over latency
 #
@@ -629,7 +614,7 @@ front_table = pd.DataFrame(
             "batch": r.batch_size,
             "latency ms": latency_ms(r),
             tables.INTERVAL: tables.ends(r.median("end_to_end")),
-            "FPS": images_per_s(r),
+            "images/s": images_per_s(r),
             "not clearly slower": words.tied(r, select(shown, model=r.model, batch_size=r.batch_size)),
         }
         for r in front
@@ -679,21 +664,30 @@ glue("16-memory-process", words.number(loop["resnet18"], lambda r: r.gpu_memory_
 price_per_hour, price_per_kwh = 3.0, 0.3  # in your currency; these are examples
 
 # %% [markdown]
-# On a GPU that you pay by the hour, the cheapest row is the most productive one, whatever the hour costs. For each
-# model: the three cheapest rows of 16 bits or more, the cheapest of eight bits, and the reference loop.
+# On a GPU that you pay by the hour, the cheapest row is the most productive one, whatever the hour costs. A queue that
+# is full lets the copies of one batch overlap with the computation of another. That rate was measured at the largest
+# batch; another row has the rate of one caller over a long run. For each model: the three cheapest rows of 16 bits or
+# more, the cheapest of eight bits, and the reference loop.
 
 
 # %%
+def rate(record) -> float:
+    """Return images per second, copies included: overlapped with computation where that was measured."""
+    return record.overlapped_images_per_s or images_per_s(record)
+
+
 def cost(record, what: str) -> dict:
-    """Return one row: the time and the price of a million pictures, end to end, one caller."""
-    hours = 1e6 / images_per_s(record) / 3600
+    """Return one row: the time and the price of a million pictures, from host memory to host memory."""
+    hours = 1e6 / rate(record) / 3600
     row = {"model": record.model, "": what, "row": words.label(record), "batch": record.batch_size}
-    return row | {"images/s": images_per_s(record), "minutes": hours * 60, "price": hours * price_per_hour}
+    row |= {"copies": "overlapped" if record.overlapped_images_per_s else "one caller", "images/s": rate(record)}
+    row |= {"minutes": hours * 60, "price": hours * price_per_hour}
+    return row | {"images/s without copies": record.throughput_images_per_s}
 
 
 def costs(model) -> list[dict]:
     """Return the rows of one model."""
-    ranked = choose(shown, model, goal="throughput", allow_int8=True).ranked
+    ranked = sorted(choose(shown, model, allow_int8=True).ranked, key=rate, reverse=True)
     eight = [r for r in ranked if PRECISIONS[r.precision].calibrated]
     more = [r for r in ranked if not PRECISIONS[r.precision].calibrated]
     named = {"cheapest": more[:3], "in eight bits": eight[:1], "the loop": loop[model]}
@@ -701,10 +695,14 @@ def costs(model) -> list[dict]:
 
 
 table = pd.DataFrame([row for model in MODELS for row in costs(model)])
-forms = {"images/s": "{:,.0f}", "minutes": "{:,.2f}", "price": "{:.4f}"}
-tables.show_table(table, f"A million pictures, copies included. {plots.provenance(select(shown))}", forms)
+forms = {"images/s without copies": "{:,.0f}", "minutes": "{:,.2f}", "price": "{:.4f}"}
+caption = "A million pictures, copies included, overlapped with the computation where that was measured."
+tables.show_table(table, f"{caption} {plots.provenance(select(shown))}", forms)
 
 # %% [markdown]
+# The overlapped rate has no interval, so rows whose prices lie a few percent apart are not told apart by it. Where the
+# last column is much larger than the rate, the bus is the limit, and a quicker framework would not be cheaper.
+#
 # Look at the batches, too: a row that answers whole batches owes a part of what it saves to the batch, not to the
 # framework. What the framework alone does is in the tables of batch 1 above.
 #
@@ -906,10 +904,11 @@ else:
 show_source(choose)
 
 # %% [markdown]
-# Images per second are those that one caller really gets, copies included. A limit on the median (`max_p50_ms`) holds
-# half of the time. A promise is a limit on the 99th percentile (`max_p99_ms`); that needs 1,000 timed inferences to be
-# known at all. Here rows have it at {glue:text}`16-p99`, unless they are so slow that they were timed less often. A row
-# without it cannot keep a promise, however quick it is.
+# Images per second are those that one caller gets over a long run, copies included: batch size over the mean inference,
+# not over the median, as FPS are. A limit on the median (`max_p50_ms`) holds half of the time. A promise is a limit on
+# the 99th percentile (`max_p99_ms`); that needs 1,000 timed inferences to be known at all. Here rows have it at
+# {glue:text}`16-p99`, unless they are so slow that they were timed less often. A row without it cannot keep a promise,
+# however quick it is.
 #
 # Four requests:
 #
@@ -935,7 +934,7 @@ def answer(choice, goal: Goal) -> dict:
         "choose": words.label(best) if best else "nothing fits",
         "batch": f"{best.batch_size}" if best else None,
         "latency ms": latency_ms(best) if best else None,
-        "FPS": images_per_s(best) if best else None,
+        "images/s": images_per_s(best) if best else None,
         "GPU memory MiB": best.gpu_memory_mib if best else None,
         "tied with it": len(level_with(best, choice.ranked, goal)) if best else None,
         "flags": "; ".join(best.flags) if best else None,
@@ -992,17 +991,28 @@ tables.show_table(reasons, "Excluded, and why.")
 # ### Averaging frames per second
 #
 # Time each call, invert each time, average: the result is too large whenever latency varies ([chapter
-# 02](02_measuring_inference) has it among its mistakes). Frames per second are images over seconds. The stored
-# distribution of the reference loop shows the difference:
+# 02](02_measuring_inference) has it among its mistakes). What a long run gets are images over seconds. The rate of the
+# median inference, which tables here and elsewhere call FPS, is a third number. All three, from the stored distribution
+# of the reference loop:
 
 # %%
 for model, records in loop.items():
     for record in records:
-        times = np.array(record.latency.end_to_end.quantiles) / 1e3
-        print(f"{model}: mean of 1/t {np.mean(1 / times):.1f}, images over seconds {1 / np.mean(times):.1f}")
+        rates = 1e3 / np.array(record.latency.end_to_end.quantiles)
+        told = f"mean of 1/t {np.mean(rates):.1f}, FPS {record.fps:.1f}, images over seconds {images_per_s(record):.1f}"
+        print(f"{model}: {told}")
+
+# %% tags=["remove-cell"]
+above = [100 * (record.fps / images_per_s(record) - 1) for record in at_batch_1]
+higher = f"higher in {np.sum(np.array(above) > 0)} of the {len(above)} rows of batch 1"
+told = f"{higher}, by {np.median(above):.1f} % in the median row and {max(above):.1f} % at most" if above else higher
+glue("16-fps", told)
 
 # %% [markdown]
-# The first number can only be the larger one, and nobody ever gets it.
+# The first number can only be larger than the last, and nobody ever gets it. FPS compares medians; half of the
+# inferences reach it. A long run gets less wherever slow inferences lose more time than quick ones win: beside images
+# over seconds, FPS is {glue:text}`16-fps`. So whatever ranks rows by their rate on this page, or prices pictures, takes
+# images over seconds.
 #
 # ### Taking "busy" for "full"
 #
@@ -1040,14 +1050,14 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 # :class: dropdown
 # ```python
 # for limits in ({}, {"max_p50_ms": 2}):
-#     best = choose(shown, "resnet18", goal="throughput", **limits).best
-#     hours = 1e6 / images_per_s(best) / 3600 if best else float("nan")
+#     best = max(choose(shown, "resnet18", **limits).ranked, key=rate, default=None)
+#     hours = 1e6 / rate(best) / 3600 if best else float("nan")
 #     name = f"{words.label(best)}, batch {best.batch_size}" if best else "nothing"
 #     print(f"{limits or 'no limit'}: {name}, {hours * price_per_hour:.4f} at {price_per_hour} an hour")
 # ```
 # On one GPU the cheapest row is the most productive one, whatever the price. A limit on the latency keeps large batches
-# out, and the difference between the two lines is what the limit costs. Between two machines the price decides: compare
-# price per hour over images per second.
+# out, and with the largest the rates whose copies overlap: the difference between the two lines is what the limit
+# costs. Between two machines the price decides: compare price per hour over images per second.
 # ````
 #
 # ```{exercise}
@@ -1065,9 +1075,9 @@ tables.show_table(pd.DataFrame(busy), caption) if busy else print("needs GPU rec
 #     off = [f"{model}: {words.label(best)}" for model, best in answers.items() if best and best not in fronts[model]]
 #     print(f"{limits or 'no limit'}: not on the front: {', '.join(off) or 'none'}")
 # ```
-# The front is drawn from medians. Without limits, and with one on the median, the answer is on it. A limit on p99 may
-# exclude a row of the front, because its latency varies or because its p99 was not measured, and so may a limit on
-# memory. The answer is then the best of the rest, and an excluded row may beat it.
+# The front is drawn from medians and rates. Without limits, and with one on the median, the answer is on it. A limit on
+# p99 may exclude a row of the front, because its latency varies or because its p99 was not measured, and so may a limit
+# on memory. The answer is then the best of the rest, and an excluded row may beat it.
 # ````
 #
 # ```{exercise}

@@ -504,7 +504,8 @@ with torch.inference_mode():
 
 # %% [markdown]
 # {term}`BF16` has the range of FP32, and fewer digits: take it where FP16 overflows, and FP16 elsewhere. Where it must
-# be FP16, scale down the weights before the layer that overflows, or leave that layer in FP32.
+# be FP16, leave the layer that overflows in FP32. Or scale down its weights and its bias, and scale the next layer's
+# weights up by as much: with a ReLU between the two, the answers stay the same.
 #
 # ### Prepared otherwise than in training
 #

@@ -185,3 +185,10 @@ def ends_the_process() -> nn.Module:
 def scripted() -> nn.Module:
     """Return what TorchScript made of a network."""
     return torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
+
+
+def misnamed() -> nn.Module:
+    """Name two of four outputs."""
+    made = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    made.input_shape, made.class_names = (1, 8, 8), ("a", "b")
+    return made

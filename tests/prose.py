@@ -64,10 +64,13 @@ def target_of(page: Path, link: str) -> tuple[Path, str]:
     return next((source for source in sources if source.is_file()), path), anchor
 
 
-def listings(page: Path) -> list[Listing]:
-    """Return a page's listings with what they print."""
+def listings(page: Path, part: str = "") -> list[Listing]:
+    """Return a page's listings with what they print; those of one ``part``, by its heading, where one is named."""
+    text = page.read_text()
+    if part:
+        text = text.split(f"\n## {part}\n")[1].split("\n## ")[0]
     found = []
-    for block in LISTING.finditer(page.read_text()):
+    for block in LISTING.finditer(text):
         if block["kind"] != "text":
             found.append(Listing(block["kind"], textwrap.dedent(block["code"]), block["prints"]))
     return found
@@ -80,7 +83,7 @@ def messages(page: Path) -> list[str]:
     return [line.replace("[...]", " ").strip() for text in shown for line in text.splitlines() if line.strip()]
 
 
-def commands(page: Path) -> list[list[str]]:
-    """Return the arguments of each command of the course that a page tells its reader to type."""
-    typed = "\n".join(listing.code for listing in listings(page) if listing.kind == "bash")
+def commands(page: Path, part: str = "") -> list[list[str]]:
+    """Return the arguments of each command of the course that a page, or a part of it, tells its reader to type."""
+    typed = "\n".join(listing.code for listing in listings(page, part) if listing.kind == "bash")
     return [shlex.split(found["arguments"]) for found in COMMAND.finditer(typed)]

@@ -3,16 +3,20 @@
 import asyncio
 import io
 import random
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from serving import Told, ask, asked, picture
 
+from inference_lib.seam.pictures import prepare_fashion
 from inference_lib.serve import application
 from inference_lib.serve.application import Application, Limits, Prediction, decode
 from inference_lib.serve.local_engine import application as local
 from inference_lib.serve.queue import BatchQueue
+from inference_lib.zoo.fashion_mnist import preprocess
 
 NAMES = tuple("abcdefghij")
 LIMITS = Limits(body_bytes=100_000, under_way=4, timeout_s=2)  # more than a host may halt for
@@ -49,10 +53,30 @@ def engine_that(raises: Exception | None = None, never: bool = False) -> Applica
     return Application(predict, ready, NAMES, LIMITS)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-@pytest.mark.parametrize("shape", [(28, 28), (280, 300), (28, 28, 3)])
-def test_a_picture_file_gets_its_class(app: Application, kind: str, shape: tuple[int, ...]) -> None:
-    status, headers, body = ask(app, path="/classify", body=file_of(np.full(shape, 7, np.uint8), kind))
+def held_sideways(size: int, kind: str) -> bytes:
+    """Return a picture whose upper left quarter, once it is turned upright, is 7 and the rest 100."""
+    pixels, exif = np.full((size, size), 100, np.uint8), Image.Exif()
+    pixels[size // 2 :, : size // 2] = 7
+    exif[0x0112] = 6  # turn it by 90 degrees clockwise
+    return file_of(pixels, kind, exif=exif)
+
+
+FILES = {
+    f"{kind} {'x'.join(map(str, shape))}": file_of(np.full(shape, 7, np.uint8), kind)
+    for kind in ("PNG", "JPEG")
+    for shape in ((28, 28), (280, 300), (28, 28, 3))
+}
+FILES |= {
+    "grey of 16 bits": file_of(np.full((28, 28), 7 * 257, np.uint16)),
+    "transparent": file_of(np.full((28, 28, 4), (0, 0, 0, 248), np.uint8)),  # a white ground shines through
+    "sideways": held_sideways(28, "PNG"),
+    "sideways, decoded smaller": held_sideways(280, "JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_picture_file_gets_its_class(app: Application, name: str) -> None:
+    status, headers, body = ask(app, path="/classify", body=FILES[name])
     assert (status, body) == (200, b'{"class":"h","index":7,"batch":1}')
     assert headers["content-type"] == "application/json"
 
@@ -64,6 +88,12 @@ def test_raw_bytes_get_the_same(app: Application) -> None:
 def test_a_decoded_picture_is_the_picture() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
     assert (decode(file_of(pixels)) == pixels).all()
+
+
+def test_a_file_is_the_picture_that_the_command_predict_sees(tmp_path: Path) -> None:
+    body = file_of(np.random.default_rng(0).integers(0, 256, (50, 90, 4), np.uint8))
+    (tmp_path / "a.png").write_bytes(body)
+    assert (preprocess(decode(body)[None])[0] == prepare_fashion(tmp_path / "a.png")).all()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +123,12 @@ def test_what_is_wrong_is_said_in_one_line(
 def test_a_small_file_with_too_many_pixels_is_not_unpacked(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(application, "MOST_PIXELS", 1000)
     status, _, said = ask(app, path="/classify", body=file_of(np.zeros((50, 50), np.uint8)))
-    assert (status, said) == (413, b"50 x 50 pixels are too many; send at most 1,000\n")
+    assert (status, said) == (413, b"the picture has more than 1,000 pixels; send a smaller one\n")
+
+
+def test_a_picture_of_more_pixels_than_pillow_decodes_is_no_other_kind_of_file(app: Application) -> None:
+    status, _, said = ask(app, path="/classify", body=file_of(np.zeros((14_000, 14_000), bool)))
+    assert (status, said) == (413, b"the picture has more than 16,777,216 pixels; send a smaller one\n")
 
 
 def test_a_get_where_a_picture_is_to_be_posted_is_405(app: Application) -> None:
@@ -191,6 +226,12 @@ def test_a_worker_that_died_is_503_and_when_to_come_back(raises: Exception) -> N
 
 def test_an_engine_that_does_not_answer_is_504() -> None:
     assert ask(engine_that(never=True), body=bytes(784))[0] == 504
+
+
+def test_decoding_that_does_not_end_in_time_is_504_too(queue: BatchQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "decode", lambda _: time.sleep(1) or picture(7))
+    status, _, said = ask(local(queue, NAMES, Limits(timeout_s=0.1)), path="/classify", body=b"a picture")
+    assert (status, said) == (504, b"no answer within 0.1 s; try again later\n")
 
 
 def test_a_queue_that_has_ended_is_503_and_not_ready() -> None:

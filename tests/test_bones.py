@@ -1,5 +1,6 @@
 """The bones of a chapter: a question, a bound, a guess, the answer folded, exercises; read in the sources."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -87,7 +88,12 @@ def test_every_chapter_opens_in_jupyterlab_from_its_text(tmp_path: Path) -> None
     shutil.copy(paths.ROOT / "Makefile", tmp_path)
     shutil.copytree(paths.NOTEBOOKS, tmp_path / "notebooks")
     (tmp_path / ".venv").symlink_to(sys.prefix)  # whose own path may contain a space
-    subprocess.run(["make", "notebooks", "INSTALLED="], cwd=tmp_path, check=True, capture_output=True, text=True)
+
+    def make() -> str:
+        command = ["make", "notebooks", "INSTALLED="]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    make()
     opened = {path.stem: nbformat.read(path, as_version=4) for path in (tmp_path / "_build/notebooks").glob("*.ipynb")}
     assert sorted(opened) == sorted(NAMES)
     for name, notebook in opened.items():
@@ -95,3 +101,16 @@ def test_every_chapter_opens_in_jupyterlab_from_its_text(tmp_path: Path) -> None
         assert [cell.source for cell in notebook.cells] == [cell.source for cell in cells]
         assert notebook.metadata.kernelspec.name == "python3"
         assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+    folder, (changed, other, gone, *_) = tmp_path / "_build/notebooks", sorted(NAMES)
+    (folder / f"{changed}.ipynb").write_text("a reader's own")
+    (folder / f"{gone}.ipynb").unlink()
+    make()
+    assert (folder / f"{changed}.ipynb").read_text() == "a reader's own"
+    assert (folder / f"{gone}.ipynb").exists()
+    for name in (changed, other):  # chapters of a later version
+        later = (folder / f"{name}.ipynb").stat().st_mtime + 5
+        os.utime(tmp_path / "notebooks" / f"{name}.py", (later, later))
+    assert f"{changed}.yours.ipynb now" in make()
+    anew = nbformat.read(folder / f"{changed}.ipynb", as_version=4)
+    assert [cell.source for cell in anew.cells] == [cell.source for cell in opened[changed].cells]
+    assert [path.read_text() for path in folder.glob("*.yours*")] == ["a reader's own"]

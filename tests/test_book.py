@@ -99,12 +99,16 @@ def test_constraints_pin_whatever_the_project_asks_for() -> None:
         assert version in ("", constraints()[name]), name
 
 
-def test_the_conda_environment_has_the_same_versions() -> None:
-    environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
-    (lines,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    pinned = dict(requirement(line) for line in lines if not line.startswith("-"))
-    assert {"torch", "tensorrt-cu13", "torch-tensorrt", "onnxruntime-gpu"} <= set(pinned)
-    assert pinned == {name: constraints()[name] for name in pinned}
+def test_the_conda_environment_has_every_extra_in_the_same_versions_and_a_compiler() -> None:
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    *packages, of_pip = yaml.safe_load((paths.ROOT / "environment.yml").read_text())["dependencies"]
+    assert {"python=3.12", "pip", "gxx"} <= set(packages)
+    pinned, *named, ours = of_pip["pip"]
+    assert pinned == "-c constraints.txt"
+    assert set(named) <= set(constraints())
+    extras = re.fullmatch(r"-e \.\[(.+)\]", ours)
+    assert extras
+    assert sorted(extras[1].split(",")) == sorted(project["optional-dependencies"])
 
 
 def kept_files() -> list[Path]:

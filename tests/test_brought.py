@@ -96,6 +96,7 @@ def test_inductor_takes_code_that_fx_does_not_follow(backend: str, tmp_path: Pat
         ("broken", "cannot be made: no such checkpoint: best.pt$"),
         ("grey", "does not tell its input's shape; give --input-shape"),
         ("nothing", "has no function 'nothing'"),
+        ("misnamed", "has 4 outputs and 2 class_names; name each output, or none"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(name: str, said: str) -> None:

@@ -79,11 +79,18 @@ def test_the_command_ends_with_1_where_something_got_slower(
     assert table[2].endswith("faster")
 
 
-def test_what_cannot_be_compared_is_one_line(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_compared_is_one_line(
+    folders: dict[str, Path], tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
     both = ["report", "--records", str(folders["both"]), "--compare"]
     assert main([*both, "1", "7"]) == 1
     assert "7 is neither a folder nor a run" in capsys.readouterr().err
     assert main([*both, "1", "2", "--batch-size", "64"]) == 1
+    assert "no row of batch size 64 was measured; --batch-size may be 1\n" in capsys.readouterr().err
+    assert main(["report", "--records", str(folders["both"]), "--batch-size", "7", "64"]) == 1
+    assert "no row of batch size 7, 64 was measured" in capsys.readouterr().err
+    RecordStore(tmp_path / "another").write(make_record(model="vanilla_cnn"))
+    assert main(["report", "--compare", str(folders["before"]), str(tmp_path / "another")]) == 1
     assert "no cell of one machine in common" in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ from inference_lib.backends import BACKENDS, SERVED_WITHOUT_PYTHON
 from inference_lib.cli import main
 from inference_lib.commands import choose as choosing
 from inference_lib.records.record import Accuracy, Build, Record
+from inference_lib.records.statistics import QUANTILES
 from inference_lib.records.store import RecordStore
 from inference_lib.report.choose import (
     advantage,
@@ -75,6 +76,18 @@ def test_throughput_is_end_to_end_images_per_second(make_record: MakeRecord) -> 
     batch = make_record(4.0, batch_size=8)
     assert choose([single, batch], "resnet18").best == single
     assert choose([single, batch], "resnet18", goal="throughput").best == batch
+
+
+def test_a_long_run_has_its_slow_inferences_in_it(make_record: MakeRecord) -> None:
+    """The shorter median is not the most productive row, if every other of its inferences takes three times as long."""
+    steady, lame = make_record(1.1), make_record(1.0)
+    for invocation in lame.invocations:
+        invocation.quantiles = [1.0] * (QUANTILES // 2 + 1) + [3.0] * (QUANTILES // 2)
+    assert lame.fps == pytest.approx(1000)
+    assert images_per_s(lame) == pytest.approx(1e3 / (1.0 + 2.0 * (QUANTILES // 2) / QUANTILES))
+    assert choose([steady, lame], "resnet18").best == lame
+    assert choose([steady, lame], "resnet18", goal="throughput").best == steady
+    assert pareto_front([steady, lame]) == [lame, steady]
 
 
 @pytest.mark.parametrize(

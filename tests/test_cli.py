@@ -1,6 +1,7 @@
 """The command line: outputs for programs, one clear line for mistakes."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from waits import wait_until
 
 from inference_lib.backends import BACKENDS
 from inference_lib.cli import main
-from inference_lib.commands import completion
+from inference_lib.commands import completion, weights
 from inference_lib.course import book
 from inference_lib.course import run as course
 from inference_lib.records.record import Record
@@ -144,6 +145,21 @@ def test_a_book_with_a_failed_chapter_is_rendered_and_the_status_says_so(
         assert said == (f"without their results, see their pages: {broken[0]}\n" if broken else "")
 
 
+@pytest.mark.parametrize("line", ["doctor", "benchmark", "predict resnet18 a.png"])
+def test_a_python_without_the_packages_is_told_in_one_line_which_one_has_them(line: str) -> None:
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", "-m", "inference_lib", *line.split()]  # -S: no folder of packages
+    done = subprocess.run(command, cwd=paths.ROOT, env=bare, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: \S+ has no package \w+; run `make install`, then `source \S+activate`\n", done.stderr)
+
+
+def test_a_module_of_ours_that_is_missing_is_no_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "inference_lib.doctor", None)
+    with pytest.raises(ModuleNotFoundError, match="inference_lib"):
+        main(["doctor"])
+
+
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(arguments) == 1
     captured = capsys.readouterr()
@@ -230,3 +246,23 @@ def test_a_shell_completes_commands_and_options(tmp_path: Path, capsys: pytest.C
         assert "inference-lib" in printed(capsys, "completion", shell)
     scripts = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {completion.SCRIPT: "inference_lib.cli:main"}
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space or choose another place"),
+        (errno.EACCES, "choose another place"),
+        (errno.EROFS, "choose another place"),
+        (errno.ENOTDIR, "choose another place"),
+    ],
+)
+def test_space_is_freed_only_where_it_is_what_lacks(
+    number: int, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> None:
+        raise OSError(number, os.strerror(number), "there")
+
+    monkeypatch.setattr(weights, "run", run)
+    assert main(["weights"]) == 1
+    assert capsys.readouterr().err == f"error: cannot use there: {os.strerror(number)}; {remedy}\n"

@@ -255,6 +255,9 @@ def test_the_command_packs_or_says_every_reason_why_not(
     assert (described["name"], described["measured_by"], described["runs"]) == ("my-machine", "Me", ["1", "2"])
     assert main(["contribute", "--check", str(out)]) == 0
     assert json.loads(capsys.readouterr().out) == described
+    for option in ("--add", "--check"):
+        assert main(["contribute", option, str(out), "--name", "another"]) == 1
+        assert "to change them, pack it anew" in capsys.readouterr().err
     assert main([*command[:-1], "mine.tar.gz"]) == 1
 
 

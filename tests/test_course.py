@@ -378,13 +378,6 @@ def test_what_is_not_for_an_edition_is_refused_and_the_edition_stays_as_it_was(
         assert "\n" not in str(error.value)
         assert snapshot(executed.root / "book") == before
 
-    quick = store.write(make_record(1.0, profile="quick"))
-    refused(r"1 of 2 records are not a GPU machine's of the full profile .*quick.*--any-profile")
-    quick.unlink()
-    without_gpu = make_record().machine.model_copy(update={"gpu": None})
-    on_a_laptop = store.write(make_record(device="cpu", machine=without_gpu))
-    refused("1 of 2 records are not a GPU machine's")
-    on_a_laptop.unlink()
     other_gpu = make_record().machine.model_copy(update={"gpu": "Another GPU"})
     other = store.write(make_record(machine=other_gpu))
     refused("records of Another GPU and NVIDIA Test GPU")
@@ -396,6 +389,40 @@ def test_what_is_not_for_an_edition_is_refused_and_the_edition_stays_as_it_was(
     run(executed, "02")
     refused("chapter 02_second was executed with the quick profile on cpu; publish what a GPU made.*--any-profile")
     edition.publish(course=executed, any_profile=True)
+
+
+def test_records_that_are_not_for_an_edition_are_left_out_with_a_line(
+    executed: Course, make_record: Callable[..., Record]
+) -> None:
+    store, said = RecordStore(executed.records), list[str]()
+    without_gpu = make_record().machine.model_copy(update={"gpu": None})
+    store.write(make_record(1.0, profile="quick"))
+    store.write(make_record(device="cpu", machine=without_gpu))
+    store.write(make_record(model="secret-1234abcd"))
+    edition.publish(course=executed, say=said.append)
+    assert RecordStore(executed.published / "records").read() == [make_record()]
+    assert said == [
+        "left out: 1 records of your own models or pictures, which nobody else can measure",
+        "left out: 2 records of another profile than full, or of a machine without a GPU",
+    ]
+    before = snapshot(executed.published)
+    (executed.records / make_record().key.file_name).unlink()
+    with pytest.raises(CourseError, match=r"no record in .*records is for an edition; publish what a GPU made"):
+        edition.publish(course=executed, say=said.append)
+    assert snapshot(executed.published) == before
+    edition.publish(course=executed, any_profile=True, say=said.append)
+    profiles = {record.profile for record in RecordStore(executed.published / "records").read()}
+    assert profiles == {"full", "quick"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"cells": 3}'])
+def test_a_damaged_chapter_is_told_in_a_line_and_executed_again(executed: Course, content: str) -> None:
+    (executed.executed / "01_first.ipynb").write_text(content)
+    with pytest.raises(CourseError, match=r"01_first.ipynb is no notebook \(.*; delete it and execute") as error:
+        edition.publish(course=executed)
+    assert "\n" not in str(error.value)
+    assert not is_up_to_date(chapters(executed)[0], {}, executed)
+    assert "02_second" in Marks("local", executed).fill("{{ executed }}")
 
 
 def test_runs_stand_side_by_side_in_the_edition(executed: Course, make_record: Callable[..., Record]) -> None:

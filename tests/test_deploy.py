@@ -36,6 +36,8 @@ def test_the_dockerfile_copies_what_there_is_and_starts_what_the_command_line_kn
         assert all((paths.ROOT / source).exists() for source in arguments.split()[:-1])
     started = [yaml.safe_load(arguments) for name, arguments in found if name in ("ENTRYPOINT", "CMD")]
     words = [word for each in started for word in each]
+    (installed,) = re.findall(r"apt-get install (.*?) &&", " ".join(said for name, said in found if name == "RUN"))
+    assert "wget" in installed.split()  # python:3.12-slim has none, and KubeRay's probes call it in the container
     assert words[:3] == ["python", "-m", "inference_lib"]
     options = parser(words[3:]).parse_args(words[3:])
     assert (options.host, options.device, options.model) == ("0.0.0.0", "cuda", "resnet18")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from inference_lib.zoo.networks import VanillaCNN
 from inference_lib.zoo.trained import Trained, load_trained, read_facts, save_trained
 
 NETWORK = """
+from typing import NamedTuple
 from torch import nn
 
 def make(num_classes=2):
@@ -29,6 +31,24 @@ def make(num_classes=2):
 
 def fixed():
     return nn.Sequential(nn.Flatten(), nn.Linear(256, 7))
+
+class Answer(NamedTuple):
+    logits: object
+    aux_logits: object
+
+class Auxiliary(nn.Module):
+    input_shape = (1, 16, 16)
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body = make(num_classes)
+
+    def forward(self, x):
+        logits = self.body(x)
+        return Answer(logits, 2 * logits) if self.training else logits
+
+def auxiliary(num_classes=2):
+    return Auxiliary(num_classes)
 """
 
 
@@ -73,6 +93,37 @@ def test_a_network_of_ones_own_learns_and_its_file_tells_all_that_is_needed(stri
     assert len(history["history"]) == 40
     assert {path.name for path in tmp_path.iterdir()} == {"stripes-make.history.json", "stripes-make.safetensors"}
     assert said == []
+
+
+def test_a_network_with_auxiliary_answers_in_training_learns_by_its_logits(stripes: Path, tmp_path: Path) -> None:
+    """GoogLeNet and Inception v3 do so."""
+    options = {"directory": tmp_path, "epochs": 1, "limit": 20, "progress": False}
+    plain, _ = train_on(backbone(stripes), stripes, **options)
+    result, _ = train_on(backbone(stripes, "auxiliary"), stripes, **options)
+    assert result.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"])
+
+
+def test_one_training_does_not_take_the_file_of_another(stripes: Path, tmp_path: Path) -> None:
+    options = {"directory": tmp_path, "epochs": 1, "limit": 20, "progress": False}
+    _, path = train_on(backbone(stripes), stripes, **options)
+    before = path.read_bytes()
+    other_network, other_folder = tmp_path / "elsewhere.py", tmp_path / "elsewhere" / "stripes"
+    other_network.write_text(NETWORK)
+    shutil.copytree(stripes, other_folder)
+    damaged = tmp_path / "damaged" / path.name
+    damaged.parent.mkdir()
+    damaged.write_text("something else")
+    for spec, folder, changed in (
+        (f"{other_network}:make", stripes, {}),
+        (backbone(stripes), other_folder, {}),
+        (backbone(stripes), stripes, {"directory": damaged.parent}),
+    ):
+        with pytest.raises(
+            CourseError, match=r"stripes-make.safetensors is there already, .*; choose another --output"
+        ):
+            train_on(spec, folder, **options | changed)
+    assert path.read_bytes() == before
+    assert train_on(backbone(stripes), stripes, **options)[1] == path  # the same once more
 
 
 def test_the_best_epoch_is_kept(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +203,7 @@ def test_mirrors_are_made_only_where_they_are_of_the_same_class() -> None:
         ("NETWORK:make", {"shape": (1, 4, 4)}, "does not run on 1x4x4: .*; give --input-shape"),
         ("NETWORK:make", {"shape": (5,)}, "pictures have 1 or 3 channels"),
         ("NETWORK:make", {"epochs": 0}, "nothing can be trained"),
+        ("NETWORK:make", {"limit": 2}, "leaves 1 pictures to train on, and 2 are needed"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(spec: str, options: dict, said: str, stripes: Path, tmp_path: Path) -> None:

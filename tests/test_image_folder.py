@@ -1,6 +1,8 @@
 """A folder of pictures: what is found in it, and how each picture is seen."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from inference_lib.seam.folder import with_pictures
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo import image_folder
 from inference_lib.zoo.image_folder import Pictures, Preprocessing, decode, fitted, normalize, prepare, scan
+
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest forgets what a module asks for when it is imported
 
 SMALL = Preprocessing(height=8, width=8)
 
@@ -302,6 +306,31 @@ def test_a_picture_that_would_take_a_gigabyte_is_refused_before_it_is_decoded(tm
     path = save(tmp_path / "large.png", Image.new("1", (12_000, 9_000)))
     with pytest.raises(CourseError, match=r"large.png has 12000 x 9000 pixels; make it smaller"):
         decode(path)
+
+
+THREADS = """
+import sys, warnings
+from concurrent.futures import ThreadPoolExecutor
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo.image_folder import decode
+
+def refused(path):
+    try:
+        decode(path)
+    except CourseError:
+        return True
+
+with ThreadPoolExecutor(8) as pool:
+    assert all(pool.map(refused, sys.argv[1:] * 400))
+warnings.warn("shown", stacklevel=1)
+"""
+
+
+def test_threads_that_decode_show_no_warning_of_pillow_and_hide_no_other(tmp_path: Path) -> None:
+    path = save(tmp_path / "large.png", Image.new("1", (12_000, 9_000)))
+    done = subprocess.run([sys.executable, "-c", THREADS, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert [line.partition(": ")[2] for line in done.stderr.splitlines()] == ["UserWarning: shown"]
 
 
 # As a data set

@@ -15,7 +15,7 @@ from waits import interrupt
 from inference_lib.cli import main
 from inference_lib.records.store import RecordStore
 from inference_lib.seam import Workload
-from inference_lib.serve.loops import OpenLoop
+from inference_lib.serve.loops import OpenLoop, Sent
 from inference_lib.serve.queue import BatchQueue
 from inference_lib.support.errors import CourseError
 
@@ -116,6 +116,29 @@ def test_largest_batches_of_which_two_do_not_fit_into_the_limit_carry_less_than_
     rates = {int(size): float(rate.replace(",", "")) for size, rate in re.findall(r"(\d+): ([\d,]+)", said)}
     assert round(found) == rates[64] < 0.8 * service.carried(64)
     assert rates[8] == max(rates.values()) > found
+
+
+@pytest.mark.parametrize(("given", "planned"), [((), 2 * 640), (("--rate", "50"), 50)])
+def test_a_run_without_a_rate_is_planned_for_more_than_the_server_was_seen_to_answer(
+    given: tuple[str, ...], planned: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: object, pictures: object, scenario: str, seconds: float, rate: float, limit_ms: float) -> Run:
+        return Run(scenario, rate == planned, [], None, rate, {"p99": 1.0})
+
+    sent = [Sent(0.0, 0.0, 1.0)] * 640 + [Sent(0.0, 0.0, 1.0, "HTTP 429")] * 9
+    monkeypatch.setattr(load, "answers", lambda _: True)
+    monkeypatch.setattr(load, "closed_loop", lambda *_: sent)
+    monkeypatch.setattr(load, "run_loadgen", run)
+    assert main(["load", "--url", "http://127.0.0.1:9", "--scenario", "offline", *given]) == 0
+
+
+def test_a_rate_that_its_repetitions_do_not_keep_is_no_goodput(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs = [Run("server", True, [], 500.0, 500.0, {"p99": p99}) for p99 in (9.0, 11.0, 9.0)]
+    options = SimpleNamespace(records=tmp_path, p99_ms=10.0)
+    load._write(options, Settings("pytorch", Workload("vanilla_cnn", 1)), "queue", runs)
+    assert "p99 was within 10 ms in 2 of 3 runs at that rate: it is no goodput" in capsys.readouterr().out
+    (record,) = RecordStore(tmp_path / "queue-1").read()
+    assert record.serving.goodput_per_s is None
 
 
 def test_a_server_that_does_not_start_does_not_end_the_others_and_replicas_are_compared(

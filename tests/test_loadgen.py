@@ -67,10 +67,15 @@ def test_runs_of_one_load_are_kept_in_a_record_with_intervals(make_record: Calla
 
     settings = Settings("pytorch", Workload("vanilla_cnn", 1), max_batch=8)
     said = serving_of("queue", settings, [run(4.0), run(5.0), run(4.5, 2)], 10.0)
-    assert (said.max_batch, said.max_wait_ms, said.goodput_per_s) == (8, 2, 500.0)
+    assert (said.max_batch, said.max_wait_ms, said.arrival_rate) == (8, 2, 500.0)
     assert said.latency["p99"].low_ms < said.latency["p99"].ms < said.latency["p99"].high_ms
     assert (said.valid, said.errors, said.batches, said.longest_queue) == (False, {"TimedOutError": 2}, {8: 30}, 2)
     assert serving_of("queue", settings, [run(4.0)], 10.0).latency["p99"].low_ms is None
+    rates = [
+        serving_of("queue", settings, runs, 10.0).goodput_per_s
+        for runs in ([run(4.0), run(9.9)], [run(4.0), run(10.1)], [run(4.0), run(4.0, 1)])
+    ]
+    assert rates == [500.0, None, None]  # a rate that one run did not keep is not kept
     record = make_record(serving=said)
     assert Record.model_validate_json(record.model_dump_json()) == record
     assert make_record().serving is None
@@ -177,6 +182,14 @@ def test_the_search_finds_the_highest_rate(start: float) -> None:
     assert 730 / 1.05 <= rate <= 730
     assert len(runs) < (8 if start == 700.0 else 30)
     assert max(run.rate for run in runs) <= max(start, 2 * 730)  # a server that is asked for more needs long to recover
+
+
+@pytest.mark.parametrize("off", [1 / 10_000, 10_000])
+def test_the_guess_of_a_search_may_be_wrong_by_orders_of_magnitude(off: float) -> None:
+    def measure(rate: float) -> Run:
+        return Run("server", True, [], rate, rate, {"p99": 1.0 if rate <= 730 else 50.0})
+
+    assert 730 / 1.05 <= highest_rate(measure, 730 * off, 10.0)[0] <= 730
 
 
 def test_a_run_that_was_disturbed_is_repeated() -> None:

@@ -1,9 +1,12 @@
 """The ONNX Runtime backends: the exported graph is the model, on the device and in the precision of its label."""
 
+import ctypes
 import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from inputs import CELLS, eager_logits, noise
 from inference_lib.backends import get_backend
 from inference_lib.backends import onnxruntime as ort_backend
 from inference_lib.backends.onnxruntime import MODEL_FILE, open_session
-from inference_lib.seam import Workload, build, find_precision
+from inference_lib.seam import Artifact, Workload, build, find_precision
 from inference_lib.support.errors import CourseError
 
 pytest.importorskip("onnx")
@@ -94,6 +97,66 @@ def test_a_session_that_fell_back_is_refused_in_one_line(root: Path, monkeypatch
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (
+            "libcublas.so.13: cannot open shared object file",
+            "libcublas.so.13: .*; pip install '.*\\[cuda,cudnn\\]==.*'",
+        ),
+        ("libcuda.so.1: cannot open shared object file", "libcuda.so.1: .*; install NVIDIA's driver"),
+        ("", "nvidia-smi"),
+    ],
+)
+def test_a_session_that_fell_back_says_what_is_missing_and_how_to_get_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, said: str, wanted: str
+) -> None:
+    def load(library: str, mode: int) -> None:
+        if said and library.endswith("_cuda.so"):
+            raise OSError(said)
+
+    artifact = build(get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root)
+    monkeypatch.setenv("ORT_CUDA_UNAVAILABLE", "1")
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    with pytest.raises(CourseError, match=wanted):
+        open_session(artifact.directory / MODEL_FILE, "cuda")
+
+
+def test_a_session_is_on_the_gpu_of_its_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedError(Exception):
+        """Nothing after the options is of interest."""
+
+    def prepared(runner: Any, workload: Workload) -> None:
+        runner.workload, runner.stream = workload, SimpleNamespace(cuda_stream=7)
+
+    def opened(path: Path, device: str, options: dict[str, str]) -> None:
+        assert options == {"use_tf32": "1", "device_id": "1", "user_compute_stream": "7"}
+        raise StoppedError
+
+    monkeypatch.setattr(ort_backend.BufferedRunner, "__init__", prepared)
+    monkeypatch.setattr(ort_backend, "open_session", opened)
+    with pytest.raises(StoppedError):
+        get_backend("onnxruntime").load(Artifact(Workload("vanilla_cnn", 1, "fp16", "cuda:1"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "given", "threads"),
+    [(None, 4, 4, 0), ("3", 4, 4, 3), (None, 4, 2, 3), ("3", 4, 2, 3)],
+)
+def test_a_cpu_session_has_the_threads_that_the_environment_asks_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, cores: int, given: int, threads: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(given)))
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    artifact = build(get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root)
+    session = open_session(artifact.directory / MODEL_FILE, "cpu")
+    assert session.get_session_options().intra_op_num_threads == threads
+
+
 def test_a_session_that_leaves_work_to_another_provider_is_refused_in_one_line(root: Path) -> None:
     artifact = build(get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root)
     session = open_session(artifact.directory / MODEL_FILE, "cpu")
@@ -119,7 +182,7 @@ def test_a_missing_package_is_named_with_its_remedy(name: str, package: str, mon
     [
         ("onnxruntime", "fp16", "cpu", "FP16"),
         ("onnxruntime", "tf32", "cpu", "TF32"),
-        ("onnxruntime", "bf16", "cuda", "BF16"),
+        ("onnxruntime", "bf16", "cuda", "course does not measure BF16"),
         ("onnxruntime-iobinding", "fp32", "cpu", "device memory"),
         ("onnxruntime-cudagraph", "fp32", "cpu", "device memory"),
     ],
@@ -130,7 +193,7 @@ def test_what_is_not_measured_says_why(name: str, precision: str, device: str, r
     assert reason in support.reason
 
 
-@pytest.mark.parametrize("change", [{"versions": {"torch": "0.1", "onnxscript": "0.1"}}, {"weights_sha256": "other"}])
+@pytest.mark.parametrize("change", [{"versions": {"onnxruntime": "0.1"}}, {"weights_sha256": "other"}])
 def test_a_stale_artifact_is_rebuilt(tmp_path: Path, change: dict[str, object]) -> None:
     backend, workload = get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp32", "cpu")
     first = build(backend, workload, tmp_path)

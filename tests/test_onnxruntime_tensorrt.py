@@ -1,10 +1,13 @@
 """ONNX Runtime's TensorRT provider: its options are real, and nothing else passes as TensorRT."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -14,7 +17,7 @@ from inference_lib.backends import onnxruntime_tensorrt as backend_module
 from inference_lib.backends.onnxruntime import MODEL_FILE, export_onnx
 from inference_lib.backends.onnxruntime_tensorrt import environment, linked_tensorrt, open_session, provider_options
 from inference_lib.backends.tensorrt import load_tensorrt
-from inference_lib.seam import Artifact, Workload
+from inference_lib.seam import Artifact, Workload, find_model
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo.networks import load_pretrained
 
@@ -45,7 +48,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_every_option_is_one_of_the_provider_s(tensorrt: ModuleType, tmp_path: Path) -> None:
     known = LIBRARY.read_bytes()
     options = provider_options(tmp_path / "artifact", FP16)
-    assert len(options) == 9
+    assert len(options) == 10
     for option in [*options, "trt_cuda_graph_enable", "trt_builder_optimization_level"]:
         assert b"\0" + option.encode() + b"\0" in known, option
     assert b"tf32" not in known  # why the environment must say it
@@ -56,6 +59,8 @@ def test_an_engine_is_for_one_shape_and_kept_with_its_graph(tensorrt: ModuleType
     assert {options[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")} == {"images:8x3x224x224"}
     assert options["trt_engine_cache_path"] == str(tmp_path / "artifact")
     assert options["trt_fp16_enable"] == "1"
+    assert options["device_id"] == "0"
+    assert provider_options(tmp_path, Workload("vanilla_cnn", 8, "fp16", "cuda:1"))["device_id"] == "1"
     assert provider_options(tmp_path / "artifact", Workload("vanilla_cnn", 8))["trt_fp16_enable"] == "0"
 
 
@@ -112,6 +117,28 @@ def test_a_build_that_fails_says_why(tensorrt: ModuleType, tmp_path: Path) -> No
     (tmp_path / MODEL_FILE).write_bytes(b"no model")
     with pytest.raises(CourseError, match=r"the TensorRT provider built no engine: \w+"):
         backend_module.build_in_process_of_its_own(tmp_path, FP16)
+
+
+def test_the_process_that_builds_gets_a_reader_s_own_model_and_the_gpu_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload, built = Workload(find_model("torchvision:squeezenet1_1"), 2, "fp16", "cuda:1"), []
+
+    def start(command: list[str], **options: bytes) -> CompletedProcess[bytes]:
+        monkeypatch.setattr(sys, "argv", command[2:])
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(options["input"])))
+        backend_module.main()
+        (tmp_path / "a.engine").touch()
+        return CompletedProcess(command, 0, b"", b"")
+
+    def runner(artifact: Artifact, _: object) -> nullcontext[None]:
+        built.append(artifact)
+        return nullcontext()
+
+    monkeypatch.setattr(backend_module, "ProviderRunner", runner)
+    monkeypatch.setattr(backend_module.subprocess, "run", start)
+    backend_module.build_in_process_of_its_own(tmp_path, workload)
+    assert built == [Artifact(workload, tmp_path)]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,37 @@ def test_weights_are_rounded_to_the_nearest_bf16(root: Path) -> None:
     np.testing.assert_array_equal(found[tuple(last.shape)], last.bfloat16().float().numpy())
 
 
+def test_weights_that_layers_share_are_rounded_once(tmp_path: Path) -> None:
+    class Shared(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.conv(torch.relu(self.conv(self.stem(images)))))
+
+    ov = import_openvino()
+    ov_backend.export_ir(Shared().eval(), Workload("vanilla_cnn", 1, "bf16", "cpu"), tmp_path / MODEL_FILE)
+    graph = ov.Core().read_model(tmp_path / MODEL_FILE)
+    types = [ov_backend._stored(node).get_element_type().get_type_name() for node in ov_backend._weights(graph)]
+    assert types == ["bf16"] * 3
+
+
+@pytest.mark.parametrize("asked", [None, "1"])
+def test_it_has_the_threads_that_the_environment_asks_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    workload = Workload("vanilla_cnn", 1, "fp32", "cpu")
+    path = build(get_backend("openvino"), workload, root).directory / MODEL_FILE
+    own = compile_ir(path, workload, {}).get_property("INFERENCE_NUM_THREADS")
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    found = compile_ir(path, workload, {}).get_property("INFERENCE_NUM_THREADS")
+    assert found == (1 if asked else own)
+
+
 @pytest.mark.parametrize("stored", ["fp16", "bf16"])
 def test_a_file_in_another_precision_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str) -> None:
     ov, export = import_openvino(), ov_backend.export_ir

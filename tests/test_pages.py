@@ -2,12 +2,20 @@
 
 import re
 import subprocess
+from argparse import ArgumentParser
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from prose import BOOK, commands, headings, links, listings, target_of, text_of
 
 from inference_lib import cli
+from inference_lib.backends import get_backend
+from inference_lib.course.contents import find_chapters
+from inference_lib.seam import find_model
+from inference_lib.seam.precision import find_precision
+from inference_lib.support.errors import CourseError
 
 PROSE = sorted(BOOK.glob("*.md"))
 
@@ -31,10 +39,47 @@ def test_every_listing_can_be_read_by_whom_it_is_for(page: Path) -> None:
             subprocess.run(["bash", "-n"], input=listing.code, text=True, check=True)
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
-def test_every_command_of_the_course_is_one(page: Path) -> None:
+NAMES: dict[str, Callable[[str], object]] = {
+    "backend": get_backend,
+    "model": find_model,
+    "models": find_model,
+    "precision": find_precision,
+    "chapters": lambda name: find_chapters([name]),
+}
+"""What a command's options name, and who knows it: each raises CourseError for a name that it does not know."""
+
+
+def look_up_names(arguments: list[str]) -> None:
+    """Parse a command; raise CourseError where it names a backend, model, precision or chapter that is none."""
+    options = vars(cli.parser(arguments).parse_args(arguments))
+    for key, find in NAMES.items():
+        given = options.get(key) or []
+        for name in [given] if isinstance(given, str) else given:
+            find(name)
+
+
+@pytest.mark.parametrize("page", [*PROSE, BOOK.parent / "README.md"], ids=lambda page: page.stem)
+def test_every_command_of_the_course_is_one_and_names_what_there_is(page: Path) -> None:
     for arguments in commands(page):
-        cli.parser(arguments).parse_args(arguments)
+        look_up_names(arguments)
+
+
+@pytest.mark.parametrize("line", ["export resnet18 aot-inductor", "benchmark --backend pytorch tvn", "run 04 18"])
+def test_a_command_that_names_what_is_not_there_is_found(line: str) -> None:
+    with pytest.raises(CourseError, match=r"unknown (backend|chapter)"):
+        look_up_names(line.split())
+
+
+def test_the_readme_names_the_commands_that_print_for_a_program() -> None:
+    text = (BOOK.parent / "README.md").read_text()
+    said = re.search(r"standard output; ([^.]+) print them for a program with `--json`", text)
+    assert said
+    able = set()
+    for name in cli.COMMANDS:
+        parser = ArgumentParser()
+        import_module(f"inference_lib.commands.{name}").arguments(parser)
+        able |= {name} if "--json" in parser.format_help() else set()
+    assert set(re.findall(r"`(\w+)`", said[1])) == able
 
 
 ONE_SCREEN = 280

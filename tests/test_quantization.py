@@ -1,8 +1,14 @@
 """Exports in eight bits: still the model, in integers as far as the label says, and refused where they are not."""
 
+import copy
+import dataclasses
 import importlib
+import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +18,11 @@ from inputs import eager_logits, largest_difference
 from torch import nn
 
 from inference_lib.backends import get_backend
+from inference_lib.backends import onnxruntime as backend_module
 from inference_lib.backends.shared import pt2e, quantization
 from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
 from inference_lib.backends.tensorrt import build_engine, engine_layers, export_typed, why_no_build
-from inference_lib.seam import PRECISIONS, Calibration, Workload, build
+from inference_lib.seam import PRECISIONS, Artifact, Calibration, Model, Workload, build, find_model
 from inference_lib.support.errors import CourseError
 
 onnx = pytest.importorskip("onnx")
@@ -100,21 +107,131 @@ def test_a_product_whose_result_is_wanted_in_fp32_counts_as_what_it_runs_in(grap
     assert executed_percent(target) < quantization.quantized_percent(target)  # the last one's result goes to FP32
 
 
+class Twice(nn.Module):
+    """A convolution that is called twice, on images of two sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        seen = torch.relu(self.conv(torch.relu(self.conv(torch.relu(self.stem(images))))))
+        return self.head(seen.mean((2, 3)))
+
+    multiply_adds = 14**2 * 27 * 8 + (12**2 + 10**2) * 72 * 8 + 80
+
+
+class Attention(nn.Module):
+    """Two products of activations between two with weights, on sixteen tokens of 32 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(3, 32, 4, 4), nn.Linear(32, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.patch(images).flatten(2).transpose(1, 2)
+        mixed = torch.softmax(tokens @ tokens.transpose(1, 2) / 6, -1) @ tokens
+        return self.head(mixed).mean(1)
+
+    multiply_adds = 16 * 48 * 32 + 2 * 16 * 16 * 32 + 16 * 32 * 10
+
+
+class Noise(Calibration):
+    """Any numbers."""
+
+    def batches(self, model: Model, size: int = 32) -> Iterator[np.ndarray]:
+        yield np.random.default_rng(0).random((4, *model.input_shape), dtype=np.float32)
+
+
+def brought(network: type[nn.Module], precision: str = "int8") -> Workload:
+    """Return a workload of a made-up network for pictures of 16 x 16."""
+    torch.manual_seed(0)
+    module = network().eval()
+    model = dataclasses.replace(
+        find_model("vanilla_cnn"), name=network.__name__, input_shape=(3, 16, 16), load=lambda: copy.deepcopy(module)
+    )
+    return Workload(model, 1, precision, "cpu", Noise())
+
+
+@pytest.mark.parametrize("network", [Twice, Attention])
+def test_every_product_counts_once_whether_its_weights_are_shared_or_it_has_none(
+    network: type[nn.Module], tmp_path: Path
+) -> None:
+    backend, workload = get_backend("onnxruntime"), brought(network)
+    backend.export(workload.model.load(), workload, tmp_path)
+    found = list(quantization.products(onnx.load(tmp_path / "model.onnx")))
+    assert sum(product.multiply_adds for product in found) == network.multiply_adds
+    assert backend.eight_bits_percent(Artifact(workload, tmp_path)) == 100
+    names = [node.name for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type in ("Conv", "MatMul")]
+    exact = tmp_path / "exact.onnx"
+    backend_module.export_onnx(workload.model.load(), brought(network, "fp32"), exact)
+    quantize_onnx(exact, exact, workload, nodes_to_exclude=[names[-1]])
+    left = next(product for product in found if product.name == names[-1])
+    assert executed_percent(exact) == pytest.approx(100 * (1 - left.multiply_adds / network.multiply_adds))
+
+
+@pytest.mark.parametrize("network", [Twice, Attention])
+def test_openvino_s_compiled_model_does_the_multiply_adds_of_the_layers(
+    network: type[nn.Module], tmp_path: Path
+) -> None:
+    openvino = importlib.import_module("inference_lib.backends.openvino")
+    pytest.importorskip("openvino")
+    workload = brought(network, "fp32")
+    openvino.export_ir(workload.model.load(), workload, tmp_path / "model.xml")
+    compiled = openvino.compile_ir(tmp_path / "model.xml", workload, {})
+    nodes = zip(compiled.get_runtime_model().get_ordered_ops(), openvino.layers(compiled), strict=True)
+    kinds = [(node, layer["layerType"]) for node, layer in nodes if layer["layerType"] in openvino.PRODUCTS]
+    assert sum(openvino._multiply_adds(node, kind) for node, kind in kinds) == network.multiply_adds
+
+
 @pytest.mark.parametrize(
-    ("text", "exact"),
+    ("convolutions", "matrices", "percent"),
+    [(1, 1, 100), (1, 0, 100 * 800 / 880), (0, 1, 100 * 80 / 880), (2, 1, None)],
+)
+def test_a_kind_of_product_that_ran_in_integers_throughout_or_never_is_known(
+    convolutions: int, matrices: int, percent: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"onednn::qconv_pointwise": convolutions, "onednn::qlinear_pointwise": matrices}
+    events = [SimpleNamespace(key=key, count=count) for key, count in counts.items()]
+    profiler = SimpleNamespace(key_averages=lambda: events)
+    monkeypatch.setattr(pt2e, "profile", lambda **_: nullcontext(profiler))
+    work = [pt2e.Product("onednn::qconv", 800, quantized=True), pt2e.Product("onednn::qlinear", 80, quantized=True)]
+    monkeypatch.setattr(pt2e, "products", lambda _: iter(work))
+    program = SimpleNamespace(example_inputs=[[torch.zeros(1)]])
+    if percent is None:
+        with pytest.raises(CourseError, match="measure INT8 with ONNX Runtime or OpenVINO"):
+            pt2e.executed_percent(program, abs)
+    else:
+        assert pt2e.executed_percent(program, abs) == pytest.approx(percent)
+
+
+def test_a_reader_s_logging_is_as_it_was_after_an_export(graph: Path, tmp_path: Path) -> None:
+    logging.disable(logging.INFO)
+    quantize_onnx(graph, tmp_path / "q.onnx", asked())
+    assert logging.root.manager.disable == logging.INFO
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "has", "exact"),
     [
-        ("processor: 0\nflags\t\t: fpu avx avx2 fma\n", False),
-        ("processor: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", True),
-        ("processor: 0\nflags\t\t: fpu avx2 avx_vnni\n", True),
-        ("processor: 0\nFeatures\t: fp asimd asimddp\n", True),
-        (None, True),
+        ("x86_64", (), False),
+        ("x86_64", ("avx512_vnni",), True),
+        ("x86_64", ("avx_vnni",), True),
+        ("x86_64", ("amx_int8",), True),
+        ("arm64", (), True),
     ],
 )
-def test_old_processors_saturate(text: str | None, exact: bool, tmp_path: Path) -> None:
-    path = tmp_path / "cpuinfo"
-    if text is not None:
-        path.write_text(text)
-    assert multiplies_eight_bits(path) == exact
+def test_old_processors_saturate(
+    architecture: str, has: tuple[str, ...], exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {name for name, value in torch.cpu.get_capabilities().items() if isinstance(value, bool)}
+    assert set(has) <= known or torch.cpu.get_capabilities()["architecture"] != "x86_64"
+    found = dict.fromkeys(known, False) | dict.fromkeys(has, True) | {"architecture": architecture}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    multiplies_eight_bits.cache_clear()
+    assert multiplies_eight_bits() == exact
+    multiplies_eight_bits.cache_clear()
 
 
 @pytest.mark.parametrize(("exact", "largest"), [(True, 127), (False, 64)])
@@ -130,7 +247,7 @@ def test_where_the_processor_saturates_weights_have_seven_bits(
 def test_a_program_that_is_not_captured_strictly_would_not_be_quantized_and_is_noticed() -> None:
     pytest.importorskip("torchao")
     program = torch.export.export(nn.Conv2d(3, 4, 3).eval(), (torch.zeros(1, 3, 8, 8),))
-    assert [quantized for _, quantized in pt2e.products(program)] == [False]
+    assert [product.quantized for product in pt2e.products(program)] == [False]
     with torch.no_grad():
         assert pt2e.executed_percent(program, program.module()) == 0
 

@@ -219,7 +219,7 @@ def test_of_one_batch_only_those_who_waited_too_long_are_told_so(told: Told, clo
         found = answers.wait(4)
     assert [type(request.error) for request in found] == [type(None), TimedOutError, TimedOutError, type(None)]
     assert found[3].logits.argmax() == 7
-    assert told.batches == [1, 1]
+    assert [request.batch for request in found] == [told.batches[0], 0, 0, told.batches[1]] == [1, 0, 0, 1]
 
 
 def test_a_batch_that_fails_is_answered_and_the_next_one_works(told: Told) -> None:

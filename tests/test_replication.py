@@ -13,7 +13,7 @@ from inference_lib.records.record import Record
 from inference_lib.records.replication import honest_percent, pairs, replication, summary
 from inference_lib.records.store import RecordStore
 from inference_lib.report.readme import results
-from inference_lib.report.tables import measured_twice, replicated
+from inference_lib.report.tables import measured_by_other_code, measured_twice, replicated
 
 MakeRecord = Callable[..., Record]
 COUNTS = ["pairs", "claims", "contradicted", "not_confirmed", "compatible_percent"]
@@ -181,15 +181,26 @@ def test_the_table_has_the_counts_and_the_worst_pairs(two_runs: Path, capsys: py
         assert word in text
 
 
-@pytest.mark.parametrize("folders", [["one"], ["one", "empty"], ["empty"]])
-def test_a_single_run_is_told_in_one_line(
-    tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str], folders: list[str]
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["one"], "two runs are needed"),
+        (["one", "empty"], "no records in"),
+        (["empty"], "no records in"),
+        (["one", "other", "one"], "two folders are compared, not 3"),
+        (["one", "other"], "no two rivals were measured in both runs"),
+        (["one", "one"], "compared with itself"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_in_one_line(
+    tmp_path: Path, make_record: MakeRecord, capsys: pytest.CaptureFixture[str], folders: list[str], said: str
 ) -> None:
     stored(tmp_path / "one", a_run(make_record, FIRST, "1"))
+    stored(tmp_path / "other", [make_record(1.0, model="vanilla_cnn")])
     status, text, errors = printed(capsys, "--records", *(str(tmp_path / name) for name in folders))
     assert (status, text) == (1, "")
     assert errors.count("\n") == 1
-    assert "two runs are needed" in errors
+    assert said in errors
 
 
 def test_how_many_rows_the_second_run_measured_is_said_whichever_run_comes_first(make_record: MakeRecord) -> None:
@@ -198,3 +209,16 @@ def test_how_many_rows_the_second_run_measured_is_said_whichever_run_comes_first
     assert measured_twice([*first, *second]) == "all 4 rows"
     host = make_record(1.0, backend="a", device="cpu", run="1")
     assert measured_twice([host, *first, *second]) == "all 4 rows"
+
+
+def test_rows_that_other_code_measured_in_the_second_run_are_counted(make_record: MakeRecord) -> None:
+    first, second = a_run(make_record, FIRST, "1"), a_run(make_record, FIRST, "2")
+    assert measured_by_other_code([*first, *second]) == 0
+    second[1] = second[1].model_copy(update={"fingerprint": "another"})
+    assert measured_by_other_code([*second, *first]) == 1
+    alone = make_record(1.0, backend="z", run="2", fingerprint="another")
+    assert measured_by_other_code([*first, *second, alone]) == 1
+    assert "measured all 4 rows, 1 of them with other code or versions than the first. A pair" in results(
+        [*first, *second]
+    )
+    assert "measured all 4 rows. A pair" in results([*first, *a_run(make_record, FIRST, "2")])

@@ -364,20 +364,22 @@ def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path:
     absent = make_record(count=0, backend="tensorrt", title="TensorRT", status="unavailable", reason="not installed")
     wide = make_record(count=0, backend="pytorch", precision="tf32", status="unsupported", reason="has other rows")
     many = graph_of(make_record, 8.0, batch_size=64, rivals="of 64")
-    readme.update(page, [make_record(2.0), graph_of(make_record), many, absent, wide, make_record(9.0, device="cpu")])
+    loop_of_64 = make_record(24.0, batch_size=64, rivals="of 64")
+    everything = [make_record(2.0), graph_of(make_record), loop_of_64, many, absent, wide]
+    readme.update(page, [*everything, make_record(9.0, device="cpu")])
     text = page.read_text()
     assert text.startswith("a\n<!-- figure -->\n![Bars: one picture through ResNet-18")
     assert "(book/_static/opening.svg)" in text
     assert text.endswith("<!-- /results -->\nc\n")
     assert "\nold\n" not in text
     assert rows_of(text)[2:5] == [
-        ["the plain loop", "PyTorch (eager) FP32", "1", "2.000 (2.000\u20132.000)", "500", "-", "-"],
+        ["the plain loop", "PyTorch (eager) FP32", "1", "2.000 (2.000\u20132.000)", "496", "-", "-"],
         [
             "quickest",
             "PyTorch (CUDA graph) FP16",
             "1",
             "0.500 (0.500\u20130.500)",
-            "2,000",
+            "1,985",
             "4.0 times as fast (4.0\u20134.0)",
             "nothing else",
         ],
@@ -386,8 +388,8 @@ def test_the_readme_s_results_are_the_records_and_nothing_else_changes(tmp_path:
             "PyTorch (CUDA graph) FP16",
             "64",
             "8.000 (8.000\u20138.000)",
-            "8,000",
-            "16.0 times the images (16.0\u201316.0)",
+            "7,941",
+            "3.0 times as fast (3.0\u20133.0)",
             "nothing else",
         ],
     ]
@@ -404,17 +406,18 @@ def test_the_readme_has_a_row_in_eight_bits_where_one_was_measured(make_record: 
     assert list(table[""]) == ["the plain loop", "quickest", "most productive", "in eight bits"]
     assert "INT8" not in table["row"].iloc[2]
     assert table["row"].iloc[3] == "cuDNN INT8"
-    assert table["images/s"].iloc[3] == "16,000"
+    assert table["images/s"].iloc[3] == "15,881"
+    assert pd.isna(table[readme.AGAINST].iloc[3]), "there is no loop of 64 pictures, and one picture's is none"
 
 
 def test_the_readme_names_what_is_level_and_claims_nothing_from_one_start(make_record: MakeRecord) -> None:
     level = [make_record(2.0), graph_of(make_record), graph_of(make_record, 0.501).model_copy(update={"title": "B"})]
     assert rows_of(readme.results(level))[3][-1] == "B FP16"
     twice = make_record(1.0, batch_size=2, rivals="of 2", title="C")
-    assert rows_of(readme.results([*level, twice]))[4][-1] == "C FP32, batch 2; B FP16"
+    assert rows_of(readme.results([*level, twice]))[4][-1] == "C FP32 (batch 2), B FP16"
     single = [make_record(2.0, count=1), graph_of(make_record, count=1)]
     gain, level_with_it = rows_of(readme.results(single))[3][-2:]
-    assert (gain, level_with_it) == ("4.0 times as fast (too few starts to tell)", "too few starts to tell")
+    assert (gain, level_with_it) == ("4.0 times as fast (too few starts to tell)", words.TOO_FEW)
 
 
 def test_the_readme_tells_how_the_claims_of_two_runs_held(make_record: MakeRecord) -> None:

@@ -6,6 +6,7 @@ import http.server
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -14,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,8 +155,14 @@ class Ready(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_error(next(self.says))
+
     def log_message(self, *_: object) -> None:
         pass
+
+    says = cycle((429, 503))
 
 
 @pytest.fixture
@@ -176,6 +184,17 @@ def test_a_server_on_this_machine_is_not_asked_through_a_proxy(somebody: str, mo
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setattr(urllib.request, "_opener", None)  # made once a process, by what the environment said then
     assert answers(somebody)
+
+
+def test_over_http_a_refusal_is_told_from_a_crash(somebody: str) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    from inference_lib.serve.loadgen import run_loadgen
+    from inference_lib.serve.loops import open_loop
+
+    with Client(somebody) as client:
+        assert {sent.error for sent in open_loop(client, PICTURE, [0.0] * 4)} == {"HTTP 429", "HTTP 503"}
+        errors = run_loadgen(client, [PICTURE], "server", 0.1, rate=200).errors
+    assert set(errors) == {"HTTP 429", "HTTP 503"}
 
 
 def test_what_a_server_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,11 +231,13 @@ def test_a_server_is_loaded_over_http_and_does_not_outlive_who_started_it(
     command = [sys.executable, "-c", HOLDER, url, *MODEL, "--engine", "local", "--port", str(port), "--max-batch", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         server = psutil.Process(int(holder.stdout.readline()))
-        for scenario in ("single_stream", "server", "offline"):
-            main(["load", "--url", url, "--scenario", scenario, "--rate", "200", "--seconds", "0.2"])
-        lines = capsys.readouterr().out.splitlines()
-        assert [line.split(":")[0] for line in lines] == ["single_stream", "server", "offline"]
-        assert all("Error" not in line for line in lines)
+        for scenario, more in (("single_stream", ()), ("server", ("--rate", "200")), ("offline", ())):
+            ended = main(["load", "--url", url, "--scenario", scenario, "--seconds", "0.5", *more])
+            (line,) = capsys.readouterr().out.splitlines()
+            assert line.startswith(f"{scenario}: ")
+            assert "without an answer" not in line
+            assert ended == ("invalid" in line)
+            assert not (ended and scenario != "server"), line  # which needs more requests than come in half a second
         holder.kill()  # as a kernel is that is restarted: nothing of it runs any more
     gone, _ = psutil.wait_procs([server], 20)
     assert gone
@@ -365,11 +386,30 @@ def test_sizes_leave_little_to_be_padded() -> None:
         (["serve", "--model", "vgg"], "unknown model 'vgg'"),
         (["load", "--replicas", "2"], "one replica works in this process; give --replicas with --engines or --soak"),
         (["load", "--url", "http://127.0.0.1:9"], "is not ready; start it with"),
+        (["load", "--url", "http://127.0.0.1:9", "--soak"], "--soak kills replicas of a queue in this process"),
+        (["load", "--engines", "local", "--soak"], "--soak kills replicas of a queue in this process"),
+        (["load", "--url", "http://127.0.0.1:9", "--engines", "local"], "give one of the two"),
+        (["serve", "--model", "brought.py:grey"], "unknown model 'brought.py:grey'; choose one of: vanilla_cnn"),
     ],
 )
 def test_a_mistake_at_the_prompt_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
     assert main([*arguments, *(["--device", "cpu"] if "--url" not in arguments else [])]) == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["local", "litserve"])
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
+    engine: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "loaded", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("inference_lib.serve.server_process.end_with_the_holder", lambda: None)
+    monkeypatch.setattr("inference_lib.serve.server_process.at_a_terminal", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--engine", engine, "--device", "cpu", "--port", str(port)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert said.endswith("; choose another --port or --host\n")
 
 
 @pytest.mark.parametrize("name", ["serve", "load"])
@@ -409,6 +449,7 @@ def test_a_load_in_this_process_is_predicted_measured_and_kept(
     (record,) = RecordStore(tmp_path / "queue-1").read()
     assert (record.profile, record.batch_size, record.status) == ("load", 2, "ok")
     serving = record.serving
-    assert serving.goodput_per_s == serving.arrival_rate > 0
+    assert serving.arrival_rate > 0
+    assert serving.goodput_per_s == (None if "it is no goodput" in said else serving.arrival_rate)
     assert set(serving.batches) <= {1, 2}
     assert serving.latency["p99"].low_ms <= serving.latency["p99"].ms <= serving.latency["p99"].high_ms

@@ -18,6 +18,7 @@ import snowballstemmer
 import yaml
 from bs4 import BeautifulSoup
 from chromium import a_tab
+from prose import BOOK, commands
 
 from inference_lib import cli
 from inference_lib.course import book, edition, reference, site
@@ -96,7 +97,7 @@ def test_workflows_call_what_there_is() -> None:
     assert {"published", "lint", "install"} <= made <= targets
     assert any(line.strip() == "run: .ci/run" for line in lines)
     commands = [line.split("-m inference_lib ")[1].split() for line in lines if "-m inference_lib " in line]
-    assert {command[0] for command in commands} == {"doctor", "benchmark", "replicate", "run", "publish"}
+    assert {command[0] for command in commands} == {"doctor", "benchmark", "starts", "replicate", "run", "publish"}
     for name, *options in commands:
         source = (paths.ROOT / "inference_lib" / "commands" / f"{name}.py").read_text()
         shared = (paths.ROOT / "inference_lib" / "commands" / "options.py").read_text()
@@ -108,6 +109,12 @@ def test_a_new_edition_is_measured_by_hand_on_a_gpu_of_ours_and_ends_in_a_pull_r
     assert list(found[True]) == ["workflow_dispatch"]  # YAML 1.1 reads "on" as true
     (job,) = found["jobs"].values()
     assert {"self-hosted", "gpu"} <= set(job["runs-on"])
+    told = {" ".join(command) for command in commands(BOOK / "reproducing.md", "The published edition")}
+    steps = "\n".join(step.get("run", "") for step in job["steps"]).splitlines()
+    assert "starts --profile full --device cuda" in told
+    assert {command for command in told if not command.startswith("run 16 ")} <= {
+        step.split("-m inference_lib ")[-1] for step in steps
+    }
     assert "create-pull-request" in job["steps"][-1]["uses"]
 
 

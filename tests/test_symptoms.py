@@ -7,9 +7,16 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
 from prose import BOOK, headings, listings
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent
 
 from inference_lib.support import paths
 
@@ -82,6 +89,54 @@ def test_the_table_leads_to_every_entry() -> None:
     here = headings(PAGE)[1:]
     assert len(here) == len(set(here)), "two headings with one anchor"
     assert listed == set(here) - {"before-you-start"}
+
+
+def defined(name: str, **names: object) -> Callable[..., Any]:
+    """Return the function ``name`` of a check that only defines it; it sees PyTorch, and ``names``."""
+    (code,) = [each.code for each in listings(PAGE) if each.kind == "python" and f"def {name}(" in each.code]
+    found: dict[str, Any] = {"torch": torch, **names}
+    exec(code, found)
+    return found[name]
+
+
+def test_outputs_lie_at_one_place_only_if_the_second_overwrites_the_first() -> None:
+    same_place, images, output = defined("same_place"), torch.zeros(2, 3, 32, 32), torch.zeros(4)
+    assert not any(same_place(lambda: torch.relu(images)) for _ in range(20)), "a place that is free again is no replay"
+    assert same_place(lambda: output.add_(1))
+
+
+def test_cudnn_is_on_with_and_without_its_search() -> None:
+    searched = defined("searched", milliseconds=lambda call: call())
+    flags = torch.backends.cudnn
+    assert searched(lambda: (flags.enabled, flags.benchmark)) == {False: (True, False), True: (True, True)}
+
+
+class MadeUpProfile(EventList):
+    """A convolution of 100 microseconds as PyTorch's profiler records it: the operation, with what it launched."""
+
+    def __init__(self, **_: object) -> None:
+        kernels = {"nchwToNhwcKernel": 30, "sm90_xmma_fprop": 70}
+        event = partial(FunctionEvent, thread=0, start_us=0, use_device="cuda", stack=[])
+        on_device = partial(event, device_type=DeviceType.CUDA)
+        operation = event(0, "aten::cudnn_convolution", end_us=9)
+        found = [operation, on_device(1, "a name for all", end_us=100, is_user_annotation=True)]
+        for number, (name, length) in enumerate(kernels.items(), 2):
+            operation.append_kernel(name, 0, length)
+            found.append(on_device(number, name, end_us=length))
+        super().__init__(found, use_device="cuda")
+        self._build_tree()
+
+    def __enter__(self) -> "MadeUpProfile":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_each_kernel_of_a_profile_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    converting = defined("converting")
+    assert converting(lambda: torch.ones(1)) == (0, 0), "a CPU has no kernels"
+    monkeypatch.setattr(torch.profiler, "profile", MadeUpProfile)
+    assert converting(lambda: None) == (30, 100)
 
 
 RUN = textwrap.dedent(

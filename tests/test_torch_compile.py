@@ -19,10 +19,11 @@ from torch._inductor import cpu_vec_isa, select_algorithm
 from inference_lib.backends import get_backend
 from inference_lib.backends import torch_compile as compiler
 from inference_lib.backends.pytorch import WEIGHTS_FILE
+from inference_lib.backends.shared.fusion import fuse_convolutions
 from inference_lib.backends.torch_compile import Recipe, pad_channels, prepare, space_to_depth
 from inference_lib.backends.torch_compile.backend import CACHE_FOLDER, PACKAGE_FILE
 from inference_lib.backends.torch_compile.inductor import compiling
-from inference_lib.seam import MODELS, PRECISIONS, Workload, build
+from inference_lib.seam import MODELS, PRECISIONS, Artifact, Workload, build
 from inference_lib.support.errors import CourseError
 from inference_lib.zoo.networks import load_pretrained
 
@@ -121,6 +122,35 @@ def test_an_fp32_library_under_an_fp16_label_is_refused(
     monkeypatch.setattr(compiler.backend, "compile_ahead", lambda model, images, path, recipe: shutil.copy(wrong, path))
     with pytest.raises(CourseError, match="fp32 weights where fp16 was asked for"):
         build(backend, Workload("vanilla_cnn", 1, "fp16", "cpu"), tmp_path)
+
+
+def test_ahead_of_time_weights_are_rounded_once_after_the_batch_norms_are_folded_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = []
+    monkeypatch.setattr(compiler.backend, "compile_ahead", lambda model, *_: prepared.append(model))
+    monkeypatch.setattr(compiler.backend, "check_runtime", bool)
+    workload = Workload("vanilla_cnn", 1, "fp16", "cpu")
+    get_backend("aot-inductor").export(load_pretrained("vanilla_cnn"), workload, tmp_path)
+    exact = dict(prepare(load_pretrained("vanilla_cnn"), Workload("vanilla_cnn", 1, "fp32", "cpu")).named_parameters())
+    for name, weights in prepared[0].named_parameters():
+        assert torch.equal(weights, exact[name].half())
+
+
+def test_a_fused_model_has_the_type_that_is_asked_for() -> None:
+    fused = fuse_convolutions(load_pretrained("vanilla_cnn"), torch.float16)
+    assert {weights.dtype for weights in fused.parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize(("device", "index"), [("cpu", -1), ("cuda", 0), ("cuda:1", 1)])
+def test_a_library_is_loaded_on_the_gpu_of_its_workload(
+    device: str, index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda _, **options: loaded.append(options))
+    monkeypatch.setattr(compiler.backend, "_runner", lambda *_: None)
+    get_backend("aot-inductor").load(Artifact(Workload("vanilla_cnn", 1, "fp32", device), tmp_path))
+    assert loaded == [{"run_single_threaded": True, "device_index": index}]
 
 
 def test_freezing_folds_batch_norms_and_is_done_once() -> None:

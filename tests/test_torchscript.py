@@ -1,5 +1,6 @@
 """The TorchScript backends: the file is the model, without its Python code, in the precision of its label."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from inference_lib.backends import get_backend
 from inference_lib.backends import torchscript as backend_module
 from inference_lib.backends.torchscript import MODEL_FILE, constants, load_frozen, load_fused, trace
 from inference_lib.seam import MODELS, PRECISIONS, Workload, build
+from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 
 NAMES = ("torchscript", "torchscript-cudagraph")
@@ -23,6 +25,18 @@ NAMES = ("torchscript", "torchscript-cudagraph")
 
 def count_nodes(module: torch.jit.ScriptModule) -> Counter[str]:
     return Counter(node.kind() for node in module.inlined_graph.nodes())
+
+
+@pytest.mark.parametrize("setting", ["0", "false", "no", "0v"])
+def test_every_setting_that_turns_torchscript_off_is_noticed(setting: str) -> None:
+    program = (
+        "from inference_lib.backends import get_backend; print(get_backend('torchscript').availability('cpu').reason)"
+    )
+    environment = os.environ | {"PYTORCH_JIT": setting, "PYTHONPATH": str(paths.ROOT)}
+    printed = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.splitlines()[-1] == f"PYTORCH_JIT={setting} turns TorchScript off"
 
 
 @pytest.mark.parametrize("model", MODELS)

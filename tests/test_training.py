@@ -55,6 +55,18 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(quick):
     assert not torch.equal(first["head.2.weight"], other["head.2.weight"])
 
 
+def test_a_trial_of_a_few_pictures_leaves_no_accuracy_behind(quick, tmp_path, capsys):
+    assert quick().limit == 32
+    content = json.loads((tmp_path / "vanilla_cnn.history.json").read_text())
+    assert content["limit"] == 32
+    assert not {"test_accuracy", "validation_accuracy"} & set(content)
+    assert cli.main(["weights", "--directory", str(tmp_path)]) == 0
+    assert "a trial, 1 epochs on CPU" in capsys.readouterr().out
+    few = ["--device", "cpu", "--limit", "20", "--epochs", "1", "--output", str(tmp_path)]
+    assert cli.main(["train", "vanilla_cnn", *few]) == 0
+    assert "% (a trial: of 20 pictures at most), weights in" in capsys.readouterr().out
+
+
 def test_weights_and_learning_curve_are_stored_as_measured(quick, tmp_path):
     result = quick(limit=None)
     stored = load_pretrained("vanilla_cnn", tmp_path)

@@ -28,7 +28,7 @@ function reason(row, wanted) {
   if (row.why) return row.why;
   const found = ["p50", "p99", "accuracy", "memory"].map((name) => broken(LIMITS[name], wanted.limits[name], row));
   if (wanted.without_python && row.python) found.push("needs Python to run");
-  if (!wanted.int8 && row.calibrated) found.push("calibrated; --allow-int8 lets it in");
+  if (!wanted.int8 && row.calibrated) found.push("calibrated; '8 bits allowed' lets it in");
   return found.filter(Boolean).join("; ");
 }
 
@@ -54,7 +54,7 @@ function places(ranked, goal, sameWithin) {
 
 function choose(rows, wanted, sameWithin) {
   const kept = rows.filter((row) => !reason(row, wanted));
-  const key = wanted.goal === "throughput" ? (row) => -row.fps : (row) => row.ms;
+  const key = wanted.goal === "throughput" ? (row) => -row.rate : (row) => row.ms;
   const ranked = kept.sort((a, b) => key(a) - key(b));
   return { ranked, places: places(ranked, wanted.goal, sameWithin) };
 }
@@ -62,17 +62,17 @@ function choose(rows, wanted, sameWithin) {
 // The rows that no other beats in both latency and images per second, the quickest first.
 function paretoFront(rows) {
   const front = [];
-  for (const row of rows.filter((each) => each.ms !== null).sort((a, b) => a.ms - b.ms || b.fps - a.fps)) {
-    if (!front.length || row.fps > front.at(-1).fps) front.push(row);
+  for (const row of rows.filter((each) => each.ms !== null).sort((a, b) => a.ms - b.ms || b.rate - a.rate)) {
+    if (!front.length || row.rate > front.at(-1).rate) front.push(row);
   }
   return front;
 }
 
-// What a million images cost: the hire of the machine while one caller waits for each, and the GPU's energy (mJ an
-// image, kWh a price). Null where either was not measured but has a price.
+// What a million images cost: the hire of the machine while one caller waits for each, at the rate of a long run, and
+// the GPU's energy (mJ an image, kWh a price). Null where either was not measured but has a price.
 function costPerMillion(row, perHour, perKwh) {
-  if (row.fps === null || (perKwh > 0 && row.energy === null)) return null;
-  return (perHour / 3600 / row.fps) * 1e6 + (perKwh > 0 ? (perKwh * row.energy) / 3600 : 0);
+  if (row.rate === null || (perKwh > 0 && row.energy === null)) return null;
+  return (perHour / 3600 / row.rate) * 1e6 + (perKwh > 0 ? (perKwh * row.energy) / 3600 : 0);
 }
 
 const FILTERS = ["machine", "model", "framework", "device", "precision", "batch"];
@@ -177,9 +177,9 @@ const [WIDTH, HEIGHT] = [520, 340];
 function panel(model, found, fronts, drawn) {
   const rows = [...found.keys()].filter((row) => row.model === model && row.ms !== null);
   const x = scale(rows.map((row) => row.ms), 62, WIDTH - 8);
-  const y = scale(rows.map((row) => row.fps), HEIGHT - 40, 10);
+  const y = scale(rows.map((row) => row.rate), HEIGHT - 40, 10);
   const mine = fronts.filter((front) => front[0].model === model);
-  const corner = (row) => `${named(row)} (${figures(row.ms, 3)} ms, ${figures(row.fps, 3)} images per second)`;
+  const corner = (row) => `${named(row)} (${figures(row.ms, 3)} ms, ${figures(row.rate, 3)} images per second)`;
   const ends = (front) => [...new Set([front[0], front.at(-1)])].map(corner).join(" to ");
   const said = mine.map((front) => `on ${front[0].machine} ${ends(front)}`).join("; ");
   const label = `${model}: images per second over latency, ${rows.length} rows. The Pareto front: ${said || "no row meets the request"}.`;
@@ -195,17 +195,17 @@ function panel(model, found, fronts, drawn) {
   }
   svg.append(text({ x: (62 + WIDTH) / 2, y: HEIGHT - 6 }, "latency of a batch, ms"));
   for (const front of mine) {
-    svg.append(make("path", { class: "front", d: `M${front.map((row) => `${x.place(row.ms)},${y.place(row.fps)}`).join("L")}` }));
+    svg.append(make("path", { class: "front", d: `M${front.map((row) => `${x.place(row.ms)},${y.place(row.rate)}`).join("L")}` }));
   }
   const best = new Set(mine.flat());
   for (const row of rows) {
     const interval = row.low === null ? "" : ` (${figures(row.low, 3)} to ${figures(row.high, 3)})`;
-    const at = `translate(${x.place(row.ms)},${y.place(row.fps)})`;
+    const at = `translate(${x.place(row.ms)},${y.place(row.rate)})`;
     const style = found.get(row).reason ? "out" : best.has(row) ? "best" : "kept";
     const group = make("g", { class: style },
-      make("title", {}, `${named(row)}, ${row.machine}: ${figures(row.ms, 4)} ms${interval}, ${figures(row.fps, 4)} images/s`));
+      make("title", {}, `${named(row)}, ${row.machine}: ${figures(row.ms, 4)} ms${interval}, ${figures(row.rate, 4)} images/s`));
     if (row.low !== null && best.has(row)) {
-      group.append(make("line", { x1: x.place(row.low), x2: x.place(row.high), y1: y.place(row.fps), y2: y.place(row.fps), stroke: drawn[row.framework].color }));
+      group.append(make("line", { x1: x.place(row.low), x2: x.place(row.high), y1: y.place(row.rate), y2: y.place(row.rate), stroke: drawn[row.framework].color }));
     }
     group.append(mark(drawn[row.framework], { transform: at }));
     svg.append(group);

@@ -5,11 +5,7 @@ device memory), and IOBinding captured in a CUDA graph with NHWC convolutions.
 Provider options: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
 """
 
-import contextlib
-import io
-import logging
-import os
-import warnings
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +14,17 @@ import torch
 
 from inference_lib.backends.shared.assignment import check_assignment
 from inference_lib.backends.shared.buffers import BufferedRunner
-from inference_lib.backends.shared.cpu import CpuFunctionRunner, in_parts, precision_support
+from inference_lib.backends.shared.cpu import CpuFunctionRunner, in_parts, precision_support, thread_limit
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
 from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.backends.shared.programs import INPUT, OUTPUT
 from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
+from inference_lib.backends.shared.silence import silenced
 from inference_lib.seam import Artifact, Availability, Precision, Support, Workload, precision_of
 from inference_lib.seam.onnx_file import OnnxFile
-from inference_lib.support.errors import CourseError
+from inference_lib.support.errors import CourseError, first_line
 
 MODEL_FILE = "model.onnx"
-INPUT, OUTPUT = "images", "logits"
 PACKAGE = "onnxruntime-gpu==1.30.0"
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 """The setting of a session that lets it tell which provider runs each node."""
@@ -70,7 +67,8 @@ class OnnxRuntime:
             reason = "ONNX Runtime's CUDA provider has no 8-bit convolutions: a CPU would run them"
             return Support(ok=not workload.on_gpu, reason=reason if workload.on_gpu else "")
         if workload.torch_dtype not in (torch.float32, torch.float16):
-            return Support(ok=False, reason=f"ONNX Runtime has no {workload.precision.title} convolutions")
+            reason = f"the course does not measure {workload.precision.title} with ONNX Runtime"
+            return Support(ok=False, reason=reason)
         return precision_support(workload)
 
     def artifact_key(self, workload: Workload) -> str:
@@ -78,11 +76,12 @@ class OnnxRuntime:
         return f"onnx/{workload.model}-{workload.precision.storage}"
 
     def versions(self) -> dict[str, str]:
-        """Return the exporter's versions, and whether this CPU limits weights of eight bits."""
+        """Return the versions of exporter and quantizer, and whether this CPU limits weights of eight bits."""
+        import onnxruntime
         import onnxscript
 
-        vnni = str(multiplies_eight_bits())
-        return {"torch": torch.__version__, "onnxscript": onnxscript.__version__, "vnni": vnni}
+        packages = {"onnxscript": onnxscript.__version__, "onnxruntime": onnxruntime.__version__}
+        return {"torch": torch.__version__, "vnni": str(multiplies_eight_bits())} | packages
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.onnx``, its batch dimension dynamic, its weights in the workload's precision."""
@@ -147,7 +146,7 @@ def export_onnx(model: torch.nn.Module, workload: Workload, path: Path) -> None:
         return
     dtype = torch.float32 if workload.precision.calibrated else workload.torch_dtype
     images = torch.zeros(2, *workload.model.input_shape, dtype=dtype)
-    with _quiet():
+    with silenced("torch.onnx"):  # its progress
         torch.onnx.export(
             model.to(dtype),
             (images,),
@@ -161,23 +160,6 @@ def export_onnx(model: torch.nn.Module, workload: Workload, path: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the exporter's progress log out of the reader's way; errors still raise."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(action="ignore", category=FutureWarning),
-        ):
-            yield
-    finally:
-        exporter.setLevel(level)
-
-
 def arithmetic(precision: Precision) -> dict[str, str]:
     """Return the CUDA provider's option with which a session multiplies as ``precision`` says.
 
@@ -189,7 +171,7 @@ def arithmetic(precision: Precision) -> dict[str, str]:
 
 
 def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = None, threads: int = 0) -> Any:
-    """Return an ``InferenceSession`` on ``device``; on a CPU with so many ``threads`` (0: one for each core).
+    """Return an ``InferenceSession`` on ``device``; on a CPU with so many ``threads`` (0: as many as PyTorch has).
 
     Raises:
         CourseError: ONNX Runtime fell back to another provider, for all or for a part of the work, which it does with
@@ -203,19 +185,29 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     providers = [(wanted, cuda_options or {})] if device == "cuda" else [wanted]
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry(RECORD_ASSIGNMENT, "1")
-    if device == "cpu" and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
-        # By itself it has a thread on each core of the machine, those included that this process was not given.
-        threads = threads or torch.get_num_threads()
-    settings.intra_op_num_threads = threads
-    with _quiet():  # it prints that it falls back; the check below says so better
+    settings.intra_op_num_threads = threads or thread_limit()
+    with silenced():  # it prints that it falls back; the check below says so better
         session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
     if session.get_providers()[0] != wanted:
-        raise CourseError(
-            f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}; "
-            f"see why with `python -m inference_lib doctor`, or reinstall it: pip install {PACKAGE}"
-        )
+        raise CourseError(f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}: {why_no_cuda()}")
     check_assignment(session, wanted)
     return session
+
+
+def why_no_cuda() -> str:
+    """Say why the CUDA provider cannot be used, which ONNX Runtime does not: what its library misses, and a remedy."""
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).with_name("capi")
+    try:
+        for name in ("shared", "cuda"):  # the second one uses the first
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        missing = first_line(str(error))
+        if missing.startswith("libcuda.so"):
+            return f"{missing}; install NVIDIA's driver for CUDA 13"
+        return f"{missing}; pip install '{PACKAGE.replace('==', '[cuda,cudnn]==')}'"
+    return "its library is whole; see whether `nvidia-smi` names a GPU, and a driver for CUDA 13"
 
 
 def open_cpu_runner(artifact: Artifact) -> CpuFunctionRunner:
@@ -243,7 +235,7 @@ class BoundRunner(BufferedRunner):
 
         super().__init__(artifact.workload)
         options = cuda_options | arithmetic(self.workload.precision)
-        options |= {"user_compute_stream": str(self.stream.cuda_stream)}
+        options |= {"device_id": str(self.workload.device.index), "user_compute_stream": str(self.stream.cuda_stream)}
         self._session = self.open_session(artifact.directory / MODEL_FILE, options)
         self._binding = self._session.io_binding()
         self._bind(self._binding.bind_input, INPUT, self.buffers.input)

@@ -5,6 +5,7 @@ Options: https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvi
 """
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from typing import Any
 
 import torch
 
-from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime
+from inference_lib.backends.onnxruntime import MODEL_FILE, PACKAGE, BoundRunner, OnnxRuntime
 from inference_lib.backends.shared.cuda import NO_GPU, gpu_works
+from inference_lib.backends.shared.programs import INPUT
 from inference_lib.backends.tensorrt.backend import (
     REMEDY,
     EngineBackend,
@@ -61,9 +63,7 @@ class OnnxRuntimeTensorRt(EngineBackend):
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the exporter, of ONNX Runtime and of TensorRT, and the GPU."""
-        import onnxruntime
-
-        return OnnxRuntime().versions() | {"onnxruntime": onnxruntime.__version__} | engine_versions()
+        return OnnxRuntime().versions() | engine_versions()
 
     def export(self, model: torch.nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.onnx`` and let a process of its own build the engine into the provider's cache."""
@@ -104,10 +104,11 @@ def linked_tensorrt() -> str:
 
 
 def provider_options(directory: Path, workload: Workload) -> dict[str, str]:
-    """Return the provider's options: the precision, the one shape that the engine is for, and where it is kept."""
+    """Return the provider's options: GPU, precision, the one shape that the engine is for, and where it is kept."""
     timings = timing_cache_path(directory.parent)
     shape = f"{INPUT}:" + "x".join(str(size) for size in workload.input_shape)
     return {
+        "device_id": str(workload.device.index),
         "trt_fp16_enable": "1" if workload.torch_dtype == torch.float16 else "0",
         "trt_int8_enable": "1" if workload.precision.calibrated else "0",
         "trt_engine_cache_enable": "1",
@@ -171,6 +172,8 @@ def environment(workload: Workload) -> dict[str, str]:
 def build_in_process_of_its_own(directory: Path, workload: Workload) -> None:
     """Build the engine of ``directory/model.onnx`` where the TF32 policy is set before TensorRT is loaded.
 
+    The process gets the workload itself: the name of a model that a reader brings is none that could be looked up.
+
     Raises:
         CourseError: no engine was built; the process's last line says why.
 
@@ -178,25 +181,22 @@ def build_in_process_of_its_own(directory: Path, workload: Workload) -> None:
     timings = timing_cache_path(directory.parent)
     if timings:
         timings.with_suffix("").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", __name__, str(directory), workload.model.name, workload.precision.name]
-    command.append(str(workload.batch_size))
+    command, asked = [sys.executable, "-m", __name__, str(directory)], pickle.dumps(workload)
     try:
         process = subprocess.run(
-            command, env=environment(workload), capture_output=True, text=True, check=False, timeout=BUILD_LIMIT_S
+            command, input=asked, env=environment(workload), capture_output=True, check=False, timeout=BUILD_LIMIT_S
         )
     except subprocess.TimeoutExpired as late:
         raise CourseError(f"the TensorRT provider built no engine within {BUILD_LIMIT_S:.0f} s") from late
     if process.returncode != 0 or not engine_files(directory):
-        said = (process.stderr or process.stdout).strip().splitlines() or ["no message"]
+        said = (process.stderr or process.stdout).decode(errors="replace").strip().splitlines() or ["no message"]
         raise CourseError(f"the TensorRT provider built no engine: {said[-1]}")
 
 
 def main() -> None:
-    """Build an engine: open the session and run it once."""
-    directory, model, precision, batch_size = sys.argv[1:]
-    workload = Workload(model, int(batch_size), precision, "cuda")
+    """Build an engine for the workload on standard input: open the session and run it once."""
     try:
-        with ProviderRunner(Artifact(workload, Path(directory)), {}):
+        with ProviderRunner(Artifact(pickle.load(sys.stdin.buffer), Path(sys.argv[1])), {}):
             pass
     except Exception as error:
         sys.exit(first_line(str(error)) or type(error).__name__)

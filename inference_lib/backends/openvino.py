@@ -8,14 +8,11 @@ Hints: https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimiz
 import contextlib
 import logging
 import sys
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from io import StringIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference_lib.backends.shared.cpu import CpuRunner, precision_support
+from inference_lib.backends.shared.cpu import CpuRunner, precision_support, threads_asked_for
+from inference_lib.backends.shared.programs import INPUT, OUTPUT, export_program
+from inference_lib.backends.shared.silence import silenced
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.seam.onnx_file import OnnxFile
 from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.xml"
-INPUT, OUTPUT = "images", "logits"
 PACKAGE = "openvino==2026.4.1"
 CPU_ALONE = "OpenVINO does not run on NVIDIA GPUs"
 PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
@@ -114,17 +112,14 @@ def export_ir(model: torch.nn.Module, workload: Workload, path: Path) -> None:
     ``torch.export`` captures the model: where it cannot follow a condition it refuses. ``convert_model`` given the
     module itself would trace it, and a trace keeps the branch that the example took without a word. An ONNX file is
     read as it is.
-    The example holds two images because ``torch.export`` takes a dimension of one for a constant.
     """
     ov = import_openvino()
     picture = workload.model.input_shape
     if isinstance(model, OnnxFile):
         graph = ov.convert_model(model.path)
     else:
-        images = torch.zeros(2, *picture)
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about PyTorch's own insides
-            program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            graph = ov.convert_model(program)
+        with silenced(stdout=False, stderr=False):  # warnings about PyTorch's own insides
+            graph = ov.convert_model(export_program(model, picture))
     graph.reshape([workload.model.batch or -1, *picture])
     graph.input().set_names({INPUT})
     graph.output().set_names({OUTPUT})
@@ -142,7 +137,8 @@ def store_weights_as_bf16(graph: Any) -> None:
     model would round it to. PyTorch rounds: OpenVINO's own conversion truncates every other value.
     """
     ov = import_openvino()
-    for weights in _weights(graph):
+    shared = {weights.get_friendly_name(): weights for weights in _weights(graph)}  # by several layers, some of them
+    for weights in shared.values():
         nearest = torch.from_numpy(weights.data.copy()).bfloat16().float().numpy()
         rounded = ov.opset13.constant(nearest, dtype=ov.Type.bf16)
         weights.output(0).replace(ov.opset13.convert(rounded, "f32").output(0))
@@ -160,7 +156,7 @@ def quantize_ir(graph: Any, workload: Workload, **settings: Any) -> Any:
     nncf = import_nncf()
     batches = list(workload.calibration.batches(workload.model))
     quantize = nncf.quantize_with_accuracy_control if "validation_fn" in settings else nncf.quantize
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # progress bars
+    with silenced():  # progress bars
         return quantize(graph, nncf.Dataset(batches), subset_size=len(batches), **settings)
 
 
@@ -196,7 +192,7 @@ def _stored(weights: Any) -> Any:
 def compile_ir(path: Path, workload: Workload, options: dict[str, Any]) -> Any:
     """Return the graph in ``path``, compiled for the CPU at the workload's batch size, to compute in its precision.
 
-    What a quantized graph leaves in floating point is computed in FP32.
+    What a quantized graph leaves in floating point is computed in FP32. By itself OpenVINO has a thread on each core.
 
     Raises:
         CourseError: some layer computes in another precision.
@@ -207,7 +203,8 @@ def compile_ir(path: Path, workload: Workload, options: dict[str, Any]) -> Any:
     core = import_openvino().Core()
     graph = core.read_model(path)
     graph.reshape(list(workload.input_shape))
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": wanted, **options})
+    threads = {"INFERENCE_NUM_THREADS": asked_for} if (asked_for := threads_asked_for()) else {}
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": wanted, **threads, **options})
     asked = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     found = (computed_precisions(compiled) | {asked}) - ({INTEGER} if calibrated else set())
     if found != {wanted}:
@@ -236,10 +233,17 @@ def executed_percent(compiled: Any) -> float:
     work = {True: 0.0, False: 0.0}
     for node, layer in zip(compiled.get_runtime_model().get_ordered_ops(), layers(compiled), strict=True):
         if layer["layerType"] in PRODUCTS:
-            _, _, *places = node.output(0).get_shape()
-            weights = prod(node.input(1).get_shape())  # of all groups: each reads its own channels
-            work[_kernel_precision(layer) == INTEGER] += prod(places) * weights
+            work[_kernel_precision(layer) == INTEGER] += _multiply_adds(node, layer["layerType"])
     return 100 * work[True] / sum(work.values())
+
+
+def _multiply_adds(node: Any, kind: str) -> int:
+    """Return the multiply-adds of a convolution or matrix product in a compiled model."""
+    result, images, weights = node.output(0).get_shape(), node.input(0).get_shape(), node.input(1).get_shape()
+    if "Convolution" not in kind:
+        return prod(result) * prod(images[-2:]) // result[-2]  # the inner length, transposed or not
+    batch, _, *places = result
+    return batch * prod(places) * prod(weights)  # of all groups: each reads its own channels
 
 
 def layers(compiled: Any) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from inference_lib.backends.shared.buffers import BufferedRunner, CudaFunctionRu
 from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays, precision_support
 from inference_lib.backends.shared.cuda import float32_products, graph_support
 from inference_lib.backends.shared.graphs import GraphedRunner
+from inference_lib.backends.shared.programs import export_program
 from inference_lib.seam import Artifact, Availability, Support, Workload, precision_of
 from inference_lib.support.errors import CourseError
 
@@ -40,9 +41,9 @@ class TorchScript:
 
     def availability(self, device: str) -> Availability:
         """Usable where PyTorch is, unless the environment turns TorchScript off."""
-        if os.environ.get("PYTORCH_JIT") == "0":
-            remedy = "unset PYTORCH_JIT"
-            return Availability(False, torch.__version__, "PYTORCH_JIT=0 turns TorchScript off", remedy)
+        if not torch.jit._state._enabled:
+            setting = f"PYTORCH_JIT={os.environ.get('PYTORCH_JIT', '')}"
+            return Availability(False, torch.__version__, f"{setting} turns TorchScript off", "unset PYTORCH_JIT")
         return PyTorchEager().availability(device)
 
     def supports(self, workload: Workload) -> Support:
@@ -115,9 +116,8 @@ def _looks_at_sizes_alone(model: torch.nn.Module, workload: Workload) -> bool:
 
     A trace warns of every condition. ``torch.export`` refuses those on values, and on the size of the batch.
     """
-    images = torch.zeros(2, *workload.model.input_shape, dtype=workload.torch_dtype)
     try:
-        torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        export_program(model, workload.model.input_shape, workload.torch_dtype)
     except Exception:  # an exporter's refusal has no class of its own
         return False
     return True

@@ -100,7 +100,7 @@ NUMBERS = ("latency_p50_ms", "latency_p99_ms", "fps", "accuracy_percent", "gpu_m
 def _rows(choice: "Choice", goal: Any) -> Iterable[dict[str, Any]]:
     """Yield what is told of each row that meets the request, the best first."""
     from inference_lib.backends import SERVED_WITHOUT_PYTHON
-    from inference_lib.report.choose import advantage, places
+    from inference_lib.report.choose import advantage, images_per_s, places
     from inference_lib.report.flat import flat_row
 
     for place, record in zip(places(choice.ranked, goal), choice.ranked, strict=True):
@@ -110,6 +110,7 @@ def _rows(choice: "Choice", goal: Any) -> Iterable[dict[str, Any]]:
             | {"place": place}
             | {name: flat[name] for name in NUMBERS}
             | {
+                "images_per_s": images_per_s(record),
                 "without_python": SERVED_WITHOUT_PYTHON.get(record.backend),
                 "of_the_best": [beside.value, beside.low, beside.high],
                 "flags": record.flags,
@@ -144,7 +145,7 @@ def _as_text(shelf: Shelf, choice: "Choice", options: argparse.Namespace) -> str
             "batch": str(record.batch_size),
             "latency ms": row["latency_p50_ms"],
             "p99 ms": row["latency_p99_ms"],
-            "FPS": row["fps"],
+            "images/s": row["images_per_s"],
             "accuracy %": row["accuracy_percent"],
             "GPU memory MiB": row["gpu_memory_mib"],
             "loaded by": row["without_python"] if options.no_python else None,

@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     from inference_lib.course.contribution import problems
     from inference_lib.support.files import shown
 
+    if options.out is None and (options.name or options.by):
+        raise CourseError("--name and --by are packed with a contribution; to change them, pack it anew")
     if options.add:
         print(shown(parcel.add(options.add, paths.PUBLISHED / "machines")))
         return 0
@@ -37,9 +39,7 @@ def run(options: argparse.Namespace) -> int:
         return _told(found, problems(found))
     if options.out.suffix != ".zip":
         raise CourseError(f"{options.out} does not end in .zip, and a contribution does")
-    records, own = parcel.without_own(common.read_records(options.records))
-    if own:
-        common.say(f"left out: {len(own)} records of your own models or pictures, which nobody else can measure")
+    records = parcel.without_own(common.read_records(options.records), common.say)
     found = parcel.of_this_machine(records, options.name, options.by)
     if left := len(records) - len(found.records):
         common.say(f"left out: {left} records of another profile, or of rows that only one of two runs tried")

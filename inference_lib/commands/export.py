@@ -50,8 +50,7 @@ def exported(backend: "Backend", workload: "Workload", root: Path) -> "Artifact"
     """Return the artifact of ``workload``, exported now unless it was before; CourseError says why it cannot be."""
     from inference_lib.measure.plan import Rival, why_not
     from inference_lib.seam import build
-    from inference_lib.support.failures import keep, reason_of
-    from inference_lib.support.files import shown
+    from inference_lib.support.failures import told
 
     if found := why_not(Rival(backend.name, workload)):
         raise CourseError(f"{backend.title} cannot export {workload}: {found[1]}")
@@ -61,5 +60,4 @@ def exported(backend: "Backend", workload: "Workload", root: Path) -> "Artifact"
     except (CourseError, OSError):
         raise
     except Exception as error:  # whatever a framework raises
-        said = f"{backend.title} cannot export {workload}: {reason_of(error)}"
-        raise CourseError(f"{said}; the whole text is in {shown(keep(error))}") from error
+        raise CourseError(f"{backend.title} cannot export {workload}: {told(error)}") from error

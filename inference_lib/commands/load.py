@@ -51,6 +51,10 @@ def run(options: argparse.Namespace) -> int:
     if len(options.replicas) > 1 and not options.engines:
         raise CourseError("several numbers of replicas are compared with --engines alone")
     over_http = options.url or options.engines
+    if over_http and options.soak:
+        raise CourseError("--soak kills replicas of a queue in this process; leave --url and --engines out")
+    if options.url and options.engines:
+        raise CourseError("--url is a server that runs, --engines starts some; give one of the two")
     options.p99_ms = options.p99_ms or (25.0 if over_http else 100.0 if options.soak else 10.0)
     figures: list[Figure] = []
     try:

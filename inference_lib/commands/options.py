@@ -124,8 +124,9 @@ def skip_unreadable(parser: argparse.ArgumentParser) -> None:
 
 def grid_options(parser: argparse.ArgumentParser) -> None:
     """Add what names the cells of a grid, and where their records are."""
-    for name in ("backend", "model", "precision"):
-        parser.add_argument(f"--{name}", nargs="+", help="one or more; default: all of the profile's")
+    defaults = {"backend": "all", "model": "the course's networks", "precision": "all of the profile's"}
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", nargs="+", help=f"one or more (default: {default})")
     model_options(parser)
     device(parser)
     profile(parser)
@@ -177,6 +178,14 @@ def read_records(folder: Path) -> list["Record"]:
     if not found:
         raise CourseError(f"no records in {folder}; make some with `python -m inference_lib benchmark`")
     return found
+
+
+def runs_in(folder: Path) -> dict[str, list["Record"]]:
+    """Return the records of ``folder`` by their runs, the first run first; CourseError where it has none."""
+    from inference_lib.records.runs import runs_of
+
+    found = read_records(folder)
+    return {run: [record for record in found if record.run == run] for run in runs_of(found)}
 
 
 @contextmanager

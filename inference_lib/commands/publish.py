@@ -21,5 +21,5 @@ def run(options: argparse.Namespace) -> None:
     if options.readme:
         edition.update_readme()
     else:
-        names = edition.publish(options.executed, options.records, options.any_profile)
+        names = edition.publish(options.executed, options.records, options.any_profile, say=common.say)
         print(f"published {', '.join(names)}")

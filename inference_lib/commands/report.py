@@ -36,7 +36,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _of_sizes(records: list["Record"], options: argparse.Namespace) -> list["Record"]:
-    return [r for r in records if options.batch_size is None or r.batch_size in options.batch_size]
+    """Return the records of the batch sizes that were asked for; CourseError where there are none."""
+    found = [r for r in records if options.batch_size is None or r.batch_size in options.batch_size]
+    if not found:
+        asked, there = (
+            ", ".join(map(str, sizes)) for sizes in (options.batch_size, sorted({r.batch_size for r in records}))
+        )
+        raise CourseError(f"no row of batch size {asked} was measured; --batch-size may be {there}")
+    return found
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -57,18 +64,12 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _side(name: str, folder: Path) -> list["Record"]:
     """Return the records that ``name`` means: those of a folder, in its first run, or a run of ``folder``."""
-    from inference_lib.records.runs import runs_of
-
     if Path(name).is_dir():
-        records = common.read_records(Path(name))
-        run = runs_of(records)[0]
-    else:
-        records, run = common.read_records(folder), name
-    found = [record for record in records if record.run == run]
-    if not found:
-        runs = ", ".join(runs_of(records))
-        raise CourseError(f"{name} is neither a folder nor a run in {folder}, which has: {runs}")
-    return found
+        return next(iter(common.runs_in(Path(name)).values()))
+    runs = common.runs_in(folder)
+    if name not in runs:
+        raise CourseError(f"{name} is neither a folder nor a run in {folder}, which has: {', '.join(runs)}")
+    return runs[name]
 
 
 def _in_format(rows: list[dict[str, Any]], kind: str) -> str:

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from inference_lib.commands import options as common
+from inference_lib.support.errors import CourseError, unknown_name
 
 if TYPE_CHECKING:
     from inference_lib.serve.settings import Settings
@@ -24,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def model_options(parser: argparse.ArgumentParser) -> None:
     """Add what names a model and how its batches are made."""
     parser.add_argument("--backend", default="onnxruntime", help="what runs the model (default: onnxruntime)")
-    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--model", default="resnet18", help="a network of the course (default: resnet18)")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--max-batch", type=common.count, default=32, help="pictures computed together at most")
     parser.add_argument(
@@ -49,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     with common.serve_extra():
         settings = settings_of(options, options.replicas)
         engine = importlib.import_module(f"inference_lib.serve.{options.engine}_engine")
+    if options.engine != "ray":  # whose proxy may be there already
+        _check_free(settings.host, settings.port)
     settings.loaded()  # exports what is missing, once, before replicas look for it side by side
     routes = "GET /ready says when, POST /classify takes a picture"
     common.say(f"{settings.workload.model} on {options.engine}: http://{settings.host}:{settings.port} ({routes})")
@@ -56,13 +59,32 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_free(host: str, port: int) -> None:
+    """Raise CourseError, before anything is loaded, where nothing can listen there."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        said = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        raise CourseError(f"{said}; choose another --port or --host") from error
+
+
 def settings_of(options: argparse.Namespace, replicas: int) -> "Settings":
-    """Return the server's settings, as asked for on the command line."""
+    """Return the server's settings, as asked for on the command line.
+
+    Raises:
+        CourseError: the model is not one of the course, whose pictures clients send.
+
+    """
     from inference_lib.backends.shared.cuda import resolve_device
-    from inference_lib.seam import Workload
+    from inference_lib.seam import MODELS, Workload
     from inference_lib.serve.application import Limits
     from inference_lib.serve.settings import Settings
 
+    if options.model not in MODELS:
+        raise unknown_name("model", options.model, tuple(MODELS))
     return Settings(
         options.backend,
         Workload(options.model, 1, options.precision, resolve_device(options.device)),

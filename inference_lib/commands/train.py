@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="a mirror image of --data is one of the same class")
     parser.add_argument("--epochs", type=common.count)
     parser.add_argument("--seed", type=common.seed, default=0)
-    parser.add_argument("--limit", type=common.count, help="use so many training images only")
+    parser.add_argument("--limit", type=common.count, help="a trial: so many pictures at most, to train and to test")
     parser.add_argument("--output", type=common.folder, default=paths.BUILD / "trained", help="folder of the weights")
     common.device(parser)
 
@@ -63,4 +63,5 @@ def _own(model: str, options: argparse.Namespace, given: dict[str, Any]) -> str:
 
 
 def _accuracies(result: Any) -> str:
-    return f"validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %"
+    trial = "" if result.limit is None else f" (a trial: of {result.limit} pictures at most)"
+    return f"validation {result.validation_accuracy:.2f} %, test {result.test_accuracy:.2f} %{trial}"

@@ -42,8 +42,9 @@ def _files(own: Path) -> Iterator[Path]:
 def _accuracy(path: Path) -> str:
     try:
         told = json.loads(path.with_suffix(".history.json").read_text())
-        return f"test {told['test_accuracy']:.2f} %, {len(told['history'])} epochs on {told['device']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        test = "a trial" if told.get("limit") else f"test {told['test_accuracy']:.2f} %"
+        return f"{test}, {len(told['history'])} epochs on {told['device']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "no learning curve"
 
 

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import nbformat
-
 from inference_lib.backends import BACKENDS
-from inference_lib.course.notebook import STAMP, code_hash, source_notebook
+from inference_lib.course.notebook import STAMP, code_hash, executed_notebook, source_notebook
 from inference_lib.records.machine import this_machine
 from inference_lib.seam import DEVICE_KINDS
 from inference_lib.support import paths
-from inference_lib.support.errors import unknown_name
+from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.hashes import library_hash, sha256_of
 
 
@@ -109,7 +107,10 @@ def is_up_to_date(chapter: Chapter, stamp: dict[str, str], course: Course = COUR
     path = course.executed / f"{chapter.name}.ipynb"
     if not path.exists() or (course.executed / f"{chapter.name}{FAILED}").exists():
         return False
-    made_by = nbformat.read(path, as_version=4).metadata.get(STAMP, {})
+    try:
+        made_by = executed_notebook(path).metadata.get(STAMP, {})
+    except CourseError:  # a damaged one is made anew
+        return False
     if any(made_by.get(key) != value for key, value in stamp.items()):
         return False
     if not source_notebook(chapter.source).metadata.get(STAMP, {}).get("summary"):

@@ -17,7 +17,7 @@ from inference_lib.course.notebook import raw_html
 from inference_lib.measure import accuracy
 from inference_lib.measure.profiles import get_profile
 from inference_lib.records.record import SCHEMA_VERSION, Record
-from inference_lib.records.replication import cell, replication
+from inference_lib.records.replication import MOST_CONTRADICTED, cell, contradicted_percent, replication
 from inference_lib.records.runs import runs_of
 from inference_lib.records.store import RecordStore, select, select_all
 from inference_lib.report.rivals import Rivals
@@ -31,9 +31,6 @@ DESCRIPTION, RECORDS = "description.json", "records"
 
 THOROUGH = get_profile("full")
 """What an edition is measured with, and so a contribution to it."""
-
-MOST_CONTRADICTED = 2.0
-"""Claims of the first run that the second may contradict, percent, as in the command ``replicate``."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 WORDS = re.compile(r"[\w .,:;()@+/'-]{0,120}")
@@ -199,7 +196,7 @@ def _times(record: Record) -> set[tuple[float, ...]]:
 def _not_replicated(first: Sequence[Record], second: Sequence[Record]) -> Iterator[str]:
     for kind, counts in replication(first, second).items():
         claims, wrong = counts["claims"], counts["contradicted"]
-        if 100 * wrong > MOST_CONTRADICTED * claims:
+        if contradicted_percent(counts) > MOST_CONTRADICTED:
             yield f"the second run contradicts {wrong} of {claims} claims of the first ({kind.replace('_', ' ')})"
 
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import nbformat
 
 from inference_lib.course.contents import COURSE, Chapter, Course, chapters
 from inference_lib.course.contribution import THOROUGH
-from inference_lib.course.notebook import STAMP, Notebook, clean, code_hash, source_notebook
+from inference_lib.course.notebook import STAMP, Notebook, clean, code_hash, executed_notebook, source_notebook
+from inference_lib.course.parcel import without_own
 from inference_lib.measure import roofline
 from inference_lib.records.record import Record
 from inference_lib.records.store import RecordStore
@@ -27,31 +28,37 @@ def read_executed(chapter: Chapter, folder: Path, remedy: str = RUN_AGAIN) -> No
     """Return the executed chapter in ``folder``.
 
     Raises:
-        CourseError: it is missing, or its code has changed since; the message ends with ``remedy``.
+        CourseError: it is missing or damaged, or its code has changed since; the message ends with ``remedy``.
 
     """
     path = folder / f"{chapter.name}.ipynb"
     remedy = remedy.format(name=chapter.name)
     if not path.exists():
         raise CourseError(f"chapter {chapter.name} has no outputs in {shown(folder)}; {remedy}")
-    executed = nbformat.read(path, as_version=4)
+    executed = executed_notebook(path)
     if code_hash(executed) != code_hash(source_notebook(chapter.source)):
         raise CourseError(f"the code of chapter {chapter.name} has changed since it was executed; {remedy}")
     return executed
 
 
 def publish(
-    executed: Path | None = None, records: Path | None = None, any_profile: bool = False, course: Course = COURSE
+    executed: Path | None = None,
+    records: Path | None = None,
+    any_profile: bool = False,
+    course: Course = COURSE,
+    say: Callable[[str], None] = print,
 ) -> list[str]:
     """Put executed chapters and records into the published edition, and its results into the README.
 
     Everything is read and checked before anything is written, and the edition is replaced as a whole. What it has
-    already and is not made anew stays, so that several runs stand side by side. Return the names of the chapters.
+    already and is not made anew stays, so that several runs stand side by side. Records of a reader's own models, and
+    (unless ``any_profile``) those that no GPU machine made with the full profile, are left out, and ``say`` tells how
+    many. Return the names of the chapters.
 
     Raises:
         CourseError: there is nothing to publish, a chapter's code has changed since it was executed, a file is not a
-            record, or (unless ``any_profile``) something was not made on a GPU with the full profile; or the edition
-            would hold the records of several GPUs.
+            record or not a notebook, or (unless ``any_profile``) a chapter was not made on a GPU with the full
+            profile; or the edition would hold the records of several GPUs.
 
     """
     executed, records = executed or course.executed, records or course.records
@@ -62,8 +69,12 @@ def publish(
     measured = RecordStore(records).read()
     if not measured:
         raise CourseError(f"no records in {shown(records)}; name their folder with --records")
+    measured = without_own(measured, say)
     if not any_profile:
-        _check_thorough(notebooks, measured)
+        _check_thorough(notebooks)
+        measured = _thorough(measured, say)
+    if not measured:
+        raise CourseError(f"no record in {shown(records)} is for an edition; {NOT_FOR_AN_EDITION}")
     edition = {record.key: record for record in (*RecordStore(course.published / "records").read(), *measured)}
     _check_one_gpu(edition.values())
     make_writable(course.published.parent, "publish")
@@ -92,8 +103,8 @@ def update_readme(course: Course = COURSE) -> None:
         readme.update(course.root / "README.md", records, course.published / "ceilings")
 
 
-def _check_thorough(notebooks: Mapping[str, Notebook], records: Sequence[Record]) -> None:
-    """Raise CourseError unless everything was made on a GPU machine with the full profile."""
+def _check_thorough(notebooks: Mapping[str, Notebook]) -> None:
+    """Raise CourseError unless every chapter was executed on a GPU with the full profile."""
     for name, notebook in notebooks.items():
         stamp = notebook.metadata.get(STAMP, {})
         made = (stamp.get("profile"), stamp.get("device"))
@@ -101,13 +112,14 @@ def _check_thorough(notebooks: Mapping[str, Notebook], records: Sequence[Record]
             raise CourseError(
                 f"chapter {name} was executed with the {made[0]} profile on {made[1]}; {NOT_FOR_AN_EDITION}"
             )
-    quick = [record for record in records if record.profile != THOROUGH.name or record.machine.gpu is None]
-    if quick:
-        where = f"the {quick[0].profile} profile on {quick[0].machine.name(quick[0].device)}"
-        raise CourseError(
-            f"{len(quick)} of {len(records)} records are not a GPU machine's of the {THOROUGH.name} profile "
-            f"(the first, {quick[0].key.file_name}, has {where}); {NOT_FOR_AN_EDITION}"
-        )
+
+
+def _thorough(records: Sequence[Record], say: Callable[[str], None]) -> list[Record]:
+    """Return the records that a GPU machine made with the full profile, and ``say`` how many others were left out."""
+    found = [record for record in records if record.profile == THOROUGH.name and record.machine.gpu is not None]
+    if left := len(records) - len(found):
+        say(f"left out: {left} records of another profile than {THOROUGH.name}, or of a machine without a GPU")
+    return found
 
 
 def _check_one_gpu(records: Iterable[Record]) -> None:

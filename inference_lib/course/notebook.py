@@ -12,6 +12,8 @@ import jupytext
 import nbformat
 
 from inference_lib.support import paths
+from inference_lib.support.errors import CourseError, first_line
+from inference_lib.support.files import shown
 from inference_lib.support.hashes import sha256_of
 
 Notebook = nbformat.NotebookNode
@@ -40,6 +42,20 @@ def _parsed(text: str) -> Notebook:
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number}"
     return notebook
+
+
+def executed_notebook(path: Path) -> Notebook:
+    """Read an executed chapter.
+
+    Raises:
+        CourseError: it is damaged.
+
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # of JSON that is no notebook, nbformat raises whatever it stumbles over
+        said = first_line(str(error)) or type(error).__name__
+        raise CourseError(f"{shown(path)} is no notebook ({said}); delete it and execute the chapter again") from error
 
 
 def code_cells(notebook: Notebook) -> list[Notebook]:

@@ -71,8 +71,8 @@ class Marks:
 
     def _explorer(self) -> str:
         """Return all rows there are: the published machine's, those that readers brought, and this machine's."""
-        brought = [record for each in self._brought.values() for record in each.records]
-        page = explorer.page([*self._published, *brought, *self._here], f"{STATIC}/explorer.js")
+        brought = {name: each.records for name, each in self._brought.items()}
+        page = explorer.page([*self._published, *self._here], f"{STATIC}/explorer.js", brought)
         return raw_html(f'<link rel="stylesheet" href="{STATIC}/explorer.css">\n{page}')
 
     def _measured_on(self) -> str:
@@ -100,8 +100,11 @@ class Marks:
 
 
 def _stamps(path: Path) -> list[dict[str, Any]]:
-    """Return what the executed notebook at ``path`` says of its making; nothing where there is none."""
-    return [json.loads(path.read_bytes())["metadata"].get(STAMP, {})] if path.exists() else []
+    """Return what the executed notebook at ``path`` says of its making; nothing where there is no whole one."""
+    try:
+        return [json.loads(path.read_bytes())["metadata"].get(STAMP, {})]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return []
 
 
 def _where(stamp: dict[str, Any]) -> str:

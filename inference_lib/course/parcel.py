@@ -5,7 +5,7 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,15 +26,14 @@ MOST_BYTES = 200 * 2**20
 """What it may hold: an edition has a thousand records of 15 kB or so."""
 
 
-def without_own(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """Return the records of the course's networks on its pictures, and those of what a reader brought.
+def without_own(records: Sequence[Record], say: Callable[[str], None]) -> list[Record]:
+    """Return the records of the course's networks on its pictures, and ``say`` how many others were left out.
 
     The book compares machines by what everybody can measure; what a reader calls her own is nobody's business.
     """
-    found: tuple[list[Record], list[Record]] = ([], [])
-    for record in records:
-        course = MODELS.get(record.model)
-        found[course is None or record.pictures != course.dataset.name].append(record)
+    found = [r for r in records if r.model in MODELS and r.pictures == MODELS[r.model].dataset.name]
+    if own := len(records) - len(found):
+        say(f"left out: {own} records of your own models or pictures, which nobody else can measure")
     return found
 
 

@@ -6,7 +6,7 @@ half widths. That is wider than a 95 % interval of the difference would be: see 
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -18,6 +18,9 @@ from inference_lib.records.statistics import CONFIDENCE, LEAST_INVOCATIONS
 
 WORST = 10
 """Pairs that a report lists by name."""
+
+MOST_CONTRADICTED = 2.0
+"""Percent of the first run's claims that the second may contradict, where nobody asks for another limit."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,11 @@ def summary(found: Sequence[Pair]) -> dict[str, Any]:
             for pair in worst
         ],
     }
+
+
+def contradicted_percent(counts: Mapping[str, Any]) -> float:
+    """Return how many of 100 claims the second run contradicts, from the counts of :func:`summary`; 0 of none."""
+    return 100 * counts["contradicted"] / max(1, counts["claims"])
 
 
 def replication(first: Sequence[Record], second: Sequence[Record]) -> dict[str, dict[str, Any]]:

@@ -32,11 +32,11 @@ class Serving(BaseModel):
     """By name: p50, p90, p99, p99.9."""
     limit_ms: float
     goodput_per_s: float | None = None
-    """The highest arrival rate that was seen to keep p99 within ``limit_ms``; None where none was searched."""
+    """The highest arrival rate that was seen to keep p99 within ``limit_ms``, in every run; None where none was."""
     batches: dict[int, int] = Field(default_factory=dict)
     """How many batches of each size were computed; empty where the engine does not tell."""
     errors: dict[str, int] = Field(default_factory=dict)
-    """Requests without an answer, by kind; those that waited too long are ``TimedOutError``."""
+    """Requests without an answer, by kind; those that waited too long are ``TimedOutError``, over HTTP ``HTTP 504``."""
     longest_queue: int | None = None
     """The most requests that were seen waiting."""
     gpu_busy_percent: float | None = None

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from inference_lib.records.comparison import compare
 from inference_lib.records.record import Record
 from inference_lib.records.replication import honest_percent
 from inference_lib.records.runs import runs_of
 from inference_lib.records.statistics import LEAST_INVOCATIONS
 from inference_lib.records.store import select, select_all
-from inference_lib.report.choose import Goal, advantage, choose, images_per_s, latency_ms, level_with
+from inference_lib.report.choose import Goal, choose, images_per_s, latency_ms
 from inference_lib.report.layout import text_table
 from inference_lib.report.opening import opening, plain_loop, svg
 from inference_lib.report.plots import provenance
-from inference_lib.report.tables import ends, measured_twice, replicated, replication_counts
-from inference_lib.report.words import label
+from inference_lib.report.tables import ends, measured_by_other_code, measured_twice, replicated, replication_counts
+from inference_lib.report.words import label, tied
 from inference_lib.seam import PRECISIONS
 from inference_lib.support.files import write_atomically
 
@@ -26,10 +27,13 @@ FIGURE = Path("book/_static/opening.svg")
 BLOCK = re.compile(r"(<!-- (?P<name>figure|results) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
 """The parts of a README that ``publish`` writes, each between two comments with its name."""
 
+AGAINST, TIED = "against the loop at this batch", "not clearly behind it"
+"""Columns of the results."""
+
 ONE_RUN = "This edition holds one run of the grid, so no second one has checked its claims."
 
 TWO_RUNS = (
-    "A second run measured {}. A pair is two of these that answer the same question; for a claim, the first run says "
+    "A second run measured {}{}. A pair is two of these that answer the same question; for a claim, the first run says "
     "that one of them is faster. The second run contradicts so many claims, and does not confirm so many. Ratios are "
     "compatible where they differ by no more than both intervals together allow. If all intervals, of {} starts each, "
     "are honest, {:.1f} of 100 are where both runs scatter alike, and at least 95."
@@ -48,21 +52,25 @@ def results(records: Sequence[Record]) -> str:
     held = replicated(records)
     if held is None:
         return "\n\n".join([*parts, ONE_RUN])
+    later = measured_by_other_code(records)
+    code = f", {later} of them with other code or versions than the first" if later else ""
     starts = max(LEAST_INVOCATIONS, min(len(record.invocations) for record in measured))
-    told = TWO_RUNS.format(measured_twice(records), starts, honest_percent(starts))
-    return "\n\n".join([*parts, told, text_table(replication_counts(held), "pipe")])
+    said = TWO_RUNS.format(measured_twice(records), code, starts, honest_percent(starts))
+    return "\n\n".join([*parts, said, text_table(replication_counts(held), "pipe")])
 
 
 def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
     """Return rows of ``model``: the plain loop (PyTorch eager, one picture), the quickest, the most productive.
 
     The others are what :func:`choose` takes for latency and for throughput, of any batch size; the most productive row
-    in eight bits follows, where there is one. Times are medians of a batch end to end with their 95 % intervals; images
-    per second are those of one caller who waits.
+    in eight bits follows, where there is one. Each is held against the loop at its own batch size: against one picture,
+    most of its gain would be the batch's. Times are medians of a batch end to end with their 95 % intervals; images per
+    second are those of one caller who waits, over a long run.
     """
-    loop = plain_loop(select(records, model=model, batch_size=1))
-    rows = [_row("the plain loop", loop, loop, "latency", ())] if loop else []
-    eight = [record for record in select(records, model=model) if PRECISIONS[record.precision].calibrated]
+    mine = select(records, model=model)
+    loop = plain_loop(select(mine, batch_size=1))
+    rows = [_row("the plain loop", loop)] if loop else []
+    eight = [record for record in mine if PRECISIONS[record.precision].calibrated]
     wanted: list[tuple[str, Goal, Sequence[Record]]] = [
         ("quickest", "latency", records),
         ("most productive", "throughput", records),
@@ -70,36 +78,28 @@ def best_rows(records: Sequence[Record], model: str) -> pd.DataFrame:
     ]
     for what, goal, among in wanted:
         if ranked := choose(among, model, goal=goal, allow_int8=among is eight).ranked:
-            rows.append(_row(what, ranked[0], loop, goal, ranked[1:]))
+            best = ranked[0]
+            beside = plain_loop(select(mine, batch_size=best.batch_size))
+            gain = _gain(beside, best) if beside and beside is not best else None
+            rows.append(_row(what, best) | {AGAINST: gain, TIED: tied(best, ranked[1:], goal)})
     return pd.DataFrame(rows).dropna(axis="columns", how="all")
 
 
-def _row(what: str, record: Record, loop: Record | None, goal: Goal, others: Sequence[Record]) -> dict[str, object]:
+def _row(what: str, record: Record) -> dict[str, object]:
     return {
         "": what,
         "row": label(record),
         "batch": record.batch_size,
         "ms a batch": _time(record),
         "images/s": f"{images_per_s(record):,.0f}",
-        "against the loop": _gain(loop, record, goal) if loop and record is not loop else None,
-        "not clearly behind it": _level(record, others, goal) if record is not loop else None,
     }
 
 
-def _gain(loop: Record, record: Record, goal: Goal) -> str:
-    """Return how much better ``record`` serves the goal than the loop, where the interval allows to say so."""
-    found = advantage(loop, record, goal)
-    ratio = f"{found.value:.1f} times" + (" the images" if goal == "throughput" else " as fast")
+def _gain(loop: Record, record: Record) -> str:
+    """Return how much faster ``record`` is than the loop at its batch size, where the interval allows to say so."""
+    found = compare(loop, record)
     interval = f"{found.low:.1f}\u2013{found.high:.1f}" if found.low is not None else "too few starts to tell"
-    return f"{ratio} ({interval})"
-
-
-def _level(best: Record, others: Sequence[Record], goal: Goal) -> str:
-    if len(best.invocations) < LEAST_INVOCATIONS:
-        return "too few starts to tell"
-    tied = level_with(best, others, goal)
-    batches = {r.batch_size: "" if r.batch_size == best.batch_size else f", batch {r.batch_size}" for r in tied}
-    return "; ".join(f"{label(record)}{batches[record.batch_size]}" for record in tied) or "nothing else"
+    return f"{found.ratio:.1f} times as fast ({interval})"
 
 
 def absent(records: Sequence[Record]) -> list[str]:

@@ -256,6 +256,16 @@ def measured_twice(records: Iterable[Record]) -> str:
     return f"{len(first & second)} of the {len(first)} rows" if first - second else f"all {len(first)} rows"
 
 
+def measured_by_other_code(records: Iterable[Record]) -> int:
+    """Return how many of the rows that the first two runs measured the second measured with other code or versions."""
+    measured = [record for record in records if record.ok]
+    one, two, *_ = runs_of(measured)
+    first = {cell(record): record.fingerprint for record in select(measured, run=one)}
+    return sum(
+        first.get(cell(record), record.fingerprint) != record.fingerprint for record in select(measured, run=two)
+    )
+
+
 def replication_counts(found: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Return the counts of ``records.replication.replication``, a row a kind of time."""
     rows = [

@@ -5,8 +5,9 @@ from typing import Any
 
 from inference_lib.records.comparison import Comparison, compare
 from inference_lib.records.record import Kind, Record
+from inference_lib.records.replication import contradicted_percent
 from inference_lib.records.statistics import LEAST_INVOCATIONS
-from inference_lib.report.choose import level_with
+from inference_lib.report.choose import Goal, level_with
 from inference_lib.seam import PRECISIONS
 
 NOT_MEASURED = "(not measured)"
@@ -80,11 +81,13 @@ def label(record: Record) -> str:
     return f"{record.title} {PRECISIONS[record.precision].title}"
 
 
-def tied(best: Record, records: Sequence[Record]) -> str:
-    """Name the ``records`` that are not clearly slower than ``best``."""
+def tied(best: Record, records: Sequence[Record], goal: Goal = "latency") -> str:
+    """Name the ``records`` that do not serve ``goal`` clearly worse than ``best``, with their batch size if another."""
     if len(best.invocations) < LEAST_INVOCATIONS:
         return TOO_FEW
-    return ", ".join(label(record) for record in level_with(best, records)) or "nothing else"
+    level = level_with(best, records, goal)
+    sizes = ["" if r.batch_size == best.batch_size else f" (batch {r.batch_size})" for r in level]
+    return ", ".join(f"{label(record)}{size}" for record, size in zip(level, sizes, strict=True)) or "nothing else"
 
 
 def held(counts: Mapping[str, Any]) -> str:
@@ -94,7 +97,7 @@ def held(counts: Mapping[str, Any]) -> str:
         return f"of {counts['pairs']:,} pairs of rows, none is claimed to be faster or slower"
     return (
         f"of {counts['pairs']:,} pairs of rows, the first run calls {claims:,} faster or slower; the second run "
-        f"contradicts {wrong:,} of these claims ({100 * wrong / claims:.1f} %) and does not confirm "
+        f"contradicts {wrong:,} of these claims ({contradicted_percent(counts):.1f} %) and does not confirm "
         f"{counts['not_confirmed'] - wrong:,} more; {compatible:.0f} of 100 ratios agree within their intervals"
     )
 

@@ -144,6 +144,11 @@ def _of_module(
     """Return the model that ``make`` makes, of an ONNX ``file``, or by the reader's ``code`` (``place:function``)."""
     module = _module(make, title, shape)
     outputs = _outputs(module, title, shape, batch or 1)
+    class_names = class_names or tuple(getattr(module, "class_names", ()))
+    if len(class_names) not in (0, outputs):
+        raise CourseError(
+            f"{title} has {outputs} outputs and {len(class_names)} class_names; name each output, or none"
+        )
     try:
         weights = state_hash(module)
     except Exception as error:  # packed integers have neither shape nor bytes
@@ -160,7 +165,7 @@ def _of_module(
         create=partial(_module, make, title),
         hashed=partial(str, identity),
         dataset=RANDOM,
-        class_names=class_names or tuple(getattr(module, "class_names", ())),
+        class_names=class_names,
         prepare=_prepare(module, shape, title, figures),
         file=file,
         batch=batch,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,13 +21,17 @@ from starlette.routing import Route
 
 from inference_lib.serve.classifier import PICTURE
 from inference_lib.serve.request import ClosedError, OverloadedError, TimedOutError
+from inference_lib.support.errors import CourseError
+from inference_lib.zoo import image_folder
 
 MOST_PIXELS = 4096 * 4096
-"""A picture may be small as a file and huge in memory; this one would be 16 MB, in grey."""
+"""A picture may be small as a file and huge in memory: in colours, this one has 64 MB, and several times as much are
+needed until it is upright, on a white ground, in 8 bits."""
 
 RETRY_AFTER_S = 1
 RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 PICTURE_BYTES = PICTURE[0] * PICTURE[1]
+SMALL_GREY = image_folder.Preprocessing(height=PICTURE[0], width=PICTURE[1], channels=1)
 LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
@@ -49,7 +52,7 @@ class Limits:
     under_way: int = 1024
     """Requests that are being answered; more get status 429."""
     timeout_s: float = 5.0
-    """How long an engine may take for one."""
+    """How long decoding one and the engine may take together, seconds; its body may take as long, too."""
 
 
 class Application(Starlette):
@@ -97,7 +100,7 @@ class Application(Starlette):
                 raise _busy(f"{self._under_way} requests are under way")
             self._under_way += 1
             try:
-                prediction = await self._in_time(await read(await self._body(request)))
+                prediction = await self._in_time(read(await self._body(request)))
             finally:
                 self._under_way -= 1
             self._batch.observe(prediction.batch)
@@ -126,10 +129,13 @@ class Application(Starlette):
             raise HTTPException(400, "the body ended early") from error
         return bytes(body)
 
-    async def _in_time(self, picture: np.ndarray) -> Prediction:
-        """Ask the engine; its errors become statuses."""
+    async def _in_time(self, picture: Awaitable[np.ndarray]) -> Prediction:
+        """Wait for the picture and ask the engine; its errors become statuses."""
         try:
-            return await asyncio.wait_for(self._predict(picture), self._limits.timeout_s)
+            async with asyncio.timeout(self._limits.timeout_s):
+                return await self._predict(await picture)
+        except HTTPException:  # of the picture: it says what is wrong
+            raise
         except OverloadedError as error:
             raise _busy(str(error)) from error
         except (TimeoutError, TimedOutError) as error:
@@ -154,20 +160,16 @@ class Application(Starlette):
 def decode(body: bytes) -> np.ndarray:
     """Return the picture (uint8, 28 x 28, grey) in a JPEG or PNG file; HTTPException says what is wrong with it.
 
-    A larger one is shrunk. Fashion-MNIST shows things bright on black; a photograph on white should be inverted first.
+    It is the middle of a larger one, shrunk. Fashion-MNIST shows things bright on black; a photograph on white, and
+    what has a white ground because it was transparent, should be inverted first.
     """
     try:
-        with Image.open(io.BytesIO(body), formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise HTTPException(
-                    413, f"{image.width} x {image.height} pixels are too many; send at most {MOST_PIXELS:,}"
-                )
-            image.draft("L", PICTURE)  # a JPEG can be decoded at an eighth of its size
-            return np.asarray(image.convert("L").resize(PICTURE, Image.Resampling.BILINEAR))
-    except HTTPException:
-        raise
-    except Exception as error:  # Pillow raises what its decoders do: OSError, SyntaxError, struct.error, ...
+        image = image_folder.decode(io.BytesIO(body), ("JPEG", "PNG"), MOST_PIXELS, PICTURE)
+    except image_folder.TooManyPixelsError as error:
+        raise HTTPException(413, f"the picture has more than {MOST_PIXELS:,} pixels; send a smaller one") from error
+    except CourseError as error:
         raise HTTPException(415, "the body is neither a JPEG nor a PNG file that can be read") from error
+    return image_folder.fitted(image, SMALL_GREY)[0]
 
 
 async def decode_aside(body: bytes) -> np.ndarray:

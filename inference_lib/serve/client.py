@@ -20,7 +20,17 @@ ANSWER_S = 30.0
 
 
 class HTTPError(CourseError):
-    """An answer that is none: its status and what it says."""
+    """An answer that is none."""
+
+    def __init__(self, status: int, said: str) -> None:
+        """Keep the status and the beginning of what the server said."""
+        super().__init__(f"{status}: {said[:200]}")
+        self.status = status
+
+
+def kind_of(error: Exception) -> str:
+    """Return the kind of error that a request got: over HTTP by its status, for a refusal (429) is no crash (503)."""
+    return f"HTTP {error.status}" if isinstance(error, HTTPError) else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Client(AbstractContextManager["Client"]):
             headers = {"Content-Type": "application/octet-stream"}
             async with self._session.post(self._url, data=body, headers=headers) as response:
                 said = await response.text()
-                failed = HTTPError(f"{response.status}: {said[:200]}") if response.status != 200 else None
+                failed = HTTPError(response.status, said) if response.status != 200 else None
                 reply = Reply(response.status, failed, (tag,))
             if not failed:
                 self._answered[json.loads(said)["batch"]] += 1

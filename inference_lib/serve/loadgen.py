@@ -23,8 +23,8 @@ import numpy as np
 
 from inference_lib.measure.pauses import watched_pauses
 from inference_lib.serve.classifier import out_of_the_collectors_way
-from inference_lib.serve.client import Client, Reply
-from inference_lib.serve.queue import BatchQueue
+from inference_lib.serve.client import Client, Reply, kind_of
+from inference_lib.serve.queue import BatchQueue, mean_batch
 from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError, unknown_name
 from inference_lib.support.interrupts import uninterrupted
@@ -88,7 +88,7 @@ class Run:
     @property
     def mean_batch(self) -> float:
         """Requests that were computed together, on average over batches."""
-        return sum(size * count for size, count in self.batches.items()) / max(1, self.batches.total())
+        return mean_batch(self.batches)
 
 
 def run_loadgen(
@@ -200,7 +200,7 @@ class _Load:
             self._news = time.monotonic()
             self._under_way.difference_update(samples)
             if error is not None:
-                self.errors[type(error).__name__] += len(samples)
+                self.errors[kind_of(error)] += len(samples)
         self._tell(samples)
 
     def _tell(self, samples: Iterable[int]) -> None:
@@ -371,7 +371,11 @@ def highest_rate(
 
 
 STEPS = 24
-"""Before the search is given up: to four thousand times the first guess, or a part of it as small."""
+"""Rates that are tried, each up to ``tries`` times, before the search ends with the highest that held so far.
+
+Soon, each is twice the one before, or half of it: the guess may be wrong by orders of magnitude. The more it is, the
+fewer are left to narrow the gap, and the search may end wider than ``precision``.
+"""
 
 OVERLOADED = 0.8
 """Of the requests of a second, so many are answered at least where a rate may yet be kept."""

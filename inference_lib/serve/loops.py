@@ -14,7 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from inference_lib.serve.client import Reply
+from inference_lib.serve.client import Reply, kind_of
 from inference_lib.serve.loadgen import Target
 from inference_lib.serve.request import Request
 from inference_lib.support.errors import CourseError
@@ -90,7 +90,7 @@ class OpenLoop:
             self._note(number, error)
 
     def _note(self, number: int, error: Exception | None) -> None:
-        self.errors[number] = type(error).__name__ if error else ""
+        self.errors[number] = kind_of(error) if error else ""
         self.answered[number] = self.now()
 
 
@@ -131,7 +131,7 @@ def closed_loop(target: Target, picture: np.ndarray, callers: int, seconds: floa
                 raise _unanswered("a caller's request") from None
             except Exception as refused:  # a refusal is an answer
                 error = refused
-            requests.append(Sent(sent, sent, time.perf_counter() - start, type(error).__name__ if error else ""))
+            requests.append(Sent(sent, sent, time.perf_counter() - start, kind_of(error) if error else ""))
         return requests
 
     with ticking(seconds, "closed loop, s"), ThreadPoolExecutor(callers) as pool:

@@ -132,7 +132,7 @@ class BatchQueue(AbstractContextManager["BatchQueue"]):
         answer: Future[Request] = Future()
         request = _request(picture[None], lambda answered: answer.set_result(answered[0]))
         if replica := self._idle():
-            request.taken, request.batch = request.arrived, 1
+            request.taken = request.arrived
             try:
                 self._start(replica, [request])()
             finally:
@@ -226,7 +226,7 @@ class BatchQueue(AbstractContextManager["BatchQueue"]):
             first = self._waiting[0]
             batch.append(self._waiting.popleft() if len(first.pictures) <= left else first.cut(left))
             left -= len(batch[-1].pictures)
-            batch[-1].taken, batch[-1].batch = now, size
+            batch[-1].taken = now
         return batch
 
     def _start(self, replica: Replica, taken: list[Request]) -> Callable[[], None]:
@@ -236,6 +236,9 @@ class BatchQueue(AbstractContextManager["BatchQueue"]):
             why = f"the request waited for more than {self.timeout_s:g} s; send fewer, or wait longer"
             self._answer(late, TimedOutError(why))
         batch = [request for request in taken if request not in late] if late else taken
+        size = sum(len(request.pictures) for request in batch)
+        for request in batch:
+            request.batch = size
         logits: Callable[[], np.ndarray] = partial(np.empty, 0)
         try:
             if batch:
@@ -309,6 +312,11 @@ class BatchQueue(AbstractContextManager["BatchQueue"]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def mean_batch(batches: Counter[int]) -> float:
+    """Return how many pictures were computed together, on average over batches: how many there were of each size."""
+    return sum(size * count for size, count in batches.items()) / max(1, batches.total())
 
 
 def _request(pictures: np.ndarray, done: Callable[[list[Request]], object], tags: Sequence[Any] = ()) -> Request:

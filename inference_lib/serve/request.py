@@ -39,7 +39,7 @@ class Request:
     taken: float = 0.0
     finished: float = 0.0
     batch: int = 0
-    """Pictures that were computed together."""
+    """Pictures that were computed together; 0 where this one was not."""
     logits: np.ndarray | None = None
     """N x 10."""
     error: CourseError | None = None

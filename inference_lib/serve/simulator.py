@@ -12,6 +12,7 @@ from statistics import median
 
 import numpy as np
 
+from inference_lib.serve.queue import mean_batch
 from inference_lib.serve.service import Service
 
 
@@ -42,7 +43,7 @@ class Outcome:
     @property
     def mean_batch(self) -> float:
         """Requests that were computed together, on average over batches."""
-        return sum(size * count for size, count in self.batches.items()) / max(1, self.batches.total())
+        return mean_batch(self.batches)
 
 
 def poisson(rate: float, count: int, seed: int = 0) -> np.ndarray:

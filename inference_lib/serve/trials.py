@@ -176,7 +176,7 @@ def serving_of(
         answered_per_s=fmean(run.samples_per_s for run in runs),
         latency=quantiles,
         limit_ms=limit_ms,
-        goodput_per_s=runs[0].rate,
+        goodput_per_s=runs[0].rate if all(run.keeps(limit_ms) for run in runs) else None,
         batches=dict(sum((run.batches for run in runs), Counter())),
         errors=dict(sum((run.errors for run in runs), Counter())),
         longest_queue=max((run.longest_queue for run in runs), default=None),

@@ -19,7 +19,7 @@ from inference_lib.zoo import image_folder
 from inference_lib.zoo.backbones import TORCHVISION, backbone, classifier, imagenet_state
 from inference_lib.zoo.image_folder import IMAGENET_MEAN, IMAGENET_STD, Pictures, Preprocessing
 from inference_lib.zoo.networks import ARCHITECTURES, IMAGE_SHAPE
-from inference_lib.zoo.trained import Trained, save_trained
+from inference_lib.zoo.trained import Trained, read_facts, save_trained
 from inference_lib.zoo.training import (
     RECIPES,
     UNWRITABLE,
@@ -67,10 +67,11 @@ def train_on(
     """Train the backbone ``spec`` on the pictures in ``folder``; return the result and the file of its weights.
 
     ``shape`` is that of the input, by default the backbone's usual one. ``limit`` uses so many training and test
-    pictures at most. The weights are those of the best epoch by a part of the training pictures; the test pictures are
-    looked at once, at the end. The same call goes on after the last epoch that was finished. Raise CourseError, before
-    anything is trained, for a backbone that there is not, pictures that cannot be used, a folder that cannot be
-    written, or a number that trains nothing.
+    pictures at most, a trial whose accuracies are not kept. The weights are those of the best epoch by a part of the
+    training pictures; the test pictures are looked at once, at the end. The same call goes on after the last epoch that
+    was finished. Raise CourseError, before anything is trained, for a backbone that there is not, pictures that cannot
+    be used, a folder that cannot be written, a file of weights that another training left there, or a number that
+    trains nothing.
     """
     if (epochs is not None and epochs < 1) or (limit is not None and limit < 2):
         raise CourseError("nothing can be trained in so few epochs, or with so few pictures; choose larger numbers")
@@ -83,26 +84,56 @@ def train_on(
     module = backbone(spec, len(found.class_names))
     figures = Preprocessing.of(_shape(spec, module, shape))
     _check_outputs(spec, module, figures, len(found.class_names))
+    name = f"{folder.resolve().name}-{spec.rpartition(':')[2]}"
+    path, made_from = directory / f"{name}.safetensors", _made_from(spec, folder, figures.shape)
+    _check_free(path, made_from)
     if pretrained and (problem := _start_from_imagenet(spec, module)):
         say(f"{problem}; training starts from random weights")
         pretrained = False
     pictures = _load(found.train.first(limit), figures, skip_unreadable, device)
     parts = split(pictures, max(1, round(VALIDATION_PART * len(pictures))), seed)
+    if len(parts[0]) < 2:
+        raise CourseError(
+            f"{folder} leaves {len(parts[0])} pictures to train on, and 2 are needed; add some, or allow more"
+        )
     figures = _with_scale(figures, parts[0].images, pretrained)
     training, validation = (replace(part, prepare=partial(_prepare, figures)) for part in parts)
     recipe = _recipe(spec, len(training), epochs, pretrained, flip)
-    name = f"{folder.resolve().name}-{spec.rpartition(':')[2]}"
     choices = [spec, asdict(recipe), seed, limit, list(figures.shape), _names(found.train)]
     kept = Checkpoint(directory / f".{name}.unfinished.pt", choices)
     model, history = fit(name, module, recipe, training, validation, kept, keep_best=True, progress=progress)
     test = replace(_load(found.test.first(limit), figures, skip_unreadable, device), prepare=training.prepare)
-    result = tested(name, model.cpu().eval(), recipe, history, validation, test, seed, started)
-    path = directory / f"{name}.safetensors"
-    facts = Trained(backbone=spec, class_names=found.class_names, preprocessing=figures, pictures=folder.resolve().name)
+    result = tested(name, model.cpu().eval(), recipe, history, validation, test, seed, started, limit)
+    facts = Trained(
+        backbone=spec,
+        class_names=found.class_names,
+        preprocessing=figures,
+        pictures=folder.resolve().name,
+        made_from=made_from,
+    )
     save_trained(path, result.model, facts)
     save_history(result, directory)
     kept.path.unlink(missing_ok=True)
     return result, path
+
+
+def _made_from(spec: str, folder: Path, shape: tuple[int, ...]) -> str:
+    """Return a hash of what a training is of, whatever its pictures are called today."""
+    place, _, name = spec.rpartition(":")
+    place = str(Path(place).resolve()) if place.endswith(".py") else place
+    return sha256_of(os.fsencode(part) for part in (place, name, str(folder.resolve()), image_folder.shown(shape)))
+
+
+def _check_free(path: Path, made_from: str) -> None:
+    """Raise CourseError where ``path`` holds another training's: names of backbones and folders may be alike."""
+    try:
+        taken = path.exists() and read_facts(path).made_from != made_from
+    except CourseError:
+        taken = True
+    if taken:
+        raise CourseError(
+            f"{path} is there already, of another backbone, folder or input shape; choose another --output or move it"
+        )
 
 
 def _shape(spec: str, module: nn.Module, shape: tuple[int, ...] | None) -> tuple[int, ...]:

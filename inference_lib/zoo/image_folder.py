@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, BinaryIO, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -37,7 +37,15 @@ TEST_PART = 0.2
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Of a TIFF: two tags, and a value of the second."""
 
+# Of Pillow: about odd tags, and sizes that are looked at here. Silence for the time of a call would be for all threads
+# alike, and might outlast them.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TooManyPixelsError(CourseError):
+    """A picture is so large that it is not decoded."""
 
 
 class Preprocessing(BaseModel, frozen=True, extra="forbid"):
@@ -190,26 +198,44 @@ def prepare(path: Path, figures: Preprocessing) -> np.ndarray:
     return normalize(fitted(decode(path), figures), figures)
 
 
-def decode(path: Path) -> Image.Image:
-    """Return the picture in ``path`` as a person sees it, in 8 bits: colours or grey, upright, on a white ground.
+def decode(
+    source: Path | BinaryIO,
+    formats: tuple[str, ...] = READERS,
+    most_pixels: int = MOST_PIXELS,
+    small_grey: tuple[int, int] | None = None,
+) -> Image.Image:
+    """Return the picture in a file as a person sees it, in 8 bits: colours or grey, upright, on a white ground.
 
-    Of several frames it is the first. Raise CourseError for a file that cannot be read, or holds too many pixels.
+    Of several frames it is the first.
+
+    Args:
+        source: the file, or its path.
+        formats: those that are read, by Pillow's names.
+        most_pixels: a picture of more is refused.
+        small_grey: grey will do, in no less than this width and height: a JPEG can be decoded at an eighth of its size.
+
+    Raises:
+        TooManyPixelsError: there are more than ``most_pixels``, or than Pillow decodes.
+        CourseError: the file cannot be read.
+
     """
     try:
-        # The warnings are of odd tags, and of sizes that are looked at below.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=READERS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise CourseError(f"{path} has {image.width} x {image.height} pixels; make it smaller")
-            return as_seen(ImageOps.exif_transpose(image), *_levels(image))
+        with Image.open(source, formats=formats) as image:
+            if image.width * image.height > most_pixels:
+                raise TooManyPixelsError(f"{source} has {image.width} x {image.height} pixels; make it smaller")
+            if small_grey:
+                image.draft("L", small_grey)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would take as much again
+            return as_seen(image, *_levels(image))
     except Image.DecompressionBombError as error:
-        raise CourseError(f"{path} has more pixels than can be decoded safely; make it smaller") from error
+        raise TooManyPixelsError(f"{source} has more pixels than can be decoded safely; make it smaller") from error
     except CourseError:
         raise
     except Exception as error:  # Pillow's readers raise what they like: SyntaxError, struct.error, ...
         said = getattr(error, "strerror", None) or first_line(str(error))
         if isinstance(error, Image.UnidentifiedImageError):
             said = "it is no picture"
-        raise CourseError(f"{path} cannot be read: {said or type(error).__name__}") from error
+        raise CourseError(f"{source} cannot be read: {said or type(error).__name__}") from error
 
 
 def _levels(image: Image.Image) -> tuple[int, bool]:

@@ -31,6 +31,8 @@ class Trained(BaseModel, frozen=True):
     preprocessing: Preprocessing
     pictures: str
     """Name of the folder that it was trained on."""
+    made_from: str = ""
+    """A hash of the backbone, the folder and the input's shape: the same training may be done once more."""
 
     @property
     def by_code(self) -> bool:

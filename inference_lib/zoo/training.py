@@ -80,6 +80,8 @@ class TrainingResult:
     seconds: float
     device: str
     seed: int
+    limit: int | None = None
+    """The most pictures of each part that were used: of a trial, whose accuracies are no measurement."""
 
 
 def as_input(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -137,7 +139,7 @@ def train(
     kept = Checkpoint(directory / f".{name}.unfinished.pt", [asdict(recipe), seed, limit])
     averaged, history = fit(name, create_model(name), recipe, training, validation, kept)
     save_pretrained(name, averaged, directory)
-    result = tested(name, load_pretrained(name, directory), recipe, history, validation, test, seed, started)
+    result = tested(name, load_pretrained(name, directory), recipe, history, validation, test, seed, started, limit)
     save_history(result, directory)
     kept.path.unlink(missing_ok=True)
     return result
@@ -158,6 +160,7 @@ def tested(
     test: LabelledImages,
     seed: int,
     started: float,
+    limit: int | None,
 ) -> TrainingResult:
     """Return what the training of ``model`` (CPU, as stored) came to that ``started`` then, by time.perf_counter."""
     there = deepcopy(model).to(test.labels.device)
@@ -171,6 +174,7 @@ def tested(
         seconds=time.perf_counter() - started,
         device=torch.cuda.get_device_name() if test.labels.is_cuda else "CPU",
         seed=seed,
+        limit=limit,
     )
 
 
@@ -210,8 +214,9 @@ def augment(images: torch.Tensor, shift: int, erase: int, flip: bool = True) -> 
 
 
 def save_history(result: TrainingResult, directory: Path) -> None:
-    """Write the learning curve and its circumstances as ``directory/NAME.history.json``."""
-    fields = {key: value for key, value in vars(result).items() if key not in ("model", "recipe")}
+    """Write the learning curve and its circumstances as ``directory/NAME.history.json``; of a trial, no accuracies."""
+    left_out = {"model", "recipe"} | (set() if result.limit is None else {"validation_accuracy", "test_accuracy"})
+    fields = {key: value for key, value in vars(result).items() if key not in left_out}
     content: dict[str, Any] = {**fields, "recipe": asdict(result.recipe), "torch": torch.__version__}
     write_atomically(directory / f"{result.name}.history.json", (json.dumps(content, indent=1) + "\n").encode())
 
@@ -341,7 +346,8 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: LabelledIma
     images = augment(batch.images, round(recipe.shift * scale), round(recipe.erase * scale), recipe.flip)
     inputs = batch.prepare(images, torch.bfloat16 if device == "cuda" else torch.float32)
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-        logits = model(inputs.contiguous(memory_format=torch.channels_last))
+        answer = model(inputs.contiguous(memory_format=torch.channels_last))
+    logits = getattr(answer, "logits", answer)  # some of torchvision's answer with auxiliary logits, too, in training
     loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

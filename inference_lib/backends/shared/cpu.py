@@ -1,5 +1,6 @@
 """What the CPU backends share: which precisions are measured, and runners that have nothing to copy."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,20 @@ def precision_support(workload: Workload) -> Support:
     if precision.calibrated:
         reason = reason or f"the course exports no {precision.title} with this framework for this device"
     return Support(ok=not reason, reason=reason)
+
+
+def threads_asked_for() -> int:
+    """Return how many threads ``OMP_NUM_THREADS`` asks for, which frameworks without OpenMP do not read; 0 for none."""
+    return torch.get_num_threads() if os.environ.get("OMP_NUM_THREADS") else 0
+
+
+def thread_limit() -> int:
+    """Return how many threads a framework may have that would start one on each core of the machine; 0 where it may.
+
+    Some cores may not be given to this process, and ``OMP_NUM_THREADS`` may ask for fewer.
+    """
+    has_all = len(os.sched_getaffinity(0)) == os.cpu_count()
+    return threads_asked_for() if has_all else torch.get_num_threads()
 
 
 class CpuRunner(Runner):

@@ -22,10 +22,12 @@ def fold_batch_norms(model: nn.Module, dtype: torch.dtype) -> fx.GraphModule:
     """Return a traced copy of ``model`` in ``dtype``, its batch norms folded into the convolutions before them.
 
     A batch norm at inference multiplies each channel by a constant and adds another, so its constants go into the
-    filters and biases of the convolution. They are folded in FP32 and rounded once. A batch norm stays where the
-    convolution's result is used elsewhere, too, where it uses statistics of the batch, and where a hook changes what
-    either does. A convolution that is called in several places, or whose weights others use, keeps its own: the call
-    before the batch norm gets a convolution of its own.
+    filters and biases of the convolution. They are folded in FP32 and then rounded: once where ``model`` is FP32, for
+    a second time where its weights come from a file in sixteen bits.
+
+    A batch norm stays where the convolution's result is used elsewhere, too, where it uses statistics of the batch, and
+    where a hook changes what either does. A convolution that is called in several places, or whose weights others use,
+    keeps its own: the call before the batch norm gets a convolution of its own.
 
     PyTorch's ``torch.fx.experimental.optimization.fuse`` changes every call of a convolution that it folds into.
     """
@@ -84,15 +86,15 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def fuse_convolutions(model: nn.Module) -> fx.GraphModule:
+def fuse_convolutions(model: nn.Module, dtype: torch.dtype | None = None) -> fx.GraphModule:
     """Return ``model`` with fewer kernels: batch norms folded, biases, shortcuts and ReLUs inside the convolutions.
 
     Each ReLU becomes part of the convolution whose result it rectifies, with the shortcut that is added in between, if
     there is one; of a ReLU6 the upper bound remains. Depthwise convolutions keep theirs: cuDNN fuses none into them.
 
-    The result runs on CUDA devices only.
+    The result runs on CUDA devices only, in ``dtype``: without one, the model's own.
     """
-    fused = fold_batch_norms(model, next(model.parameters()).dtype)
+    fused = fold_batch_norms(model, dtype or next(model.parameters()).dtype)
     subsample_first(fused)
     for node in list(fused.graph.nodes):
         if isinstance(_module(fused, node), nn.ReLU | nn.ReLU6) and (convolution := _fused_with(fused, node)):

@@ -5,18 +5,18 @@ that round its inputs (``QuantizeLinear``) and give them back (``DequantizeLinea
 fuses it to one integer operation. See https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 """
 
-import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from functools import cache
-from io import StringIO
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from inference_lib.backends.shared.programs import INPUT
+from inference_lib.backends.shared.silence import silenced
 from inference_lib.seam import Workload
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
@@ -25,15 +25,15 @@ INTEGER_PRODUCTS = ("QLinearConv", "QGemm", "QLinearMatMul")
 
 
 @cache
-def multiplies_eight_bits(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def multiplies_eight_bits() -> bool:
     """Whether this CPU adds products of 8-bit numbers in 32 bits (VNNI, AMX, or an ARM processor).
 
     Older x86 processors have an instruction that adds two products in 16 bits, and 2 * 255 * 127 does not fit: the
     result saturates, silently (https://github.com/microsoft/onnxruntime/issues/12072). Weights of seven bits fit.
     """
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
-    return not flags or any(name in flags for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    found = torch.cpu.get_capabilities()
+    x86 = found["architecture"] in ("x86", "x86_64")
+    return not x86 or any(found[name] for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def quantize_onnx(graph: Path, target: Path, workload: Workload, **settings: Any) -> None:
@@ -52,7 +52,7 @@ def quantize_onnx(graph: Path, target: Path, workload: Workload, **settings: Any
         "reduce_range": not multiplies_eight_bits(),
         "calibrate_method": CalibrationMethod.MinMax,
     } | settings
-    with tempfile.TemporaryDirectory() as scratch, _silent():
+    with tempfile.TemporaryDirectory() as scratch, silenced("", stderr=False):
         prepared = Path(scratch) / graph.name
         quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
         quantize_static(str(prepared), str(target), Reader(workload), **arguments)
@@ -67,7 +67,7 @@ class Reader:
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next batch by the name of the graph's input, None after the last."""
         batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
+        return None if batch is None else {INPUT: batch}
 
 
 def cast_ends(path: Path, dtype: np.dtype) -> None:
@@ -89,17 +89,6 @@ def cast_ends(path: Path, dtype: np.dtype) -> None:
     onnx.save(model, path)
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep hints out of the reader's way; errors still raise."""
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def quantized_percent(path: Path) -> float:
     """Return which part of the multiply-adds in a QDQ graph, percent, has two dequantized factors."""
     import onnx
@@ -112,27 +101,34 @@ def quantized_percent(path: Path) -> float:
 def executed_percent(path: Path) -> float:
     """Return which part of a graph's multiply-adds, percent, ONNX Runtime does in integer operations on this CPU.
 
-    It is read from the graph that a session made of it: an operation whose neighbours do not fit stays in FP32.
+    It is read from the graph that a session made of it: an operation whose neighbours do not fit stays in FP32. What
+    ONNX Runtime makes of an operation has its name, or begins with it.
     """
     import onnx
     import onnxruntime
 
-    work = {product.weights: product.multiply_adds for product in products(onnx.load(path))}
+    model = onnx.load(path)
+    for number, node in enumerate(model.graph.node):
+        node.name = str(number)  # a file's names may be missing, or there twice
     with tempfile.TemporaryDirectory() as scratch:
+        named, optimized = Path(scratch) / "named.onnx", Path(scratch) / "optimized.onnx"
+        onnx.save(model, named)
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4
-        settings.optimized_model_filepath = str(Path(scratch) / path.name)
-        onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(settings.optimized_model_filepath).graph.node
-    integer = [node.input[3] for node in nodes if node.op_type in INTEGER_PRODUCTS]  # their fourth input: the weights
-    return 100 * sum(work[weights] for weights in integer) / sum(work.values())
+        settings.optimized_model_filepath = str(optimized)
+        onnxruntime.InferenceSession(str(named), settings, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(optimized).graph.node
+    integer = {node.name.split("_")[0] for node in nodes if node.op_type in INTEGER_PRODUCTS}
+    work = list(products(model))
+    done = sum(product.multiply_adds for product in work if product.name in integer)
+    return 100 * done / sum(product.multiply_adds for product in work)
 
 
 class Product(NamedTuple):
     """A convolution or matrix product of a graph."""
 
-    weights: str
-    """Name of the initializer, whatever dequantizes it."""
+    name: str
+    """Of its node, which the file may leave empty."""
     multiply_adds: int
     """Multiply-adds for one picture."""
     quantized: bool
@@ -140,18 +136,18 @@ class Product(NamedTuple):
 
 
 def products(model: Any) -> Iterator[Product]:
-    """Yield the convolutions and matrix products of an ONNX model with a dynamic batch."""
+    """Yield the convolutions and matrix products of an ONNX model with a dynamic batch, those of activations too."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.output)}
-    shapes |= {weights.name: weights.dims for weights in graph.initializer}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    shapes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
+    shapes |= {weights.name: list(weights.dims) for weights in graph.initializer}
     dequantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     for node in graph.node:
         if node.op_type in PRODUCTS:
-            weights = dequantized.get(node.input[1], node.input[1])
-            shape, outputs = [int(size) for size in shapes[weights]], shapes[node.output[0]][1:]
+            shape = shapes[dequantized.get(node.input[1], node.input[1])]
             transposed = any(a.name == "transB" and a.i for a in node.attribute)
             inner = prod(shape[1:]) if node.op_type == "Conv" or transposed else shape[-2]
-            count = prod(size.dim_value for size in outputs) * inner
-            yield Product(weights, count, set(node.input[:2]) <= dequantized.keys())
+            count = prod(shapes[node.output[0]][1:]) * inner
+            yield Product(node.name, count, set(node.input[:2]) <= dequantized.keys())

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inference_lib.backends.onnxruntime import INPUT, OUTPUT
 from inference_lib.backends.shared.buffers import BufferedRunner
 from inference_lib.backends.shared.cuda import gpu_identity
+from inference_lib.backends.shared.programs import INPUT, OUTPUT
 from inference_lib.seam import Artifact
 from inference_lib.seam.type_names import dtype_named
 from inference_lib.support.errors import CourseError

@@ -132,7 +132,7 @@ class AotInductor(TorchCompile):
 
     def export(self, model: nn.Module, workload: Workload, directory: Path) -> None:
         """Write ``model.pt2``: the compiled library with its weights."""
-        model = model.to(workload.device.torch, workload.torch_dtype)
+        model = model.to(workload.device.torch)  # in FP32: weights are rounded once, after batch norms are folded in
         with float32_products(workload.precision), compiling():
             recipe = RECIPES[workload.device.kind]
             compile_ahead(prepare(model, workload), example(workload), directory / PACKAGE_FILE, recipe)
@@ -149,12 +149,13 @@ class AotInductor(TorchCompile):
 
     def load(self, artifact: Artifact) -> "CpuFunctionRunner | GraphedRunner":  # type: ignore[override]
         """Load the library; on a GPU, capture its kernels in a CUDA graph."""
-        package = str(artifact.directory / PACKAGE_FILE)
-        with float32_products(artifact.workload.precision), quiet(), believing_the_processor():
+        package, workload = str(artifact.directory / PACKAGE_FILE), artifact.workload
+        place = workload.device.index if workload.on_gpu else -1  # what PyTorch takes for a CPU
+        with float32_products(workload.precision), quiet(), believing_the_processor():
             # Otherwise the library records an event after each run and asks for it before the next, which no graph can
             # hold.
-            call = torch._inductor.aoti_load_package(package, run_single_threaded=True)
-            return _runner(artifact.workload, call)
+            call = torch._inductor.aoti_load_package(package, run_single_threaded=True, device_index=place)
+            return _runner(workload, call)
 
 
 def compiled(model: nn.Module, images: torch.Tensor, recipe: Recipe = PLAIN) -> Call:

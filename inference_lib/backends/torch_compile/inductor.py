@@ -1,13 +1,10 @@
 """What Inductor needs around it: tools, a place for its cache, and some behaviour that it has no setting for."""
 
 import contextlib
-import io
-import logging
 import os
 import shlex
 import shutil
 import subprocess
-import warnings
 import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference_lib.backends.shared.replaced import replaced
+from inference_lib.backends.shared.silence import silenced
 from inference_lib.seam import Availability
 from inference_lib.support.errors import CourseError
 
@@ -152,19 +150,9 @@ def _compiler_knows(instructions: "VecISA", code: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> contextlib.AbstractContextManager[None]:
     """Keep hints out of the reader's way (TF32 is off on purpose, an operation is a library's); errors still raise.
 
     Among them are the candidates of a search for kernels: a screenful for each matrix product, on standard error.
     """
-    names = ("torch.utils.cpp_extension", "torch._inductor.utils", "torch._inductor.ir")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    return silenced("torch.utils.cpp_extension", "torch._inductor.utils", "torch._inductor.ir", stdout=False)

@@ -36,7 +36,8 @@ RECIPES = {"cpu": PLAIN, "cuda": Recipe(channels=4, cudnn_fusion=True)}
 def prepare(model: nn.Module, workload: Workload, recipe: Recipe | None = None) -> fx.GraphModule:
     """Return ``model`` as Inductor gets it: batch norms folded in FP32, images cast and made channels-last inside.
 
-    Without a ``recipe`` it is that of the workload's device.
+    The weights end in the workload's precision: an FP32 ``model``'s are rounded once, those of a file in sixteen bits
+    were before and are for a second time. Without a ``recipe`` it is that of the workload's device.
 
     The result is traced, so its code is its own: a compiled function is kept for each piece of Python code, and two
     instances of one class would compete for that place.
@@ -51,7 +52,7 @@ def prepare(model: nn.Module, workload: Workload, recipe: Recipe | None = None) 
         first += steps
     whole = nn.Sequential(*first, ChannelsLast(), model).eval()
     dtype = workload.torch_dtype
-    folded = fuse_convolutions(whole) if recipe.cudnn_fusion else fold_batch_norms(whole, dtype)
+    folded = fuse_convolutions(whole, dtype) if recipe.cudnn_fusion else fold_batch_norms(whole, dtype)
     traced = trace(nn.Sequential(Cast(dtype), folded))
     weights_channels_last(traced)
     return traced.requires_grad_(False)
