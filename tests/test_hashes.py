@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from inference_lib.backends import BACKENDS
-from inference_lib.support.hashes import ROOT, imports_of, sources_of
+from inference_lib.support import hashes
+from inference_lib.support.hashes import ROOT, imports_of, module_hash, sources_of
 
 SOURCES = {
     "root.py": "from library.inner import helper\n\ndef late():\n    import library.lazy\n",
@@ -27,6 +28,18 @@ def test_imports_are_followed_wherever_they_stand(tmp_path: Path) -> None:
     found = sources_of("library.root", root=tmp_path / "library")
     assert set(found) == {"library.root", "library.inner.helper", "library.inner.deep", "library.lazy"}
     assert found["library.inner.deep"] == SOURCES["inner/deep.py"].encode()
+
+
+def test_a_message_in_other_words_makes_nothing_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = "inference_lib.measure.rounds", "inference_lib.seam.build"
+    before, sources = module_hash(*asked), sources_of(*asked)
+    for name, same in (("support.errors", True), ("support.failures", True), ("support.files", False)):
+        changed = sources | {f"inference_lib.{name}": b"other words"}
+        assert changed.keys() == sources.keys()
+        monkeypatch.setattr(hashes, "sources_of", lambda *_, changed=changed: changed)
+        module_hash.cache_clear()
+        assert (module_hash(*asked) == before) == same
+    module_hash.cache_clear()
 
 
 def test_the_imports_found_are_those_that_python_finds() -> None:

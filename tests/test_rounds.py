@@ -11,7 +11,7 @@ from inference_lib.measure.cell import Turn
 from inference_lib.measure.plan import Rival, RivalSet
 from inference_lib.measure.profiles import PROFILES
 from inference_lib.measure.rounds import Outcome, Race, host_pace_ms
-from inference_lib.measure.workers import WorkerError
+from inference_lib.measure.workers import Deadline, WorkerError
 from inference_lib.records.record import Accuracy, Build, Clocks, Load
 from inference_lib.seam import Workload
 
@@ -51,9 +51,9 @@ class FakeWorker:
     def tell(self, command: str, *arguments: Any) -> None:
         self.pending = command, arguments
 
-    def answer(self, limit_s: float) -> Any:
+    def answer(self, limit: Deadline) -> Any:
         command, arguments = self.pending
-        assert limit_s > 0
+        assert limit.left_s > 0
         self.host.log.append((self.backend, command))
         self.counts[command] = self.counts.get(command, 0) + 1
         if self.host.fails.get((self.backend, command)) == self.counts[command]:
@@ -62,7 +62,7 @@ class FakeWorker:
 
     def ask(self, command: str, *arguments: Any, limit_s: float) -> Any:
         self.tell(command, *arguments)
-        return self.answer(limit_s)
+        return self.answer(Deadline(limit_s))
 
     def kill(self) -> None:
         if self.backend in self.host.alive:
@@ -284,14 +284,10 @@ def test_half_as_many_start_side_by_side_as_there_are_cores(
 ) -> None:
     monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda _: set(range(cores)))
     sizes = []
-    monkeypatch.setattr(rounds, "Deadline", lambda limit: sizes.append(len(host.alive)) or _Limit())
+    monkeypatch.setattr(rounds, "Deadline", lambda limit: sizes.append(len(host.alive)) or Deadline(limit))
     race(a_set(*TRIO))
     assert len(sizes) >= waves
     assert sizes[:waves] == [min(3, (wave + 1) * together) for wave in range(waves)]
-
-
-class _Limit:
-    left_s = 1.0
 
 
 def test_memory_that_nvml_does_not_tell_apart_is_the_device_s_growth(

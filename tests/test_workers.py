@@ -110,7 +110,7 @@ def test_a_command_to_a_dead_worker_is_answered_by_its_death(worker: Worker) -> 
     assert ends(worker.pid)
     worker.tell("called")
     with pytest.raises(WorkerError, match="died"):
-        worker.answer(LIMIT_S)
+        worker.answer(Deadline(LIMIT_S))
 
 
 def test_memory_that_ran_out_is_told_apart(worker: Worker, build: Path) -> None:
@@ -189,6 +189,17 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         parent.kill()
         parent.communicate()
     assert all(map(ends, pids))
+
+
+def test_a_worker_that_is_late_says_how_long_it_had_and_not_what_was_left() -> None:
+    """Seen: no answer within 0 s."""
+    limit = Deadline(2.0)
+    workers = [Worker(objects.Thing) for _ in range(2)]
+    for worker in workers:
+        worker.tell("hang")
+    for worker in workers:
+        with pytest.raises(WorkerError, match=r"^no answer within 2 s; the worker process was ended$"):
+            worker.answer(limit)
 
 
 def test_a_deadline_is_shared_and_never_below_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def _export(
             for worker in first_to_answer(running, running[oldest][1].left_s) or [oldest]:
                 key, limit = running.pop(worker)
                 try:
-                    worker.answer(limit.left_s)
+                    worker.answer(limit)
                     progress(f"exported {jobs[key]}, {EXPORT_LIMIT_S - limit.left_s:.0f} s")
                 except WorkerError as error:
                     failures[key] = error

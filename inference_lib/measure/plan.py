@@ -27,13 +27,11 @@ class Rival:
 
     backend: str
     workload: Workload
-    copy: int = 0
-    """Tells a cell apart from itself, where it runs against itself: a difference is then noise."""
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What an accuracy belongs to: the artifact, and the backend that runs it."""
-        return (self.backend, get_backend(self.backend).artifact_key(self.workload))
+    def key(self) -> tuple[str, str, str]:
+        """What an accuracy belongs to: the backend, the artifact, and the precision: TF32 runs that of FP32."""
+        return (self.backend, get_backend(self.backend).artifact_key(self.workload), self.workload.precision.name)
 
     def images(self, profile: Profile) -> int:
         """Return on how many test images it is checked."""
@@ -127,23 +125,26 @@ def why_not(rival: Rival) -> tuple[Status, str] | None:
 def fingerprint(backend: str, model: Model, device: Device, profile: Profile) -> str:
     """Hash what two repetitions of a measurement share.
 
-    That is the code that measures and the backend's own, so that a change elsewhere leaves the records valid; what
-    the backend's artifacts depend on; the weights, the pictures, the machine with its threads, and the profile.
+    That is the code that measures and the backend's own, so that a change elsewhere leaves the records valid; how the
+    backend was made, and what its artifacts depend on; the weights, the pictures, the machine with its threads, and the
+    profile.
     """
     found = get_backend(backend)
+    options = {name: value for name, value in vars(found).items() if name != "title" and not name.startswith("_")}
+    made = f"{found.name} {type(found).__qualname__} {options}"
     measure = (Cell.__module__, "inference_lib.measure.threads", "inference_lib.measure.rounds")
     code = module_hash(*measure, build.__module__, type(found).__module__)
     versions = repr(found.versions() if found.availability(device.kind).usable else {})
     machine = this_machine(device.index).model_dump_json(exclude={"commit"})
-    parts = [code, versions, model.identity, model.dataset.identity, machine, repr(profile)]
+    parts = [code, made, versions, model.identity, model.dataset.identity, machine, repr(profile)]
     return sha256_of(part.encode() for part in parts)[:16]
 
 
-def sets_of(rivals: Iterable[Rival], room: int | None = None) -> list[RivalSet]:
+def sets_of(rivals: Iterable[Rival]) -> list[RivalSet]:
     """Return ``rivals`` in sets that share model, batch size and device, the largest batches of a model first.
 
-    Where ``room`` (by default the memory) is for fewer, a set is split by precision, then by number. A set without the
-    baseline or the quiet row of a precision carries them along.
+    Where the memory is too small, a set is split by precision, then by number. A set without the baseline or the quiet
+    row of a precision carries them along.
     """
     groups: dict[tuple[Model, int, Device], list[Rival]] = {}
     for rival in rivals:
@@ -153,17 +154,17 @@ def sets_of(rivals: Iterable[Rival], room: int | None = None) -> list[RivalSet]:
     found = []
     for model, size, device in sorted(groups, key=lambda group: (order.index(group[0]), -group[1])):
         members = groups[model, size, device]
-        for part in _parts(members, room):
+        for part in _parts(members):
             digest = sha256_of(sorted(f"{r.backend} {r.workload.precision}".encode() for r in part))[:8]
             found.append(RivalSet(f"{model}-b{size}-{device.kind}-{digest}", tuple(part), tuple(_carried(part))))
     return found
 
 
-def _parts(members: list[Rival], room: int | None) -> list[list[Rival]]:
+def _parts(members: list[Rival]) -> list[list[Rival]]:
     """Return ``members`` in parts that fit, a precision in one part where that is possible; two always fit."""
 
     def fit(part: list[Rival]) -> bool:
-        return len(part) <= (room or 2) or (room is None and memory.fits([*part, *_carried(part)]))
+        return len(part) <= 2 or memory.fits([*part, *_carried(part)])
 
     parts: list[list[Rival]] = [[]]
     for name in PRECISIONS:

@@ -128,7 +128,7 @@ class Race:
             limit = Deadline(LOAD_LIMIT_S)
             for rival in wave:
                 with self._failing(rival):
-                    self.outcomes[rival].build, self._one_s[rival] = self._workers[rival].answer(limit.left_s)
+                    self.outcomes[rival].build, self._one_s[rival] = self._workers[rival].answer(limit)
             for rival in list(self._workers.keys() & set(wave)):
                 self._remember_memory(rival, before)
 
@@ -251,7 +251,7 @@ class Race:
             limit = Deadline(PHASE_LIMIT_S)
             for rival in group:
                 with self._failing(rival):
-                    self.outcomes[rival].accuracy = self._workers[rival].answer(limit.left_s)
+                    self.outcomes[rival].accuracy = self._workers[rival].answer(limit)
 
 
 def _medians(turns: Iterable[Turn]) -> list[float]:

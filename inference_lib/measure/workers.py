@@ -66,12 +66,12 @@ class Worker:
         with suppress(OSError):
             self._pipe.send((command, arguments))
 
-    def answer(self, limit_s: float) -> Any:
-        """Return what the command did; WorkerError if it raised, the process died, or ``limit_s`` seconds passed."""
+    def answer(self, limit: "Deadline") -> Any:
+        """Return what the command did; WorkerError if it raised, the process died, or the ``limit`` passed."""
         try:
-            if not self._pipe.poll(limit_s):
+            if not self._pipe.poll(limit.left_s):
                 self.kill()
-                raise WorkerError(f"no answer within {limit_s:.0f} s; the worker process was ended")
+                raise WorkerError(f"no answer within {limit.limit_s:.0f} s; the worker process was ended")
             ok, value, out_of_memory = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
             raise WorkerError(self._how_it_died()) from error
@@ -83,7 +83,7 @@ class Worker:
     def ask(self, command: str, *arguments: Any, limit_s: float) -> Any:
         """Send a command and return what it returns; raise WorkerError as ``answer`` does."""
         self.tell(command, *arguments)
-        return self.answer(limit_s)
+        return self.answer(Deadline(limit_s))
 
     def _how_it_died(self) -> str:
         self._process.join(CLOSING_S)
@@ -184,7 +184,7 @@ class Deadline:
     """What is left of a limit that several waits share."""
 
     def __init__(self, limit_s: float) -> None:
-        self._end = time.monotonic() + limit_s
+        self.limit_s, self._end = limit_s, time.monotonic() + limit_s
 
     @property
     def left_s(self) -> float:

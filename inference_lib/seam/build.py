@@ -18,7 +18,7 @@ from inference_lib.seam.backend import Backend, QuantizingBackend
 from inference_lib.seam.workload import Device, Workload
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
-from inference_lib.support.files import let_others_read, locked
+from inference_lib.support.files import let_others_read, locked, shown
 from inference_lib.support.hashes import module_hash
 
 
@@ -117,7 +117,7 @@ def _alone(backend: Backend, folder: Path) -> AbstractContextManager[None]:
         return nullcontext()
     lock = folder / "builder.lock"
     lock.touch()
-    return locked(lock)
+    return locked(lock, holder=f"exports to {shown(folder)}")
 
 
 def _check_weights(backend: Backend, workload: Workload, directory: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from inference_lib.measure.workers import Worker, WorkerError
+from inference_lib.measure.workers import Deadline, Worker, WorkerError
 from inference_lib.support.cores import keep_to
 from inference_lib.support.errors import CourseError
 
@@ -76,7 +76,7 @@ class RemoteClassifier:
 
     def _answer(self) -> np.ndarray:
         try:
-            return self._worker.answer(BATCH_S)
+            return self._worker.answer(Deadline(BATCH_S))
         except WorkerError:
             self._alive = False
             raise

@@ -3,9 +3,11 @@
 import fcntl
 import os
 import secrets
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from inference_lib.support.errors import CourseError
@@ -57,16 +59,37 @@ def shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+LOCK_LIMIT_S, LOCK_POLL_S = 3600.0, 0.05
+"""The longest wait for a lock, several exports of others included, and how often it is tried."""
+
+
 @contextmanager
-def locked(path: Path, how: int = 0) -> Iterator[None]:
-    """Hold the lock of a folder or a file; the system gives it back when the process ends, however it does."""
+def locked(path: Path, how: int = 0, holder: str = "") -> Iterator[None]:
+    """Hold the lock of a folder or a file; the system gives it back when the process ends, however it does.
+
+    ``holder`` is what a process does that has it; a line says so before it is waited for. Raise CourseError where it is
+    not free within LOCK_LIMIT_S; with ``fcntl.LOCK_NB`` for ``how``, OSError where it is not free now.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | how)
-        except OSError:  # it is held, or this file system has no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # it is held, or this file system has no locks
             if how:
                 raise
+            if isinstance(error, BlockingIOError):
+                _wait(handle, f"another process {holder or f'holds {shown(path)}'}", told=bool(holder))
         yield
     finally:
         os.close(handle)
+
+
+def _wait(handle: int, holder: str, *, told: bool) -> None:
+    if told:
+        print(f"waiting: {holder}", file=sys.stderr, flush=True)
+    end = time.monotonic() + LOCK_LIMIT_S
+    while time.monotonic() < end:
+        time.sleep(LOCK_POLL_S)
+        with suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    raise CourseError(f"{holder}; wait for it or end it")

@@ -10,6 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+MESSAGES = frozenset(f"{ROOT.name}.support.{name}" for name in ("errors", "failures", "interrupts"))
+"""Modules that tell what went wrong, or when to stop: nothing that was made or measured depends on them."""
+
 IMPORTS = re.compile(r"^[ \t]*(?:from[ \t]+[\w.]+[ \t]+import[ \t]*(?:\([^)]*\)|[^(\n]*)|import[ \t].*)", re.MULTILINE)
 """What looks like an import. Only these lines are parsed: all of every file took eight times as long."""
 
@@ -30,9 +33,12 @@ def library_hash() -> str:
 
 @cache
 def module_hash(*names: str) -> str:
-    """Return the SHA-256 of the library's modules called ``names`` and of all that they import from it, in turn."""
+    """Return the SHA-256 of the library's modules called ``names`` and of all that they import from it, in turn.
+
+    ``MESSAGES`` are left out: a message in other words would make every export and measurement stale.
+    """
     found = sources_of(*names)
-    return sha256_of(found[name] for name in sorted(found))
+    return sha256_of(found[name] for name in sorted(found.keys() - MESSAGES))
 
 
 def sources_of(*names: str, root: Path = ROOT) -> dict[str, bytes]:
