@@ -737,7 +737,7 @@ glue("02-disagree", f"{history['ratios that disagree'][1]} of {history['ratios']
 
 # %% [markdown]
 # Even between two machines with the same card, {glue:text}`02-contradicted` of the claims were turned around, and
-# {glue:text}`02-disagree` ratios disagreed; with honest intervals it would be one in twenty.
+# {glue:text}`02-disagree` ratios disagreed; with honest intervals it would be one in twenty at most.
 #
 # Some of it was the eleven mistakes in new clothes: of 240 series, 208 had ended because their time was up, 66 of them
 # with fewer than ten samples, and a p99 was given from three on. But longer series would not have helped. The intervals
