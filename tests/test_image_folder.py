@@ -287,6 +287,9 @@ def test_a_file_that_cannot_be_read_is_named_counted_and_skipped_only_if_asked(s
     arrays, labels = image_folder.load(test, SMALL, skip_unreadable=True)
     assert arrays.shape == (6, 3, 8, 8)
     assert labels.tolist() == list(kept.labels)
+    none = image_folder.Pictures(tuple(file for file in test.files if file.name == "link.png"), (1,))
+    with pytest.raises(CourseError, match=r"link.png cannot be read: .*; mend or delete it$"):
+        image_folder.readable(none, skip_unreadable=True)
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,8 @@ def _each(pictures: Pictures, work: Callable[[Path], Any], skip: bool) -> tuple[
     bad = [result for result in found if isinstance(result, CourseError)]
     if bad and (not skip or len(bad) == len(pictures)):
         others = f", nor can {len(bad) - 1} more of {len(pictures)}" if len(bad) > 1 else ""
-        raise CourseError(f"{bad[0]}{others}; mend or delete it, or leave such files out with --skip-unreadable")
+        remedy = "" if skip else ", or leave such files out with --skip-unreadable"
+        raise CourseError(f"{bad[0]}{others}; mend or delete it{remedy}")
     kept = [place for place, result in enumerate(found) if not isinstance(result, CourseError)]
     left = Pictures(tuple(pictures.files[i] for i in kept), tuple(pictures.labels[i] for i in kept))
     return left, [found[i] for i in kept]
