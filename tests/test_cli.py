@@ -151,7 +151,7 @@ def test_a_python_without_the_packages_is_told_in_one_line_which_one_has_them(li
     command = [sys.executable, "-S", "-m", "inference_lib", *line.split()]  # -S: no folder of packages
     done = subprocess.run(command, cwd=paths.ROOT, env=bare, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: \S+ has no package \w+; run `make install`, then `source \S+activate`\n", done.stderr)
+    assert re.fullmatch(r"error: .+ has no package \w+; run `make install`, then `source \S+activate`\n", done.stderr)
 
 
 def test_a_module_of_ours_that_is_missing_is_no_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The ONNX Runtime backends: the exported graph is the model, on the device and in the precision of its label."""
 
-import ctypes
 import json
 import sys
 import time
@@ -95,31 +94,6 @@ def test_a_session_that_fell_back_is_refused_in_one_line(root: Path, monkeypatch
         open_session(artifact.directory / MODEL_FILE, "cuda")
     assert "fell back from CUDAExecutionProvider to CPUExecutionProvider" in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("said", "wanted"),
-    [
-        (
-            "libcublas.so.13: cannot open shared object file",
-            "libcublas.so.13: .*; pip install '.*\\[cuda,cudnn\\]==.*'",
-        ),
-        ("libcuda.so.1: cannot open shared object file", "libcuda.so.1: .*; install NVIDIA's driver"),
-        ("", "nvidia-smi"),
-    ],
-)
-def test_a_session_that_fell_back_says_what_is_missing_and_how_to_get_it(
-    root: Path, monkeypatch: pytest.MonkeyPatch, said: str, wanted: str
-) -> None:
-    def load(library: str, mode: int) -> None:
-        if said and library.endswith("_cuda.so"):
-            raise OSError(said)
-
-    artifact = build(get_backend("onnxruntime"), Workload("vanilla_cnn", 1, "fp32", "cpu"), root)
-    monkeypatch.setenv("ORT_CUDA_UNAVAILABLE", "1")
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    with pytest.raises(CourseError, match=wanted):
-        open_session(artifact.directory / MODEL_FILE, "cuda")
 
 
 def test_a_session_is_on_the_gpu_of_its_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ device memory), and IOBinding captured in a CUDA graph with NHWC convolutions.
 Provider options: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
 """
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from inference_lib.backends.shared.quantization import executed_percent, multipl
 from inference_lib.backends.shared.silence import silenced
 from inference_lib.seam import Artifact, Availability, Precision, Support, Workload, precision_of
 from inference_lib.seam.onnx_file import OnnxFile
-from inference_lib.support.errors import CourseError, first_line
+from inference_lib.support.errors import CourseError
 
 MODEL_FILE = "model.onnx"
 PACKAGE = "onnxruntime-gpu==1.30.0"
@@ -189,25 +188,12 @@ def open_session(path: Path, device: str, cuda_options: dict[str, str] | None = 
     with silenced():  # it prints that it falls back; the check below says so better
         session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
     if session.get_providers()[0] != wanted:
-        raise CourseError(f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}: {why_no_cuda()}")
+        raise CourseError(
+            f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}; "
+            f"see why with `python -m inference_lib doctor`, or reinstall it: pip install {PACKAGE}"
+        )
     check_assignment(session, wanted)
     return session
-
-
-def why_no_cuda() -> str:
-    """Say why the CUDA provider cannot be used, which ONNX Runtime does not: what its library misses, and a remedy."""
-    import onnxruntime
-
-    folder = Path(onnxruntime.__file__).with_name("capi")
-    try:
-        for name in ("shared", "cuda"):  # the second one uses the first
-            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"), ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        missing = first_line(str(error))
-        if missing.startswith("libcuda.so"):
-            return f"{missing}; install NVIDIA's driver for CUDA 13"
-        return f"{missing}; pip install '{PACKAGE.replace('==', '[cuda,cudnn]==')}'"
-    return "its library is whole; see whether `nvidia-smi` names a GPU, and a driver for CUDA 13"
 
 
 def open_cpu_runner(artifact: Artifact) -> CpuFunctionRunner:

@@ -159,12 +159,7 @@ def time_parts(runner: Runner, inputs: Sequence[np.ndarray], rule: StoppingRule)
 
 
 def time_compute(runner: Runner, rule: StoppingRule, before_each: Callable[[], object] | None = None) -> Samples:
-    """Time ``runner.compute`` alone, see ``compute_sampler``."""
-    return collect(compute_sampler(runner, before_each), rule)
-
-
-def compute_sampler(runner: Runner, before_each: Callable[[], object] | None = None) -> Callable[[], float]:
-    """Return a function that runs ``runner.compute`` on the batch that was uploaded last and returns its milliseconds.
+    """Time ``runner.compute`` alone on the batch that was uploaded last.
 
     ``before_each`` runs before every inference, outside the timed part (to flush a cache, for example).
     """
@@ -178,7 +173,7 @@ def compute_sampler(runner: Runner, before_each: Callable[[], object] | None = N
         runner.synchronize()
         return milliseconds_between(start, end)
 
-    return sample
+    return collect(sample, rule)
 
 
 FLUSH_BYTES = 256 * 2**20
