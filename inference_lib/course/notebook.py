@@ -12,7 +12,8 @@ import jupytext
 import nbformat
 
 from inference_lib.support import paths
-from inference_lib.support.errors import CourseError, first_line
+from inference_lib.support.errors import CourseError
+from inference_lib.support.failures import reason_of
 from inference_lib.support.files import shown
 from inference_lib.support.hashes import sha256_of
 
@@ -54,8 +55,8 @@ def executed_notebook(path: Path) -> Notebook:
     try:
         return nbformat.read(path, as_version=4)
     except Exception as error:  # of JSON that is no notebook, nbformat raises whatever it stumbles over
-        said = first_line(str(error)) or type(error).__name__
-        raise CourseError(f"{shown(path)} is no notebook ({said}); delete it and execute the chapter again") from error
+        said = f"{shown(path)} is no notebook ({reason_of(error)})"
+        raise CourseError(f"{said}; delete it and execute the chapter again") from error
 
 
 def code_cells(notebook: Notebook) -> list[Notebook]:
