@@ -5,7 +5,8 @@ traffic at the machine's highest rate; the longer of the two is the bound (Willi
 an Insightful Visual Performance Model for Multicore Architectures", CACM 52(4), 2009).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,7 @@ class Ceilings(BaseModel):
     """What a device was measured to do at best."""
 
     flops: dict[str, float] = Field(min_length=1)
-    """Large matrix products in each precision, FLOP/s; in FP32 on a CPU, a convolution where that is quicker."""
+    """Large matrix products in each precision, FLOP/s; on a CPU, a convolution where that is quicker."""
     bandwidth: float = Field(gt=0)
     """A large copy within the device's memory, bytes/s, bytes read and bytes written added up."""
     machine: str
@@ -58,7 +59,7 @@ def measure_ceilings(device: str) -> Ceilings:
     target = torch.empty_like(source)
     flops = {precision: _product_rate(precision, device) for precision in multiplied(device)}
     if device == "cpu":
-        flops["fp32"] = max(flops["fp32"], _convolution_rate())
+        flops = {precision: max(rate, _convolution_rate(precision)) for precision, rate in flops.items()}
     return Ceilings(
         flops=flops,
         bandwidth=2 * source.nbytes / _seconds(lambda: target.copy_(source), device),
@@ -84,7 +85,7 @@ def _product_rate(precision: str, device: str) -> float:
 def _products(a: torch.Tensor, b: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
     """Return the ways to multiply ``a`` with ``b`` or, where a library is quick for one layout alone, its transpose."""
     if a.dtype == torch.int8:
-        return _integer_products(a, b) if a.is_cuda else [_quantized_product(a, b)]
+        return _integer_products(a, b) if a.is_cuda else [_quantized_product(a, b, engine) for engine in _engines()]
     if a.dtype == torch.float8_e4m3fn:
         one = torch.ones((), device=a.device)
         return [lambda: torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16)]
@@ -97,28 +98,62 @@ def _integer_products(a: torch.Tensor, b: torch.Tensor) -> list[Callable[[], tor
     return [lambda: torch._int_mm(a, b), lambda: torch._int_mm(a, b.t())]
 
 
-def _quantized_product(a: torch.Tensor, b: torch.Tensor) -> Callable[[], torch.Tensor]:
+def _engines() -> list[str]:
+    """Return the libraries that may multiply integers on this CPU: PyTorch's choice, and the one that knows AMX."""
+    own, there = torch.backends.quantized.engine, torch.backends.quantized.supported_engines
+    return list(dict.fromkeys([own, *(name for name in ("onednn",) if name in there)]))
+
+
+@contextmanager
+def _packed_by(engine: str) -> Iterator[None]:
+    """Let weights that are packed in the block be multiplied by a library, there and later."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = engine
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
+
+
+def _quantized_product(a: torch.Tensor, b: torch.Tensor, engine: str) -> Callable[[], torch.Tensor]:
     """Return the product of integers as PyTorch's quantized layers multiply them on a CPU.
 
     ``torch._int_mm`` is a plain loop where the processor has no VNNI: seen, at a thirtieth of the rate in FP32.
     """
-    left = torch.quantize_per_tensor(a.float(), 1.0, 128, torch.quint8)
-    right = torch.quantize_per_tensor(b.t().float(), 1.0, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(right, None)
-    return lambda: torch.ops.quantized.linear(left, packed, 1.0, 128)
+    left, right = _quantized(a, torch.quint8), _quantized(b.t(), torch.qint8)
+    with _packed_by(engine):
+        packed = torch.ops.quantized.linear_prepack(right, None)
+    return lambda: torch.ops.quantized.linear(left, packed, 1.0, MIDDLE)
 
 
-def _convolution_rate() -> float:
-    """Return the rate of a dense 3 x 3 convolution on the CPU, FLOP/s.
+def _quantized(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.quantize_per_tensor(numbers.float(), 1.0, MIDDLE if dtype == torch.quint8 else 0, dtype)
 
-    PyTorch asks two libraries, MKL for matrix products and oneDNN for convolutions, and on a processor that is not
-    Intel's the second may be the quicker. Nothing is padded, so no product that is counted can be left out.
+
+MIDDLE = 128
+"""The unsigned integer that stands for zero."""
+
+
+def _convolution_rate(precision: str) -> float:
+    """Return the rate of a dense 3 x 3 convolution on the CPU in ``precision`` (fp32 or int8), operations/s.
+
+    PyTorch asks other libraries for convolutions than for matrix products, and they may be the quicker. Nothing is
+    padded, so no product that is counted can be left out.
     """
-    convolution = torch.nn.Conv2d(256, 256, 3, bias=False)
-    images = torch.randn(8, 256, 16, 16)
+    images, weights = torch.randn(8, 256, 16, 16), torch.randn(256, 256, 3, 3)
+    convolutions = [lambda: torch.conv2d(images, weights)]
+    if find_precision(precision).dtype == torch.int8:
+        convolutions = [_quantized_convolution(images * 32, weights * 32, engine) for engine in _engines()]
     with torch.inference_mode():
-        operations = 2 * 8 * 14 * 14 * convolution.weight.numel()
-        return operations / _seconds(lambda: convolution(images), "cpu")
+        return 2 * 8 * 14 * 14 * weights.numel() / min(_seconds(call, "cpu") for call in convolutions)
+
+
+def _quantized_convolution(images: torch.Tensor, weights: torch.Tensor, engine: str) -> Callable[[], torch.Tensor]:
+    """Return a convolution of integers, without a bias and padding, by a library."""
+    left = _quantized(images, torch.quint8).contiguous(memory_format=torch.channels_last)
+    with _packed_by(engine):
+        packed = torch.ops.quantized.conv2d_prepack(_quantized(weights, torch.qint8), None, [1, 1], [0, 0], [1, 1], 1)
+    return lambda: torch.ops.quantized.conv2d(left, packed, 1.0, MIDDLE)
 
 
 def _factor(precision: str, device: str) -> torch.Tensor:
