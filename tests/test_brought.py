@@ -27,8 +27,10 @@ from inference_lib.seam import (
     find_model,
     supports,
 )
+from inference_lib.seam.sources import sources
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
+from inference_lib.support.hashes import sha256_of
 from inference_lib.zoo import backbones
 
 NETWORKS = Path(__file__).with_name("brought.py")
@@ -202,6 +204,55 @@ def test_an_edit_of_a_network_makes_it_another(
     workload = Workload(found[0], 1)
     build(get_backend("pytorch"), workload, tmp_path / "artifacts")
     assert find_artifact(get_backend("pytorch"), Workload(found[1], 1), tmp_path / "artifacts") is None
+
+
+HELPERS = {
+    "net.py": "from torch import nn\n{0}\nclass Net(nn.Linear):\n    def forward(self, x):\n        return {1}\n"
+    "def make():\n    return Net(4, 2)\n",
+    "plain_{n}.py": "from inner_{n} import scaled\n",
+    "inner_{n}.py": "def scaled(x):\n    return x * 2\n",
+    "other_{n}.py": "nobody = 'imports it'\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("imported", "call"),
+    [
+        ("import plain_{n}", "plain_{n}.scaled(super().forward(x))"),
+        ("from plain_{n} import scaled", "scaled(super().forward(x))"),
+        ("if True:\n    from plain_{n} import scaled as s", "s(super().forward(x))"),
+    ],
+)
+def test_an_edit_of_what_a_network_s_file_imports_makes_it_another(imported: str, call: str, tmp_path: Path) -> None:
+    """Seen: a function in a file beside it was called by ``forward``, and its edit left the export of before fresh."""
+    number = sha256_of([str(tmp_path).encode()])[:8]  # the modules of each test are its own
+    for name, source in HELPERS.items():
+        text = source.format(imported, call) if name == "net.py" else source
+        (tmp_path / name.replace("{n}", number)).write_text(text.replace("{n}", number))
+
+    def found() -> str:
+        return find_model(f"{tmp_path / 'net.py'}:make", "4").name
+
+    before = found()
+    for name, changes in {f"other_{number}.py": False, f"inner_{number}.py": True}.items():
+        with (tmp_path / name).open("a") as file:
+            file.write("# edited\n")
+        assert (found() != before) == changes
+
+
+def test_a_package_s_relative_imports_are_followed_and_installed_packages_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"package_{sha256_of([str(tmp_path).encode()])[:8]}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "sizes.py").write_text("import json\nimport numpy\nWIDTH = 2\n")
+    source = "from torch import nn\nfrom .sizes import WIDTH\nfrom . import sizes\n{0}"
+    (tmp_path / name / "nets.py").write_text(source.format("def make():\n    return nn.Linear(4, WIDTH)\n"))
+    monkeypatch.syspath_prepend(tmp_path)
+    module = find_model(f"{name}.nets:make", "4").load()
+    names = {str(path.relative_to(tmp_path)) for path in sources(module, f"{name}.nets:make")}
+    assert names == {f"{name}/nets.py", f"{name}/sizes.py", f"{name}/__init__.py"}
 
 
 def test_where_an_object_lies_in_memory_makes_no_other_network(tmp_path: Path) -> None:

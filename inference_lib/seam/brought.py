@@ -7,7 +7,6 @@ anew. Its name ends with a part of its hash: two different models never share a 
 import inspect
 import random
 import re
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +21,7 @@ from torch import nn
 from inference_lib.seam.model import MODELS, Model
 from inference_lib.seam.onnx_file import OnnxFile
 from inference_lib.seam.pictures import RANDOM
+from inference_lib.seam.sources import sources
 from inference_lib.support.errors import CourseError, cause_line
 from inference_lib.support.failures import reason_of
 from inference_lib.support.hashes import sha256_of
@@ -154,7 +154,7 @@ def _of_module(
     except Exception as error:  # packed integers have neither shape nor bytes
         said = f"{title} has weights that are no plain tensors: {reason_of(error)}"
         raise CourseError(f"{said}; bring it before it is quantized") from error
-    files = (each.read_bytes() for each in (_files(file) if file else _sources(module, code)))
+    files = (each.read_bytes() for each in (_files(file) if file else sources(module, code)))
     identity = sha256_of([weights.encode(), shown(shape).encode(), _layers(module).encode(), *files])
     return Model(
         _name(label or title, identity),
@@ -308,23 +308,6 @@ def state_hash(module: nn.Module) -> str:
 def _layers(module: nn.Module) -> str:
     """Return what a network prints of itself: PyTorch's own layers with their options, without places in memory."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(module))
-
-
-def _sources(module: nn.Module, code: str) -> list[Path]:
-    """Return the files that the classes inside ``module`` are written in, but PyTorch's own, and ``code``."""
-    kinds = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
-    files = {inspect.getsourcefile(kind) for kind in kinds} | {_source_of(code)}
-    return [Path(file) for file in sorted(filter(None, files))]
-
-
-def _source_of(code: str) -> str | None:
-    """Return the file that the function ``place:function`` is written in; None where it is not in Python."""
-    place, _, name = code.rpartition(":")
-    if not place or place.endswith(".py"):
-        return place
-    with suppress(TypeError, AttributeError):  # no function and no class, or one of torchvision
-        return inspect.getsourcefile(inspect.unwrap(getattr(sys.modules[place], name)))
-    return sys.modules[place].__file__
 
 
 # An ONNX file
