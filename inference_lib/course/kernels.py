@@ -5,6 +5,7 @@ chapters. A kernel is ipykernel's own, and but for what is imported it is like o
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import sys
@@ -97,6 +98,7 @@ class _Kernel(ForkServerProcess):
 
         threading.Thread(target=_end_with_parent, daemon=True).start()
         IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+        gc.freeze()  # what is left ends with the process, and IPython would look through it
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 
 

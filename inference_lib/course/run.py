@@ -15,6 +15,7 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from nbformat.reader import NotJSONError
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.shared.cuda import resolve_device
@@ -32,6 +33,31 @@ from inference_lib.support.files import make_writable, shown, write_atomically
 
 CELL_S = 12 * 3600
 """How long a cell may take: the longest measures a part of the grid, or tunes a network."""
+
+SAVE_S = 10.0
+"""How old the file of a chapter may be while cells begin and end. To write it takes as long as many a cell."""
+
+
+class SavingSeldom(NBClientEngine):
+    """Executes cells as papermill does, which writes the whole notebook before and after each; so do cells of text."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **options: Any) -> Any:
+        """Execute the cells; whatever ends that, the notebook is written."""
+        save = nb_man.save
+
+        def save_seldom(**_: Any) -> None:
+            if (nb_man.now() - nb_man.last_save_time).total_seconds() >= SAVE_S:
+                save()
+
+        nb_man.save = save_seldom
+        try:
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+        finally:
+            save()
+
+
+papermill_engines.register(SavingSeldom.__name__, SavingSeldom)
 
 
 def run_chapters(
@@ -151,7 +177,7 @@ def _line(said: str) -> Iterator[dict[str, Any] | bool]:
 def _execute(
     notebook: Notebook, output: Path, profile: str, device: str, course: Course, cells: dict[str, Any] | bool = False
 ) -> Notebook:
-    """Execute ``notebook`` in the course's folder; what has run so far is always in ``output``."""
+    """Execute ``notebook`` in the course's folder; what ran is in ``output``, from time to time and at the end."""
     for log in ("papermill", "asyncio"):  # a failure has its own line; after Ctrl-C, nobody waits for a cell's any more
         logging.getLogger(log).setLevel(logging.CRITICAL)
     own_records = None if course.build == paths.BUILD else str(course.records)
@@ -159,6 +185,7 @@ def _execute(
         notebook,
         str(output),
         parameters={"profile": profile, "device": device, "records_dir": own_records},
+        engine_name=SavingSeldom.__name__,
         kernel_name="python3",
         language="python",
         progress_bar=cells,
