@@ -62,6 +62,11 @@ DRAWN = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
 DICE = "import random, numpy, torch\n[random.random(), numpy.random.random(), torch.rand(1).item()]"
 
 
+@pytest.fixture(autouse=True)
+def _prepared() -> None:
+    kernels.prepare()
+
+
 def value_of(code: str, folder: Path, manager: type[AsyncKernelManager]) -> object:
     """Return the value of what a cell of ``code`` ends with, in a new kernel of ``manager``."""
     source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in (DRAWN, code)])
@@ -73,7 +78,6 @@ def value_of(code: str, folder: Path, manager: type[AsyncKernelManager]) -> obje
 
 
 def test_a_forked_kernel_is_like_a_fresh_one(tmp_path: Path) -> None:
-    kernels.prepare()
     with patch.dict(os.environ, {"SET_LATER": "yes"}):
         os.environ.pop("HOSTNAME", None)  # what was taken away since is gone, too
         found = [value_of(FACTS, tmp_path, manager) for manager in (FreshKernels, kernels.ForkedKernels)]
@@ -106,14 +110,14 @@ from pathlib import Path
 from inference_lib.measure.workers import Worker
 child = subprocess.Popen(["sleep", "1000"])
 worker = Worker(Path)
-Path("part").write_text(f"{os.getpid()} {worker.pid}")
+Path("part").write_text(f"{os.getpid()} {worker.pid} {child.pid}")
 os.rename("part", "started")
 time.sleep(1000)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_kernel_and_its_workers_end_with_the_command(tmp_path: Path, number: int) -> None:
+def test_a_kernel_and_what_it_started_end_with_the_command(tmp_path: Path, number: int) -> None:
     course = course_in(tmp_path)
     write_chapter(course, "01_first", WAITING)
     command = [sys.executable, "-m", "inference_lib", "run", "01", "--device", "cpu"]

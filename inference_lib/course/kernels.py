@@ -8,6 +8,7 @@ import atexit
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from multiprocessing import forkserver
@@ -127,7 +128,8 @@ def _begin_anew(arguments: list[str], folder: str, environment: dict[str, str]) 
 
 
 def _end_with_parent() -> None:
+    """End this process, and what it started, as soon as the one that asked for it is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
