@@ -35,7 +35,7 @@ class FreshKernels(AsyncKernelManager):
 
 
 FACTS = """
-import gc, multiprocessing, os, random, signal, sys
+import gc, logging, multiprocessing, os, random, signal, sys
 import matplotlib, numpy, torch
 
 left, right = torch.ones(2, 512, 512)
@@ -46,6 +46,7 @@ left, right = torch.ones(2, 512, 512)
     "arguments": (len(sys.argv), sys.argv[1]),
     "answers signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
     "standard error": os.readlink("/proc/self/fd/2") != os.devnull,
+    "logs of PyTorch": [log.stream is sys.stderr for log in logging.getLogger("torch").handlers],
     "main module": sys.modules["__main__"].__dict__ is globals(),
     "starts processes": multiprocessing.get_start_method(),
     "is called": multiprocessing.current_process().name,

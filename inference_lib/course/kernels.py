@@ -6,6 +6,7 @@ chapters. A kernel is ipykernel's own, and but for what is imported it is like o
 
 import atexit
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -98,7 +99,12 @@ class _Kernel(ForkServerProcess):
         from ipykernel.kernelapp import IPKernelApp
 
         threading.Thread(target=_end_with_parent, daemon=True).start()
-        IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+        logs = _logs_on_standard_error()
+        kernel = IPKernelApp.instance()
+        kernel.initialize([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+        for log in logs:  # what libraries say goes to the cell, in its place
+            log.setStream(sys.stderr)
+        kernel.start()
         gc.freeze()  # what is left ends with the process, and IPython would look through it
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 
@@ -125,6 +131,13 @@ def _begin_anew(arguments: list[str], folder: str, environment: dict[str, str]) 
     multiprocessing.set_start_method(None, force=True)
     # Its workers come from where it came from, as multiprocessing says that they do: it would start one more.
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+
+
+def _logs_on_standard_error() -> list[logging.StreamHandler]:
+    """Return what writes logs to standard error by now: libraries take what that is when they are imported."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
+    return [each for each in handlers if isinstance(each, logging.StreamHandler) and each.stream is sys.stderr]
 
 
 def _end_with_parent() -> None:
