@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
-import forked
 import pytest
 from shared import once, session_folder
 from solutions import executing_solutions
@@ -46,7 +45,6 @@ def executed_course(factory: pytest.TempPathFactory) -> Course:
 
 def _measure(made: Course, device: str) -> str:
     printed = io.StringIO()
-    forked.prepare()
     with contextlib.redirect_stdout(printed):
         course.measure_grid(LEAST, device, made, time_exports=device == "cpu")
     return printed.getvalue()
@@ -54,8 +52,6 @@ def _measure(made: Course, device: str) -> str:
 
 def _execute(name: str, made: Course, device: str) -> str:
     printed, trusting = io.StringIO(), patch.dict(os.environ, {TRUST: "yes"})
-    forked.prepare()
-    forking = patch.object(course, "ThisInterpreter", forked.ForkedKernels)
-    with contextlib.redirect_stdout(printed), executing_solutions(made.build / SOLUTIONS), trusting, forking:
+    with contextlib.redirect_stdout(printed), executing_solutions(made.build / SOLUTIONS), trusting:
         course.run_chapters([name], profile=LEAST.name, device=device, course=made)
     return printed.getvalue()

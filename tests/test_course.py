@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from papermill.iorw import write_ipynb
 from stale import stale_published
 from waits import wait_until
 
@@ -233,6 +234,26 @@ def test_a_full_disk_fails_a_chapter_and_leaves_no_half_notebook(
         "02_second.failed.ipynb",
     ]
     nbformat.validate(nbformat.read(tiny.executed / "01_first.failed.ipynb", as_version=4))
+
+
+@pytest.mark.parametrize(("age_s", "often"), [(1000.0, False), (0.0, True)])
+def test_a_chapter_is_written_from_time_to_time_and_at_the_end(
+    tiny: Course, monkeypatch: pytest.MonkeyPatch, age_s: float, often: bool
+) -> None:
+    written: list[int] = []
+
+    def write(executed: notebook.Notebook, path: str) -> None:
+        written.append(sum(bool(cell.outputs) for cell in notebook.code_cells(executed)))
+        write_ipynb(executed, path)
+
+    monkeypatch.setattr(course, "SAVE_S", age_s)
+    monkeypatch.setattr("papermill.engines.write_ipynb", write)
+    cells = "\n# %%\n".join(["print(1)"] * 9 + ["1 / 0"])
+    write_chapter(tiny, "01_first", cells)
+    assert run(tiny, "01") == ["01_first"]
+    assert written[-1] == 10  # what failed is told, too
+    assert (len(written) > 10) == often
+    assert len(set(written)) == (11 if often else 2)
 
 
 def test_chapters_run_in_the_course_s_folder_with_this_interpreter(tiny: Course) -> None:

@@ -19,7 +19,8 @@ from test_benchmark import PAIR, TINY
 from torch import nn
 from waits import Clock, wait_until
 
-from inference_lib.course.run import ThisInterpreter, _line
+from inference_lib.course.kernels import ForkedKernels
+from inference_lib.course.run import _line
 from inference_lib.measure import exports, passes, plan, starts
 from inference_lib.measure.plan import RivalSet, grid
 from inference_lib.measure.rounds import Race
@@ -173,7 +174,7 @@ SHOWN = "from inference_lib.support.progress import watched; print(watched(), en
 
 def test_a_kernel_knows_whether_somebody_looks() -> None:
     manager = KernelManager()
-    manager._kernel_spec = ThisInterpreter().kernel_spec
+    manager._kernel_spec = ForkedKernels().kernel_spec
     manager.start_kernel()
     said: list[str] = []
     try:

@@ -15,6 +15,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Render an edition; 1 where a page lacks its results."""
+    from inference_lib.course import kernels
+
+    if options.edition == "local":
+        kernels.prepare()  # it imports while this process does
     from inference_lib.course import book
     from inference_lib.course import run as course
 

@@ -5,7 +5,6 @@ One that is up to date is not executed again. ``inference_lib.course.book`` turn
 
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,18 +13,16 @@ from typing import Any
 
 import nbformat
 import papermill
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbformat.reader import NotJSONError
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.shared.cuda import resolve_device
+from inference_lib.course import kernels
 from inference_lib.course.contents import COURSE, FAILED, Chapter, Course, find_chapters, is_up_to_date, stamp_of
 from inference_lib.course.notebook import ESCAPES, STAMP, Notebook, clean, code_cells, source_notebook, without_paths
 from inference_lib.measure.benchmark import Session, whole_grid
-from inference_lib.measure.beside import import_beside
 from inference_lib.measure.profiles import Profile, get_profile
 from inference_lib.records.machine import this_machine
 from inference_lib.records.store import RecordStore
@@ -37,20 +34,30 @@ from inference_lib.support.files import make_writable, shown, write_atomically
 CELL_S = 12 * 3600
 """How long a cell may take: the longest measures a part of the grid, or tunes a network."""
 
+SAVE_S = 10.0
+"""How old the file of a chapter may be while cells begin and end. To write it takes as long as many a cell."""
 
-class ThisInterpreter(AsyncKernelManager):
-    """Starts kernels with the interpreter that runs now, whatever kernels are installed on the machine."""
 
-    transport_encryption = "auto"  # else each kernel warns that others on this machine could listen
+class SavingSeldom(NBClientEngine):
+    """Executes cells as papermill does, which writes the whole notebook before and after each; so do cells of text."""
 
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        """The kernel to start."""
-        return KernelSpec(**get_kernel_dict())
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **options: Any) -> Any:
+        """Execute the cells; whatever ends that, the notebook is written."""
+        save = nb_man.save
 
-    def start_kernel(self, *arguments: Any, **options: Any) -> Any:
-        """Start a kernel whose own log does not mix with the progress lines; a cell's output is not affected."""
-        return super().start_kernel(*arguments, **options, stderr=subprocess.DEVNULL)
+        def save_seldom(**_: Any) -> None:
+            if (nb_man.now() - nb_man.last_save_time).total_seconds() >= SAVE_S:
+                save()
+
+        nb_man.save = save_seldom
+        try:
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+        finally:
+            save()
+
+
+papermill_engines.register(SavingSeldom.__name__, SavingSeldom)
 
 
 def run_chapters(
@@ -79,6 +86,8 @@ def run_chapters(
     ]
     if grid and names is None and stale:
         measure_grid(thoroughness, device, course)
+    if stale:
+        kernels.prepare()
     failed = []
     for number, chapter in enumerate(chosen, 1):
         said = f"[{number}/{len(chosen)}] {chapter.name}: "
@@ -98,7 +107,7 @@ def measure_grid(profile: Profile, device: str, course: Course = COURSE, *, time
         CourseError: there is no data set, or the records cannot be written.
 
     """
-    import_beside()
+    kernels.prepare()
     FASHION_MNIST.ensure()
     store = RecordStore(course.records)
     store.check_writable()
@@ -168,7 +177,7 @@ def _line(said: str) -> Iterator[dict[str, Any] | bool]:
 def _execute(
     notebook: Notebook, output: Path, profile: str, device: str, course: Course, cells: dict[str, Any] | bool = False
 ) -> Notebook:
-    """Execute ``notebook`` in the course's folder; what has run so far is always in ``output``."""
+    """Execute ``notebook`` in the course's folder; what ran is in ``output``, from time to time and at the end."""
     for log in ("papermill", "asyncio"):  # a failure has its own line; after Ctrl-C, nobody waits for a cell's any more
         logging.getLogger(log).setLevel(logging.CRITICAL)
     own_records = None if course.build == paths.BUILD else str(course.records)
@@ -176,12 +185,13 @@ def _execute(
         notebook,
         str(output),
         parameters={"profile": profile, "device": device, "records_dir": own_records},
+        engine_name=SavingSeldom.__name__,
         kernel_name="python3",
         language="python",
         progress_bar=cells,
         cwd=str(course.root),
         execution_timeout=CELL_S,
-        kernel_manager_class=ThisInterpreter,
+        kernel_manager_class=kernels.ForkedKernels,
     )
 
 
