@@ -10,6 +10,7 @@ from pathlib import Path
 import cores  # before PyTorch, which looks at them
 import numpy as np
 import precompiled
+import preloading
 import pytest
 import torch
 from hypothesis import settings
@@ -27,6 +28,7 @@ ALONE = {"test_threads", "test_every_core_computes_and_no_core_is_taken_from_oth
 """Modules and tests that measure: nothing runs beside them."""
 
 look_seldom()
+preloading.prepare()
 
 settings.register_profile("no deadline", deadline=None)  # a timing is never a test
 settings.load_profile("no deadline")

@@ -46,7 +46,6 @@ def executed_course(factory: pytest.TempPathFactory) -> Course:
 
 def _measure(made: Course, device: str) -> str:
     printed = io.StringIO()
-    forked.prepare()
     with contextlib.redirect_stdout(printed):
         course.measure_grid(LEAST, device, made, time_exports=device == "cpu")
     return printed.getvalue()
@@ -54,7 +53,6 @@ def _measure(made: Course, device: str) -> str:
 
 def _execute(name: str, made: Course, device: str) -> str:
     printed, trusting = io.StringIO(), patch.dict(os.environ, {TRUST: "yes"})
-    forked.prepare()
     forking = patch.object(course, "ThisInterpreter", forked.ForkedKernels)
     with contextlib.redirect_stdout(printed), executing_solutions(made.build / SOLUTIONS), trusting, forking:
         course.run_chapters([name], profile=LEAST.name, device=device, course=made)

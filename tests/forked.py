@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import os
 import threading
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,8 @@ from jupyter_client.provisioning import LocalProvisioner
 from inference_lib.course.run import ThisInterpreter
 from inference_lib.measure import workers
 
-IMPORTED = ("ipykernel.kernelapp", "scipy.stats", "torchvision", "inference_lib.lab", "inference_lib.report.plots")
-"""What the first cells of chapters ask for beside what workers need."""
-
 INLINE = "module://matplotlib_inline.backend_inline"
 """Matplotlib's window system in a notebook. It asks for that when it is imported, which is before there is a kernel."""
-
-
-def prepare() -> None:
-    """Let the process that workers are forked from import what kernels need, too, if it is not started yet."""
-    workers.context().set_forkserver_preload([*workers.PRELOADED, *IMPORTED])
 
 
 class ForkedKernels(ThisInterpreter):
@@ -43,6 +36,7 @@ class ForkedKernels(ThisInterpreter):
 
 class _Forking(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
+        workers.context()  # names what is imported where it is forked from
         kernel = _Kernel(cmd[cmd.index("-f") :], options.get("cwd", os.getcwd()), options["env"])
         kernel.start()
         self.process = kernel  # type: ignore[assignment]
@@ -82,6 +76,7 @@ class _Kernel(ForkServerProcess):
             os.dup2(nowhere.fileno(), 2)
         matplotlib.rcParams["backend"] = INLINE
         multiprocessing.set_start_method(None, force=True)  # as in a process that was not forked
+        forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]  # its workers are forked there, too
         threading.Thread(target=_end_with_parent, daemon=True).start()
         gc.freeze()
         IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])

@@ -2,10 +2,10 @@
 
 from multiprocessing import forkserver
 
-PRELOAD = "inference_lib.measure.preload"
+PRELOAD = ("inference_lib.measure.preload",)
 
 
 def import_beside() -> None:
     """Start what workers are forked from, unless it runs. It ends with this process."""
-    forkserver.set_forkserver_preload([PRELOAD])
+    forkserver.set_forkserver_preload(list(PRELOAD))
     forkserver.ensure_running()

@@ -1,0 +1,16 @@
+"""What the processes of a test session are forked from has imported more: a fork need not import that once more."""
+
+from inference_lib.measure import beside, workers
+
+KERNELS = ("ipykernel.kernelapp", "scipy.stats", "torchvision.models", "inference_lib.lab")
+KERNELS += ("inference_lib.report.plots",)
+"""What the first cells of chapters ask for beside what workers need."""
+
+FRAMEWORKS = ("onnxscript", "tvm")
+"""What exports ask for, and takes long to import. Others start threads, which a fork would lack."""
+
+
+def prepare() -> None:
+    """Let it import all of this, whoever starts it: a worker, or a command whose own imports it runs beside."""
+    workers.PRELOADED += KERNELS + FRAMEWORKS
+    beside.PRELOAD += KERNELS + FRAMEWORKS
