@@ -10,6 +10,7 @@ from pathlib import Path
 import cores  # before PyTorch, which looks at them
 import numpy as np
 import precompiled
+import preloading
 import pytest
 import torch
 from hypothesis import settings
@@ -27,6 +28,7 @@ ALONE = {"test_threads", "test_every_core_computes_and_no_core_is_taken_from_oth
 """Modules and tests that measure: nothing runs beside them."""
 
 look_seldom()
+preloading.prepare()
 
 settings.register_profile("no deadline", deadline=None)  # a timing is never a test
 settings.load_profile("no deadline")
@@ -36,10 +38,11 @@ CHAPTERS = "test_chapters"
 WITH_ONE_REFERENCE = {"test_onnxruntime", "test_openvino", "test_pytorch", "test_torchscript", "test_tvm"}
 """They ask the models of the course the same, and their answers are computed once."""
 
-EARLY = ("one reference", "a chapter: 01", "test_servers", "a chapter", "test_browser", "test_cluster")
+EARLY = ("a chapter: 01", "test_servers", "test_cluster", "one reference", "a chapter", "test_browser")
 EARLY += ("test_torch_compile", "test_commands", "test_book", CHAPTERS)
 """How the names begin of what takes longest, and after it of what needs all chapters: late, it would keep one process
-waiting for another. The first chapter measures the grid, and the others wait for that."""
+waiting for another. The first chapter measures the grid, and the others wait for that; "one reference" finds there what
+it would export a second time."""
 
 
 def part_of(nodeid: str) -> str:

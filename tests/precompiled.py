@@ -20,6 +20,9 @@ from pathlib import Path
 FIRST = re.compile(r"(?:\s|//[^\n]*\n)*#include <(torch/csrc/inductor/[\w/]+\.h)>")
 """What stands at the beginning of a file whose header can be compiled ahead, after comments: they name folders."""
 
+FOR_THE_LINKER = ("-shared", "-l", "-L", "-static-lib")
+"""How the words of a command begin that change neither a header nor an object."""
+
 SCRIPT = """#!/bin/sh
 case "$*" in
   *.cpp*) exec {ours} {real} "$@" ;;
@@ -48,9 +51,10 @@ def compile_once(folder: Path, real: str, given: list[str]) -> int:
         return subprocess.call([real, *given])
     text, at = text[found.start(1) :], given.index("-o")
     flags, target = [word for word in given[:at] + given[at + 2 :] if word not in sources], Path(given[at + 1])
-    for_header = [word for word in flags if word not in ("-c", "-shared") and not word.startswith(("-l", "-L"))]
+    for_object = [word for word in flags if not word.startswith(FOR_THE_LINKER)]
+    for_header = [word for word in for_object if word != "-c"]
     place = folder / _hash(found[1], *for_header)
-    kept = place / _hash(text, *flags)
+    kept = place / _hash(text, *(for_object if "-c" in flags else flags))
     if kept.exists():
         shutil.copy(kept, target)
         return 0

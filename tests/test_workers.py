@@ -1,18 +1,23 @@
 """Workers answer, raise, die or hang, and every one of these is an answer in the end."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import objects
+import preloading
 import pytest
 import torch
 from processes import alive, ends
 
+from inference_lib.course.kernels import IMPORTED
+from inference_lib.measure import workers
+from inference_lib.measure.beside import import_beside
 from inference_lib.measure.workers import Deadline, Worker, WorkerError, ran_out_of_memory
 from inference_lib.support.errors import CourseError
 from inference_lib.support.failures import reason_of
@@ -37,6 +42,15 @@ def test_a_worker_holds_one_object_in_a_process_of_its_own(worker: Worker) -> No
     assert worker.ask("called", limit_s=LIMIT_S) == 2
     assert worker.ask("called", limit_s=LIMIT_S) == 3
     assert worker.ask("pid", limit_s=LIMIT_S) == worker.pid != os.getpid()
+
+
+@pytest.mark.parametrize("start", [import_beside, workers.context], ids=["by a command", "by a worker"])
+def test_a_session_s_workers_and_kernels_are_forked_with_all_imports(start: Callable[[], object]) -> None:
+    """Seen: a command began it without those of kernels, and each chapter imported them again."""
+    start()
+    wanted = {*workers.PRELOADED, *IMPORTED, *preloading.FRAMEWORKS}
+    with Worker(importlib.import_module, "builtins") as forked:
+        assert wanted <= set(forked.ask("eval", "list(__import__('sys').modules)", limit_s=LIMIT_S))
 
 
 def failure(worker: Worker, command: str, *arguments: object, limit_s: float = LIMIT_S) -> WorkerError:

@@ -2,7 +2,7 @@
 
 from multiprocessing import forkserver
 
-PRELOAD = "inference_lib.measure.preload"
+PRELOAD = ("inference_lib.measure.preload",)
 
 
 def import_beside(*more: str) -> None:
@@ -10,5 +10,5 @@ def import_beside(*more: str) -> None:
 
     It imports ``more`` modules, too; where it runs already, each process that is forked imports what it lacks.
     """
-    forkserver.set_forkserver_preload([PRELOAD, *more])
+    forkserver.set_forkserver_preload([*PRELOAD, *more])
     forkserver.ensure_running()

@@ -149,6 +149,7 @@ def candidate_builder() -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.pool = PopenPoolExecutor(
+                max_workers=len(os.sched_getaffinity(0)),
                 timeout=COMPILE_SECONDS,
                 initializer=import_tensor_programs,
                 maximum_process_uses=CANDIDATES_A_PROCESS,
