@@ -1,5 +1,6 @@
 """Chapters as notebooks: read from their source, identified by their code, and cleaned of where they ran."""
 
+import os
 import re
 import sysconfig
 import tempfile
@@ -28,7 +29,11 @@ STAMP = "inference_lib"
 ESCAPES = re.compile(r"\x1b\[[\d;]*m")
 """Colours of a terminal."""
 
-PYTHON = {sysconfig.get_path("purelib"): "site-packages", sysconfig.get_path("stdlib"): "python"}
+PYTHON = {
+    place(sysconfig.get_path(folder)): name
+    for folder, name in (("purelib", "site-packages"), ("stdlib", "python"))
+    for place in (str, os.path.realpath)  # PyTorch's log names the latter
+}
 """What this interpreter's folders are called in a notebook; looked up once, for every string of every output."""
 
 
