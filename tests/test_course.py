@@ -174,9 +174,21 @@ def test_a_chapter_runs_once_until_something_changes(tiny: Course, capsys: pytes
     assert not is_up_to_date(chapter, dict(stamp), tiny)
 
 
+SUMMARY = HEADER.replace("#   kernelspec:", "#   inference_lib:\n#     summary: true\n#   kernelspec:")
+
+
+def test_a_summary_is_run_last_wherever_it_stands(tiny: Course, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen: the chapter behind it made it stale, and the same command executed it again."""
+    write_chapter(tiny, "01_first", "print(1 + 1)\n", SUMMARY)
+    for said in ("s", "up to date"):
+        assert run(tiny) == []
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[0] for line in lines] == ["[1/2] 02_second", "[2/2] 01_first"]
+        assert all(line.endswith(said) for line in lines)
+
+
 def test_a_summary_is_run_again_after_the_others(executed: Course) -> None:
-    summary = HEADER.replace("#   kernelspec:", "#   inference_lib:\n#     summary: true\n#   kernelspec:")
-    write_chapter(executed, "02_second", "print(2 + 2)\n", summary)
+    write_chapter(executed, "02_second", "print(2 + 2)\n", SUMMARY)
     chapter, stamp = chapters(executed)[1], stamp_of(chapters(executed)[1], "full", "cuda")
     for seconds, fresh in ((-10, True), (10, False)):
         other = (executed.executed / "02_second.ipynb").stat().st_mtime + seconds

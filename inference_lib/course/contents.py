@@ -97,12 +97,16 @@ def stamp_of(chapter: Chapter, profile: str, device: str) -> dict[str, str]:
     }
 
 
+def is_summary(chapter: Chapter) -> bool:
+    """Whether a chapter shows the records of all others: its source says ``summary: true`` under ``inference_lib``."""
+    return bool(source_notebook(chapter.source).metadata.get(STAMP, {}).get("summary"))
+
+
 def is_up_to_date(chapter: Chapter, stamp: dict[str, str], course: Course = COURSE) -> bool:
     """Whether the chapter was executed here by the same code, with the same profile and on the same device.
 
-    One that failed since then is not: the code that failed may have been taken back. A chapter whose source says
-    ``summary: true`` under ``inference_lib`` shows the records of all others, so it must also be the last that was
-    executed.
+    One that failed since then is not: the code that failed may have been taken back. A summary must also be the last
+    that was executed.
     """
     path = course.executed / f"{chapter.name}.ipynb"
     if not path.exists() or (course.executed / f"{chapter.name}{FAILED}").exists():
@@ -113,7 +117,7 @@ def is_up_to_date(chapter: Chapter, stamp: dict[str, str], course: Course = COUR
         return False
     if any(made_by.get(key) != value for key, value in stamp.items()):
         return False
-    if not source_notebook(chapter.source).metadata.get(STAMP, {}).get("summary"):
+    if not is_summary(chapter):
         return True
     others = [course.executed / f"{other.name}.ipynb" for other in chapters(course)]
     return all(path.stat().st_mtime >= other.stat().st_mtime for other in others if other.exists())

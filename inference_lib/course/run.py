@@ -20,7 +20,16 @@ from papermill.engines import NBClientEngine, NotebookExecutionManager, papermil
 from inference_lib.backends import BACKENDS
 from inference_lib.backends.shared.cuda import resolve_device
 from inference_lib.course import kernels
-from inference_lib.course.contents import COURSE, FAILED, Chapter, Course, find_chapters, is_up_to_date, stamp_of
+from inference_lib.course.contents import (
+    COURSE,
+    FAILED,
+    Chapter,
+    Course,
+    find_chapters,
+    is_summary,
+    is_up_to_date,
+    stamp_of,
+)
 from inference_lib.course.notebook import ESCAPES, STAMP, Notebook, clean, code_cells, source_notebook, without_paths
 from inference_lib.measure.benchmark import Session, whole_grid
 from inference_lib.measure.profiles import Profile, get_profile
@@ -71,15 +80,16 @@ def run_chapters(
     """Execute the chapters that are not up to date, one after the other; return the names of those that failed.
 
     Where all chapters are asked for and one has to run, the whole grid is measured first, unless ``grid`` says no: in
-    sets in which all rivals take turns, so that a chapter finds what it shows. Each chapter prints one line. One that
-    fails leaves ``NAME.failed.ipynb`` and does not keep the others from running.
+    sets in which all rivals take turns, so that a chapter finds what it shows. A summary comes last, wherever its place
+    in the book is. Each chapter prints one line. One that fails leaves ``NAME.failed.ipynb`` and does not keep the
+    others from running.
 
     Raises:
         CourseError: an unknown chapter, profile or device, no data set, or a folder that cannot be written.
 
     """
     thoroughness, device = get_profile(profile), resolve_device(device)
-    chosen = find_chapters(names, course)
+    chosen = sorted(find_chapters(names, course), key=is_summary)
     make_writable(course.executed)
     stale = [
         chapter for chapter in chosen if force or not is_up_to_date(chapter, stamp_of(chapter, profile, device), course)
