@@ -108,6 +108,25 @@ function choose(mode) {
 
 let latest = [];
 
+// Lists whose last number has too little room before its text: it is no text of the page, so nothing else tells.
+function numbersCut() {
+  const pen = document.createElement("canvas").getContext("2d");
+  const clipping = new Map();
+  const wrong = [];
+  for (const list of document.querySelectorAll("ol")) {
+    const last = list.lastElementChild;
+    if (!last || !visible(last)) continue;
+    const { font, listStylePosition, listStyleType } = getComputedStyle(last);
+    if (listStylePosition !== "outside" || listStyleType !== "decimal") continue;
+    pen.font = font;
+    const number = `${list.start + list.children.length - 1}.`;
+    const edge = Math.max(0, ...clips(last, clipping).map((clip) => clip.box.left));
+    if (last.getBoundingClientRect().left - edge + SLACK < pen.measureText(`${number} `).width)
+      wrong.push(`the number ${number} is cut off: ${named(last)}`);
+  }
+  return wrong;
+}
+
 // What is laid out badly at the width that the window has now.
 function layout(mode) {
   const page = document.documentElement;
@@ -116,7 +135,7 @@ function layout(mode) {
   window.scrollTo({ top: 0, behavior: "instant" });
   const wrong = page.scrollWidth > page.clientWidth ? [`the page is ${page.scrollWidth} wide in a window of ${page.clientWidth}`] : [];
   const all = (latest = pieces());
-  wrong.push(...cutOff(all), ...overlaps(all));
+  wrong.push(...cutOff(all), ...overlaps(all), ...numbersCut());
   for (const image of document.images)
     if (visible(image) && !(image.complete && image.naturalWidth)) wrong.push(`missing image: ${image.src}`);
   return wrong;

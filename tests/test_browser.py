@@ -324,6 +324,7 @@ FAULTS = {
     "wide in a window": '<div style="width: 900px; height: 9px"></div>',
     "cut off across": '<div style="width: 40px; overflow: hidden; white-space: nowrap">a sentence too long</div>',
     "cut off along": '<div style="height: 14px; overflow: hidden">two lines<br>and the second is lost</div>',
+    "number 10. is cut": '<div style="overflow: hidden"><ol start="10" style="padding-left: 1em"><li>ten</ol></div>',
     "overlap": '<p>one upon</p><p style="margin-top: -2em">the other</p>',
     'overlap: "5" in the figure "drawn"': '<svg aria-label="drawn"><text y="20">5</text><text y="22">6</text></svg>',
     "missing image": '<img src="nowhere.png" alt="nothing" width="20" height="20">',
