@@ -101,7 +101,7 @@ def _integer_products(a: torch.Tensor, b: torch.Tensor) -> list[Callable[[], tor
 def _engines() -> list[str]:
     """Return the libraries that may multiply integers on this CPU: PyTorch's choice, and the one that knows AMX."""
     own, there = torch.backends.quantized.engine, torch.backends.quantized.supported_engines
-    return list(dict.fromkeys([own, *(name for name in ("onednn",) if name in there)]))
+    return list(dict.fromkeys([own, "onednn"])) if "onednn" in there else [own]
 
 
 @contextmanager
@@ -115,6 +115,14 @@ def _packed_by(engine: str) -> Iterator[None]:
         torch.backends.quantized.engine = before
 
 
+MIDDLE = 128
+"""The unsigned integer that stands for zero."""
+
+
+def _quantized(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.quantize_per_tensor(numbers.float(), 1.0, MIDDLE if dtype == torch.quint8 else 0, dtype)
+
+
 def _quantized_product(a: torch.Tensor, b: torch.Tensor, engine: str) -> Callable[[], torch.Tensor]:
     """Return the product of integers as PyTorch's quantized layers multiply them on a CPU.
 
@@ -126,14 +134,6 @@ def _quantized_product(a: torch.Tensor, b: torch.Tensor, engine: str) -> Callabl
     return lambda: torch.ops.quantized.linear(left, packed, 1.0, MIDDLE)
 
 
-def _quantized(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.quantize_per_tensor(numbers.float(), 1.0, MIDDLE if dtype == torch.quint8 else 0, dtype)
-
-
-MIDDLE = 128
-"""The unsigned integer that stands for zero."""
-
-
 def _convolution_rate(precision: str) -> float:
     """Return the rate of a dense 3 x 3 convolution on the CPU in ``precision`` (fp32 or int8), operations/s.
 
@@ -141,9 +141,10 @@ def _convolution_rate(precision: str) -> float:
     padded, so no product that is counted can be left out.
     """
     images, weights = torch.randn(8, 256, 16, 16), torch.randn(256, 256, 3, 3)
-    convolutions = [lambda: torch.conv2d(images, weights)]
     if find_precision(precision).dtype == torch.int8:
         convolutions = [_quantized_convolution(images * 32, weights * 32, engine) for engine in _engines()]
+    else:
+        convolutions = [lambda: torch.conv2d(images, weights)]
     with torch.inference_mode():
         return 2 * 8 * 14 * 14 * weights.numel() / min(_seconds(call, "cpu") for call in convolutions)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import resolve_name
 from pathlib import Path
-from types import ModuleType
 
 from torch import nn
 
@@ -28,9 +27,11 @@ def sources(module: nn.Module, code: str) -> list[Path]:
     files = {inspect.getsourcefile(kind) for kind in kinds} | {_source_of(code)}
     found = {Path(file) for file in files if file}
     waiting = [path for path in found if _may_be_edited(path)]
-    by_file = {Path(file): each for each in list(sys.modules.values()) if (file := getattr(each, "__file__", None))}
+    loaded = {getattr(each, "__file__", None): each for each in list(sys.modules.values())}
     while waiting:
-        imported = set(_imports(by_file.get(path := waiting.pop()), path)) - found
+        path = waiting.pop()
+        package = getattr(loaded.get(str(path)), "__package__", None) or ""
+        imported = set(_imports(path, package)) - found
         found |= imported
         waiting += imported
     return sorted(found)
@@ -46,9 +47,8 @@ def _source_of(code: str) -> str | None:
     return sys.modules[place].__file__
 
 
-def _imports(module: ModuleType | None, path: Path) -> Iterator[Path]:
-    """Yield the files of the modules that are imported anywhere in the file at ``path`` and are loaded."""
-    package = getattr(module, "__package__", None) or ""
+def _imports(path: Path, package: str) -> Iterator[Path]:
+    """Yield the files of the loaded modules that are imported anywhere in the file at ``path``, of a ``package``."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         for name in _names(node, package):
             file = getattr(sys.modules.get(name), "__file__", None)
