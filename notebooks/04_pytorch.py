@@ -199,17 +199,29 @@ else:
 # A graph removes the launches, not the kernels. cuDNN can do more in one kernel than eager PyTorch asks of it: while
 # a convolution's result is still in {term}`registers <register>`, it can add the bias and the shortcut of a residual
 # block, and apply the ReLU. The operation has a name, and eager PyTorch never calls it for you. Here it is on one
-# convolution:
+# convolution, with what the profiler counts:
+
 
 # %%
+@torch.inference_mode()
+def apart():
+    """Convolve, add the bias, rectify."""
+    return torch.relu(torch.nn.functional.conv2d(nhwc, filters, bias, stride=2, padding=3))
+
+
+@torch.inference_mode()
+def fused():
+    """Do the same in one operation of cuDNN."""
+    return torch.cudnn_convolution_relu(nhwc, filters, bias, (2, 2), (3, 3), (1, 1), 1)
+
+
 if on_gpu:
     nhwc = static_input.to(memory_format=torch.channels_last)
     filters = network.conv1.weight.to(memory_format=torch.channels_last)
-    bias = torch.zeros(64, dtype=dtype, device="cuda")
-    with torch.inference_mode():
-        apart = torch.relu(torch.nn.functional.conv2d(nhwc, filters, bias, 2, 3))
-        fused = torch.cudnn_convolution_relu(nhwc, filters, bias, (2, 2), (3, 3), (1, 1), 1)
-    print(f"one kernel instead of two, largest difference {(apart - fused).abs().max().item():.1e}")
+    bias = torch.linspace(-1, 1, 64, dtype=dtype, device="cuda")
+    for call in (apart, fused):
+        print(f"kernels, {call.__name__}: {(timeline(call, 'cuda')['row'] == 'device').sum()}")
+    print(f"largest difference {(apart() - fused()).abs().max().item():.1e} of {fused().max().item():.1f}")
 else:
     print("needs a GPU: cuDNN has the fused operation")
 
@@ -229,12 +241,14 @@ show_source("inference_lib.backends.shared.fusion", "_fused_with")
 # Before a model is timed, its logits are compared with those of the FP32 eager model. Different kernels add numbers in
 # a different order, so the logits differ a little. The predicted class may differ for one picture in two hundred at
 # most, a near tie. TF32 is measured for the CUDA graph only: in the eager loop, launching could hide what faster
-# arithmetic gains.
+# arithmetic gains. Its rows, and FP32 at the largest batch, belong to the whole grid: they are here once
+# `python -m inference_lib benchmark` has run.
 
 # %%
 backends = ["pytorch", "pytorch-cudagraph"]
-records = lab.benchmark(backends)
-records += select(lab.records(), backend="pytorch-cudagraph", precision="tf32")
+lab.benchmark(backends)
+compared = lab.compare(backends, precisions=["fp32", "tf32", "fp16"])
+records = compared.here
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
 # %% [markdown]
@@ -281,10 +295,9 @@ else:
 # ## How fast is it?
 #
 # End-to-end latency is what a caller waits: from the NumPy array to the NumPy array. Here is your machine beside the
-# published one.
+# published one. A row is compared with the eager loop in its own precision, a row in TF32 with the eager loop in FP32.
 
 # %%
-compared = lab.compare(backends, precisions=["fp32", "tf32", "fp16"])
 compared.table()
 
 # %% [markdown]
@@ -319,6 +332,12 @@ for record in [r for r in (*eager, *graph) if r.latency and r.latency.device]:
 if gaps and not limits:
     gaps.append("the ceilings of this GPU are not measured yet, so there is no bound beside them")
 glue("04-gap", "; ".join(gaps) or "It takes the FP16 rows of a GPU to say, and they are not measured yet")
+waits = [
+    f"{r.title} {r.latency.device.value:.3f} ms there and {r.parts.compute:.3f} ms here"
+    for r in (*eager, *graph)
+    if r.latency and r.latency.device and r.parts
+]
+glue("04-waits", ", ".join(waits) or words.NOT_MEASURED)
 
 # %% [markdown]
 # On {glue:text}`04-gpu`, FP16, batch 1, against the eager loop: {glue:text}`04-graph`.
@@ -332,9 +351,10 @@ glue("04-gap", "; ".join(gaps) or "It takes the FP16 rows of a GPU to say, and t
 #
 # The same inference in three parts, timed on the device: the copy in, the model, the copy out. The mark is the
 # end-to-end latency, measured by itself with the host's clock, so a bar may end on either side of it: the graph of a
-# small batch, for one, takes both copies into its one launch, and the parts are timed one by one. The model takes
-# longer here than *on the device* in the table: there, all of its launches are queued before the clock starts; here,
-# each kernel waits for its own.
+# small batch, for one, takes both copies into its one launch, and the parts are timed one by one.
+#
+# The model is not quite what the table calls *on the device*. There, all of its launches are queued before the clock
+# starts; here, a kernel may wait for its launch, of which a graph has only one. In FP16: {glue:text}`04-waits`.
 
 # %%
 compared.parts("resnet18")
@@ -378,7 +398,7 @@ show_source("inference_lib.measure.pipeline", "Pipeline.submit")
 
 # %%
 graphs = select(lab.gpu_records(), backend="pytorch-cudagraph", precision="fp16")
-rows = [r for r in graphs if r.overlapped_images_per_s]
+rows = [r for model in MODELS for r in select(graphs, model=model) if r.overlapped_images_per_s]
 answers = {
     "model": [r.model for r in rows],
     "batch": [r.batch_size for r in rows],
@@ -387,7 +407,7 @@ answers = {
     "compute only": [r.throughput_images_per_s for r in rows],
 }
 formats = dict.fromkeys(["one at a time", "overlapped", "compute only"], "{:,.0f}")
-tables.show_table(pd.DataFrame(answers), f"Images per second. {plots.provenance(rows)}", formats)
+tables.show_table(pd.DataFrame(answers), f"Images per second, CUDA graph, FP16. {plots.provenance(rows)}", formats)
 
 # %% [markdown]
 # Where overlapped and compute only agree, the copies are hidden. Where they do not, a batch takes longer to send than
@@ -474,21 +494,11 @@ else:
 
 # %% [markdown]
 # Then each suspect gets a number: how many kernels ran, how many of them only convert layouts, how long the kernels
-# took, and how long it took until the call *returned*, which is when the last kernel was launched.
+# took. And the clock is read twice in each call: when the call *returned*, which is when the last kernel was launched,
+# and when the device was done.
 
 # %%
 CONVERSION = r"[Tt]o(?:Nhwc|Nchw)|[Tt]ranspose|tensorTransform|convertTensor"
-
-
-def returned_ms(call, repetitions=30):
-    """Return the median time until a call came back, the device being idle when it began."""
-    times = []
-    for _ in range(repetitions):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e3)
-    return pd.Series(times).median()
 
 
 def suspects(call):
@@ -501,12 +511,24 @@ def suspects(call):
         "of them converting": int(converting.sum()),
         "in kernels, ms": kernels["length_ms"].sum(),
         "converting, ms": kernels["length_ms"][converting].sum(),
-        "launched after, ms": returned_ms(call),
     }
 
 
+def two_readings(call):
+    """Return, in ms, when a call came back and when its work was done; the device is idle when it begins."""
+    call()  # does not count: another call was before
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    returned = time.perf_counter()
+    torch.cuda.synchronize()
+    return (returned - start) * 1e3, (time.perf_counter() - start) * 1e3
+
+
 if on_gpu:
-    found = pd.DataFrame({name: suspects(call) | {"latency, ms": timed.ms(name)} for name, call in ways.items()}).T
+    rounds = [[two_readings(call) for call in ways.values()] for _ in range(30)]
+    found = pd.DataFrame({name: suspects(call) for name, call in ways.items()}).T
+    found[["launched after, ms", "latency, ms"]] = np.median(rounds, axis=0)
     forms = dict.fromkeys(["kernels", "of them converting"], "{:.0f}")
     numbers = found.rename_axis("").reset_index()
     display(tables.show_table(numbers, f"Each suspect's number. {lab.machine_name}.", forms))
@@ -530,17 +552,22 @@ if on_gpu:
 else:
     print("needs a GPU")
 
+# %% tags=["remove-cell"]
+effects = [f"{timed.effect(f'FP16 {name}', f'FP32 {name}')} in {name}" for name in layouts] if on_gpu else []
+glue("04-effects", ", ".join(effects) or words.NOT_MEASURED)
+
 # %% [markdown]
-# Read it line by line. ResNet-18 has twenty batch norms, with two kernels more for each in FP16: take them and the
-# ones that convert away, and see what is left of the difference. *Launched after* is timed by itself, not in turns
-# like the latency: where it is the larger of the two, the host was slower in that moment. Where the device waits for
-# the host, quicker kernels cannot show, and each kernel more costs a launch: that is how a type of half the size can
-# come out slower. Where the host is ahead, the kernels decide, and the ones that only convert are pure loss; they are
-# what channels-last is there to remove. A CUDA graph takes the launching out of the comparison altogether, so its FP16
-# row is where to look for what the type itself is worth.
+# Read it line by line. ResNet-18 has twenty batch norms, with two kernels more for each in FP16: take them and the ones
+# that convert away, and see what is left of the difference. *Launched after* and *latency* are two readings of the same
+# calls; the effect is that of the table above them. Where the device waits for the host, quicker kernels cannot show,
+# and each kernel more costs a launch: that is how a type of half the size can come out slower. Where the host is ahead,
+# the kernels decide, and the ones that only convert are pure loss; they are what channels-last is there to remove. A
+# CUDA graph takes the launching out of the comparison altogether, so its FP16 row is where to look for what the type
+# itself is worth.
 #
-# So yes: FP16 can be the slower one. Where the device waits, launch less often: with a CUDA graph, a compiler that
-# fuses, or more pictures for each launch. Where the kernels decide, try channels-last, and look at what still converts.
+# The effect of FP16 is here: {glue:text}`04-effects`. Where the device waits, launch less often: with a CUDA graph, a
+# compiler that fuses, or more pictures for each launch. Where the kernels decide, try channels-last, and look at what
+# still converts.
 #
 # ## Knobs
 #
@@ -602,8 +629,8 @@ with torch.inference_mode():
     wrong = plain.train()(batch)
     after = plain.eval()(batch)
 print(f"{(right.argmax(1) != wrong.argmax(1)).sum().item()} of {len(batch)} predictions changed")
-print(f"largest difference of a logit: in training mode {(wrong - right).abs().max().item():.1f},")
-print(f"and back in evaluation mode {(after - right).abs().max().item():.1f}")
+print(f"largest difference of a logit: in training mode {(wrong - right).abs().max().item():.2f},")
+print(f"and back in evaluation mode {(after - right).abs().max().item():.2f}")
 
 # %% [markdown]
 # The last number is not zero, because training mode also moves the running statistics with every call. The damage
@@ -625,6 +652,8 @@ try:
     load_pretrained("vanilla_cnn").half()(torch.zeros(1, 3, 224, 224))
 except RuntimeError as error:
     print(error)
+else:
+    raise AssertionError("the text says that PyTorch refuses")
 
 # %% [markdown]
 # Convert on the host, once and before the copy: half the bytes cross the bus.
@@ -636,17 +665,17 @@ except RuntimeError as error:
 
 # %%
 if on_gpu:
-    static_input = torch.zeros(4, device="cuda")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        static_output = static_input * 2
+    number, doubling = torch.ones(1, device="cuda"), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(doubling):
+        doubled = number * 2
 
-    static_input.fill_(1)
-    graph.replay()
-    kept, copied = static_output, static_output.clone()
-    static_input.fill_(5)
-    graph.replay()
-    print(f"kept: {kept[0].item():.0f} (was 2), copied: {copied[0].item():.0f}")
+    doubling.replay()
+    kept, copied, answer = doubled, doubled.clone(), doubled.item()
+    number.fill_(5)
+    doubling.replay()
+    print(f"the answer: {answer:.0f}; after another replay, kept: {kept.item():.0f}, copied: {copied.item():.0f}")
+    assert kept.item() != answer, "the text says that a replay overwrites what was kept"
+    assert copied.item() == answer, "the text says that a copy stays as it was"
 else:
     print("needs a GPU")
 
