@@ -76,7 +76,7 @@ from inference_lib.backends import openvino as openvino_backend
 from inference_lib.backends.onnxruntime import INPUT, MODEL_FILE, RECORD_ASSIGNMENT, export_onnx, open_session
 from inference_lib.backends.shared.quantization import executed_percent, multiplies_eight_bits, quantize_onnx
 from inference_lib.measure.operations import timeline
-from inference_lib.measure.roofline import bounds, ceilings, multiplied, work_of
+from inference_lib.measure.roofline import bounds, ceilings, multiplied, never_passed, work_of
 from inference_lib.records.comparison import SAME_WITHIN, compare
 from inference_lib.records.store import select, select_all
 from inference_lib.report import glue, plots, show_source, tables, words
@@ -145,19 +145,16 @@ print("half a step:", round(scale / 2, 4), " largest error:", np.abs(dequantize(
 #
 # ## How fast can it be?
 #
-# The ceilings come first, as in the [chapter on the roofline](03_where_the_time_goes): large products of matrices, and
-# a large copy.
+# The ceilings come first, as in the [chapter on the roofline](03_where_the_time_goes): large products, and a large
+# copy. They are those of the processor and, where there is one, of the GPU.
 
 # %%
-machine = ceilings(lab.device)
-rates = {PRECISIONS[name].title: machine.flops[name] / 1e12 for name in multiplied(lab.device)}
-plots.show_bars(
-    rates,
-    "#0072B2",
-    "10\u00b9\u00b2 operations per second",
-    alt="Bars: the highest rate of products in each precision that this device multiplies in.",
-    caption=f"Large matrix products. {machine.machine}.",
-)
+found = {kind: ceilings(kind) for kind in dict.fromkeys(("cpu", lab.device))}
+for kind, roof in found.items():
+    rates = {PRECISIONS[name].title: roof.flops[name] / 1e12 for name in multiplied(kind)}
+    alt = f"Bars: the highest rate of products in each precision that {roof.machine} multiplies in."
+    unit, caption = "10\u00b9\u00b2 operations per second", f"Large products. {roof.machine}."
+    display(plots.show_bars(rates, "#0072B2", unit, alt, caption))
 
 # %% [markdown]
 # Two bounds follow for each network. If its products took all the time, it would gain what the bars say. If its memory
@@ -171,28 +168,28 @@ plots.show_bars(
 
 
 # %%
-from_precision = "fp16" if lab.device == "cuda" else "fp32"
-
-
-def bound(model, batch_size, precision, traffic, roof=machine):
+def bound(model, batch_size, precision, traffic, roof):
     """Return the milliseconds that a batch takes at least, and what takes them."""
     times = bounds(work_of(model, batch_size, precision), roof, precision, traffic)
     slowest = max(times, key=times.__getitem__)
     return times[slowest] * 1e3, slowest
 
 
-batch = 256 if lab.device == "cuda" else 1
-rows = []
-for model in MODELS:
-    for traffic in ("unfused", "fused"):
-        (before, _), (after, limit) = (bound(model, batch, p, traffic) for p in (from_precision, "int8"))
-        rows.append(
-            {"model": model, "traffic": traffic, f"{PRECISIONS[from_precision].title}, ms": before, "INT8, ms": after}
-            | {"at most times faster": before / after, "limited by": limit}
-        )
-predicted = pd.DataFrame(rows)
-caption = f"Bounds at batch {batch}: no program is quicker. {machine.machine}."
-tables.show_table(predicted, caption, {"at most times faster": "{:.1f}"})
+def predict(batch_size, more, roof):
+    """Return each model's bounds in ``more`` bits and in INT8, and their ratio."""
+    rows = []
+    for model in MODELS:
+        for traffic in ("unfused", "fused"):
+            (before, _), (after, limit) = (bound(model, batch_size, p, traffic, roof) for p in (more, "int8"))
+            rows.append({"model": model, "traffic": traffic, f"{PRECISIONS[more].title}, ms": before})
+            rows[-1] |= {"INT8, ms": after, "at most times faster": before / after, "limited by": limit}
+    return pd.DataFrame(rows)
+
+
+for kind, roof in found.items():
+    batch, more = (256, "fp16") if kind == "cuda" else (1, "fp32")
+    caption = f"Bounds at batch {batch}, by the rates above. {roof.machine}."
+    display(tables.show_table(predict(batch, more, roof), caption, {"at most times faster": "{:.1f}"}))
 
 # %% [markdown]
 # Guess before you read on: which of the three networks gains most in practice, and which least? MobileNetV2 has many
@@ -201,7 +198,7 @@ tables.show_table(predicted, caption, {"at most times faster": "{:.1f}"})
 # :::{dropdown} What was measured
 # The best framework in eight bits against its own FP32, on a CPU: {glue:text}`13-gained`.
 #
-# On a GPU's device alone, INT8 at the largest batch against the best FP16 row of any framework:
+# On a GPU's device alone, INT8 at the largest batch against the best FP16 row of those measured:
 # {glue:text}`13-gained-gpu`.
 #
 # How near each comes to its bound, the columns *bound* and *ms* of the tables [further down](#how-fast-is-it) say.
@@ -341,7 +338,8 @@ reasons = [f"{backend.title} (INT8, {where.device}): {backend.supports(where).re
 reasons += dict.fromkeys(f"{words.label(r)}: {r.why_not}" for r in filter(calibrated, measured) if r.why_not)
 in_eight = [r for r in filter(calibrated, measured) if r.ok]
 caption = f"What eight bits lost against FP32, on the same pictures. {plots.provenance(in_eight)}"
-tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
+lost = tables.accuracy_lost(measured)
+tables.show_table(lost.drop(columns="images", errors="ignore") if full else lost, caption, notes=reasons)
 
 # %% [markdown]
 # How to read it. *Points* is the difference in accuracy. Both models saw the same pictures, so the comparison is
@@ -359,7 +357,8 @@ tables.show_table(tables.accuracy_lost(measured), caption, notes=reasons)
 # same export, such as OpenVINO's in its other mode, confirm the first: its answers are the same.
 
 # %% tags=["remove-cell"]
-lost = tables.accuracy_lost(measured)
+halves = dict.fromkeys(record.title for record in select(on_gpu, precision="fp16") if record.ok)
+glue("13-halves", ", ".join(halves) or words.NOT_MEASURED)
 pictures_seen = int(lost["images"].min()) if len(lost) else 0
 told = Counter(lost["so"]) if len(lost) else Counter()
 glue("13-pictures", f"{pictures_seen:,}")
@@ -373,14 +372,18 @@ glue(
 #
 # ## How fast is it?
 #
-# Each row in eight bits beside the same framework's row in FP32 (on a GPU, FP16), and beside the best such row of any
-# framework. The interval is that of the ratio to that best row, above 1 where eight bits are faster. Rows that took
-# turns are compared round by round, so a ratio need not be that of the two medians in the table, and may even lie on
-# the other side of 1 where one cannot tell. The *bound*, where there is one, is that of fused traffic; a row that is
-# quicker than its bound met a ceiling that was too low, as said above. A bare number is the ratio of a quick run.
+# Each row in eight bits beside the same framework's row in FP32 (on a GPU, FP16), and beside the best such row of the
+# frameworks that were measured. The interval is that of the ratio to that best row, above 1 where eight bits are
+# faster. Rows that took turns are compared round by round, so a ratio need not be that of the two medians in the table,
+# and may even lie on the other side of 1 where one cannot tell. A bare number is the ratio of a quick run.
+#
+# The *bound* is that of fused traffic. A rate of products that a row of the same machine exceeds was no ceiling, so it
+# gives no bound here, and a table without any has no such column. A row that is quicker than its bound all the same may
+# have found its numbers in a cache.
 
 # %%
-roofs = {lab.device: machine, "cuda": lab.gpu_ceilings()} if on_gpu else {lab.device: machine}
+roofs = found | ({"cuda": lab.gpu_ceilings()} if on_gpu else {})
+roofs = {kind: never_passed(roof, measured) for kind, roof in roofs.items() if roof}
 
 
 def least_ms(record):
@@ -433,8 +436,8 @@ def gains(records, kind="end_to_end"):
 # First on the processor:
 
 # %%
-caption = f"End to end, eight bits beside FP32. {plots.provenance([r for r in on_host if r.ok])}"
-host_gains = gains(on_host)
+caption = f"End to end, INT8 beside FP32. {plots.provenance([r for r in on_host if r.ok])}"
+host_gains = gains(on_host).drop(columns="precision")
 tables.show_table(host_gains.dropna(axis="columns", how="all"), caption)
 
 # %% [markdown]
@@ -484,14 +487,14 @@ tables.show_table(rates, f"Images per second, without a pause. {lab.machine.name
 # lie beyond {glue:text}`13-same` %, for less is no difference between two processes.
 
 # %% [markdown]
-# Then on the GPU, where FP16 is what there is to beat:
+# Then on the GPU, where FP16 is what there is to beat. FP16 rows there: {glue:text}`13-halves`.
 
 # %%
 if on_gpu:
     caption = f"On the device, eight bits beside FP16. {plots.provenance([r for r in on_gpu if r.ok])}"
     on_device = gains(on_gpu, "device")
     display(tables.show_table(on_device.dropna(axis="columns", how="all"), caption))
-    if not roofs["cuda"]:
+    if not roofs.get("cuda"):
         print("their bounds need the ceilings of that GPU, measured there or published")
 else:
     print("needs rows of a GPU, measured here or published")
@@ -516,41 +519,51 @@ if eights:
     display(tables.show_table(table, caption, {"copies and host %": "{:.0f}"}))
 
 # %% [markdown]
-# So INT8 at the largest batch, against the best FP16 row of any framework, is:
+# So INT8 at the largest batch, against the best FP16 row, is what follows. Where the chapter was executed on a GPU, the
+# published edition's rows, which are of another run and have the FP16 rows of every chapter, stand below:
 
 # %% tags=["hide-input"]
 largest = max((record.batch_size for record in eights), default=0)
-integers_on_gpu = select(eights, precision="int8", batch_size=largest)
 
 
-def beside_best(record, kind):
+def beside_best(record, pool, kind):
     """Tell how a row in eight bits compares with the best FP16 row: the ratio, its interval, the verdict."""
     same = {"model": record.model, "batch_size": record.batch_size, "precision": "fp16"}
-    best = min(select(on_gpu, **same), key=partial(ms_of, kind=kind))
+    best = min(select(pool, **same), key=partial(ms_of, kind=kind))
     found = compare(best, record, kind)
     said = f" ({found.low:.2f} to {found.high:.2f}: {found.verdict})" if found.low else ""
     return f"{found.ratio:.2f} times the speed of {words.label(best)}{said}"
 
 
-def overlapped(record):
+def overlapped(record, pool):
     """Tell how many images a second a row and the best FP16 row answer with copies and computation overlapped."""
     same = {"model": record.model, "batch_size": record.batch_size, "precision": "fp16"}
-    rates = {words.label(r): r.overlapped_images_per_s for r in select(on_gpu, **same) if r.overlapped_images_per_s}
+    rates = {words.label(r): r.overlapped_images_per_s for r in select(pool, **same) if r.overlapped_images_per_s}
     if not (rates and record.overlapped_images_per_s):
         return "not measured"
     most = max(rates, key=rates.__getitem__)
     return f"{record.overlapped_images_per_s:,.0f} images per second beside {rates[most]:,.0f} of {most}"
 
 
-lines = [
-    f"- {r.model_title}, {words.label(r)}: on the device {beside_best(r, 'device')}, {r.throughput_images_per_s:,.0f} "
-    f"images per second back to back; end to end {beside_best(r, 'end_to_end')}; copies overlapped: {overlapped(r)}."
-    for r in integers_on_gpu
-]
+def integers(pool):
+    """Return the rows in INT8 at the largest batch that has one."""
+    return select(pool, precision="int8", batch_size=largest)
+
+
+edition = select_all(lab.published(), device="cuda", precision=["fp16", "int8"])
+lines = []
+for pool in (on_gpu, edition) if lab.device == "cuda" else (on_gpu,):
+    lines += [f"\n{words.machines(integers(pool))}:\n"] if integers(pool) else []
+    lines += [
+        f"- {r.model_title}, {words.label(r)}: on the device {beside_best(r, pool, 'device')}, "
+        f"{r.throughput_images_per_s:,.0f} images per second back to back; end to end "
+        f"{beside_best(r, pool, 'end_to_end')}; copies overlapped: {overlapped(r, pool)}."
+        for r in integers(pool)
+    ]
 Markdown("\n".join(lines) or "No such row was measured.")
 
 # %% tags=["remove-cell"]
-told = [f"{r.model_title} {beside_best(r, 'device')}" for r in integers_on_gpu]
+told = [f"{r.model_title} {beside_best(r, on_gpu, 'device')}" for r in integers(on_gpu)]
 glue("13-gained-gpu", "; ".join(told) or words.NOT_MEASURED)
 glue("13-same", f"{100 * SAME_WITHIN:.1f}")
 floats = []
@@ -602,14 +615,14 @@ said = [
     for model, (own, eight) in gained.items()
 ]
 glue("13-gained", ", ".join(said) or words.NOT_MEASURED)
-single = predicted[(predicted["model"] == "vanilla_cnn") & (predicted["traffic"] == "fused")]
-allowed = single["at most times faster"].iloc[0]
+single = predict(1, "fp32", found["cpu"]).query("model == 'vanilla_cnn' and traffic == 'fused'")
+allowed = single["at most times faster"].item()
 reached = [
     f"{eight.title} {ms_of(own, 'end_to_end') / ms_of(eight, 'end_to_end'):.1f}"
     for own, eight in pairs_of.get("vanilla_cnn", ())
     if eight.batch_size == 1
 ]
-glue("13-allowed", f"{allowed:.1f}" if lab.device == "cpu" else "not computed for this machine's CPU")
+glue("13-allowed", f"{allowed:.1f}")
 glue("13-reached", ", ".join(reached) or words.NOT_MEASURED)
 
 # %% [markdown]
@@ -1199,8 +1212,9 @@ for name in ("resnet18", "mobilenet_v2"):
 
 # %% [markdown]
 # Where there is a table, read its last column line by line. Kernels that do not get faster although their numbers have
-# half the bytes do not wait for memory; where they have much of the time, the whole gains little. So profile before you
-# quantize.
+# half the bytes do not wait for memory; where they have much of the time, the whole gains little. The depthwise kernel
+# reads and writes eight bits and converts them on the way, for it multiplies in FP16: work that it does not have where
+# all numbers are FP16. So profile before you quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
