@@ -250,6 +250,10 @@ tables.show_table(times, f"Batches of the classifier. {lab.machine_name}.", {"im
 # (Each time comes from a short series in one process, so neighbouring sizes may change places. *Alone* is its median,
 # *busy* its mean: a rate follows from the mean, for the slow batches take their time as well.)
 #
+# What batches of the largest size bring is called the *capacity* from here on: the rate of a queue that is never empty.
+# Loads are parts of it. It, too, comes from a short series; a section below sends more than that, and counts the
+# answers.
+#
 # On a GPU, the next batch is gathered in {term}`pinned memory` and sent while this one is computed, so two batches are
 # under way ([chapter 04](04_pytorch) shows the same with a stream for each direction). On a CPU, the one who gathers is
 # the one who computes, so there is little to hide.
@@ -261,15 +265,12 @@ tables.show_table(times, f"Batches of the classifier. {lab.machine_name}.", {"im
 
 # %%
 if on_gpu:
-    copies = {
-        n: [load_pretrained(model).cuda().half().to(memory_format=torch.channels_last) for _ in range(n)]
-        for n in (1, 2)
-    }
+    copies = [load_pretrained(model).cuda().half().to(memory_format=torch.channels_last) for _ in range(2)]
     rows = []
     for size in (1, 8, 64):
         images = torch.zeros(size, 3, 224, 224, device="cuda", dtype=torch.half).to(memory_format=torch.channels_last)
         graphs = []
-        for copy in copies[2]:
+        for copy in copies:
             stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
             with torch.inference_mode(), torch.cuda.stream(stream):
                 for _ in range(3):
@@ -279,14 +280,14 @@ if on_gpu:
                 copy(images)
             graphs.append((stream, graph))
 
-        def replay(number, graphs=graphs):
-            for stream, graph in graphs[:number]:
+        def replay(pair):  # both columns replay two graphs before they wait, or one would wait twice as often
+            for stream, graph in pair:
                 with torch.cuda.stream(stream):
                     graph.replay()
 
-        turns = lab.turns({"one": lambda r=replay: r(1), "two": lambda r=replay: r(2)})
-        rows.append({"batch": size, "one stream, images/s": size / turns.ms("one") * 1e3})
-        rows[-1]["two streams, images/s"] = 2 * size / turns.ms("two") * 1e3
+        pairs = {"one stream": [graphs[0]] * 2, "two streams": graphs}
+        turns = lab.turns({name: lambda pair=pair: replay(pair) for name, pair in pairs.items()})
+        rows.append({"batch": size} | {f"{name}, images/s": 2 * size / turns.ms(name) * 1e3 for name in pairs})
     display(tables.show_table(pd.DataFrame(rows), f"CUDA graphs of {MODELS[model].title}. {lab.machine_name}."))
 else:
     print("needs a GPU")
@@ -294,10 +295,10 @@ else:
 # %% [markdown]
 # What a small batch leaves idle, a second stream may find. A batch that fills the device leaves nothing, and the two
 # only take turns: then both columns are alike. Where even the largest batch gains, it leaves something idle, too.
-# (These graphs are of the model as it was trained, and every replay is waited for; the classifier's convolutions are
-# fused, and its next batch does not wait. So compare the two columns, not their numbers with the table above.) So a
-# second stream is a second, less tidy way to make a batch. Where requests can share a batch, make the batch larger
-# first; keep streams for what cannot share one, such as two models.
+# (These graphs are of the model as it was trained, and every pair of replays is waited for; the classifier's
+# convolutions are fused, and its next batch does not wait. So compare the two columns, not their numbers with the table
+# above.) So a second stream is a second, less tidy way to make a batch. Where requests can share a batch, make the
+# batch larger first; keep streams for what cannot share one, such as two models.
 #
 # ### Two processes
 #
@@ -379,11 +380,12 @@ print(f"computed by another thread: about {handed * 1e3:.0f} microseconds more")
 # Requests carry the times at which they came, were taken and were answered.
 
 # %%
-answered = []
-with BatchQueue([classifier], max_batch=4, max_wait_s=2 * service.alone_s(1)) as queue:
+answered, wait_s = [], 6 * service.alone_s(1)
+with BatchQueue([classifier], max_batch=4, max_wait_s=wait_s) as queue:
     for gap in (0, 0.3, 0.5, 0.6, 0.2):
         time.sleep(gap * service.alone_s(1))
         queue.submit(pictures[0], answered.append)
+    time.sleep(2 * wait_s)  # a queue that ends waits for nobody's company
 
 # %% tags=["hide-input"]
 answered.sort(key=lambda request: request.arrived)
@@ -398,8 +400,10 @@ axes.invert_yaxis()
 axes.set(xlabel="ms")
 plots.show_figure(
     figure,
-    alt="Five requests as bars: four wait, in grey, until the batch is full, and are computed together, in green.",
-    caption=f"Measured. Grey: waiting for company. Green: computed together. Largest batch 4. {lab.machine_name}.",
+    alt="Five requests as bars, grey while they wait and green while they are computed. Their batches have "
+    + f"{', '.join(str(request.batch) for request in answered)} pictures.",
+    caption=f"Measured. Grey: waiting. Green: computed. At most 4 in a batch, or {wait_s * 1e3:.1f} ms of waiting for "
+    + f"company. {lab.machine_name}.",
 )
 
 # %% [markdown]
@@ -409,7 +413,8 @@ plots.show_figure(
 #
 # If requests come at random at a rate of $\lambda$, and each takes $s$ seconds, the queue is called {term}`M/D/1`, and
 # the mean wait is $s\,u / 2(1-u)$, where $u = \lambda s$ is the load. At half load a request waits for half a service,
-# at nine tenths for four and a half. Load near one is not "well used". It is a queue that grows.
+# at nine tenths for four and a half. Load near one is not "well used". It is a long queue, and from one on, a queue
+# that grows as long as the load lasts.
 
 # %%
 s = service.alone_s(1)
@@ -437,7 +442,9 @@ for load in (0.5, 0.8, 0.9, 0.95):
 show_source(steady_batch)
 
 # %% [markdown]
-# With a limit for the latency, the rule gives the highest rate that keeps it:
+# With a limit for the latency, the rule gives the highest rate that keeps it. It leaves room for chance: the number of
+# requests that come meanwhile scatters by its square root, so where batches have $b$ pictures, one in a hundred has
+# more than about $b + 2.33\sqrt{b}$. That one must fit:
 
 # %%
 limit_ms = 10.0 if on_gpu else 6 * service.alone_s(4) * 1e3
@@ -449,9 +456,9 @@ print(
 # %% [markdown]
 # ### A simulation
 #
-# The rule knows nothing of chance. A simulation does: it draws {term}`arrivals`, plays the queue's own rules event by
-# event, and takes the time of each batch from the measured ones. Thousands of requests take a fraction of a second, and
-# no GPU.
+# The rule knows chance as one larger batch, and no more of it. A simulation plays it: it draws {term}`arrivals`, goes
+# through the queue's own rules event by event, and takes the time of each batch from the measured ones. Thousands of
+# requests take a fraction of a second, and no GPU.
 
 # %%
 show_source(simulate)
@@ -491,10 +498,11 @@ glue("14-wait-low", f"{low[waits_ms[-1]] / low[0.0]:.1f}")
 glue("14-wait-high", f"{high[waits_ms[-1]] / high[0.0]:.1f}")
 
 # %% [markdown]
-# At a low rate, the longest waiting time multiplies the median by {glue:text}`14-wait-low`: the first request waits for
-# company that does not come. At the highest rate, it multiplies p99 by {glue:text}`14-wait-high`. That is near one
-# where a busy queue has no time to wait. It can be below one where waiting fills a batch that would have been padded to
-# the next size: a few more requests take no more time. See in the right panel from which rate on it pays, if it does.
+# At a low rate, the longest waiting time multiplies the median by {glue:text}`14-wait-low`: the batch does not fill,
+# and is held open to the end of its time. At the highest rate, it multiplies p99 by {glue:text}`14-wait-high`. That is
+# near one where a busy queue has no time to wait. It can be below one where waiting fills a batch that would have been
+# padded to the next size: a few more requests take no more time. See in the right panel from which rate on it pays, if
+# it does.
 #
 # Start with a waiting time of zero.
 #
@@ -517,10 +525,11 @@ compared = pd.DataFrame(
             "load": trial.load,
             "requests/s": trial.rate,
             "rule, ms": trial.law_ms,
-            "simulated p99": trial.simulated.quantile_ms(99),
-            "measured p99": trial.run.latency_ms["p99"],
+            "simulated p99, ms": trial.simulated.quantile_ms(99),
+            "measured p99, ms": trial.run.latency_ms["p99"],
             "off, %": trial.off_percent,
             "pauses, ms": trial.run.held_up_ms,
+            "law's batch": steady_batch(trial.rate, service, largest),
             "mean batch": trial.run.mean_batch,
             "counts for MLPerf": "yes" if trial.run.valid else ", ".join(trial.run.reasons),
         }
@@ -558,8 +567,33 @@ glue(
 # What the machine does is in the column *pauses*: beside each run a process sleeps and notes how late it wakes, which
 # tells what one request in a hundred would have waited for the machine alone. If it is more than a quarter of p99,
 # `python -m inference_lib load` calls the run *disturbed*. Do not take the agreement of this table with you to another
-# host: on one with an H100, p99 was several times the simulated one at every load, even the lowest; most likely
-# something there held programs up, a quota on processor time or neighbours.
+# host: a quota on processor time, or neighbours, may hold programs up there, and no simulation of a queue knows of
+# them.
+#
+# ### More than it can answer
+#
+# The capacity was computed from batch times. Is it what the queue answers when more is sent than that? Now a third
+# more:
+
+# %%
+offered = 4 / 3 * service.capacity
+flood = test.run("server", offered)
+computed, refused = sum(n * c for n, c in flood.batches.items()), flood.errors.total()
+answered_per_s = flood.samples_per_s * computed / (computed + refused)  # LoadGen counts refusals as answers
+print(f"sent: {offered:,.0f} requests/s, answered: {answered_per_s:,.0f} ({answered_per_s / service.capacity:.0%})")
+print(f"refused: {refused / (computed + refused):.0%}, mean batch {flood.mean_batch:.1f}")
+print(f"p99, with the refused ones: {flood.latency_ms['p99']:.1f} ms")
+
+# %% tags=["remove-cell"]
+glue("14-flood", f"{100 * answered_per_s / service.capacity:.0f}")
+glue("14-behind", f"{1e3 * knobs.limit / answered_per_s:,.1f}")
+glue("14-limit", f"{knobs.limit:,}")
+
+# %% [markdown]
+# It answers {glue:text}`14-flood` % of the capacity. How late is another matter. At most {glue:text}`14-limit` requests
+# may wait here; more are refused. A request that finds all of them before it waits for {glue:text}`14-behind` ms, and
+# for the batches under way. Where nobody was refused, the load was too short to fill the queue. So the capacity is what
+# a queue answers at most. What it answers in time comes below.
 #
 # ### How large were the batches?
 #
@@ -584,7 +618,32 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# Nobody chose these sizes. They followed from the rate.
+# Nobody chose these sizes, but for the largest. They followed from the rate. But did they follow the law? In the table,
+# *law's batch* is the size at which $\lambda\,t(b) = b$. Where the mean is larger, batches took longer under load than
+# by themselves, or they were padded. A batch of one picture more than a size takes as long as the next size does.
+# Meanwhile more requests come, and so batches may climb, up to a size that carries more than the rate.
+#
+# A simulation tells the two apart: it can have a runner for every count. At the rate of the last run, with mean times:
+
+
+# %%
+def with_runners(sizes):
+    """Return a service with runners of these sizes: the mean times from above, straight lines between them."""
+    times = []
+    for time_of in (service.alone_s, service.occupied_s):
+        known = [time_of(size) for size in service.sizes]
+        times.append({n: [np.interp(n, service.sizes, known)] for n in sizes})
+    return Service(*times, service.depth)
+
+
+for name, sizes in {"these sizes": service.sizes, "one for each count": range(1, largest + 1)}.items():
+    found = with_runners(sizes)
+    played = simulate(poisson(trial.rate, many), found, knobs)
+    settles = steady_batch(trial.rate, found, largest)
+    print(f"{name}: law {settles}, mean batch {played.mean_batch:.1f}, p99 {played.quantile_ms(99):.2f} ms")
+
+# %% [markdown]
+# What the two lines differ by is padding alone: the arrivals and the rules are the same.
 #
 # ### Goodput
 #
@@ -600,13 +659,16 @@ goodput = pd.DataFrame(
             "largest batch": n,
             "rule, requests/s": highest_rate(service, n, limit_ms / 1e3),
             "simulated, requests/s": simulated_rate(service, Knobs(n), limit_ms, 0.05),
-            "simulated with waiting": simulated_rate(service, Knobs(n, waits_ms[1] / 1e3), limit_ms, 0.05),
+            f"simulated, wait {waits_ms[2]:.0f} ms": simulated_rate(
+                service, Knobs(n, waits_ms[2] / 1e3), limit_ms, 0.05
+            ),
         }
         for n in choices
     ]
 )
 whole = dict.fromkeys(goodput.columns[1:], "{:,.0f}")
-tables.show_table(goodput, f"Highest rate with p99 within {limit_ms:.1f} ms. {lab.machine_name}.", whole)
+title = f"Highest rate with p99 within {limit_ms:.1f} ms, computed from measured batch times. {lab.machine_name}."
+tables.show_table(goodput, title, whole)
 
 # %% tags=["remove-cell"]
 best = max(service.sizes, key=service.carried)
@@ -616,7 +678,8 @@ glue("14-of-best", f"{100 * service.capacity / service.carried(best):.0f}")
 # %% [markdown]
 # A simulated rate is searched by halving until it is known to 5 % of what the batches carry, so it goes in steps, and
 # ends at or below the highest one. A step below the rule is no difference, and two columns that are equal are so within
-# a step. (The last column has the second of the waiting times above.)
+# a step. Where the last column is higher by more, waiting fills batches that would have been padded. None of these
+# rates was measured, and what a request takes outside of the queue is not in them.
 #
 # The rule knows the mean of each batch's times. The simulation draws from all of them, so where some batches were slow,
 # it allows less. A largest batch of one is the M/D/1 queue from above; where two batches are under way, though, the
@@ -789,10 +852,10 @@ if put_aside[1] > as_it_is[1] / 2:
 # generator is one such thing. By default, LoadGen writes its log once a second; here, it is told to write when the load
 # is over.
 #
-# ### The average hides the queue
+# ### A p99 of three hundred requests
 #
-# A mean latency over all loads, or a p99 of a run that was too short, says nothing. Of 300 requests, three are slower
-# than p99. Simulated again and again, with nothing changed but chance:
+# A p99 of a run that was too short says nothing. Of 300 requests, three are slower than p99. Simulated again and again,
+# with nothing changed but chance:
 
 # %%
 rate = 0.7 * service.capacity
