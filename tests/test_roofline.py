@@ -195,6 +195,20 @@ def test_a_processor_s_convolutions_of_integers_are_those_of_the_numbers() -> No
         assert found.dequantize().tolist() == torch.conv2d(images, weights).tolist()
 
 
+@pytest.mark.parametrize(("device", "asked"), [("cpu", [1, 2, 4]), ("cuda", [1])])
+def test_products_on_a_processor_grow_until_they_are_long(device: str, asked: list[int]) -> None:
+    """On 16 cores, a product of a fifth of a millisecond had a rate that a network's passed."""
+    scales = []
+
+    def measure(scale: int) -> tuple[float, float]:
+        scales.append(scale)
+        return {1: (30.0, 3e-3), 2: (100.0, 6e-3), 4: (160.0, 10e-3)}[scale]
+
+    highest = {"cpu": 100.0 / 6e-3, "cuda": 30.0 / 3e-3}[device]  # the best, not the last
+    assert roofline._highest_rate(measure, device) == highest
+    assert scales == asked
+
+
 def test_a_rate_that_a_row_passes_is_no_ceiling(make_record) -> None:
     """PyTorch's integer product was a tenth of what the device does, and a published row was four times as fast."""
     row = make_record(precision="int8", throughput_images_per_s=60.0)
