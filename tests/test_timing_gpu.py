@@ -45,7 +45,9 @@ def test_compute_agrees_with_do_bench_on_a_captured_graph(tmp_path: Path, model:
         with torch.cuda.stream(runner.stream):
             theirs = do_bench(runner.compute, warmup=100, rep=500, return_mode="median")
     print(f"{model} batch {batch_size}: {ours:.4f} ms, do_bench {theirs:.4f} ms, ratio {ours / theirs:.4f}")
-    assert ours == pytest.approx(theirs, rel=0.01)
+    # A graph that waits in a queue behind another takes about a microsecond more than one that comes alone, and
+    # do_bench queues them all. Seen on an H200, 88 us: its own loop, with a wait after each, takes what ours does.
+    assert ours == pytest.approx(theirs, rel=0.01, abs=2e-3)
 
 
 REPEATED = [("vanilla_cnn", 1), ("resnet18", 1), ("resnet18", 64)]
