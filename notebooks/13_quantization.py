@@ -683,9 +683,9 @@ glue("13-share", f"{spent.loc['products', 'FP32'] / spent['FP32'].sum() * 100:.0
 glue("13-left", f"{share['products']:.0f}")
 
 # %% [markdown]
-# The products ran {glue:text}`13-products` times as fast. They were {glue:text}`13-share` % of the FP32 model's time
-# and are {glue:text}`13-left` % of the INT8 model's. That is [Amdahl's law](../book/glossary): what does not shrink
-# decides in the end, and conversions, of which an FP32 graph has few, may grow.
+# The products ran {glue:text}`13-products` times as fast (below 1, they are slower). They were {glue:text}`13-share` %
+# of the FP32 model's time and are {glue:text}`13-left` % of the INT8 model's. What does not shrink decides in the end,
+# which is [Amdahl's law](../book/glossary); and conversions, of which an FP32 graph has few, may grow.
 #
 # Your own model hardly gains? Profile it like this, before and after. Where products took a small part of the time, or
 # conversions eat the gain, quicker products cannot help much. Where the products themselves are no quicker, see whether
@@ -1212,9 +1212,9 @@ for name in ("resnet18", "mobilenet_v2"):
 
 # %% [markdown]
 # Where there is a table, read its last column line by line. Kernels that do not get faster although their numbers have
-# half the bytes do not wait for memory; where they have much of the time, the whole gains little. The depthwise kernel
-# reads and writes eight bits and converts them on the way, for it multiplies in FP16: work that it does not have where
-# all numbers are FP16. So profile before you quantize.
+# half the bytes do not wait for memory; where they have much of the time, the whole gains little. Between layers in
+# eight bits, the depthwise kernel reads and writes eight bits and converts them on the way, for it multiplies in FP16:
+# work that it does not have where all numbers are FP16. So profile before you quantize.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
