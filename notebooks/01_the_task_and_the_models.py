@@ -148,7 +148,7 @@ print("the same as by hand:", np.array_equal(batch, by_hand.numpy()))
 
 # %% [markdown]
 # The order is N x C x H x W ({term}`NCHW`): picture, channel, row, column. The input is much larger than the picture,
-# and in most chapters it is the input that crosses the bus to the GPU, as a camera's image would.
+# and in most chapters it is the input that crosses the bus to the GPU.
 #
 # ## The models
 #
@@ -172,13 +172,14 @@ show_source("inference_lib.zoo.networks", "VanillaCNN.__init__")
 #
 # A residual block computes a correction to its input and adds it {cite}`resnet`; the addition is called a
 # {term}`shortcut`. Its 3 x 3 convolutions mix every channel with every other: much arithmetic for each value that is
-# read or written. Eight such blocks make ResNet-18. This is torchvision's:
+# read or written. ResNet-18 is a convolution, eight such blocks and a linear layer. This is torchvision's block:
 
 # %%
 show_source("torchvision.models.resnet", "BasicBlock.forward")
 
 # %% [markdown]
-# `identity` is the input, and `out += identity` adds it.
+# `identity` is the input, and `out += identity` adds it. Where the sizes do not fit, which is so in three of the eight
+# blocks, `downsample` brings the input to the size of the output with a 1 x 1 convolution.
 #
 # ### MobileNetV2: expand, filter, project
 #
@@ -260,9 +261,9 @@ assert (mobilenet > resnet)[["activations", "layers"]].all(), "the text says tha
 #
 # ### Which of the two is faster?
 #
-# The counts {term}`bound` the answer. If arithmetic were all that takes time, MobileNetV2 would answer
-# {glue:text}`01-fewer-multiply-adds` times as fast as ResNet-18. If it were the writing of activations, it would take
-# {glue:text}`01-more-activations` times as long. A mixture of the two lies in between.
+# If both networks reach the same rates, the counts {term}`bound` the answer. If arithmetic were all that takes time,
+# MobileNetV2 would answer {glue:text}`01-fewer-multiply-adds` times as fast as ResNet-18. If it were the writing of
+# activations, it would take {glue:text}`01-more-activations` times as long. A mixture of the two lies in between.
 #
 # ```{admonition} Guess
 # :class: tip
@@ -308,8 +309,9 @@ with safe_open(PRETRAINED / "vanilla_cnn.safetensors", "pt") as weights:
 
 # %% [markdown]
 # Weights of convolutions and linear layers are stored in {term}`FP16`, which halves the files. All accuracies in this
-# book are those of the rounded weights, the {term}`FP32` rows' too. So an FP16 row loses nothing to the rounding of its
-# weights, only to that of its activations: with weights of your own, expect a little more.
+# book are those of the rounded weights, the {term}`FP32` rows' too. So an FP16 row that uses these weights as they are
+# loses nothing to their rounding. One that folds the normalizations into them rounds a second time. With weights of
+# your own, expect a little more.
 #
 # A checksum (SHA-256) says whether a file is the one that was measured. `load_pretrained` compares it first:
 
@@ -330,8 +332,7 @@ for name in MODELS:
 # ## How they were trained
 #
 # Stochastic gradient descent with a rising and falling learning rate, pictures flipped, shifted and partly hidden,
-# and a moving average of the weights. Where not all epochs are at full size, the first ones see pictures of half the
-# height and width, at a quarter of the cost; a curve may jump where the size changes.
+# and a moving average of the weights.
 #
 # The 60,000 training pictures were split at random, by a seed, into 55,000 for training and 5,000 for validation. You
 # can train them again: `python -m inference_lib train vanilla_cnn`, with `--device cpu --limit 5000 --epochs 3` where
@@ -607,9 +608,9 @@ print(f"transpose: {accuracy_of(moved):.1f} % correct, reshape: {accuracy_of(res
 #
 # ### Training mode
 #
-# In training mode, {term}`batch normalization` uses the statistics of the batch at hand. Those of a large mixed batch
-# are close to those of training, so a test may pass. In service the batch is often one picture, and so are the
-# statistics.
+# In training mode, dropout sets values to zero at random, and {term}`batch normalization` uses the statistics of the
+# batch at hand. Those of a large mixed batch are close to those of training, so a test may pass. In service the batch
+# is often one picture, and so are the statistics.
 
 # %%
 model.train()
@@ -657,9 +658,10 @@ for batch_size in (64, 1):
 #     print(pictures_at_once, (counts["multiply-adds"] / moved).round(1).to_dict())
 # ```
 #
-# The lowest ratio waits for memory first, on a machine whose arithmetic is much faster than its memory. In a batch the
-# parameters are shared by all pictures, so networks with many parameters for each activation gain most. [Where the time
-# goes](03_where_the_time_goes) makes a law of this.
+# MobileNetV2 does the least, and a batch of 64 leaves the order as it is. The lowest ratio waits for memory first, on a
+# machine whose arithmetic is much faster than its memory. In a batch the parameters are shared by all pictures, so
+# networks with many parameters for each activation gain most. [Where the time goes](03_where_the_time_goes) makes a law
+# of this.
 # ````
 #
 # ```{exercise}
