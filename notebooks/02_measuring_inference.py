@@ -418,8 +418,9 @@ else:
 # %% [markdown]
 # How far an idle clock falls, and how soon, depends on the GPU and on its settings: a card in a data centre may hold
 # its clock as long as a program is attached, a laptop's may let go at once. Where the two clocks printed above are
-# equal, it did not fall here, and what the pause cost came from elsewhere: the host has clocks and caches of its own.
-# So the book does not guess. It asks for the clock, and works the GPU until it is up:
+# equal, it did not fall here, and a difference of the times has another cause: perhaps the clocks and caches of the
+# host, or chance, since ten inferences are few. So the book does not guess. It asks for the clock, and works the GPU
+# until it is up:
 
 # %%
 show_source(wake_clocks)
@@ -458,8 +459,7 @@ else:
 # ### 7. Looking at the meter while timing
 #
 # A program that wants to know how busy the device is asks for it, often in the same loop: {term}`NVML` on a GPU,
-# `/proc/stat` on a CPU. The question takes time, too. NVML holds a lock of the driver meanwhile, which the next launch
-# may need.
+# `/proc/stat` on a CPU. The question takes time, too, and may slow down the inference that follows it.
 
 
 # %%
@@ -483,8 +483,8 @@ print(f"one look at the meter alone: {lab.time(meter).p50:.3f} ms")
 # ### 8. Garbage collection inside the loop
 #
 # CPython frees most objects at once. For those that refer to each other in circles it stops now and then, walks through
-# all containers that are alive, and goes on. A loop that keeps its answers creates containers, so sooner or later the
-# walk falls into a timed inference.
+# the newest containers, seldom through all that are alive, and goes on. A loop that keeps its answers creates
+# containers, so sooner or later the long walk falls into a timed inference.
 
 
 # %%
@@ -570,13 +570,13 @@ keep("spread of 3 samples, not 300", widths[0], widths[-1], "%")
 
 # %% [markdown]
 # With many samples, the spread shrinks about as the square root of the count grows: a tenth of it takes a hundred
-# times the samples. With a few, it can be wider than that rule says, because the middle one of three is easily a
+# times the samples. With a few, it can be wider than that rule says, because the middle one of three may be a
 # straggler.
 #
 # Nobody has hundreds of series to look at. But one series is enough to compute how far its median may be off. Sort the
 # samples: each lies below the true median with probability one half, so counting heads and tails says which ranks
 # enclose it {cite}`conover`. Nothing is assumed about the shape of the distribution, which for latencies is seldom
-# a bell.
+# a bell. But the samples have to be independent of each other, and the twelfth mistake is to believe that they are.
 
 # %%
 show_source(median_interval)
@@ -711,9 +711,9 @@ glue("02-worst-factor", f"{factors.max():.1f}")
 #
 # ## The twelfth mistake: one process
 #
-# An earlier edition of this course had mended all eleven. It measured each row with a series of its own, in a process
-# of its own, gave every median its interval, and said *faster* where two intervals did not touch. Then the same code
-# measured the same rows again, on other machines:
+# An earlier edition of this course believed that it had mended all eleven. It measured each row with a series of its
+# own, in a process of its own, gave every median its interval, and said *faster* where two intervals did not touch.
+# Then the same code measured the same rows again, on other machines:
 
 # %%
 history = pd.DataFrame(
@@ -737,7 +737,7 @@ glue("02-disagree", f"{history['ratios that disagree'][1]} of {history['ratios']
 
 # %% [markdown]
 # Even between two machines with the same card, {glue:text}`02-contradicted` of the claims were turned around, and
-# {glue:text}`02-disagree` ratios disagreed; with honest intervals it would be one in twenty at most.
+# {glue:text}`02-disagree` ratios disagreed; with honest intervals, about one ratio in twenty would.
 #
 # Some of it was the eleven mistakes in new clothes: of 240 series, 208 had ended because their time was up, 66 of them
 # with fewer than ten samples, and a p99 was given from three on. But longer series would not have helped. The intervals
@@ -989,9 +989,9 @@ glue("02-width-rounds", f"{coverage['half width, %'][0]:.1f}")
 # {glue:text}`02-holds-invocations`. Theirs is wide, because three values say little about how much values differ. That
 # is the price, and it falls quickly with the fourth and fifth.
 #
-# How wide? The mean of a few invocations, over its standard error, is distributed like [Student's
-# t](../book/glossary). The interval is the mean, plus and minus this many times the standard deviation between
-# invocations:
+# How wide? The distance of the mean of a few invocations from the truth, over its standard error, is distributed like
+# [Student's t](../book/glossary). The interval is the mean, plus and minus this many times the standard deviation
+# between invocations:
 
 # %% tags=["nbval-check-output"]
 for invocations in (2, 3, 4, 6, 10):
@@ -1128,7 +1128,8 @@ glue("02-wider", ", ".join(wider) or "none")
 # ### Disturbed
 #
 # Drift is slow; a neighbour on the machine comes and goes. Here is the same call alone, and beside processes that keep
-# every core busy. Linux counts for each thread how long it could have run and had no core, in `/proc/self/schedstat`:
+# every core busy. Linux counts for each thread how long it could have run and had no core, in
+# `/proc/self/task/*/schedstat`:
 
 
 # %%
@@ -1198,7 +1199,8 @@ plots.show_figure(
 )
 
 # %% [markdown]
-# For throughput, batches are queued in ever larger chunks, and the clock is read after each chunk is done:
+# For throughput, batches are queued in ever larger chunks, and the clock is read after each chunk is done. The first
+# chunk that is long enough counts:
 
 # %%
 show_source(time_throughput)
@@ -1318,7 +1320,7 @@ tables.show_table(clocks, caption, {"difference %": "{:+.1f}"})
 
 # %% [markdown]
 # Two clocks that read the same marks should agree within a percent or two. The host's clock also counts a launch and
-# a wake-up: microseconds that grow far less than the model's own time when the batch does, so they should be the
+# a wake-up: microseconds that grow less than the model's own time when the batch does, so they should be the
 # larger share of the shorter inference. On a CPU that other programs use as well, expect more.
 #
 # ## A record
@@ -1365,7 +1367,7 @@ print(json.dumps(head, indent=1))
 # | upload, compute, download | the parts, from marks in the device's queue | 1, 4 |
 # | precision | the arithmetic that was set, and the type that was found in the file | 6 |
 # | GPU busy | share of time with any kernel running, sampled apart | 7 |
-# | note | what makes this row less trustworthy: cold clocks, neighbours | 5 |
+# | note | what makes this row less trustworthy: clocks that were held down, neighbours | 5 |
 #
 # *Faster* and *slower* in a sentence are verdicts of the comparison above. [How to read this
 # book](../book/how_to_read) has the full list.
