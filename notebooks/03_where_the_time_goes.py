@@ -15,8 +15,8 @@
 #
 # Why is a network with a sixth of the arithmetic not six times faster?
 #
-# Because arithmetic is one of three things that take time, and each of the three can be estimated before anything is
-# run.
+# Because arithmetic is one of three things that take time, and each of the three can be estimated before the network
+# is run.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -141,7 +141,7 @@ show_source(bounds)
 #
 # ### What the machine can do
 #
-# Data sheets quote rates that no program reaches, so the {term}`ceilings <ceiling>` are measured: a large matrix
+# Data sheets quote rates that few programs reach, so the {term}`ceilings <ceiling>` are measured: a large matrix
 # product, and a copy of an array that no cache can hold. On a CPU, matrix products and convolutions belong to two
 # libraries, MKL and {term}`oneDNN`, and which is quicker depends on the processor's maker; there, a dense convolution
 # is timed, too, and the higher rate counts. What was measured once is kept, and here it is measured again: a machine
@@ -156,10 +156,10 @@ print(f"copy: {machine.bandwidth / 1e9:8.4g} GB/s")
 # %% [markdown]
 # `int8` counts operations on integers, as many as the same product has in floating point (on a CPU, in the way of
 # PyTorch's quantized layers), and `fp8` ({term}`FP8`) is there where the device multiplies it. A GPU's `int8` belongs
-# well above its `fp16`. Where it lies below, PyTorch's product of integers did not reach the tensor cores, which
-# depends on the layout of its factors ([pytorch#165230](https://github.com/pytorch/pytorch/issues/165230)): then it is
-# the rate of that program, and no ceiling. How much of these two rates a network gets to see is a [chapter of its
-# own](13_quantization).
+# well above its `fp16`. How quick PyTorch's product of integers is depends on the layout of its factors
+# ([pytorch#165230](https://github.com/pytorch/pytorch/issues/165230)), so two layouts are tried, and the quicker
+# counts. Where `int8` lies below all the same, it is the rate of that program, and no ceiling. How much of these two
+# rates a network gets to see is a [chapter of its own](13_quantization).
 #
 # The ratio of each rate to the copy's tells how often a number has to be used for each of its bytes, once it has been
 # fetched. Below so many operations, the arithmetic units wait for memory:
@@ -179,7 +179,8 @@ for name, rate in machine.flops.items():
 #
 # - **unfused**: every operation reads its inputs from memory and writes its outputs back. This is what a program that
 #   runs one operation after the other asks for.
-# - **fused**: the weights once, the input, the output. No program can do with less, and few come close.
+# - **fused**: the weights once, the input, the output. No program that finds the caches empty can do with less, and few
+#   come close.
 #
 # Nothing has to be computed for that. The model runs on *meta* tensors, which have a shape and no memory, while PyTorch
 # counts its operations:
@@ -296,7 +297,8 @@ glue("03-machine", lab.machine_name)
 # Below the lower bound, here: {glue:text}`03-below`. Both bounds can be beaten, in honest ways:
 #
 # - *memory*: what an operation has written may still be in a cache when the next one reads it, so the unfused traffic
-#   is an estimate; only the fused one is needed by every program.
+#   is an estimate. Only the fused one is needed by every program that finds the caches empty. Weights that fit may
+#   stay there [from one inference to the next](02_measuring_inference.ipynb#11-one-input-that-never-leaves-the-cache).
 # - *compute*, zeros: the counter counts the products with the zeros that pad a feature map, and a library may leave
 #   them out. Of a 3 x 3 convolution over 7 x 7 pixels they are 18 %.
 # - *compute*, fewer products: the {term}`algorithm of Winograd <Winograd>` {cite}`winograd`, which some libraries
@@ -434,7 +436,8 @@ for size, spans in events.items():
 # On a GPU two workers share the job, and one of them is the slower. Where a kernel is over before the next one has
 # been launched, the device waits for the host: small batches on large GPUs look like that. Where kernels take longer
 # than their launches, the host runs ahead, its row ends early, and the device's row has no gaps. (One wide bar at
-# the very start of the host's row would be the profiler's request for memory again.)
+# the very start of the host's row would be the profiler's request for memory again.) Launches take longer under the
+# profiler, so where the device waits for the host, the gaps are wider here than they are without it.
 #
 # On a CPU the operations follow each other, because the one who launches is also the one who computes. What is left
 # between them is Python.
@@ -604,8 +607,8 @@ else:
     print("needs a GPU")
 
 # %% [markdown]
-# The eager call is timed anew in this table, in turns with its graph. Where its two times differ, the host was not
-# as quick both times: launches are its work.
+# The eager call is timed anew in this table, in turns with its graph. Where its two times differ by much at batch 1,
+# the host may not have been as quick both times: launches are its work.
 #
 # Where the eager time is far above the time in kernels, the rest was launching, and the graph removes it. Where the
 # two are close, a graph has little left to remove: the pauses between kernels. The quotient says how good the
@@ -824,8 +827,8 @@ plots.show_figure(
 
 # %% [markdown]
 # A point's place from left to right is the unfused intensity of its network. Its distance to the roof above it, on a
-# scale where each step is a factor of ten, is what could be gained. A program that fuses moves fewer bytes than its
-# place says, so it may lie above the slope.
+# logarithmic scale, is what could be gained. A program that fuses moves fewer bytes than its place says, so it may lie
+# above the slope.
 
 # %%
 columns = ["model", "precision", "batch", "limited by", "achieved images/s", "% of unfused", "% of fused"]
@@ -840,9 +843,10 @@ glue("03-share-many", f"{shares[many]:.0f} %")
 
 # %% [markdown]
 # On {glue:text}`03-machine`, ResNet-18 achieves {glue:text}`03-share-one` of what the unfused roofline allows at batch
-# 1, and {glue:text}`03-share-many` at batch {glue:text}`03-many`. A large GPU has more arithmetic units than one
-# picture can keep busy; a CPU of a few cores is easier to fill. So a bound says most at large batches, and for one
-# picture on a GPU, count kernels as well.
+# 1, and {glue:text}`03-share-many` at batch {glue:text}`03-many`. (A program that fuses something has a bound of its
+# own, between those of the two columns.) A large GPU has more arithmetic units than one picture can keep busy; a CPU of
+# a few cores is easier to fill. So a bound says most at large batches, and for one picture on a GPU, count kernels as
+# well.
 #
 # ## Why not six times faster
 #
@@ -950,7 +954,8 @@ for column, name in {"FLOP": "arithmetic", "bytes": "traffic", "ms": "time"}.ite
 # :::
 #
 # The price is yours to fill in: what an hour of this GPU costs, in your currency. Energy and money are for a million
-# pictures, one at a time.
+# pictures, one at a time. Watts and energy are of a load of their own, images per second of the rounds, so watts over
+# images per second need not be the energy of a picture.
 
 # %%
 price_per_hour = 3.0
@@ -1047,7 +1052,8 @@ print(f"host, sum of total times:  {sum(event.cpu_time_total for event in averag
 print(f"two calls and the profiler:{whole:8.2f} ms")
 
 # %% [markdown]
-# Use a profile to see where the time goes, and a clock to say how much it is.
+# Only operations are summed here. The self times leave out the calls of CUDA below them and Python between them, so
+# their sum may be less than the latency. Use a profile to see where the time goes, and a clock to say how much it is.
 #
 # ### A GPU at 100 % is not a full GPU
 #
