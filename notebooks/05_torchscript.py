@@ -225,6 +225,9 @@ records = lab.benchmark(backends)
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
 # %% [markdown]
+# Where rows of one model were checked on different numbers of pictures (last column), compare their agreement and not
+# their accuracy: a thousand pictures need not be as hard as all of them.
+#
 # In one line for each model:
 
 # %% tags=["nbval-check-output"]
@@ -232,9 +235,9 @@ for model in MODELS:
     print(f"{model}: {words.verdict(records, model)}")
 
 # %% [markdown]
-# An FP16 file holds filters that were rounded once. Freezing multiplies the scales of the batch norms into them and
-# rounds the products again. PyTorch's CUDA graph folds in FP32 and rounds once. Does the second rounding show in the
-# logits?
+# The batch norms of an FP16 file can be folded in two ways. Freezing computes in FP16: it rounds the scales of the
+# batch norms, then their products with the filters. PyTorch's CUDA graph folds in FP32 and rounds the products alone.
+# Does the additional rounding show in the logits?
 
 # %% tags=["remove-cell"]
 compared = lab.compare(["pytorch", "pytorch-cudagraph", *backends])
@@ -316,8 +319,8 @@ glue("05-gap", f"{bracket.gap([record for rival in backends for record in cell[r
 #
 # The time on the device is read from {term}`CUDA events <CUDA event>` around the model. The device has other work to
 # do until all of the launches are queued, so launching is not in it (but for a round in which the host was held up),
-# and what it has above the bounds is a matter of kernels. Those of one picture are small, and may leave many of a
-# large GPU's {term}`multiprocessors <multiprocessor>` with nothing to do.
+# and what it has above the bounds is a matter of kernels and of the gaps between them. The kernels of one picture are
+# small, and may leave many of a large GPU's {term}`multiprocessors <multiprocessor>` with nothing to do.
 #
 # ### Where the milliseconds are
 #
@@ -384,12 +387,13 @@ if changed != ["batch_norm"] or after["batch_norm"]:
 # an operation, and so is a ReLU.
 #
 # `optimize_for_inference` goes on with what suits the device. On a GPU it merges a convolution, the addition of a
-# shortcut and the ReLU into one call of {term}`cuDNN`, `cudnn_convolution_add_relu`. On a CPU it hands the convolutions
+# shortcut and the ReLU into one call of {term}`cuDNN`, `cudnn_convolution_add_relu`. Convolutions that it fuses with
+# nothing become `conv2d`, and the linear layer becomes a product and an addition. On a CPU it hands the convolutions
 # to {term}`oneDNN`, whose own layout the feature maps keep from `to_mkldnn` to `to_dense`.
 #
-# A call of eager PyTorch pays Python and the {term}`dispatcher` for every operation. TorchScript's interpreter pays the
-# dispatcher alone, and a CUDA graph pays neither. What that is worth depends on how long the kernels take; the options
-# below are measured one by one.
+# A call of eager PyTorch pays Python and the {term}`dispatcher` for every operation. TorchScript's interpreter needs no
+# Python, but still the dispatcher, and a CUDA graph needs neither. What that is worth depends on how long the kernels
+# take; the options below are measured one by one.
 #
 # ### The first calls
 #
@@ -603,9 +607,12 @@ if fused["in_place"] or fused["ResNet-18"]:
 
 # %% [markdown]
 # The fuser leaves operations alone that write over their input, so it finds nothing in a ResNet, whose additions and
-# ReLUs do. On a CPU it makes no groups at all: PyTorch's packages come without the compiler that it needs there.
-# oneDNN's fuser, which has to be turned on, takes whole pieces of the graph instead, convolutions included. Where a
-# module has no groups, an effect of the row *no fuser* is not the fusing's.
+# ReLUs do. Expect no groups in MobileNetV2 either, which is not counted here: its ReLU6s write over their input, and
+# between any two of its additions there are convolutions. Where a module has no groups, an effect of the row *no fuser*
+# is not the fusing's.
+#
+# On a CPU the fuser makes no groups at all: PyTorch's packages come without the compiler that it needs there. oneDNN's
+# fuser, which has to be turned on, takes whole pieces of the graph instead, convolutions included.
 #
 # ## What goes wrong
 #
@@ -816,7 +823,7 @@ except RuntimeError as error:
 #
 # ## Why it is legacy, and what to use instead
 #
-# PyTorch deprecated TorchScript in favour of `torch.export` with version 2.11 {cite}`pytorch_2_11`. Each function says
+# PyTorch deprecated TorchScript in favour of `torch.export` with version 2.10 {cite}`pytorch_2_11`. Each function says
 # so, and Python's default filters keep the message from you: they show a `DeprecationWarning` only where the main
 # program itself raises it. Asked to show everything:
 

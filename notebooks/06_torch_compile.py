@@ -181,7 +181,7 @@ show_source("inference_lib.backends.torch_compile", "TorchCompile._compile")
 # %% [markdown]
 # Loading follows the Python function anew and finds the rest in the cache: on a GPU the whole program, on a CPU every
 # compiled library. The program that calls those is not there, because it holds weights in a layout of {term}`oneDNN`'s
-# that PyTorch does not store. How long loading takes is measured [below](#when-does-compiling-pay).
+# that PyTorch does not store. How long a start with a filled cache takes is measured [below](#cold-and-warm).
 #
 # ### Ahead of time: AOTInductor
 #
@@ -272,6 +272,9 @@ records = lab.benchmark(names)
 tables.show_table(tables.agreement(records), f"Agreement with the FP32 eager model. {plots.provenance(records)}")
 
 # %% [markdown]
+# Where a row was checked on fewer pictures than others of its model (last column), its accuracy is an [estimate for all
+# of them](04_pytorch.ipynb#is-it-still-the-same-model).
+#
 # In one line for each model:
 
 # %% tags=["nbval-check-output"]
@@ -318,8 +321,8 @@ compared = lab.compare(["pytorch", "pytorch-cudagraph", *names])
 compared.table()
 
 # %% [markdown]
-# A ratio below one, where there is any, is a row slower than the loop: compiling promises nothing. A quick run starts
-# each row once and gives no verdict, so measure such a row again before you look for its cause.
+# A row may be slower than the loop: compiling promises nothing. A quick run starts each row once and gives a ratio
+# without a verdict, so measure a row whose ratio is below one again before you look for its cause.
 #
 # :::{dropdown} On readers' machines
 # {{ machines: pytorch pytorch-cudagraph torch-compile aot-inductor }}
@@ -354,12 +357,12 @@ glue("06-gap", f"{measured}, on the device, copies not counted")
 # %% [markdown]
 # {glue:text}`06-compile`.
 #
-# Both replay a graph of much the same kernels; on the device alone, at batch 1 in FP16, compared with `torch.compile`,
-# AOTInductor is {glue:text}`06-ahead-device`.
+# Both replay a graph of kernels from the same compiler; on the device alone, at batch 1 in FP16, compared with
+# `torch.compile`, AOTInductor is {glue:text}`06-ahead-device`.
 #
-# What stays between the compiled model and the lower bound has two parts: each convolution still writes what the next
-# one reads, which the bound of a program that fuses everything does not count; and small kernels fall short of the
-# ceilings of a large matrix product.
+# Much can stay between the compiled model and the lower bound. Each convolution still writes what the next one reads,
+# which the bound of a program that fuses everything does not count; small kernels fall short of the ceilings of a large
+# matrix product; and there are gaps between kernels.
 #
 # ### Where the milliseconds are
 #
@@ -449,9 +452,12 @@ for column, none in {"compiling, s": float("nan"), "kept in the cache": "-"}.ite
 tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"times faster": "{:.2f}"})
 
 # %% [markdown]
-# Convolutions and matrix products are left to a library; what Inductor writes is what lies between. Without freezing,
-# weights are inputs that may change at any time, so a batch normalization is computed at every call, and the kernel
-# that does it reads its four vectors. Inductor at least puts it into one kernel with the ReLU that follows.
+# Convolutions and matrix products are left to a library; what Inductor writes is what lies between. (A kernel that is
+# called `convolution` and nothing else does not convolve: it brings what the library reads into its layout.)
+#
+# Without freezing, weights are inputs that may change at any time, so a batch normalization is computed at every call,
+# and the kernel that does it reads its four vectors. Inductor at least puts it into one kernel with the ReLU that
+# follows.
 #
 # With freezing, the batch norm's constants are multiplied into the filters while compiling, and nothing of it is left.
 # The filters are stored in the layout that the library wants. On a CPU, bias and ReLU go into oneDNN's convolution.
@@ -463,7 +469,9 @@ tables.show_table(table, f"Vanilla CNN, FP32, batch 1, {lab.machine_name}.", {"t
 #
 # The course folds batch norms before the compiler sees the model, in FP32 whatever the precision of the model.
 # AOTInductor starts from FP32 weights, which are rounded once; `torch.compile` starts from the exported file, whose
-# weights were rounded before where it is FP16. Freezing then has the layouts left to do.
+# weights were rounded before where it is FP16. (Until 29 November 2026, the course's AOTInductor started there, too, so
+# rows of both that were measured before agree with the reference to the same digits.) Freezing then has the layouts
+# left to do.
 #
 # A frozen model no longer follows its `nn.Module`: load new weights into the module, and the compiled function goes on
 # with the old ones.
@@ -548,7 +556,7 @@ show_source("inference_lib.backends.shared.fusion", "subsample_first")
 # %% [markdown]
 # Whether a change pays is a matter of the kernels that cuDNN has, so each is a variant to be timed. (Only some are
 # tried here, because each takes seconds to compile.) The profiler says where the time of a batch goes: to the library's
-# products, to Inductor's kernels, or to copies that change a layout.
+# products, to Inductor's kernels, or to anything else, such as copies that change a layout (*copies*).
 
 # %% tags=["hide-input"]
 variants = {
@@ -645,9 +653,9 @@ else:
     print("needs starts that were timed alone: `python -m inference_lib starts` times them")
 
 # %% [markdown]
-# The loop here has the precision of the row; the scoreboard's is in FP32 always, so its counts for rows in FP16 are
-# others. A dash, where there is one, is a start that was not timed alone; "not known" says that this start or the
-# loop's was not.
+# Where there is a table, its loop has the precision of the row; the scoreboard's is in FP32 always, so its counts for
+# rows in FP16 are others. A dash is a start that was not timed alone; "not known" says that this start or the loop's
+# was not.
 #
 # Both are compiled in the export, once. What every process pays is the load: `torch.compile` follows the Python
 # function and looks into its cache (without it, it would compile in every process), AOTInductor opens its library; on a
@@ -777,8 +785,8 @@ with torch.inference_mode(), torch._dynamo.config.patch(error_on_recompile=True)
 
 # %% [markdown]
 # A size of one is always special, because it broadcasts. And a kernel that serves every batch size knows less than one
-# that is made for a size: Inductor does not even change the layout to channels-last then. The course compiles for each
-# batch size; a service would pick a few and fill its batches up to the next one.
+# that is made for a size: on a GPU, Inductor does not even change the layout to channels-last then. The course compiles
+# for each batch size; a service would pick a few and fill its batches up to the next one.
 #
 # ### An option that does nothing
 #

@@ -197,8 +197,8 @@ session = ort.InferenceSession(model_path, providers=[(provider, ieee)])
 plain_logits = session.run(["logits"], {"images": image})[0]
 
 # %% [markdown]
-# With an {term}`IOBinding`, inputs and outputs are memory that you own, on the device where the session computes. The
-# copies are yours to make, or not to make: the output of one model may be the input of the next.
+# With an {term}`IOBinding`, you say where inputs and outputs are: in memory of the device where the session computes.
+# The copies are yours to make, or not to make: the output of one model may be the input of the next.
 
 # %%
 binding = session.io_binding()
@@ -632,10 +632,10 @@ else:
 # kernels are in none of the parts.
 #
 # Kernels that change the layout before and after each product are a matter of the layout and of the algorithm that was
-# chosen. Time in "the rest" is pooling and whatever was not fused: every bias, ReLU or shortcut that is a kernel of its
-# own reads and writes a feature map once more. How often a kernel runs gives it away, as there are twenty convolutions
-# to add a bias after, seventeen ReLUs and eight shortcuts. The PyTorch graph of this course leaves most of those to
-# cuDNN's fused convolutions.
+# chosen. Time in "the rest" is pooling, padding and whatever was not fused: every bias, ReLU or shortcut that is a
+# kernel of its own reads and writes a feature map once more. How often a kernel runs gives it away, as there are twenty
+# convolutions to add a bias after, seventeen ReLUs and eight shortcuts. The PyTorch graph of this course leaves most of
+# those to cuDNN's fused convolutions.
 #
 # Where the last column of the table of the graphs is low, products in FP16 are kept off the tensor cores, and an option
 # may be the reason. `use_tf32` is about FP32, and yet with `0`, this provider keeps convolutions of *every* type off
@@ -926,10 +926,11 @@ print(f"no spinning: {processor_ms(session_options({'session.intra_op.allow_spin
 #
 # ### The GPU was asked for, the CPU answers
 #
-# The most expensive surprise: a CUDA library is missing, or has the wrong version, and the session opens on the CPU.
-# There is a line in the log and no error ([onnxruntime#23372](https://github.com/microsoft/onnxruntime/issues/23372),
-# [onnxruntime#17801](https://github.com/microsoft/onnxruntime/issues/17801)). An environment variable lets ONNX
-# Runtime believe that the libraries are missing, on any machine:
+# An expensive surprise: a CUDA library is missing, or has the wrong version, and the session opens on the CPU. The log
+# says so, and there is no error ([onnxruntime#23372](https://github.com/microsoft/onnxruntime/issues/23372),
+# [onnxruntime#17801](https://github.com/microsoft/onnxruntime/issues/17801)). An environment variable stands in for the
+# missing library on any machine: with it, ONNX Runtime does not load its CUDA provider. (This chapter turned warnings
+# off at its beginning, so the line of the log is not seen here.)
 
 # %% tags=["nbval-check-output"]
 os.environ["ORT_CUDA_UNAVAILABLE"] = "1"
