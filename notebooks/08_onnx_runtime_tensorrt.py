@@ -354,7 +354,8 @@ glue_answer("08", bracket, compared, "onnxruntime-tensorrt", reference=("ONNX-Te
 #
 # The project that this course grew from timed this provider on a laptop's GPU, one image at a time. Another card,
 # another version and weights of its own: read the ratios, not the numbers. The last column is the FPS over that of its
-# PyTorch in the same precision.
+# PyTorch in the same precision. There, PyTorch was faster in FP16 than in FP32 with none of the networks, and with
+# ResNet-18 both PyTorch and ONNX Runtime's CUDA provider were slower. The ratios in FP16 owe something to that.
 
 # %%
 tables.show_table(tables.reference_rows("ONNX-TensorRT"), "Quadro T2000, batch 1, ONNX Runtime with TensorRT.")
@@ -446,7 +447,7 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
-# An option that is worth something is worth its seconds at the start, too: compare both columns.
+# What an option gains in each run has to be set against its seconds at the start: compare both columns.
 #
 # ## What goes wrong
 #
@@ -471,7 +472,7 @@ show_source("inference_lib.backends.onnxruntime_tensorrt", "OnnxRuntimeTensorRt.
 #
 # The library is not found, and the session opens without it
 # ([onnxruntime#23372](https://github.com/microsoft/onnxruntime/issues/23372)). On a machine without TensorRT, the
-# Python class prints a few lines to a log that nobody reads, and the program goes on. Only the session knows:
+# Python class prints a few lines, which are easily lost among others, and the program goes on. Only the session knows:
 
 # %%
 if not runs:
@@ -484,7 +485,7 @@ else:
     print("TensorRT works here")
 
 # %% [markdown]
-# The strict session says instead:
+# The course's own function, which looks for the library before it opens the strict session, says instead:
 
 # %%
 if not runs:
@@ -496,8 +497,9 @@ else:
     print("TensorRT works here")
 
 # %% [markdown]
-# Even `get_providers()[0]` is not enough here: it names TensorRT when a single node of a hundred runs there. Count the
-# nodes, as `placed` does, or forbid the rest, as the course does.
+# Even `get_providers()[0]` is not enough here: it says which providers the session may use, and not what runs where.
+# It names TensorRT even if a single node of a hundred runs there. Count the nodes, as `placed` does, or forbid the
+# rest, as the course does.
 #
 # ### The wrong TensorRT
 #
@@ -539,7 +541,8 @@ else:
     print("needs TensorRT and a GPU")
 
 # %% [markdown]
-# The first call of each new size is the one that builds.
+# Expect two builds: at the first call, and at the first with four images. A size between the two lies within the range
+# then, and needs none.
 #
 # ## Exercises
 #

@@ -343,7 +343,8 @@ glue_answer("09", bracket, compared, "tensorrt", reference=("TensorRT", "ONNX"))
 #
 # The project that this course grew from timed TensorRT on a laptop's GPU, one image at a time. Another card, another
 # version and weights of its own: read the ratios, not the numbers. The last column is the FPS over that of its PyTorch
-# in the same precision.
+# in the same precision. There, PyTorch was faster in FP16 than in FP32 with none of the networks, and with ResNet-18
+# both PyTorch and ONNX Runtime's CUDA provider were slower. The ratios in FP16 owe something to that.
 
 # %%
 tables.show_table(tables.reference_rows("TensorRT"), "Quadro T2000, batch 1, TensorRT.")
@@ -568,7 +569,7 @@ print(", ".join(f"{model} {largest_activation(model):.1f}" for model in MODELS),
 #
 # ### `False` and `None` are ignored
 #
-# The same three cells without their checks, and a file that is no model:
+# Parser and builder once more, without the checks, and a file that is no model:
 
 # %%
 (Path(scratch.name) / "broken.onnx").write_bytes(onnx_file("vanilla_cnn", "fp32").read_bytes()[:100_000])
@@ -618,7 +619,8 @@ else:
 #
 # An engine that was built on another GPU, or by another version, does not load
 # ([TensorRT#2900](https://github.com/NVIDIA/TensorRT/issues/2900)), or loads and runs with kernels that were tuned
-# for another card. What a machine without the right GPU says:
+# for another card. What a machine without the right GPU says (one that has it gets a damaged file, so that there is
+# something to refuse):
 
 # %%
 if builds:

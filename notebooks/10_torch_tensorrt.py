@@ -230,7 +230,8 @@ tables.show_table(pd.DataFrame(split), f"ResNet-18, {len(calls)} operations, blo
 # %% [markdown]
 # An operation that occurs once cuts the graph where it stands, and a piece that is too small falls to PyTorch with it.
 # One that comes back in every layer makes many small pieces, most of them too small. And every border costs: the tensor
-# goes through memory, and Python calls the next piece.
+# goes through memory, and Python calls the next piece. (Names are compared by their parts, so the row `aten.add` is
+# without `aten.addmm`, the last product, as well.)
 #
 # Torch-TensorRT says nothing about that unless asked; `dryrun=True` prints the plan without building. Or count the
 # parts of the module that comes back: here for the whole graph, and for one without `relu`.
@@ -299,7 +300,7 @@ bracket.table((1, 256))
 # :::{dropdown} What was measured
 # {glue:text}`10-gap`; copies are not counted. And with engines? {glue:text}`10-verdict`. On a laptop's GPU with other
 # versions, the first edition of this course saw {glue:text}`10-reference` times the frames per second of its eager
-# loop, with ResNet-18 in FP16.
+# loop, with ResNet-18 in FP16. That loop was slower in FP16 than in FP32.
 # :::
 #
 # ## How fast is it?
@@ -325,7 +326,7 @@ glue_answer("10", bracket, compared, "torch-tensorrt", reference=("Torch-TensorR
 # These are times on the device, from which waits for launches are left out as far as the whole model can be queued
 # ahead. Between the eager module and its graph lie the operations that the graph's convolutions take along and their
 # layout, channels-last ([why](04_pytorch.ipynb#why)), and the gaps between kernels; between the graph and the band lie
-# the kernels.
+# the kernels, and what the graph leaves of the gaps.
 #
 # (section-10-contribute)=
 # ### On readers' machines
@@ -349,7 +350,8 @@ glue_answer("10", bracket, compared, "torch-tensorrt", reference=("Torch-TensorR
 #
 # The project that this course grew from timed Torch-TensorRT on a laptop's GPU, one image at a time. Another card,
 # another version and weights of its own: read the ratios, not the numbers. The last column is the FPS over that of its
-# PyTorch in the same precision.
+# PyTorch in the same precision. There, PyTorch was faster in FP16 than in FP32 with none of the networks, so the ratios
+# in FP16 owe something to that.
 
 # %%
 tables.show_table(tables.reference_rows("Torch-TensorRT"), "Quadro T2000, batch 1, Torch-TensorRT.")
@@ -416,8 +418,9 @@ else:
     print("needs Torch-TensorRT and a GPU")
 
 # %% [markdown]
-# While you try things out, a level that compiles sooner may be worth a slower call; the last column says how much
-# sooner.
+# While you try things out, a level that compiles sooner may be worth a slower call. The last column hints at how much
+# sooner; but unless told otherwise, Torch-TensorRT keeps a {term}`timing cache` on disk, so a later compilation may be
+# quicker for that alone.
 #
 # ### Saving and loading
 #

@@ -223,8 +223,8 @@ tables.show_table(pd.DataFrame(chosen), f"What the hints chose for MobileNetV2. 
 #
 # ### One request
 #
-# A *request* holds the memory for one inference. It reads the caller's array where it is, so on a CPU there is
-# nothing to copy.
+# A *request* holds the memory for one inference. With `share_inputs` it reads the caller's array where it is, and
+# nothing is copied; without, it copies the array first.
 
 # %%
 picture = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
@@ -232,8 +232,8 @@ request = latency.create_infer_request()
 logits = request.infer([picture], share_inputs=True)[0].copy()
 
 # %% [markdown]
-# With `share_inputs` the request works on the array itself, so it must not change meanwhile. The answer is in the
-# request's own memory, and the next inference writes over it: hence the copy.
+# A shared array must not change while the request works on it. The answer is in the request's own memory, and the next
+# inference writes over it: hence the copy.
 #
 # ### A queue of requests
 #
@@ -349,9 +349,11 @@ glue("11-gap", bracket.gap([row for rows in one.values() for row in rows]))
 bracket.figure(compared.shown("mobilenet_v2"), 1)
 
 # %% [markdown]
-# On a CPU nothing waits for a launch: who asks for an operation computes it. A mark beyond the band has kernels slower
-# than a large matrix product and a large copy, as those of thin layers often are. [Why?](11_openvino.ipynb#why) shows
-# what a compiler can do about it.
+# On a CPU nothing waits for a launch: who asks for an operation computes it. A mark beyond the band can have several
+# causes. Kernels may be slower than a large matrix product and a large copy, as those of thin layers often are. Each
+# operation has costs of its own: PyTorch calls it from Python, and all threads wait for the slowest. Or cores are idle:
+# the one request of the throughput hint has only the threads of its stream. [Why?](11_openvino.ipynb#why) shows what a
+# compiler can do about the first two.
 #
 # ### Where the milliseconds are
 #
@@ -384,9 +386,10 @@ tables.show_table(
 
 # %% [markdown]
 # In FP32, that is {glue:text}`11-queue-rate` images a second from the queue, and {glue:text}`11-latency-rate` with
-# the latency hint. The other frameworks have no queue of their own, so back to back means one after the other. (In a
-# table that was made on 28 November 2026 or before, these rates can be too low: they are of few inferences after a
-# pause.)
+# the latency hint. The other frameworks have no queue of their own, so back to back means one after the other.
+#
+# In a table that was made on 28 November 2026 or before, these rates can be too low: they are of few inferences after a
+# pause. [How many requests?](11_openvino.ipynb#how-many-requests) keeps a queue full for longer.
 #
 # ### Larger batches
 #
@@ -410,14 +413,16 @@ print(f"eight take {turns.ratio(1, 8)[0]:.1f} times as long as one")
 # %% [markdown]
 # On a GPU a batch fills thousands of lanes that one image leaves empty. A CPU has few cores, and one image may keep
 # them busy already. Then a batch of eight takes eight times as long, and the rate stays flat; it may even fall, once
-# the activations no longer fit into the caches. Where it rises, one image left cores idle.
+# the activations no longer fit into the caches. Where it rises, one image did not keep the cores busy, for instance
+# because they wait for each other after every layer.
 #
 # ## Why?
 #
 # ### The graph, before and after
 #
 # The compiled model can be read as a graph too: `get_runtime_model()`. Each of its nodes knows which operations of the
-# file it was made of, which kernel runs it, and, with `PERF_COUNT`, how long it took.
+# file it was made of, which kernel runs it, and, with `PERF_COUNT`, how long it took: the mean of all runs, with the
+# first one, which is often slower, among them.
 
 
 # %%
@@ -452,8 +457,8 @@ glue("11-fused", sum("+" in origin for origin in origins))
 # %% [markdown]
 # Of {glue:text}`11-layers` layers, {glue:text}`11-fused` hold several operations of the file: a convolution with its
 # bias, its ReLU6 or the shortcut of a residual block. There the result is finished while it is still in registers or in
-# the nearest cache. PyTorch's loop writes every intermediate result to memory and reads it again for the next
-# operation. The last layer, a matrix product with its bias, is known by its `Add` alone.
+# the nearest cache. PyTorch's loop writes every intermediate result out and reads it again for the next operation. The
+# last layer, a matrix product with its bias, is known by its `Add` alone.
 #
 # ### Which kernels?
 #
@@ -480,7 +485,10 @@ print(", ".join(f"{precision}: {total:.2f} ms in all layers" for precision, tota
 # %% [markdown]
 # BF16 halves the bytes that move and, where the processor multiplies it, shortens the products. A depthwise convolution
 # has few products for each byte, so what it can gain comes from the bytes. What BF16 costs are layers that convert
-# between the types. On a processor that has it, the sums above say what is left of the gain.
+# between the types: `jit_uni_f32`, where the table has it, are such layers, for the image and for the biases.
+#
+# Do not read the gain from these sums. They are means with a cold run among them, the counters were on, and the two
+# precisions did not take turns. The rows of the benchmark did: there, BF16 is {glue:text}`11-bf16-fp32`.
 #
 # ## Knobs
 #
@@ -566,7 +574,7 @@ plots.show_bars(
 
 # %% [markdown]
 # A request beyond the number of streams waits in the queue. It may still help, because the next one is there the moment
-# a stream is free; the bars say whether it does here.
+# a stream is free. Each bar is one measurement, and they did not take turns: a small difference may be noise.
 #
 # ### A fixed or an open batch
 #
@@ -599,7 +607,8 @@ rows = [
 tables.show_table(pd.DataFrame(rows), f"MobileNetV2, FP32. {lab.machine_name}.")
 
 # %% [markdown]
-# A new size costs a compilation where the batch is fixed, and a first call that chooses kernels where it is open.
+# A new size costs a compilation where the batch is fixed, and a first call that chooses kernels where it is open. (The
+# first answers of the open model do not count its one compilation.)
 # Whether the later calls differ depends on the network: here all other dimensions are known, and there are reports of
 # models, with sentences of any length, for which open shapes cost much more
 # ([openvino#15831](https://github.com/openvinotoolkit/openvino/issues/15831)). Measure yours.
@@ -876,7 +885,8 @@ print(core.compile_model(static(4), "CPU", fp32)([four])[0].shape)
 #     print(f"{model}: {spent['FP32']:.2f} ms in FP32{gain}")
 # ```
 # Nearly all of ResNet-18's products are in dense convolutions, which is where BF16 products count; the depthwise ones
-# of MobileNetV2 gain by the bytes alone.
+# of MobileNetV2 gain by the bytes alone. The times are means with the cold first run among them, so a small gain may
+# not show: more `runs` give it less weight.
 # ````
 #
 # ## Key points
@@ -884,7 +894,8 @@ print(core.compile_model(static(4), "CPU", fp32)([four])[0].shape)
 # - How fast a CPU answers is decided when the graph is compiled for it: fusion, layout, precision, threads. Converting
 #   is done once, compiling on the machine that will answer.
 # - Hints say what you want. `LATENCY` puts all cores on one request, `THROUGHPUT` wants a queue that is never empty.
-# - On recent processors FP32 means BF16 until you ask for `f32`. Ask the kernels, not the property.
+# - On a processor with BF16, an FP32 file is computed in BF16 until you ask for `f32`. Ask the kernels, not the
+#   property.
 # - `save_model` writes FP16 unless told otherwise.
 # - Streams are a second way, beside batches, to fill a processor. Measure which one fills yours.
 #

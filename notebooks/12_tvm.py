@@ -25,7 +25,7 @@
 # what a compiler does between a graph and machine code, and what a schedule is worth
 # :::
 # :::{grid-item-card} You need
-# the chapter on PyTorch; a GPU for a third of the experiments
+# the chapter on PyTorch; a GPU for some of the experiments
 # :::
 # :::{grid-item-card} To read
 # 25 minutes
@@ -278,7 +278,7 @@ glue("12-rule", told(scheduled, "rule", "as written"))
 glue("12-tuned", told(scheduled, "tuned", "rule") if schedules else "not there for this CPU")
 
 # %% [markdown]
-# Where the rule is faster by more than vectors and cores account for, the tile is left as the cause: its sums stay in
+# Where the rule is faster by more than vectors and cores account for, the tile may be the cause: its sums stay in
 # registers, and several grow side by side, where a single sum waits for each of its additions before the next.
 #
 # ### On a GPU
@@ -622,8 +622,9 @@ tables.show_table(rows, f"ResNet-18, FP32, batch 1. {lab.machine_name}.", {"GFLO
 # each shape. cuDNN also has algorithms that need fewer products, such as {term}`Winograd`'s {cite}`winograd`, and
 # kernels that fetch the next numbers while they multiply the last ones. All of that is for large products, of which
 # ResNet-18 consists. MobileNetV2 consists of thin ones and of depthwise convolutions, which compute little with each
-# number that they fetch. Once they are scheduled well, they wait for memory, whoever wrote them. So look at both
-# networks above before you call a compiler slow.
+# number that they fetch. Scheduled well and with many pictures at once, they mostly wait for memory, whoever wrote
+# them. With one picture, a row beyond the band spends time on something else as well, such as the beginning and the end
+# of many short kernels. So look at both networks above before you call a compiler slow.
 #
 # ## Knobs
 #
@@ -938,8 +939,8 @@ for name, version in get_backend("tvm").versions().items():
 # - The loops stay the same, and the schedule decides the time: here the rule was {glue:text}`12-rule` on a CPU. Rules
 #   cost nothing, a search costs minutes to hours, and what it finds can be kept, for machines like the one it ran on.
 # - As fast as a vendor's library? In FP16 at batch 1, graph against graph, TVM is {glue:text}`12-resnet-graphs` with
-#   ResNet-18 and {glue:text}`12-mobile-graphs` with MobileNetV2. It fuses whatever it meets; a library has a kernel for
-#   every shape.
+#   ResNet-18 and {glue:text}`12-mobile-graphs` with MobileNetV2. It fuses whatever it meets; a library has many kernels
+#   to choose from for each shape.
 # - Everything is compiled in: device, instructions, batch size, precision.
 # - Count what a pass did. What it could not do well, it did not refuse.
 #
