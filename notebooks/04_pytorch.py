@@ -280,7 +280,7 @@ else:
 
 # %% [markdown]
 # A time above the upper bound was spent on something that the ceilings know nothing of: kernels too small to fill the
-# device, and end to end also copies and launches.
+# device, the gaps between them, and end to end also copies and launches.
 #
 # ```{admonition} Guess
 # :class: tip
@@ -350,8 +350,9 @@ glue("04-waits", ", ".join(waits) or words.NOT_MEASURED)
 # ### Where the milliseconds are
 #
 # The same inference in three parts, timed on the device: the copy in, the model, the copy out. The mark is the
-# end-to-end latency, measured by itself with the host's clock, so a bar may end on either side of it: the graph of a
-# small batch, for one, takes both copies into its one launch, and the parts are timed one by one.
+# end-to-end latency, measured by itself with the host's clock, so a bar may end on either side of it. The graph of a
+# small batch, for one, takes both copies into its one launch, and the parts are timed one by one. The eager loop's bar
+# has the host's launches in it, and the host may be slower in one series than in the other.
 #
 # The model is not quite what the table calls *on the device*. There, all of its launches are queued before the clock
 # starts; here, a kernel may wait for its launch, of which a graph has only one. In FP16: {glue:text}`04-waits`.
@@ -561,9 +562,9 @@ glue("04-effects", ", ".join(effects) or words.NOT_MEASURED)
 # that convert away, and see what is left of the difference. *Launched after* and *latency* are two readings of the same
 # calls; the effect is that of the table above them. Where the device waits for the host, quicker kernels cannot show,
 # and each kernel more costs a launch: that is how a type of half the size can come out slower. Where the host is ahead,
-# the kernels decide, and the ones that only convert are pure loss; they are what channels-last is there to remove. A
-# CUDA graph takes the launching out of the comparison altogether, so its FP16 row is where to look for what the type
-# itself is worth.
+# the kernels decide, and the ones that only convert are pure loss. In FP16, they are what channels-last is there to
+# remove; in FP32, it can be NHWC that is converted, as the second table tells. A CUDA graph takes the launching out of
+# the comparison altogether, so its FP16 row is where to look for what the type itself is worth.
 #
 # The effect of FP16 is here: {glue:text}`04-effects`. Where the device waits, launch less often: with a CUDA graph, a
 # compiler that fuses, or more pictures for each launch. Where the kernels decide, try channels-last, and look at what
@@ -596,12 +597,13 @@ measured = lab.turns(knobs)
 tables.show_table(measured.table(), f"One option at a time, FP32, batch 1, compute only. {lab.machine_name}.")
 
 # %% [markdown]
-# An effect of *none* is [lost in the noise](02_measuring_inference), here and today. The plain call was timed
-# further up as well: where the numbers differ, it is the moment that does, so compare within one table.
+# An effect of *none* is [lost in the noise](02_measuring_inference), here and today. The plain call was timed further
+# up as well: it is the same call, so where the numbers differ, something around it does. Compare within one table.
 #
 # {term}`Folding` batch normalization into the convolution before it changes no result but rounding. It replaces the
-# batch norm by a bias, which on a GPU is a kernel of its own, too. Channels-last changes which kernels a library can
-# choose, on a CPU, too. {term}`Autograd` writes down what every operation did, for gradients that nobody will ask for.
+# batch norm by a bias, which on a GPU is a kernel of its own, too: what it gains there does not come from fewer
+# kernels. Channels-last changes which kernels a library can choose, on a CPU, too; on a GPU it may add conversions or
+# remove them. {term}`Autograd` writes down what every operation did, for gradients that nobody will ask for.
 # {term}`TF32` changes the arithmetic, so it can only help where arithmetic is what takes the time; its row also pays
 # for the setting at every call, and for conversions, where TF32's kernels read another layout.
 #

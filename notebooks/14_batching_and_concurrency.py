@@ -213,8 +213,8 @@ glue("14-steepest", f"{steps_ms.max() / typical:.1f}")
 
 # %% [markdown]
 # Beyond the size that gives nine tenths, a larger batch buys little but latency. Where the left line begins level, on a
-# GPU, its time is not the device's: the eager model launches the same kernels for one picture as for a hundred, and the
-# device waits for them. So a part of the gain is launches, shared by more pictures. The gain counts from the time of
+# GPU, its time is not the device's: the eager model makes the same calls for one picture as for several, and the device
+# waits for them. So a part of the gain is launches, shared by more pictures. The gain counts from the time of
 # one picture, the first point of the line, which is also timed first. Where that point lies above those behind it, one
 # picture took longer than several, which no arithmetic explains: the gain is too large by as much. The table in the
 # next section has the same model with its launches recorded.
@@ -442,8 +442,8 @@ for load in (0.5, 0.8, 0.9, 0.95):
 show_source(steady_batch)
 
 # %% [markdown]
-# With a limit for the latency, the rule gives the highest rate that keeps it. It leaves room for chance: the number of
-# requests that come meanwhile scatters by its square root, so where batches have $b$ pictures, one in a hundred has
+# With a limit for the latency, the rule estimates the highest rate that keeps it. It leaves room for chance: the number
+# of requests that come meanwhile scatters by its square root, so where batches have $b$ pictures, one in a hundred has
 # more than about $b + 2.33\sqrt{b}$. That one must fit:
 
 # %%
@@ -681,9 +681,10 @@ glue("14-of-best", f"{100 * service.capacity / service.carried(best):.0f}")
 # a step. Where the last column is higher by more, waiting fills batches that would have been padded. None of these
 # rates was measured, and what a request takes outside of the queue is not in them.
 #
-# The rule knows the mean of each batch's times. The simulation draws from all of them, so where some batches were slow,
-# it allows less. A largest batch of one is the M/D/1 queue from above; where two batches are under way, though, the
-# time between two answers is that of a *busy* queue, and more is carried.
+# The rule knows the mean of each batch's times, and batches as large as the law says. The simulation draws from all
+# times and pads, so where some batches were slow, or climbed as above, it allows less. A largest batch of one is the
+# M/D/1 queue from above; where two batches are under way, though, the time between two answers is that of a *busy*
+# queue, and more is carried.
 #
 # So how large should the largest batch be? The size that carries most, or, if that is smaller, the largest that takes
 # half of your limit, a third where two batches are under way. Beware of a largest batch beyond the best one: a queue
@@ -811,9 +812,9 @@ print(f"{len(errors)} requests failed, the next one is answered: {alive}")
 # %% [markdown]
 # ### Everybody waits for the garbage
 #
-# Most answers come in a millisecond, and a few take a hundred. No batch was slow. CPython's garbage collector walks
-# now and then through every object that there is, and while it does, no thread runs Python. Imports alone leave a few
-# hundred thousand objects. The collector decides by itself when it is time. Here it is asked, in the middle of a load,
+# Most answers come at once, and a few take far longer. No batch was slow. CPython's garbage collector walks now and
+# then through every object that there is, and while it does, no thread runs Python. Imports alone leave a great many
+# objects. The collector decides by itself when it is time. Here it is asked, in the middle of a load,
 # first as it is, then with everything that was there from the beginning put aside, as the classifier of this chapter
 # does when it is warm (`gc.freeze`):
 

@@ -48,8 +48,8 @@
 # Both are used here around one application; a third, called *local*, is that application in one process with the [queue
 # of the last chapter](14_batching_and_concurrency), to compare with. On this page, these three are called *engines*.
 #
-# NVIDIA's Triton has no Python package that holds the server, so it does not run here; a section below writes what it
-# reads.
+# NVIDIA's Triton is a server in C++ that usually comes as a container. It is not part of this course's environment, so
+# it does not run here; a section below writes what it reads.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -376,7 +376,7 @@ tables.show_table(wire, f"One picture on its way. {lab.machine_name}.", {"kB": "
 #
 # ### Batch before the copy
 #
-# Gather the small pictures first, then prepare and send them together: one copy and one launch for all.
+# Gather the small pictures first, then prepare and send them together: one preparation and one copy for all.
 
 # %%
 eight = list(pictures[:8])
@@ -573,7 +573,8 @@ glue("15-good-verdict", "Refusing some saved the others." if limited > free else
 # ### An answer that nobody waits for
 #
 # A request whose caller has given up should not be computed. The queue looks at its age when it is taken. Here, forty
-# come at one instant, to be computed one by one, and each waits no longer than five pictures take, one after the other.
+# come at one instant, to be computed one by one, and each waits no longer than five times what a picture takes with
+# nothing else under way.
 
 # %%
 with BatchQueue([classifier], max_batch=1, timeout_s=5 * service.alone_s(1)) as impatient:
@@ -739,7 +740,8 @@ else:
     print("ONNX Runtime is not installed")
 
 # %% [markdown]
-# The `model_warmup` lines warm up every size. The course's tests check the syntax; no server has read the file here.
+# The `model_warmup` lines warm up the sizes that they name. Triton's batcher does not pad, so a batch of three pictures
+# would still be the first of its size. The course's tests check the syntax; no server has read the file here.
 
 # %% tags=["remove-cell"]
 threads.shutdown()

@@ -17,7 +17,7 @@
 #
 # So which one should I use?
 #
-# Every measurement of the course stands here in one place, and a function turns them into a decision.
+# The rows of all framework chapters stand here in one place, and a function turns them into a decision.
 #
 # ::::{grid} 1 2 2 4
 # :gutter: 2
@@ -45,7 +45,7 @@
 #
 # This chapter measures nothing. It reads the records that are there already. Every framework, model and precision of
 # the profile has its row, measured or with the reason why not. The processors of a GPU's host have those rows alone
-# that were measured there.
+# that were tried there.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -173,8 +173,8 @@ else:
 #   trustworthy, such as other work on the machine, a full queue slower than a single caller, clocks that were held
 #   down.
 #
-# **FPS** is the rate of the median inference. Slow ones make a long run's rate lower; [the last
-# section](#averaging-frames-per-second) says by how much.
+# **FPS** is the rate of the median inference. Slow ones make a long run's rate lower; [a section further
+# down](#averaging-frames-per-second) says by how much.
 #
 # The layout is that of the project that this course grew from, the *reference project*. It measured six frameworks at
 # batch 1 on a Quadro T2000, a laptop GPU, and its table is the last one of each model. Before it comes a table of the
@@ -221,8 +221,8 @@ show_boards("mobilenet_v2")
 # %% [markdown]
 # ```{admonition} Where is TensorRT?
 # :class: note
-# TensorRT, Torch-TensorRT and ONNX Runtime's TensorRT provider need a library that comes from NVIDIA's own package
-# index and from nowhere else. A machine that cannot reach it has their rows with that reason, and no numbers.
+# TensorRT, Torch-TensorRT and ONNX Runtime's TensorRT provider need a library that NVIDIA alone hands out; the course
+# takes it from NVIDIA's package index. A machine that cannot reach it has their rows with that reason, and no numbers.
 # Frameworks without a number in the figures below: {glue:text}`16-absent`. (OpenVINO does not run on NVIDIA's GPUs; its
 # numbers are in tables of processors.) What the reference project measured on its Quadro T2000 is in its tables above,
 # and [three commands](section-09-contribute) bring the rows of your machine.
@@ -703,8 +703,10 @@ caption = "A million pictures, copies included, overlapped with the computation 
 tables.show_table(table, f"{caption} {plots.provenance(select(shown))}", forms)
 
 # %% [markdown]
-# The overlapped rate has no interval, so rows whose prices lie a few percent apart are not told apart by it. Where the
-# last column is much larger than the rate, the bus is the limit, and a quicker framework would not be cheaper.
+# The overlapped rate has no interval, so rows whose prices lie a few percent apart are not told apart by it. Where
+# copies overlap and the last column is still much larger than the rate, the bus is the limit, and a quicker framework
+# would not be cheaper. (One caller waits for every copy and every answer, so in the loop's row the two tell nothing of
+# the bus.)
 #
 # Look at the batches, too: a row that answers whole batches owes a part of what it saves to the batch, not to the
 # framework. What the framework alone does is in the tables of batch 1 above.
@@ -869,7 +871,7 @@ bounded = roofline_table(select(gpu), ceilings) if ceilings else pd.DataFrame()
 largest = bounded[bounded["batch"] == bounded["batch"].max()] if len(bounded) else bounded
 
 # %% [markdown]
-# A point for each row, under the roofs of its precision:
+# A point for each row at the largest batch, under the roofs of its precision:
 
 # %% tags=["hide-input"]
 figure, (axes,) = plots.new_figure(height=4.6)
@@ -884,7 +886,8 @@ else:
     print("needs the ceilings of that GPU, measured there or published with its records")
 
 # %% [markdown]
-# The distance to the roof is what could still be gained. What was achieved in each row, as a share of both bounds:
+# The distance to the roof is what could still be gained by operations that run one by one; fusing could gain more. What
+# was achieved in each row, at every batch size, as a share of both bounds:
 
 # %% tags=["hide-output"]
 shares = ["framework", "model", "precision", "batch", "achieved images/s", "limited by", "% of unfused", "% of fused"]

@@ -40,7 +40,8 @@
 # Everything that this book measured went through one narrow place: a network with its weights, the shape of its input,
 # and a way to turn a picture into that input. Whatever has these three can take the place of the book's networks.
 #
-# Three parameters say how thoroughly to measure, and where. The cell after them opens what the chapter works with.
+# Two parameters say how thoroughly to measure, and where; the third is not used in this chapter. The cell after them
+# opens what the chapter works with.
 
 # %% tags=["parameters"]
 profile = "quick"  # "quick" or "full"
@@ -307,9 +308,9 @@ print(f"a picture alone costs {one / (many / 32):.1f} times as much as one of 32
 # %% [markdown]
 # What is lost on a picture alone was spent on calls, or on cores for which one picture has too little work. The larger
 # batch wins it back; a graph or a compiled library, the part that the calls took. A network with large layers loses
-# less. So the ratio of *your* network says where to read on: far above one, [compilers](06_torch_compile),
-# [graphs](04_pytorch) and [batches](14_batching_and_concurrency) are the cure; near one, arithmetic is the cost, and
-# [fewer bits](13_quantization) are.
+# less. So the ratio of *your* network, on the device that it will run on, says where to read on: far above one,
+# [compilers](06_torch_compile), [graphs](04_pytorch) and [batches](14_batching_and_concurrency) are the cure; near one,
+# the cost is each picture's own arithmetic and traffic, and [fewer bits](13_quantization) are.
 #
 # ## Knobs
 #
@@ -336,8 +337,9 @@ print(", ".join(f"{name}: {turns.ms(name):.2f} ms" for name in turns.rounds))
 print(f"twice the side is 4 times the pixels, and takes {turns.ratio('96 pixels', '192 pixels')[0]:.1f} times as long")
 
 # %% [markdown]
-# Where it is less, a part of the time does not grow with the pixels: the calls of a network of many small layers. And
-# cores that a small picture leaves without work may take their share of a large one.
+# (The factor is that within the rounds, so it need not be the ratio of the two times above it.) Where it is less, a
+# part of the time does not grow with the pixels: the calls of a network of many small layers. And cores that a small
+# picture leaves without work may take their share of a large one.
 #
 # The title says where the weights came from: from the folder in which PyTorch keeps downloads, or from a seed. Random
 # weights are good for times and for agreement, and for nothing else.
@@ -458,7 +460,8 @@ tables.show_table(
 # %% [markdown]
 # PyTorch's own row failed as well, by its answers. The mean was taken over the whole batch, so that a picture's answer
 # depends on its neighbours: alone it gets another one than among the 64 of the reference. That is a fault of the
-# network, which no exporter can see. `torch.where` computes both branches and chooses for each picture:
+# network, which no exporter can see. Below, each picture has a mean of its own, and `torch.where` computes both
+# branches and chooses for each picture:
 
 # %%
 tried = ["pytorch", "torchscript", "openvino"]
@@ -560,7 +563,8 @@ tables.show_table(pd.DataFrame(said, columns=["framework", "batch", "what it sai
 #
 # ### Half a file
 #
-# Weights of more than 2 GB lie beside the ONNX file, and are forgotten when it is copied. A download may end early.
+# Weights may lie in a second file beside the ONNX file, and are forgotten when it is copied. PyTorch's exporter puts
+# them there unless told otherwise (`external_data=False`); above 2 GB they have to be there. A download may end early.
 # Between the name of the file and what to do stand the words of the library that read it; each has its own:
 
 # %%
