@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from inference_lib.backends.cudnn import compiler
+from inference_lib.backends.cudnn.arithmetic import Stored
 from inference_lib.backends.cudnn.compiler import Spec
 from inference_lib.backends.cudnn.kernels import SOURCE, Scalar
 from inference_lib.backends.cudnn.plans import DTYPES, Timed, reference
@@ -118,7 +119,8 @@ class HostPlan:
         spec, result = self._spec, tensors[compiler.RESULT]
         for number, dtype in ((compiler.PICTURE, spec.reads), (compiler.FILTERS, spec.reads), (compiler.BIAS, "FLOAT")):
             assert tensors[number].dtype == DTYPES[dtype]
-        result.copy_(reference(spec, tensors, spec.batch).reshape(result.shape).to(result.dtype))
+        exact = Stored(result.dtype).of(reference(spec, tensors, spec.batch))
+        result.copy_(exact.reshape(result.shape).to(result.dtype))
 
 
 def timed_on_host(specs: Iterable[Spec], channels: int) -> dict[Spec, Timed]:

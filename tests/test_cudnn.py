@@ -564,12 +564,44 @@ def test_a_convolution_without_a_plan_is_named() -> None:
         execution.fastest_forms(network("resnet18", INT8), 2, {})
 
 
-def test_plans_agree_up_to_a_step_of_their_type() -> None:
+def test_plans_agree_up_to_steps_of_their_type() -> None:
     wanted = torch.tensor([[3.0, -128.0, 100.0]])
-    assert plans.agrees(wanted.to(INT8), wanted + 1)
-    assert not plans.agrees(wanted.to(INT8), wanted + torch.tensor([0.0, 0.0, 2.0]))
-    assert plans.agrees(wanted.half(), wanted * 1.0005)
-    assert not plans.agrees(wanted.half(), wanted * 1.01)
+    assert plans.agrees(wanted.to(INT8), wanted + 1, steps=1.0)
+    assert not plans.agrees(wanted.to(INT8), wanted + torch.tensor([0.0, 0.0, 2.0]), steps=1.0)
+    assert plans.agrees(wanted.half(), wanted * 1.0005, steps=1.0)
+    assert not plans.agrees(wanted.half(), wanted * 1.01, steps=1.0)
+
+
+@pytest.mark.parametrize("dtype", [INT8, torch.float8_e4m3fn, torch.float16])
+def test_numbers_that_were_cut_off_were_not_rounded(dtype: torch.dtype) -> None:
+    exact = torch.linspace(-100.0, 100.0, 1003)
+    rounded = Stored(dtype).of(exact).to(dtype)
+    below = (rounded.float().abs() <= exact.abs()).float()
+    step = torch.ones_like(exact) if dtype == INT8 else 2.0 ** exact.abs().log2().floor() * torch.finfo(dtype).eps
+    cut_off = (rounded.float() - (1 - below) * exact.sign() * step).to(dtype)
+    assert plans.agrees(rounded, exact, steps=0.5)
+    assert plans.agrees(cut_off, exact, steps=1.0)
+    assert not plans.agrees(cut_off, exact, steps=0.5)
+
+
+def test_plans_that_round_compete_alone_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch)
+    monkeypatch.setattr(plans, "example", lambda spec: {compiler.RESULT: torch.zeros(1, dtype=INT8)})
+    monkeypatch.setattr(plans, "reference", lambda spec, tensors: torch.full((1,), 6.7))
+
+    def plan(content: bytes) -> SimpleNamespace:
+        microseconds, result = map(float, content.split())
+
+        def queue(tensors: dict[int, torch.Tensor]) -> None:
+            tensors[compiler.RESULT].fill_(result)
+            gpu.launch(microseconds)
+
+        return SimpleNamespace(queue=queue)
+
+    monkeypatch.setattr(plans, "Plan", plan)
+    cuts, rounds, wrong = b"50.0 6", b"100.0 7", b"10.0 5"
+    assert list(plans.times_of(SPEC, {(4, 0): cuts, (4, 1): rounds, (4, 2): wrong})) == [(4, 1)]
+    assert list(plans.times_of(SPEC, {(4, 0): cuts, (4, 2): wrong})) == [(4, 0)]
 
 
 @pytest.fixture

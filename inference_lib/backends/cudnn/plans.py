@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from inference_lib.backends.cudnn.arithmetic import Stored
 from inference_lib.backends.cudnn.compiler import (
     BIAS,
     ENGINES,
@@ -137,24 +136,32 @@ def _fastest(spec: Spec, plans: dict[Kernel, bytes]) -> Timed | None:
 
 
 def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> dict[Kernel, float]:
-    """Return the microseconds of each of ``plans``, without those that fail or compute something else."""
+    """Return the microseconds of each of ``plans``, without those that fail or compute something else.
+
+    Those that round to the nearest compete alone, where there are any: others are up to a step off everywhere, and in
+    eight bits the answers show it. Emulated: with what ResNet-18's convolutions write cut off, one in twenty changes.
+    """
     tensors, stream = example(spec), torch.cuda.Stream()
     wanted = reference(spec, tensors)
-    times: dict[Kernel, float] = {}
+    nearest: dict[Kernel, float] = {}
+    others: dict[Kernel, float] = {}
 
     def measure(kernel: Kernel) -> None:
         tensors[RESULT].zero_()
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):
-                found = _microseconds(Plan(plans[kernel]), tensors, stream, min(times.values(), default=math.inf))
+                found = _microseconds(Plan(plans[kernel]), tensors, stream, min(nearest.values(), default=math.inf))
         except (RuntimeError, ValueError):  # it was compiled, and cannot be launched here
             return
-        if agrees(tensors[RESULT][:1], wanted):
-            times[kernel] = min(found, times.get(kernel, found))
+        for times, steps in ((nearest, 0.5), (others, 1.0)):
+            if agrees(tensors[RESULT][:1], wanted, steps):
+                times[kernel] = min(found, times.get(kernel, found))
+                return
 
     for kernel in plans:
         measure(kernel)
+    times = nearest or others
     for kernel in sorted(times, key=times.__getitem__)[:PROMISING]:
         measure(kernel)
     return times
@@ -216,7 +223,7 @@ def example(spec: Spec) -> dict[int, torch.Tensor]:
 
 
 def reference(spec: Spec, tensors: dict[int, torch.Tensor], pictures: int = 1) -> torch.Tensor:
-    """Return what ``spec`` makes of the first ``pictures``, by PyTorch: FP32, rounded as the result's type rounds."""
+    """Return what ``spec`` makes of the first ``pictures``, by PyTorch: FP32, before the result's type rounds it."""
 
     def seen(number: int, shape: tuple[int, ...]) -> torch.Tensor:
         return tensors[number].view(shape)[:pictures].permute(0, 3, 1, 2).double()
@@ -233,10 +240,13 @@ def reference(spec: Spec, tensors: dict[int, torch.Tensor], pictures: int = 1) -
         found = found + seen(SHORTCUT, (spec.batch, rows, columns, spec.outputs)).float() * tensors[FACTOR]
     if spec.ceiling is not None:
         found = found.clamp(0, spec.ceiling)
-    return Stored(DTYPES[spec.writes]).of(found).permute(0, 2, 3, 1)
+    return found.permute(0, 2, 3, 1)
 
 
-def agrees(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Whether two results are the same up to one step of their type: sums in another order may round otherwise."""
-    step = torch.ones(()) if found.dtype == torch.int8 else wanted.abs() * torch.finfo(found.dtype).eps + 1e-2
-    return bool(((found.float() - wanted).abs() <= step.to(wanted.device)).all())
+def agrees(found: torch.Tensor, wanted: torch.Tensor, steps: float) -> bool:
+    """Whether ``found`` is at most so many steps of its type from ``wanted`` (FP32): half a step, if it was rounded.
+
+    A hundredth more is allowed, for sums in another order.
+    """
+    step = torch.ones_like(wanted) if found.dtype == torch.int8 else wanted.abs() * torch.finfo(found.dtype).eps
+    return bool(((found.float() - wanted).abs() <= steps * step + 1e-2).all())
