@@ -154,9 +154,9 @@ def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> dict[Kernel, float]:
                 found = _microseconds(Plan(plans[kernel]), tensors, stream, min(nearest.values(), default=math.inf))
         except (RuntimeError, ValueError):  # it was compiled, and cannot be launched here
             return
-        for times, steps in ((nearest, 0.5), (others, 1.0)):
+        for kept, steps in ((nearest, 0.5), (others, 1.0)):
             if agrees(tensors[RESULT][:1], wanted, steps):
-                times[kernel] = min(found, times.get(kernel, found))
+                kept[kernel] = min(found, kept.get(kernel, found))
                 return
 
     for kernel in plans:
