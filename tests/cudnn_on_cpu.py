@@ -126,6 +126,6 @@ class HostPlan:
 def timed_on_host(specs: Iterable[Spec], channels: int) -> dict[Spec, Timed]:
     """Stand in for ``fastest_plans``: a convolution is the faster, the nearer its pixels come to ``channels``."""
     return {
-        spec: Timed(json.dumps(asdict(spec)).encode(), (7, 0), 1.0 + abs(spec.channels - channels), 9.0, 2)
+        spec: Timed(json.dumps(asdict(spec)).encode(), (7, 0), 1.0 + abs(spec.channels - channels), 9.0, 2, 2)
         for spec in specs
     }

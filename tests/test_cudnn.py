@@ -401,7 +401,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Spec, object]]:
     def fastest(convolutions: Iterable[Forms], compilers: object, among: object = None) -> dict[Spec, Timed]:
         specs = [spec for forms in convolutions for spec in forms]
         asked.extend((spec, among) for spec in specs)
-        return {spec: Timed(b"", (7, 0), cost(spec), 9.0, 1) for spec in specs}
+        return {spec: Timed(b"", (7, 0), cost(spec), 9.0, 1, 1) for spec in specs}
 
     def cost(spec: Spec) -> float:
         slow, fast = spec.size[0] == 56, spec.reads == "HALF" and spec.channels == 64
@@ -423,6 +423,17 @@ def test_only_that_is_widened_which_is_faster_then(monkeypatch: pytest.MonkeyPat
     halves = {(spec.channels, spec.stride) for spec, _ in asked if spec.reads == "HALF" and spec.kernel == (3, 3)}
     assert (256, (2, 2)) in halves  # half the products of the others, in the same time
     assert (256, (1, 1)) not in halves  # nothing is faster already
+
+
+def test_a_tensor_stays_in_eight_bits_where_its_readers_have_no_plan_in_16(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch)
+    every = search.fastest_plans
+    monkeypatch.setattr(
+        search, "fastest_plans", lambda *asked: {s: t for s, t in every(*asked).items() if s.reads == "INT8"}
+    )
+    before = network("resnet18", INT8)
+    after, _ = choice.fastest_types(before, 2, Search())
+    assert after.stored == before.stored
 
 
 def test_exports_that_share_a_search_choose_as_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,13 +543,13 @@ def test_a_plan_that_is_clearly_slower_is_not_replayed_again(monkeypatch: pytest
     gpu = FakeGpu(monkeypatch)
     took = [300.0, 120.0, 110.0, 100.0, 240.0, 130.0, 900.0]
     contents = {(4, number): str(one).encode() for number, one in enumerate(took)}
-    times = plans.times_of(SPEC, contents)
+    times, _ = plans.times_of(SPEC, contents)
     assert min(times, key=times.__getitem__) == (4, 3)
     assert sorted(times, key=times.__getitem__)[:3] == [(4, 3), (4, 2), (4, 1)]
     assert times[4, 6] == math.inf  # its only launch said it all
     assert gpu.replays == {300.0: 3, 120.0: 6, 110.0: 6, 100.0: 6, 240.0: 1, 130.0: 3}
     monkeypatch.setattr(plans, "SLOWER", math.inf)
-    patient = plans.times_of(SPEC, contents)
+    patient, _ = plans.times_of(SPEC, contents)
     assert sorted(patient, key=patient.__getitem__) == sorted(times, key=times.__getitem__)
 
 
@@ -600,8 +611,11 @@ def test_plans_that_round_compete_alone_where_there_are_any(monkeypatch: pytest.
 
     monkeypatch.setattr(plans, "Plan", plan)
     cuts, rounds, wrong = b"50.0 6", b"100.0 7", b"10.0 5"
-    assert list(plans.times_of(SPEC, {(4, 0): cuts, (4, 1): rounds, (4, 2): wrong})) == [(4, 1)]
-    assert list(plans.times_of(SPEC, {(4, 0): cuts, (4, 2): wrong})) == [(4, 0)]
+    for contents, kept in (([cuts, rounds, wrong], (rounds, 2, 1)), ([cuts, wrong], (cuts, 1, 0))):
+        found = plans._fastest(SPEC, {(4, number): content for number, content in enumerate(contents)})
+        assert found is not None
+        assert (found.plan, found.tried, found.rounding) == kept
+    assert plans._fastest(SPEC, {(4, 2): wrong}) is None
 
 
 @pytest.fixture
@@ -610,7 +624,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * CONTEXT_BYTES, 2**34))
     monkeypatch.setattr(compilers.os, "sched_getaffinity", lambda pid: {0, 1, 2})
-    monkeypatch.setattr(plans, "_fastest", lambda spec, found: Timed(b"", min(found), 1.0, 1.0, len(found)))
+    monkeypatch.setattr(plans, "_fastest", lambda spec, found: Timed(b"", min(found), 1.0, 1.0, len(found), len(found)))
 
     def write(compiles: str, names: str = NAMES) -> Path:
         path = tmp_path / "script.py"

@@ -1,5 +1,6 @@
 """The cuDNN backend on a GPU: its answers, its plans, and its CUDA graph."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 from inputs import eager_logits, largest_difference
 
 from inference_lib.backends import get_backend
-from inference_lib.backends.cudnn import plans
+from inference_lib.backends.cudnn import backend, execution, plans
+from inference_lib.backends.cudnn.arithmetic import Network
 from inference_lib.backends.cudnn.backend import MODEL_FILE
 from inference_lib.backends.cudnn.compiler import RESULT, Spec, compiled, find_compiler, kernels_of
 from inference_lib.backends.cudnn.compilers import Compilers
+from inference_lib.backends.cudnn.emulate import emulate
 from inference_lib.backends.cudnn.execution import facts_of
 from inference_lib.seam import FASHION_MNIST, MODELS, PRECISIONS, Artifact, Workload, build
 
@@ -22,10 +25,14 @@ CUDNN = get_backend("cudnn")
 
 def artifact_of(model: str, precision: str, root: Path) -> Artifact:
     workload = Workload(model, BATCH, precision, "cuda")
-    for reason in (CUDNN.availability("cuda").reason, CUDNN.supports(workload).reason):
-        if reason:
-            pytest.skip(reason)
+    needs(workload)
     return build(CUDNN, workload, root)
+
+
+def needs(workload: Workload) -> None:
+    """Skip the test where cuDNN cannot do ``workload`` here."""
+    if reason := CUDNN.availability("cuda").reason or CUDNN.supports(workload).reason:
+        pytest.skip(reason)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
@@ -67,6 +74,45 @@ def test_eight_bits_do_the_work_and_plans_were_compared(root: Path) -> None:
     choices = facts_of(found.directory / MODEL_FILE)["choices"].values()
     assert all(choice["tried"] > 2 for choice in choices)
     assert all(choice["microseconds"] <= choice["first_microseconds"] for choice in choices)
+    assert all(choice["tried"] >= choice["rounding"] > 0 for choice in choices)
+
+
+@pytest.fixture(scope="module")
+def exporting() -> Iterator[None]:
+    """Let exports share the processes that compile."""
+    with CUDNN.exporting():  # type: ignore[attr-defined]
+        yield
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch_size", "bound"), [("fp16", BATCH, 4e-3), ("int8", 1, 2e-2), ("fp8", BATCH, 4e-2)]
+)
+@pytest.mark.parametrize("model", MODELS)
+def test_an_export_computes_what_the_emulator_does(
+    exporting: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    precision: str,
+    batch_size: int,
+    bound: float,
+) -> None:
+    """Step by step in the same types: plans that cut off instead of rounding move the logits much further."""
+    networks: list[Network] = []
+
+    def save(path: Path, network: Network, *arguments: object) -> None:
+        networks.append(network)
+        execution.save(path, network, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backend, "save", save)
+    workload = Workload(model, batch_size, precision, "cuda")
+    needs(workload)
+    found = build(CUDNN, workload, tmp_path)
+    (pictures,) = FASHION_MNIST.batches(batch_size, workload.input_shape, workload.host_dtype)
+    with CUDNN.load(found) as runner:
+        logits = runner.infer(pictures)
+    wanted = emulate(networks[0], torch.from_numpy(pictures).to("cuda"), torch.float64)
+    assert largest_difference(logits, wanted.cpu().numpy()) <= bound
 
 
 @pytest.mark.parametrize(("reads", "writes"), [("INT8", "INT8"), ("INT8", "HALF"), ("HALF", "INT8"), ("HALF", "HALF")])

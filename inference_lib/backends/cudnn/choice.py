@@ -12,6 +12,7 @@ from inference_lib.backends.cudnn.compiler import Kernel, Spec
 from inference_lib.backends.cudnn.execution import fastest_forms, is_cudnn, specs_of
 from inference_lib.backends.cudnn.plans import Forms, Timed
 from inference_lib.backends.cudnn.search import Search
+from inference_lib.support.errors import CourseError
 
 WORTH_WIDENING = 0.03
 """A tensor is not tried if its readers take a smaller part of the network's time: what that could win is noise."""
@@ -24,6 +25,10 @@ def fastest_types(network: Network, batch: int, search: Search) -> tuple[Network
     won so far: a search of all for each of them would take minutes. Tensor cores multiply half as many numbers of 16
     bits, so a tensor is not tried if each of its readers does more than half of what the best one does in eight, nor if
     they take no time to speak of.
+
+    Raises:
+        CourseError: cuDNN has no plan for a convolution of ``network`` as it is.
+
     """
     timed: dict[Spec, Timed] = {}
     asked: set[Forms] = set()
@@ -61,8 +66,12 @@ def fastest_types(network: Network, batch: int, search: Search) -> tuple[Network
 
 
 def microseconds(network: Network, batch: int, timed: dict[Spec, Timed]) -> float:
-    """Return what all convolutions that cuDNN computes take together."""
-    return sum(timed[spec].microseconds for _, spec in fastest_forms(network, batch, timed).values())
+    """Return what all convolutions that cuDNN computes take together; infinity where one of them has no plan."""
+    try:
+        chosen = fastest_forms(network, batch, timed)
+    except CourseError:
+        return math.inf
+    return sum(timed[spec].microseconds for _, spec in chosen.values())
 
 
 def _forms(network: Network, batch: int) -> list[Forms]:

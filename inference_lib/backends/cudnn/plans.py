@@ -50,8 +50,11 @@ class Timed:
     kernel: Kernel
     microseconds: float
     first_microseconds: float
-    """Of the plan that the heuristic names first."""
+    """Of the plan that competed and that the heuristic names first."""
     tried: int
+    """Plans that computed what they should, up to a step of the result's type."""
+    rounding: int
+    """Of these, those that round to the nearest; where there are any, they alone competed."""
 
 
 def fastest_plans(
@@ -128,18 +131,20 @@ def _handle(device: int) -> Any:
 
 def _fastest(spec: Spec, plans: dict[Kernel, bytes]) -> Timed | None:
     """Return the fastest of ``plans`` that compute what they should; the heuristic's choice is the first of them."""
-    times = times_of(spec, plans)
+    nearest, others = times_of(spec, plans)
+    times = nearest or others
     if not times:
         return None
     kernel, first = min(times, key=times.__getitem__), next(iter(times))
-    return Timed(plans[kernel], kernel, times[kernel], times[first], len(times))
+    return Timed(plans[kernel], kernel, times[kernel], times[first], tried=len(nearest | others), rounding=len(nearest))
 
 
-def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> dict[Kernel, float]:
-    """Return the microseconds of each of ``plans``, without those that fail or compute something else.
+def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> tuple[dict[Kernel, float], dict[Kernel, float]]:
+    """Return the microseconds of ``plans`` that round to the nearest, and of those that are up to a step off.
 
-    Those that round to the nearest compete alone, where there are any: others are up to a step off everywhere, and in
-    eight bits the answers show it. Emulated: with what ResNet-18's convolutions write cut off, one in twenty changes.
+    Plans that fail or compute something else are in neither. The second kind competes only where there is none of the
+    first: in eight bits the answers show it. Emulated: with what ResNet-18's convolutions write cut off, one in twenty
+    changes.
     """
     tensors, stream = example(spec), torch.cuda.Stream()
     wanted = reference(spec, tensors)
@@ -164,7 +169,7 @@ def times_of(spec: Spec, plans: dict[Kernel, bytes]) -> dict[Kernel, float]:
     times = nearest or others
     for kernel in sorted(times, key=times.__getitem__)[:PROMISING]:
         measure(kernel)
-    return times
+    return nearest, others
 
 
 def _microseconds(
