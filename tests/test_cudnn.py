@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, astuple, replace
 from functools import cache, partial
 from pathlib import Path
@@ -512,22 +512,23 @@ class FakeGpu:
                 gpu.now += 200.0 + sum(self.launches)  # the launch of the graph, and what was captured
                 gpu.replays[self.launches[0]] = gpu.replays.get(self.launches[0], 0) + 1
 
-        @contextmanager
-        def capture(graph: Graph, **_: object) -> Iterator[None]:
+        def capture(queue: Callable[[], None], stream: object, *, in_turn: bool) -> Graph:
+            assert in_turn
+            graph = Graph()
             graph.launches = gpu.captured = []  # type: ignore[attr-defined]
-            yield
+            queue()
             gpu.captured = None
+            return graph
 
         stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
         for name, value in {
             "Event": Event,
-            "CUDAGraph": Graph,
-            "graph": capture,
             "Stream": lambda: stream,
             "stream": lambda one: nullcontext(),
             "current_stream": lambda: stream,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(plans, "captured", capture)
         monkeypatch.setattr(plans, "example", lambda spec: {compiler.RESULT: torch.zeros(1)})
         monkeypatch.setattr(plans, "reference", lambda spec, tensors: torch.zeros(1))
         monkeypatch.setattr(plans, "Plan", lambda content: SimpleNamespace(queue=lambda _: gpu.launch(float(content))))

@@ -3,10 +3,10 @@
 import ctypes
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from inference_lib.backends.shared.cuda import checked
 from inference_lib.support.errors import CourseError, first_line
 
 SOURCE = Path(__file__).with_name("kernels.cu")
@@ -31,19 +31,19 @@ def compile_kernels(names: Iterable[str], architecture: str) -> tuple[bytes, dic
     from cuda.bindings import nvrtc
 
     names = list(dict.fromkeys(names))
-    program = _checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], []))
+    program = checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], []))
     for name in names:
-        _checked(nvrtc.nvrtcAddNameExpression(program, name.encode()))
+        checked(nvrtc.nvrtcAddNameExpression(program, name.encode()))
     options = [f"--gpu-architecture={architecture}".encode()]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
-        _checked(nvrtc.nvrtcGetProgramLog(program, log))
+        log = bytearray(checked(nvrtc.nvrtcGetProgramLogSize(program)))
+        checked(nvrtc.nvrtcGetProgramLog(program, log))
         raise CourseError(f"{SOURCE.name} cannot be compiled for {architecture}: {first_line(log.decode())}")
-    content = bytearray(_checked(nvrtc.nvrtcGetCUBINSize(program)))
-    _checked(nvrtc.nvrtcGetCUBIN(program, content))
-    called = {name: _checked(nvrtc.nvrtcGetLoweredName(program, name.encode())).decode() for name in names}
-    _checked(nvrtc.nvrtcDestroyProgram(program))
+    content = bytearray(checked(nvrtc.nvrtcGetCUBINSize(program)))
+    checked(nvrtc.nvrtcGetCUBIN(program, content))
+    called = {name: checked(nvrtc.nvrtcGetLoweredName(program, name.encode())).decode() for name in names}
+    checked(nvrtc.nvrtcDestroyProgram(program))
     return bytes(content), called
 
 
@@ -55,9 +55,9 @@ class Kernels:
 
         self._driver = driver
         torch.cuda.current_stream()  # PyTorch makes its context the current one
-        self._module = _checked(driver.cuModuleLoadData(content))
+        self._module = checked(driver.cuModuleLoadData(content))
         self._functions = {
-            name: _checked(driver.cuModuleGetFunction(self._module, theirs.encode())) for name, theirs in called.items()
+            name: checked(driver.cuModuleGetFunction(self._module, theirs.encode())) for name, theirs in called.items()
         }
 
     def queue(self, name: str, tensors: list[torch.Tensor], scalars: list[Scalar]) -> None:
@@ -70,12 +70,4 @@ class Kernels:
         types = (*(ctypes.c_void_p for _ in tensors), *kinds)
         blocks, stream = -(-int(scalars[0]) // THREADS), torch.cuda.current_stream().cuda_stream
         launch = (blocks, 1, 1, THREADS, 1, 1, 0, stream, (values, types), 0)
-        _checked(self._driver.cuLaunchKernel(self._functions[name], *launch))
-
-
-def _checked(answer: tuple[Any, ...]) -> Any:
-    """Return what a function of CUDA's returned beside its status; RuntimeError names a status that is not success."""
-    status, *values = answer
-    if status:
-        raise RuntimeError(f"CUDA answered {status.name}")
-    return values[0] if values else None
+        checked(self._driver.cuLaunchKernel(self._functions[name], *launch))

@@ -24,6 +24,7 @@ from inference_lib.backends.cudnn.compiler import (
     Spec,
 )
 from inference_lib.backends.cudnn.compilers import Compilers
+from inference_lib.backends.shared.graphs import captured
 
 LAUNCHES, REPLAYS = 10, 3
 """A plan is launched so often in a CUDA graph, which is replayed so often; the fastest replay counts."""
@@ -179,7 +180,6 @@ def _microseconds(
 
     Infinity where that cannot be less than ``best``; less precisely where it is clearly more.
     """
-    graph = torch.cuda.CUDAGraph()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def microseconds(launch: Callable[[], None]) -> float:
@@ -189,13 +189,15 @@ def _microseconds(
         end.synchronize()
         return start.elapsed_time(end) * 1e3
 
+    def launches() -> None:
+        for _ in range(LAUNCHES):
+            plan.queue(tensors)
+
     plan.queue(tensors)
     stream.synchronize()
     if microseconds(lambda: plan.queue(tensors)) > HOPELESS * best + LAUNCH_US:
         return math.inf
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
-        for _ in range(LAUNCHES):
-            plan.queue(tensors)
+    graph = captured(launches, stream, in_turn=True)
     found = math.inf
     for _ in range(REPLAYS):
         found = min(found, microseconds(graph.replay) / LAUNCHES)

@@ -1,7 +1,8 @@
-"""What the CUDA backends share: whether a GPU works, and the TF32 policy."""
+"""What the CUDA backends share: whether a GPU works, the TF32 policy, and what CUDA answers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -76,3 +77,11 @@ def resolve_device(device: str) -> str:
     if device == "cuda" and not gpu_works():
         raise CourseError("no NVIDIA GPU answers; use --device cpu, or install a driver for CUDA 13")
     return device
+
+
+def checked(answer: tuple[Any, ...]) -> Any:
+    """Return what a function of CUDA's returned beside its status; RuntimeError names a status that is not success."""
+    status, *values = answer
+    if status:
+        raise RuntimeError(f"CUDA answered {status.name}")
+    return values[0] if values else None
