@@ -64,6 +64,25 @@ def test_what_rounding_explains(agreement: float, difference: float, images: int
     assert (problem is None) == fine
 
 
+@pytest.mark.parametrize(
+    ("difference", "precision", "fine"),
+    [
+        (0, "fp32", True),
+        (5e-3, "fp32", False),
+        (5e-3, "int8", True),
+        (0.1, "int8", False),
+        (float("nan"), "fp8", False),
+    ],
+)
+def test_the_same_pictures_get_the_same_logits_the_second_time(difference: float, precision: str, fine: bool) -> None:
+    once = np.eye(10, dtype=np.float32) * 5
+    again = once.copy()
+    again[7, 2] += 5 * difference
+    said = accuracy.changed(once, again, PRECISIONS[precision])
+    assert (said is None) == fine
+    assert fine or f"by {difference:.2e} of the largest logit" in str(said)
+
+
 def test_a_logit_that_is_no_number_is_no_agreement_and_no_small_difference() -> None:
     labels = np.array([0, 0])
     reference = np.eye(10, dtype=np.float32)[labels]

@@ -81,6 +81,16 @@ def test_loading_says_what_it_cost(loaded: Cell) -> None:
     assert 0 < one_s < 60
 
 
+def test_answers_that_change_are_refused_on_a_gpu(loaded: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = iter([loaded._reference, loaded._reference + 1.0] * 2)
+    monkeypatch.setattr(cell.accuracy, "logits_of", lambda runner, images: next(passes))
+    loaded._check()
+    next(passes)
+    monkeypatch.setattr(loaded, "workload", replace(WORKLOAD, device="cuda"))
+    with pytest.raises(ValueError, match="other logits the second time"):
+        loaded._check()
+
+
 def test_a_turn_has_the_samples_asked_for_and_discards_the_first(loaded: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(range(100))
     monkeypatch.setattr(loaded, "_infer", lambda: float(next(times)))

@@ -12,7 +12,7 @@ import torch
 from inference_lib.backends.pytorch import PyTorchEager
 from inference_lib.backends.shared.cpu import CpuFunctionRunner, on_arrays
 from inference_lib.records.record import Accuracy
-from inference_lib.seam import Model, Precision, Runner, Workload, build
+from inference_lib.seam import Model, Precision, Runner, Workload, build, find_precision
 from inference_lib.support import paths
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import write_atomically
@@ -44,6 +44,18 @@ def problem(found: Accuracy, precision: Precision) -> str | None:
     if not few and found.agreement_percent < precision.agreement_percent:
         return f"only {found.agreement_percent:.2f} % of the predictions agree with the FP32 reference"
     return None
+
+
+def changed(once: np.ndarray, again: np.ndarray, precision: Precision) -> str | None:
+    """Say how far apart the logits of two passes over the same pictures are, where no order of sums explains it.
+
+    However few bits products have, sums have 16 at least. Seen: kernels in eight bits that read a tensor before it was
+    written, which no comparison with the reference gave away.
+    """
+    found = float(np.abs(again - once).max() / np.abs(once).max())
+    if found <= min(precision.tolerance, find_precision("fp16").tolerance):
+        return None
+    return f"the same pictures get other logits the second time, by {found:.2e} of the largest logit"
 
 
 def logits_of(runner: Runner, images: int, *, ahead: bool = False) -> np.ndarray:

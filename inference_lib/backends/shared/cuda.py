@@ -80,8 +80,13 @@ def resolve_device(device: str) -> str:
 
 
 def checked(answer: tuple[Any, ...]) -> Any:
-    """Return what a function of CUDA's returned beside its status; RuntimeError names a status that is not success."""
+    """Return what a function of CUDA's returned beside its status: nothing, a value, or several.
+
+    Raises:
+        RuntimeError: the status is not success; it is named.
+
+    """
     status, *values = answer
     if status:
         raise RuntimeError(f"CUDA answered {status.name}")
-    return values[0] if values else None
+    return values if len(values) > 1 else next(iter(values), None)
