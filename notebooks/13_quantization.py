@@ -347,7 +347,8 @@ tables.show_table(lost.drop(columns="images", errors="ignore") if full else lost
 # won as often as lost, which is a coin, and *p* is how often a coin falls as unevenly (McNemar's exact test
 # {cite}`mcnemar`). The interval says how large the difference may be on other pictures of this kind. cuDNN has an
 # export for each batch size: a slow layer that was found quicker in FP16 stays there, so its share may differ. Linear
-# layers stay there in any case, and in FP8 the first convolution, too.
+# layers stay there in any case, and in FP8 the first convolution, too. Where one batch size of a network loses clearly
+# more than the other, look for [a race](section-13-race) before you blame the rounding.
 #
 # An accuracy that is 0.1 points lower on a thousand pictures is one answer more lost than won, which is no evidence of
 # anything. Nor is one that is higher. On all 10,000, it is ten answers, and what counts is out of how many: 15 lost and
@@ -685,7 +686,7 @@ glue("13-left", f"{share['products']:.0f}")
 # %% [markdown]
 # The products ran {glue:text}`13-products` times as fast (below 1, they are slower). They were {glue:text}`13-share` %
 # of the FP32 model's time and are {glue:text}`13-left` % of the INT8 model's. What does not shrink decides in the end,
-# which is [Amdahl's law](../book/glossary); and conversions, of which an FP32 graph has few, may grow.
+# which is [Amdahl's law](../book/glossary); and conversions, between types or between layouts, take time in any graph.
 #
 # Your own model hardly gains? Profile it like this, before and after. Where products took a small part of the time, or
 # conversions eat the gain, quicker products cannot help much. Where the products themselves are no quicker, see whether
@@ -1150,9 +1151,9 @@ except CourseError as refusal:
 # is made without the export at hand, there is no table here.
 #
 # A plan must compute the right thing before it may be fast. Each result is compared with PyTorch's, on numbers that are
-# exact until the last step, which rounds to an integer. A plan that *cuts off* there instead is up to one step off
-# everywhere, always to the same side. A check that allows a step lets it pass, and the network answers worse. So plans
-# that round to the nearest (*that round*) compete alone, where there are any.
+# exact until the last step, which rounds to an integer. A plan that *cut off* there instead would be up to a step off
+# everywhere, and a check that allows a step would let it pass. So plans that round to the nearest (*that round*)
+# compete alone, where there are any.
 
 # %%
 asked = Workload("resnet18", 256, "int8", "cuda")
@@ -1222,6 +1223,29 @@ for name in ("resnet18", "mobilenet_v2"):
 # half the bytes do not wait for memory; where they have much of the time, the whole gains little. Between layers in
 # eight bits, the depthwise kernel reads and writes eight bits and converts them on the way, for it multiplies in FP16:
 # work that it does not have where all numbers are FP16. So profile before you quantize.
+
+# %% [markdown]
+# (section-13-race)=
+# ### The answers change from replay to replay
+#
+# Kernels that are right one by one can be wrong in a CUDA graph. Since Hopper, a kernel may be launched while the one
+# before it still runs ({term}`programmatic dependent launch`): it prepares itself, and waits in its own code before it
+# reads what the other writes. cuDNN's kernels are launched so. From Python, one launch comes so long after the other
+# that they hardly meet. In a graph they do. Seen with cuDNN 9.19 on an H200, with some plans: the first tensor that
+# differed was that of a convolution which adds a shortcut that the kernel right before it had to write.
+#
+# Nothing crashes. A few numbers of a few pictures are off, other ones at every replay, and the accuracy falls by some
+# tenths of a point, which looks like rounding. Which plans are chosen is a matter of microseconds, so of two exports of
+# one network one may be affected and the other not.
+#
+# Two checks tell this from rounding. Answer the same pictures twice: rounding does not change. And compute the same
+# integers step by step elsewhere, as `inference_lib/backends/cudnn/emulate.py` does in plain PyTorch: launched one by
+# one, the kernels agree with it, up to a step here and there.
+#
+# On a GPU the course now does the first for every row before it is timed. And it edits the graphs of the backend
+# `cudnn`, so that each kernel starts when the one before it has ended (`captured` in
+# `inference_lib/backends/shared/graphs.py`); a replay of one picture takes somewhat longer for it. The published tables
+# of cuDNN are of before: ResNet-18's INT8 row at batch 1 is one of those that were wrong now and then.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
