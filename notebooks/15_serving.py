@@ -740,8 +740,8 @@ else:
     print("ONNX Runtime is not installed")
 
 # %% [markdown]
-# The `model_warmup` lines warm up the sizes that they name. Triton's batcher does not pad, so a batch of three pictures
-# would still be the first of its size. The course's tests check the syntax; no server has read the file here.
+# The `model_warmup` lines warm up the sizes that they name. Triton's batcher does not pad, so a size that no line names
+# pays at its first request. The course's tests check the syntax; no server has read the file here.
 
 # %% tags=["remove-cell"]
 threads.shutdown()

@@ -97,7 +97,7 @@ def test_a_triton_repository_has_the_model_and_a_configuration_that_parses(
     assert 'output { name: "logits" data_type: TYPE_FP32 dims: [ 10 ] }' in text
     assert "max_batch_size: 6" in text
     assert "max_queue_delay_microseconds: 2000" in text
-    assert re.findall(r"batch_size: (\d+) inputs", text) == ["1", "2", "4", "6"]
+    assert re.findall(r"batch_size: (\d+) inputs", text) == ["1", "2", "3", "4", "5", "6"]
     model = tmp_path / "vanilla_cnn" / "1" / "model.onnx"
     assert model.stat().st_size > 3e6
     whole = model.read_bytes()

@@ -247,7 +247,7 @@ class BoundRunner(BufferedRunner):
 
 
 class RunRunner(BoundRunner):
-    """``session.run()`` end to end; its parts are those of the same session bound to device memory."""
+    """``session.run()`` end to end; parts and throughput are those of the same session bound to device memory."""
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
         return self._session.run([OUTPUT], {INPUT: batch})[0].astype(np.float32, copy=False)

@@ -9,7 +9,6 @@ from typing import Any
 
 from inference_lib.backends.onnxruntime import MODEL_FILE
 from inference_lib.seam import Artifact
-from inference_lib.serve.classifier import sizes_up_to
 from inference_lib.support.errors import CourseError
 from inference_lib.support.files import write_atomically
 
@@ -44,7 +43,7 @@ def write_repository(artifact: Artifact, folder: Path, max_batch: int, max_wait_
 def config(name: str, graph: Any, max_batch: int, max_wait_s: float, on_gpu: bool = True) -> str:
     """Return the text of ``config.pbtxt`` (protobuf text format, message inference.ModelConfig) for an ONNX graph.
 
-    Every size that a batch may be padded to is warmed up: otherwise the first request of each takes seconds
+    Triton does not pad a batch, so every size is warmed up: otherwise the first request of each takes seconds
     (triton-inference-server/server#7776).
     """
     (image,), (logits,) = graph.input, graph.output
@@ -57,7 +56,7 @@ def config(name: str, graph: Any, max_batch: int, max_wait_s: float, on_gpu: boo
         f"instance_group {{ count: 1 kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'} }}",
         f"dynamic_batching {{ max_queue_delay_microseconds: {round(max_wait_s * 1e6)} }}",
     ]
-    for size in sizes_up_to(max_batch):
+    for size in range(1, max_batch + 1):
         zeros = f'inputs {{ key: "{image.name}" value {{ {_tensor(image)} zero_data: true }} }}'
         lines.append(f'model_warmup {{ name: "batch {size}" batch_size: {size} {zeros} }}')
     return "\n".join(lines) + "\n"
