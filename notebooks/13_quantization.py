@@ -1244,8 +1244,8 @@ for name in ("resnet18", "mobilenet_v2"):
 #
 # On a GPU the course now does the first for every row before it is timed. And it edits the graphs of the backend
 # `cudnn`, so that each kernel starts when the one before it has ended (`captured` in
-# `inference_lib/backends/shared/graphs.py`); a replay of one picture takes somewhat longer for it. The tables of cuDNN's
-# rows that are published here, of 29 November 2026, are of before that, and ResNet-18's INT8 row at batch 1 shows it.
+# `inference_lib/backends/shared/graphs.py`); a replay of one picture takes somewhat longer for it. cuDNN's rows
+# that are published here, of 29 November 2026, are of before that, and ResNet-18's INT8 row at batch 1 shows it.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
