@@ -1234,9 +1234,9 @@ for name in ("resnet18", "mobilenet_v2"):
 # that they hardly meet. In a graph they do. Seen with cuDNN 9.19 on an H200, with some plans: the first tensor that
 # differed was that of a convolution which adds a shortcut that the kernel right before it had to write.
 #
-# Nothing crashes. A few numbers of a few pictures are off, other ones at every replay, and the accuracy falls by some
-# tenths of a point, which looks like rounding. Which plans are chosen is a matter of microseconds, so of two exports of
-# one network one may be affected and the other not.
+# Nothing crashes. Some numbers are off, other ones at every replay, and the accuracy falls by a tenth of a point or
+# two, which looks like rounding. Which plans are chosen is a matter of microseconds, so of two exports of one network
+# one may be affected and the other not.
 #
 # Two checks tell this from rounding. Answer the same pictures twice: rounding does not change. And compute the same
 # integers step by step elsewhere, as `inference_lib/backends/cudnn/emulate.py` does in plain PyTorch: launched one by

@@ -98,7 +98,7 @@ def test_an_export_computes_what_the_emulator_does(
     batch_size: int,
     bound: float,
 ) -> None:
-    """Step by step in the same types, and twice alike: what a race spoils is a picture here and there."""
+    """Step by step in the same types, and twice alike: a race spoils a number here and there."""
     networks: list[Network] = []
 
     def save(path: Path, network: Network, *arguments: object) -> None:
