@@ -19,6 +19,7 @@ import torch
 
 from inference_lib.backends import get_backend
 from inference_lib.backends.shared.buffers import BufferedRunner
+from inference_lib.backends.shared.graphs import captured
 from inference_lib.measure.plan import Rival, why_not
 from inference_lib.seam import FASHION_MNIST, Runner, Workload, build
 from inference_lib.support import paths
@@ -117,11 +118,9 @@ class Prepared:
         self.runner = runner
         device = runner.buffers.input.device
         self.pictures = torch.zeros((runner.workload.batch_size, *PICTURE), dtype=torch.uint8, device=device)
-        self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(runner.stream):
             self._prepare()  # libraries load their kernels at first use, and must not do so while they are captured
-        with torch.cuda.graph(self._graph, pool, runner.stream, capture_error_mode="relaxed"):
-            self._prepare()
+        self._graph = captured(self._prepare, runner.stream, pool)
 
     @torch.inference_mode()
     def _prepare(self) -> None:

@@ -1,6 +1,7 @@
 """CUDA graphs: a runner's kernels recorded once and replayed with one launch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,18 +32,14 @@ class GraphedRunner(BufferedRunner):
         for _ in range(3):  # libraries choose their kernels at first use, and must not do so while they are captured
             runner.compute()
         self.synchronize()
-        self._pool, self._in_turn = torch.cuda.graph_pool_handle(), in_turn
-        self._graph = self._capture(runner.compute)
-        self._whole = self._capture(self._queue_all) if self.workload.batch_size <= IMAGES_PER_COPY else None
+        capture = partial(captured, stream=self.stream, pool=torch.cuda.graph_pool_handle(), in_turn=in_turn)
+        self._graph = capture(runner.compute)
+        self._whole = capture(self._queue_all) if self.workload.batch_size <= IMAGES_PER_COPY else None
 
     def _queue_all(self) -> None:
         self.buffers.queue_upload()
         self._captured.compute()
         self.buffers.queue_download()
-
-    def _capture(self, queue: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """Record what ``queue`` puts on the stream, without running it."""
-        return captured(queue, self.stream, self._pool, in_turn=self._in_turn)
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
         if self._whole is None:
