@@ -512,8 +512,7 @@ class FakeGpu:
                 gpu.now += 200.0 + sum(self.launches)  # the launch of the graph, and what was captured
                 gpu.replays[self.launches[0]] = gpu.replays.get(self.launches[0], 0) + 1
 
-        def capture(queue: Callable[[], None], stream: object, *, in_turn: bool) -> Graph:
-            assert in_turn
+        def capture(queue: Callable[[], None], stream: object) -> Graph:
             graph = Graph()
             graph.launches = gpu.captured = []  # type: ignore[attr-defined]
             queue()

@@ -16,6 +16,7 @@ from inference_lib.backends.cudnn.compiler import RESULT, Spec, compiled, find_c
 from inference_lib.backends.cudnn.compilers import Compilers
 from inference_lib.backends.cudnn.emulate import emulate
 from inference_lib.backends.cudnn.execution import facts_of
+from inference_lib.backends.shared.cuda import checked
 from inference_lib.seam import FASHION_MNIST, MODELS, PRECISIONS, Artifact, Workload, build
 
 pytestmark = pytest.mark.gpu
@@ -76,6 +77,26 @@ def test_eight_bits_do_the_work_and_plans_were_compared(root: Path) -> None:
     assert all(choice["tried"] > 2 for choice in choices)
     assert all(choice["microseconds"] <= choice["first_microseconds"] for choice in choices)
     assert all(choice["tried"] >= choice["rounding"] > 0 for choice in choices)
+
+
+def test_a_kernel_that_reads_a_shortcut_starts_when_the_one_before_has_ended(root: Path) -> None:
+    """And others do not, on a GPU where they may start earlier: that saves a tenth of one picture's time."""
+    from cuda.bindings import runtime
+
+    path = artifact_of("resnet18", "int8", root).directory / MODEL_FILE
+    call, stream = execution.Executable(path, torch.device("cuda")), torch.cuda.Stream()
+    pictures = torch.zeros(BATCH, 3, 224, 224, device="cuda", dtype=torch.float16)
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.inference_mode(), torch.cuda.stream(stream):
+        call(pictures)
+    with torch.inference_mode(), torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
+        call(pictures)
+    *_, count = checked(runtime.cudaGraphGetEdges(graph.raw_cuda_graph()))
+    _, _, kinds, _ = checked(runtime.cudaGraphGetEdges(graph.raw_cuda_graph(), count))
+    early = sum(kind.type == runtime.cudaGraphDependencyType.cudaGraphDependencyTypeProgrammatic for kind in kinds)
+    launches = [one for one in facts_of(path)["launches"] if one["kind"] == "cudnn"]
+    assert early <= sum(not one["shortcut"] for one in launches)
+    assert early or torch.cuda.get_device_capability() < (9, 0)
 
 
 @pytest.fixture(scope="module")

@@ -4,49 +4,92 @@ from types import SimpleNamespace
 
 import pytest
 
-from inference_lib.backends.shared import graphs
+from inference_lib.backends.shared.graphs import in_turn
 
 runtime = pytest.importorskip("cuda.bindings.runtime")
-GRAPH, EARLY, PLAIN = 100, 1, 0
-DONE = (runtime.cudaError_t.cudaSuccess,)
+STREAM, GRAPH, DONE = SimpleNamespace(cuda_stream=1), runtime.cudaGraph_t(100), runtime.cudaError_t.cudaSuccess
 
 
-@pytest.fixture
-def edges(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], int]:
-    """Let a dictionary stand in for a graph in CUDA: from and to which node, and of which type an edge is."""
-    found = {(1, 2): EARLY, (2, 3): PLAIN, (3, 4): EARLY}
+class Capture:
+    """Stands in for CUDA: nodes 1, 2, ... of a graph, each after the one before, and whether each starts early."""
 
-    def get(graph: int, count: int = 0) -> tuple:
-        known = list(found)[:count]
-        kinds = [SimpleNamespace(type=runtime.cudaGraphDependencyType(found[edge])) for edge in known]
-        return *DONE, [before for before, _ in known], [after for _, after in known], kinds, len(found)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.early: dict[int, bool] = {}
+        self.capturing, self.removed = True, {}  # type: ignore[var-annotated]
+        names = {
+            "cudaStreamGetCaptureInfo": self.info,
+            "cudaGraphNodeGetDependencies": self.dependencies,
+            "cudaGraphRemoveDependencies": self.remove,
+            "cudaGraphAddDependencies": self.add,
+        }
+        for name, stand_in in names.items():
+            monkeypatch.setattr(runtime, name, stand_in)
 
-    def remove(graph: int, before: list[int], after: list[int], kinds: list[SimpleNamespace], count: int) -> tuple:
-        assert [found.pop(edge) for edge in zip(before, after, strict=True)] == [kind.type for kind in kinds]
-        return DONE
+    def queue(self, *early: bool) -> None:
+        """Capture kernels."""
+        for one in early:
+            self.early[len(self.early) + 1] = one
 
-    def add(graph: int, before: list[int], after: list[int], kinds: None, count: int) -> tuple:
-        assert graph == GRAPH
-        found.update(dict.fromkeys(zip(before, after, strict=True), PLAIN))
-        return DONE
+    def info(self, stream: int) -> tuple:
+        states = runtime.cudaStreamCaptureStatus
+        if not self.capturing:
+            return DONE, states.cudaStreamCaptureStatusNone, 0, runtime.cudaGraph_t(0), [], [], 0
+        latest = [runtime.cudaGraphNode_t(len(self.early))] if self.early else []
+        return DONE, states.cudaStreamCaptureStatusActive, 7, GRAPH, latest, [], len(latest)
 
-    names = {"cudaGraphGetEdges": get, "cudaGraphRemoveDependencies": remove, "cudaGraphAddDependencies": add}
-    for name, stand_in in names.items():
-        monkeypatch.setattr(runtime, name, stand_in)
-    return found
+    def dependencies(self, node: object, count: int = 0) -> tuple:
+        types, number = runtime.cudaGraphDependencyType, number_of(node)
+        kinds = (types.cudaGraphDependencyTypeDefault, types.cudaGraphDependencyTypeProgrammatic)
+        before = [runtime.cudaGraphNode_t(number - 1)][:count] if number > 1 else []
+        return DONE, before, [SimpleNamespace(type=kinds[self.early[number]]) for _ in before], int(number > 1)
+
+    def remove(self, graph: object, before: list, after: list, kinds: list, count: int) -> tuple:
+        assert (graph, len(before), count) == (GRAPH, 1, 1)
+        assert kinds[0].type == runtime.cudaGraphDependencyType.cudaGraphDependencyTypeProgrammatic
+        self.removed[number_of(after[0])] = number_of(before[0])
+        return (DONE,)
+
+    def add(self, graph: object, before: list, after: list, kinds: None, count: int) -> tuple:
+        assert (graph, self.removed.pop(number_of(after[0])), count) == (GRAPH, number_of(before[0]), 1)
+        self.early[number_of(after[0])] = False
+        return (DONE,)
 
 
-def test_in_turn_every_kernel_waits_for_the_end_of_the_one_before(edges: dict[tuple[int, int], int]) -> None:
-    graphs._order(GRAPH)
-    assert edges == {(1, 2): PLAIN, (2, 3): PLAIN, (3, 4): PLAIN}
-    graphs._order(GRAPH)  # with nothing to change
-    assert edges == {(1, 2): PLAIN, (2, 3): PLAIN, (3, 4): PLAIN}
+def number_of(node: object) -> int:
+    """Return the number of a node; CUDA's functions take lists of nodes, and none of numbers."""
+    assert isinstance(node, runtime.cudaGraphNode_t)
+    return int(node)
 
 
-def test_a_graph_that_cannot_be_edited_is_said(
-    edges: dict[tuple[int, int], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_of_the_block_wait_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = Capture(monkeypatch)
+    capture.queue(False, True)
+    with in_turn(STREAM):  # type: ignore[arg-type]
+        capture.queue(True, False, True)
+    capture.queue(True)
+    assert capture.early == {1: False, 2: True, 3: False, 4: False, 5: False, 6: True}
+    assert not capture.removed
+
+
+def test_the_first_kernel_of_a_graph_has_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = Capture(monkeypatch)
+    with in_turn(STREAM):  # type: ignore[arg-type]
+        capture.queue(True, True)
+    assert capture.early == {1: True, 2: False}
+
+
+def test_a_stream_that_is_not_captured_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = Capture(monkeypatch)
+    capture.capturing = False
+    with in_turn(STREAM):  # type: ignore[arg-type]
+        capture.queue(True, True)
+    assert capture.early == {1: True, 2: True}
+
+
+def test_a_graph_that_cannot_be_edited_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = Capture(monkeypatch)
     refused = (runtime.cudaError_t.cudaErrorInvalidValue,)
     monkeypatch.setattr(runtime, "cudaGraphAddDependencies", lambda *arguments: refused)
-    with pytest.raises(RuntimeError, match="CUDA answered cudaErrorInvalidValue"):
-        graphs._order(GRAPH)
+    capture.queue(False)
+    with pytest.raises(RuntimeError, match="CUDA answered cudaErrorInvalidValue"), in_turn(STREAM):  # type: ignore[arg-type]
+        capture.queue(True)

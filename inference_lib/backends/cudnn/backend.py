@@ -111,7 +111,7 @@ class Cudnn:
         workload = artifact.workload
         with torch.cuda.device(workload.device.torch):
             call = Executable(artifact.directory / MODEL_FILE, workload.device.torch)
-        return GraphedRunner(CudaFunctionRunner(workload, call), in_turn=True)
+        return GraphedRunner(CudaFunctionRunner(workload, call))
 
 
 def network_for(model: torch.nn.Module, workload: Workload) -> Network:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
@@ -24,7 +25,7 @@ from inference_lib.backends.cudnn.compiler import (
     Spec,
 )
 from inference_lib.backends.cudnn.compilers import Compilers
-from inference_lib.backends.shared.graphs import captured
+from inference_lib.backends.shared.graphs import captured, in_turn
 
 LAUNCHES, REPLAYS = 10, 3
 """A plan is launched so often in a CUDA graph, which is replayed so often; the fastest replay counts."""
@@ -114,12 +115,17 @@ class Plan:
         self._workspace = torch.empty(max(self._graph.get_workspace_size(), 1), dtype=torch.uint8, device="cuda")
 
     def queue(self, tensors: dict[int, torch.Tensor]) -> None:
-        """Queue the convolution on PyTorch's current stream; the keys are those of compiler.py."""
+        """Queue the convolution on PyTorch's current stream; the keys are those of compiler.py.
+
+        Kernels of cuDNN 9.19 start early, and read the shortcut without waiting for the one that writes it.
+        """
         import cudnn
 
-        cudnn.set_stream(self._handle, torch.cuda.current_stream().cuda_stream)
+        stream = torch.cuda.current_stream()
+        cudnn.set_stream(self._handle, stream.cuda_stream)
         addresses = {number: tensor.data_ptr() for number, tensor in tensors.items()}
-        self._graph.execute(addresses, self._workspace, handle=self._handle)
+        with in_turn(stream) if SHORTCUT in tensors else nullcontext():
+            self._graph.execute(addresses, self._workspace, handle=self._handle)
 
 
 @cache
@@ -197,7 +203,7 @@ def _microseconds(
     stream.synchronize()
     if microseconds(lambda: plan.queue(tensors)) > HOPELESS * best + LAUNCH_US:
         return math.inf
-    graph = captured(launches, stream, in_turn=True)
+    graph = captured(launches, stream)
     found = math.inf
     for _ in range(REPLAYS):
         found = min(found, microseconds(graph.replay) / LAUNCHES)

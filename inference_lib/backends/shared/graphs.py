@@ -1,7 +1,7 @@
 """CUDA graphs: a runner's kernels recorded once and replayed with one launch."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,7 @@ class GraphedRunner(BufferedRunner):
     outside of the pool).
     """
 
-    def __init__(self, runner: BufferedRunner, in_turn: bool = False) -> None:
-        """Capture ``runner``; ``in_turn`` lets no kernel start before the one before it has ended."""
+    def __init__(self, runner: BufferedRunner) -> None:
         Runner.__init__(self, runner.workload)
         self.stream, self.buffers = runner.stream, runner.buffers
         self._products = float32_products(self.workload.precision)
@@ -32,9 +31,9 @@ class GraphedRunner(BufferedRunner):
         for _ in range(3):  # libraries choose their kernels at first use, and must not do so while they are captured
             runner.compute()
         self.synchronize()
-        capture = partial(captured, stream=self.stream, pool=torch.cuda.graph_pool_handle(), in_turn=in_turn)
-        self._graph = capture(runner.compute)
-        self._whole = capture(self._queue_all) if self.workload.batch_size <= IMAGES_PER_COPY else None
+        pool, small = torch.cuda.graph_pool_handle(), self.workload.batch_size <= IMAGES_PER_COPY
+        self._graph = captured(runner.compute, self.stream, pool)
+        self._whole = captured(self._queue_all, self.stream, pool) if small else None
 
     def _queue_all(self) -> None:
         self.buffers.queue_upload()
@@ -57,37 +56,50 @@ class GraphedRunner(BufferedRunner):
             graph.replay()
 
 
-def captured(
-    queue: Callable[[], object], stream: torch.cuda.Stream, pool: Any = None, *, in_turn: bool = False
-) -> torch.cuda.CUDAGraph:
-    """Return what ``queue`` puts on ``stream`` as a CUDA graph, without running it.
-
-    Since Hopper, a kernel may be launched while the one before it still runs: it prepares itself, and waits in its code
-    before it reads what the other writes. ``in_turn`` is for kernels that do not wait well enough: each starts when
-    the one before it has ended. See "Programmatic Dependent Launch" in NVIDIA's CUDA Programming Guide.
-    """
-    graph = torch.cuda.CUDAGraph(keep_graph=in_turn)
+def captured(queue: Callable[[], object], stream: torch.cuda.Stream, pool: Any = None) -> torch.cuda.CUDAGraph:
+    """Return what ``queue`` puts on ``stream`` as a CUDA graph, without running it."""
+    graph = torch.cuda.CUDAGraph()
     # "relaxed": a library may ask the driver something while it queues its kernels
     with torch.cuda.graph(graph, pool, stream, capture_error_mode="relaxed"):
         queue()
-    if in_turn:
-        _order(graph.raw_cuda_graph())
-        graph.instantiate()
     return graph
 
 
-def _order(graph: int) -> None:
-    """Replace the dependencies of ``graph`` that let a kernel start early by those that do not."""
+@contextmanager
+def in_turn(stream: torch.cuda.Stream) -> Iterator[None]:
+    """Let what the block captures on ``stream`` start when the kernel before it has ended, and not earlier.
+
+    Since Hopper, a kernel may be launched while the one before it still runs: it prepares itself, and waits in its code
+    before it reads what the other writes. This is for kernels that do not wait for all that they read. Nothing changes
+    where ``stream`` is not captured. See "Programmatic Dependent Launch" in NVIDIA's CUDA Programming Guide.
+    """
+    _, before = _latest(stream)
+    yield
+    graph, node = _latest(stream)
+    while node is not None and node != before:
+        node = _wait(graph, node)
+
+
+def _latest(stream: torch.cuda.Stream) -> tuple[Any, Any]:
+    """Return the graph into which ``stream`` is captured, and its latest node; None for what there is not."""
     from cuda.bindings import runtime
 
-    *_, count = checked(runtime.cudaGraphGetEdges(graph))
-    sources, targets, kinds, _ = checked(runtime.cudaGraphGetEdges(graph, count))
-    early = [
-        edge
-        for edge in zip(sources, targets, kinds, strict=True)
-        if edge[2].type == runtime.cudaGraphDependencyType.cudaGraphDependencyTypeProgrammatic
-    ]
-    if early:
-        before, after, kinds = (list(part) for part in zip(*early, strict=True))
-        checked(runtime.cudaGraphRemoveDependencies(graph, before, after, kinds, len(early)))
-        checked(runtime.cudaGraphAddDependencies(graph, before, after, None, len(early)))
+    state, _, graph, nodes, *_ = checked(runtime.cudaStreamGetCaptureInfo(stream.cuda_stream))
+    if state != runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusActive:
+        return None, None
+    return graph, nodes[0] if nodes else None
+
+
+def _wait(graph: Any, node: Any) -> Any:
+    """Let ``node`` start when all that it depends on has ended; return the first of these, None where there is none."""
+    from cuda.bindings import runtime
+
+    *_, count = checked(runtime.cudaGraphNodeGetDependencies(node))
+    if not count:
+        return None
+    earlier, kinds, _ = checked(runtime.cudaGraphNodeGetDependencies(node, count))
+    for one, kind in zip(earlier, kinds, strict=True):
+        if kind.type == runtime.cudaGraphDependencyType.cudaGraphDependencyTypeProgrammatic:
+            checked(runtime.cudaGraphRemoveDependencies(graph, [one], [node], [kind], 1))
+            checked(runtime.cudaGraphAddDependencies(graph, [one], [node], None, 1))
+    return earlier[0]
