@@ -107,7 +107,7 @@ def exporting() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("precision", "batch_size", "bound"), [("fp16", BATCH, 4e-3), ("int8", 1, 2e-2), ("fp8", BATCH, 4e-2)]
+    ("precision", "batch_size", "bound"), [("fp16", BATCH, 4e-3), ("int8", 1, 2e-2), ("fp8", BATCH, 8e-2)]
 )
 @pytest.mark.parametrize("model", MODELS)
 def test_an_export_computes_what_the_emulator_does(
@@ -119,7 +119,11 @@ def test_an_export_computes_what_the_emulator_does(
     batch_size: int,
     bound: float,
 ) -> None:
-    """Step by step in the same types, and twice alike: a race spoils a number here and there."""
+    """Step by step in the same types, and twice alike: a race spoils a number here and there.
+
+    A number that the two round to neighbours is off by a step, which in FP8 is an eighth of it: on an H200, logits of
+    mobilenet_v2 differed by 0.05 of the largest.
+    """
     networks: list[Network] = []
 
     def save(path: Path, network: Network, *arguments: object) -> None:
