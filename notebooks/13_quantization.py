@@ -590,8 +590,10 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 
 # %% [markdown]
 # Eight bits change more than the time, and calibration is not free. The same frameworks' rows in more bits stand
-# beside. An export that was made beside others has no time; energy is read on a GPU. The file of `torch.compile` is the
-# weights and a cache of what was compiled:
+# beside. An export that was made beside others has no time. The file of `torch.compile` is the weights and a cache of
+# what was compiled. Energy is that of the whole card during a second of inferences end to end. At batch 1 a card mostly
+# waits, and draws power meanwhile: a host that is slow in that second shows as energy. Rows that take the same time on
+# the device do not differ by as much as they may here.
 
 # %%
 least = min(record.batch_size for record in measured)
@@ -1242,10 +1244,10 @@ for name in ("resnet18", "mobilenet_v2"):
 # integers step by step elsewhere, as `inference_lib/backends/cudnn/emulate.py` does in plain PyTorch: launched one by
 # one, the kernels agree with it, up to a step here and there.
 #
-# On a GPU the course now does the first for every row before it is timed. And it edits the graphs of the backend
-# `cudnn`, so that each kernel starts when the one before it has ended (`captured` in
-# `inference_lib/backends/shared/graphs.py`); a replay of one picture takes somewhat longer for it. cuDNN's rows
-# that are published here, of 29 November 2026, are of before that, and ResNet-18's INT8 row at batch 1 shows it.
+# On a GPU the course does the first for every row before it is timed. And in the graphs of the backend `cudnn`, a
+# kernel that reads a shortcut starts when the one before it has ended (`in_turn` in
+# `inference_lib/backends/shared/graphs.py`). The others may start early, which makes a replay of one picture shorter:
+# no export here answered otherwise than with all kernels in turn.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
