@@ -592,8 +592,8 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 # Eight bits change more than the time, and calibration is not free. The same frameworks' rows in more bits stand
 # beside. An export that was made beside others has no time. The file of `torch.compile` is the weights and a cache of
 # what was compiled. Energy is that of the whole card during a second of inferences end to end. At batch 1 a card mostly
-# waits, and draws power meanwhile: a host that is slow in that second shows as energy. Rows that take the same time on
-# the device do not differ by as much as they may here.
+# waits, and draws power meanwhile, so a host that is slow in that second shows as energy: look at the times on the
+# device, too, before you believe a difference.
 
 # %%
 least = min(record.batch_size for record in measured)
