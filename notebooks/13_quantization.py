@@ -241,7 +241,9 @@ show_source("inference_lib.backends.shared.pt2e", "quantize_program")
 
 # %% [markdown]
 # **TensorRT** wants signed numbers with their zero at zero, and it fuses a convolution with bias, shortcut and ReLU.
-# What it fuses must not be rounded in between, so only the inputs of products are quantized.
+# What it fuses must not be rounded in between, so only the inputs of products are quantized. ONNX Runtime's provider
+# takes the same graph. Torch-TensorRT compiles no graph but a program, and wants [another
+# package](../book/symptoms.md#torch-tensorrt-does-not-take-a-quantized-program) to have rounded it.
 
 # %%
 show_source("inference_lib.backends.tensorrt", "signed_inputs")
