@@ -52,7 +52,7 @@ def changed(once: np.ndarray, again: np.ndarray, precision: Precision) -> str | 
     However few bits products have, sums have 16 at least. Seen: kernels in eight bits that read a tensor before it was
     written, which no comparison with the reference gave away.
     """
-    found = float(np.abs(again - once).max() / np.abs(once).max())
+    found = _largest_difference(again, once)
     if found <= min(precision.tolerance, find_precision("fp16").tolerance):
         return None
     return f"the same pictures get other logits the second time, by {found:.2e} of the largest logit"
@@ -87,7 +87,7 @@ def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None
     predicted = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
     found = Accuracy(
         agreement_percent=float(np.mean(predicted == reference.argmax(axis=1)) * 100),
-        largest_difference=float(np.abs(logits - reference).max() / np.abs(reference).max()),
+        largest_difference=_largest_difference(logits, reference),
         images=count,
     )
     if labels is not None:
@@ -96,6 +96,10 @@ def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None
         found.gained = int(np.sum(right & ~reference_right))
         found.lost = int(np.sum(reference_right & ~right))
     return found
+
+
+def _largest_difference(logits: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.abs(logits - reference).max() / np.abs(reference).max())
 
 
 def reference_path(model: Model, device: str, images: int, root: Path = paths.BUILD / "reference") -> Path:
