@@ -107,9 +107,15 @@ def exporting() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("precision", "batch_size", "bound"), [("fp16", BATCH, 4e-3), ("int8", 1, 2e-2), ("fp8", BATCH, 8e-2)]
+    ("model", "precision", "batch_size", "bound"),
+    [
+        *((model, "fp16", BATCH, 4e-3) for model in MODELS),
+        *((model, "int8", 1, 2e-2) for model in MODELS),
+        ("vanilla_cnn", "fp8", BATCH, 4e-2),
+        ("resnet18", "fp8", BATCH, 4e-2),
+        ("mobilenet_v2", "fp8", BATCH, 8e-2),
+    ],
 )
-@pytest.mark.parametrize("model", MODELS)
 def test_an_export_computes_what_the_emulator_does(
     exporting: None,
     tmp_path: Path,
