@@ -593,9 +593,9 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 # %% [markdown]
 # Eight bits change more than the time, and calibration is not free. The same frameworks' rows in more bits stand
 # beside. An export that was made beside others has no time. The file of `torch.compile` is the weights and a cache of
-# what was compiled. Energy is that of the whole card during a second of inferences end to end. At batch 1 a card mostly
-# waits, and draws power meanwhile, so a host that is slow in that second shows as energy: look at the times on the
-# device, too, before you believe a difference.
+# what was compiled. Energy is that of the whole card while it infers end to end for a while. At batch 1, much of that
+# passes on the host (*copies and host %* above), and a card that waits draws power, too. So a host that is slow in that
+# while shows as energy: look at the times on the device before you believe a difference.
 
 # %%
 least = min(record.batch_size for record in measured)
@@ -1248,8 +1248,8 @@ for name in ("resnet18", "mobilenet_v2"):
 #
 # On a GPU the course does the first for every row before it is timed. And in the graphs of the backend `cudnn`, a
 # kernel that reads a shortcut starts when the one before it has ended (`in_turn` in
-# `inference_lib/backends/shared/graphs.py`). The others may start early, which makes a replay of one picture shorter:
-# no export here answered otherwise than with all kernels in turn.
+# `inference_lib/backends/shared/graphs.py`). The others may start early. If one of them did not wait for what it reads,
+# that check would show it, and so would a test on a GPU that compares exports with the emulator, twice.
 
 # %% [markdown]
 # ### The answers are wrong on one machine only
