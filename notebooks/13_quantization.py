@@ -593,9 +593,9 @@ glue("13-moved", f"{moved['resnet18'] / moved['mobilenet_v2']:.0f}")
 # %% [markdown]
 # Eight bits change more than the time, and calibration is not free. The same frameworks' rows in more bits stand
 # beside. An export that was made beside others has no time. The file of `torch.compile` is the weights and a cache of
-# what was compiled. Energy is that of the whole card while it infers end to end for a while. At batch 1, much of that
-# passes on the host (*copies and host %* above), and a card that waits draws power, too. So a host that is slow in that
-# while shows as energy: look at the times on the device before you believe a difference.
+# what was compiled. Energy is that of the whole card under a short steady load, end to end. At batch 1, much of that
+# time passes on the host (*copies and host %* above), and a card that waits draws power, too. So a slow host shows as
+# energy: look at the times on the device before you believe a difference.
 
 # %%
 least = min(record.batch_size for record in measured)
